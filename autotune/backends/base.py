@@ -1,0 +1,46 @@
+"""What the search needs of a family of kernels."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from autotune.config import Config
+from autotune.devices import Device
+from autotune.problem import Layer, Stage
+from autotune.results import Compiled
+from autotune.space import BoundSpace
+
+
+class CompileRefused(Exception):
+    """The compiler rejected a candidate; the message is one sentence from its diagnosis."""
+
+
+class Backend(Protocol):
+    """A family of kernels: its spaces, and how a candidate is compiled.
+
+    Instances are stateless: compile workers make their own from the name.
+    """
+
+    name: str
+
+    def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
+        """The legal configs of a stage for the installed compiler.
+
+        Raises:
+            UserError: what this backend needs is not installed.
+        """
+
+    def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
+        """Configs to try after the default, by label: published ones and known good ones."""
+
+    def artefact_key(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> str:
+        """Names what is compiled: configs and token counts with equal keys share one binary."""
+
+    def environment(self, config: Config) -> Mapping[str, str]:
+        """Process environment that the kernel needs; unlike environments need unlike processes."""
+
+    def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
+        """Compiles in this process; called in a worker that may be killed.
+
+        Raises:
+            CompileRefused: the compiler rejects it.
+        """

@@ -1,0 +1,186 @@
+"""What becomes of a candidate: the typed results that pass between compiling, measuring, search and store."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from statistics import median
+
+from autotune.config import Config
+from autotune.problem import Problem, Stage
+
+
+class Kind(StrEnum):
+    """What a figure is. Only measured ones can be exported as winners."""
+
+    MEASURED = "measured"
+    ESTIMATE = "estimate"
+    REPLAYED = "replayed"
+
+
+class Status(StrEnum):
+    """A trial's fate."""
+
+    OK = "ok"
+    CONSTRAINT = "constraint"  # refused by a static fact of the compiled code: LDS, spills
+    COMPILE_ERROR = "compile_error"
+    COMPILE_TIMEOUT = "compile_timeout"
+    RUNTIME_ERROR = "runtime_error"
+    TIMEOUT = "timeout"
+    INCORRECT = "incorrect"
+
+
+@dataclass(frozen=True)
+class StaticFacts:
+    """What the compiled code says of itself. None: this target's code does not tell.
+
+    Attributes:
+        vgprs: vector registers a lane, accumulation registers not included.
+        agprs: accumulation registers a lane (CDNA).
+        sgprs: scalar registers a wave.
+        spills: vector registers spilled to scratch.
+        lds_bytes: LDS (shared memory) a workgroup.
+        mfma: matrix instructions in the code.
+        waits: s_waitcnt instructions in the code.
+        loads: vector-memory loads in the code.
+        lds_ops: LDS instructions in the code.
+        instructions: all instructions in the code.
+        waves_per_simd: occupancy bound by registers and LDS.
+    """
+
+    vgprs: int | None = None
+    agprs: int | None = None
+    sgprs: int | None = None
+    spills: int | None = None
+    lds_bytes: int | None = None
+    mfma: int | None = None
+    waits: int | None = None
+    loads: int | None = None
+    lds_ops: int | None = None
+    instructions: int | None = None
+    waves_per_simd: int | None = None
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A candidate's artefact.
+
+    Attributes:
+        binary_hash: SHA-256 of the machine code, hex. Candidates with equal hashes are one program.
+        facts: read from the code.
+        seconds: wall time of the compile.
+    """
+
+    binary_hash: str
+    facts: StaticFacts
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no figure.
+
+    Attributes:
+        status: anything but OK.
+        reason: one sentence.
+        seconds: time that it cost.
+    """
+
+    status: Status
+    reason: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One timed replay.
+
+    Attributes:
+        us: microseconds a launch.
+        clock_mhz: core clock read around it; None: the device does not tell.
+        throttled: the device reported a clock limit while it ran.
+    """
+
+    us: float
+    clock_mhz: int | None = None
+    throttled: bool = False
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A candidate's timing, taken after it passed the numeric gate.
+
+    Attributes:
+        samples: every replay, in order.
+        error: the gate's relative error, ||out - reference|| / ||reference||, the worst of its cases.
+        seconds: wall time on the device, gate included.
+    """
+
+    samples: tuple[Sample, ...]
+    error: float
+    seconds: float
+
+    @property
+    def us(self) -> float:
+        """Median microseconds."""
+        return median(sample.us for sample in self.samples)
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """The configs of a layer's two stages; engines deploy them together."""
+
+    stage1: Config
+    stage2: Config
+
+    def of(self, stage: Stage) -> Config:
+        return self.stage1 if stage is Stage.STAGE1 else self.stage2
+
+    @property
+    def key(self) -> str:
+        return f"{self.stage1.key}|{self.stage2.key}"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A layer config that takes part in a confirmation.
+
+    Attributes:
+        label: `default`, `published`, or `candidate`.
+    """
+
+    label: str
+    config: LayerConfig
+
+
+@dataclass(frozen=True)
+class Round:
+    """One paired round of a confirmation.
+
+    Attributes:
+        us: for each finalist, microseconds by what was timed: `layer`, `stage1`, `stage2`.
+    """
+
+    us: tuple[dict[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Paired rounds on fresh routings: the only source of a reported gain.
+
+    Attributes:
+        finalists: the default is the first.
+        rounds: all of them, in order.
+        errors: each finalist's numeric-gate error; None: it failed and was not timed.
+        winner: index of the winner; 0 keeps the default.
+        gain: (default - winner) / default, of the layer's time: the median of the per-round ratios.
+        gain_low, gain_high: its 95 % bootstrap interval over rounds.
+    """
+
+    problem: Problem
+    finalists: tuple[Finalist, ...]
+    rounds: tuple[Round, ...]
+    errors: tuple[float | None, ...]
+    winner: int
+    gain: float
+    gain_low: float
+    gain_high: float
+    notes: tuple[str, ...] = field(default=())

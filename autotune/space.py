@@ -1,0 +1,288 @@
+"""Search spaces: parameters, defaults and legality, read from `search_spaces/*/*.toml`.
+
+A `Space` is what a file says. `Space.at(...)` binds it to one layer, token count and device: a
+`BoundSpace`, which knows its legal configs.
+"""
+
+import hashlib
+import random
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from autotune.config import UNSET, Config, Value, value_text
+from autotune.data import data_dir
+from autotune.devices import Device
+from autotune.errors import UserError
+from autotune.expressions import Expression
+from autotune.problem import Layer, Stage, gemm_dims
+
+
+@dataclass(frozen=True)
+class Param:
+    """One knob.
+
+    Attributes:
+        values: what it may be; `None` is "unset".
+        default: what ships.
+        arch: prefixes of the architectures that have it; empty: all.
+        option: the compiler option that must exist for it, or "".
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    default: Value
+    doc: str
+    arch: tuple[str, ...] = ()
+    option: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition that every legal config meets, with its reason."""
+
+    name: str
+    require: Expression
+    reason: str
+
+
+@dataclass(frozen=True)
+class Override:
+    """Defaults that hold under a condition on the problem or device."""
+
+    when: Expression
+    values: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search-space file.
+
+    Attributes:
+        digest: SHA-256 of the file's text, hex: stored results name the space that they belong to.
+    """
+
+    backend: str
+    generation: str
+    stage: Stage
+    doc: str
+    params: tuple[Param, ...]
+    rules: tuple[Rule, ...]
+    overrides: tuple[Override, ...]
+    digest: str
+
+    def at(
+        self, layer: Layer, tokens: int, device: Device, options: frozenset[str] | None = None
+    ) -> "BoundSpace":
+        """The space of one problem on one device.
+
+        Args:
+            tokens: tokens that the layer sees.
+            options: options that the installed compiler knows; None: all.
+        """
+        params = tuple(
+            param
+            for param in self.params
+            if (not param.arch or device.arch.startswith(param.arch))
+            and (not param.option or options is None or param.option in options)
+        )
+        n, k = gemm_dims(layer, self.stage)
+        variables: dict[str, Any] = {
+            "unset": UNSET,
+            "model_dim": layer.model_dim,
+            "inter_dim": layer.inter_dim,
+            "experts": layer.experts,
+            "top_k": layer.top_k,
+            "tokens": tokens,
+            "n": n,
+            "k": k,
+            "arch": device.arch,
+            "lds_bytes": device.lds_bytes,
+            "wave_size": device.wave_size,
+            # A knob that this device does not have is unset in the rules that mention it.
+            **{param.name: UNSET for param in self.params},
+        }
+        return BoundSpace(self, params, variables)
+
+
+class BoundSpace:
+    """A space at one layer, token count and device."""
+
+    def __init__(self, space: Space, params: tuple[Param, ...], variables: Mapping[str, Any]) -> None:
+        self.space = space
+        self.params = params
+        self._variables = variables
+        # A rule is decided as soon as the last knob that it names is: illegal branches are never entered.
+        order = {param.name: index for index, param in enumerate(params)}
+        self._decided: list[list[Rule]] = [[] for _ in range(len(params) + 1)]
+        for rule in space.rules:
+            last = max((order[name] + 1 for name in rule.require.names if name in order), default=0)
+            self._decided[last].append(rule)
+
+    @cached_property
+    def default(self) -> Config:
+        """What ships for this problem."""
+        values = {param.name: param.default for param in self.params}
+        for override in self.space.overrides:
+            if override.when(self._variables):
+                values.update({k: v for k, v in override.values.items() if k in values})
+                break
+        return Config(values)
+
+    def broken_rule(self, config: Config) -> Rule | None:
+        """The first rule that `config` breaks; None when it is legal.
+
+        Raises:
+            UserError: the config names a knob or value that the space does not have, or lacks one.
+        """
+        where = f"{self.space.backend} {self.space.stage}"
+        for param in self.params:
+            if param.name not in config:
+                raise UserError(f"the config lacks {param.name}, a knob of {where}: add {param.name}=…")
+            if not _offers(param, config[param.name]):
+                offered = ", ".join(value_text(v) for v in param.values)
+                raise UserError(
+                    f"{param.name}={value_text(config[param.name])} is not in the {where} space:"
+                    f" use one of {offered}"
+                )
+        unknown = sorted(config.keys() - {param.name for param in self.params})
+        if unknown:
+            known = ", ".join(param.name for param in self.params)
+            raise UserError(f"{where} has no knob {unknown[0]} on this device: it has {known}")
+        variables = {**self._variables, **config}
+        return next((rule for rule in self.space.rules if not rule.require(variables)), None)
+
+    def is_legal(self, config: Config) -> bool:
+        return self.broken_rule(config) is None
+
+    def complete(self, partial: Mapping[str, Value]) -> Config:
+        """`partial` with the default for every knob that it leaves out."""
+        return Config({**self.default, **partial})
+
+    @cached_property
+    def raw_size(self) -> int:
+        """Assignments, legal or not."""
+        size = 1
+        for param in self.params:
+            size *= len(param.values)
+        return size
+
+    @cached_property
+    def size(self) -> int:
+        """Legal configs."""
+        ruled = {name for rule in self.space.rules for name in rule.require.names}
+        last_ruled = max((i + 1 for i, param in enumerate(self.params) if param.name in ruled), default=0)
+        # Knobs after the last ruled one multiply the count without being walked.
+        free = 1
+        for param in self.params[last_ruled:]:
+            free *= len(param.values)
+        return free * sum(1 for _ in self._walk(0, dict(self._variables), last_ruled))
+
+    def __iter__(self) -> Iterator[Config]:
+        """Every legal config, in the order of the file."""
+        names = [param.name for param in self.params]
+        for variables in self._walk(0, dict(self._variables), len(self.params)):
+            yield Config({name: variables[name] for name in names})
+
+    def _walk(self, depth: int, variables: dict[str, Any], stop: int) -> Iterator[dict[str, Any]]:
+        if not all(rule.require(variables) for rule in self._decided[depth]):
+            return
+        if depth == stop:
+            yield variables
+            return
+        param = self.params[depth]
+        before = variables[param.name]
+        for value in param.values:
+            variables[param.name] = value
+            yield from self._walk(depth + 1, variables, stop)
+        variables[param.name] = before
+
+    def neighbours(self, config: Config) -> list[Config]:
+        """Legal configs that differ from `config` in one knob."""
+        near = (
+            config.replaced(**{param.name: value})
+            for param in self.params
+            for value in param.values
+            if value != config[param.name]
+        )
+        return [other for other in near if self.is_legal(other)]
+
+    def sample(self, rng: random.Random) -> Config:
+        """A legal config: uniform over the raw space, rejected while illegal; the walk when that is rare."""
+        for _ in range(1000):
+            config = Config({param.name: rng.choice(param.values) for param in self.params})
+            if self.is_legal(config):
+                return config
+        return rng.choice(list(self))
+
+
+def _offers(param: Param, value: Value) -> bool:
+    # True == 1 in Python, but they are two values with two keys here.
+    return any(type(value) is type(offered) and value == offered for offered in param.values)
+
+
+def load_space(path: Path) -> Space:
+    """Reads a search-space file.
+
+    Raises:
+        UserError: the file is not a search space.
+    """
+    try:
+        text = path.read_text()
+        raw = tomllib.loads(text)
+        space = _space(raw, hashlib.sha256(text.encode()).hexdigest())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no search space ({error}): compare it with the shipped ones") from error
+    return space
+
+
+def _space(raw: Mapping[str, Any], digest: str) -> Space:
+    params = tuple(
+        Param(
+            name=name,
+            values=tuple(_value(v) for v in entry["values"]),
+            default=_value(entry["default"]),
+            doc=entry["doc"],
+            arch=tuple(entry.get("arch", ())),
+            option=entry.get("option", ""),
+        )
+        for name, entry in raw["params"].items()
+    )
+    for param in params:
+        if param.default not in param.values:
+            raise ValueError(f"{param.name}'s default is not among its values")
+    rules = tuple(
+        Rule(entry["name"], Expression.parse(entry["require"]), entry["reason"])
+        for entry in raw.get("rules", ())
+    )
+    overrides = tuple(
+        Override(Expression.parse(entry["when"]), {k: _value(v) for k, v in entry["set"].items()})
+        for entry in raw.get("defaults", ())
+    )
+    return Space(
+        raw["backend"],
+        raw["generation"],
+        Stage(raw["stage"]),
+        raw.get("doc", ""),
+        params,
+        rules,
+        overrides,
+        digest,
+    )
+
+
+def _value(raw: Any) -> Value:
+    if raw == "unset":
+        return UNSET
+    if not isinstance(raw, int | str | bool):
+        raise TypeError(f"{raw!r} is neither whole number, text nor truth value")
+    return raw
+
+
+def shipped_spaces(backend: str) -> dict[Stage, Space]:
+    """The spaces of a backend that ship with the tool, by stage; empty when it has none."""
+    found: Sequence[Path] = sorted((data_dir("search_spaces") / backend).glob("*.toml"))
+    return {space.stage: space for space in map(load_space, found)}
