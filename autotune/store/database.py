@@ -1,0 +1,228 @@
+"""Opens the database: pragmas, journal mode, version, and errors as sentences."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from autotune.errors import UserError
+from autotune.store import migrations
+from autotune.store.filesystem import network_filesystem
+from autotune.store.location import VARIABLE, Location
+
+BUSY_SECONDS = 10.0
+"""How long a statement waits for another process's lock."""
+
+WRITES = {"autotune_writes": True}
+"""Execution options of a transaction that writes: it takes SQLite's write lock at its start, since one
+that reads first and then writes fails at once, without waiting, when another process wrote in between."""
+
+
+@dataclass(frozen=True)
+class Database:
+    """An open database of this tool's version.
+
+    Attributes:
+        warnings: sentences to show to the user.
+    """
+
+    engine: Engine
+    location: Location
+    warnings: tuple[str, ...]
+
+
+def open_database(location: Location, *, read_only: bool = False) -> Database:
+    """Opens the database at `location`; one to be written is made or brought to this version first.
+
+    Raises:
+        UserError: it is no SQLite database, another program's, newer than this tool, not writable,
+            locked, or out of reach; read-only: it does not exist or is older than this tool.
+    """
+    path = location.path
+    if path is not None and not read_only:
+        _make_folder(path)
+    if path is not None and read_only and not path.exists():
+        raise UserError(
+            f"there is no database at {path}: `autotune run` makes one, or name another with --db"
+        )
+    engine = _engine(location, read_only)
+    pragmas = _Pragmas(path, read_only)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", pragmas.on_connect)
+        event.listen(engine, "begin", _begin)
+    try:
+        with user_errors(location):
+            _bring_to_version(engine, location, read_only)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Database(engine, location, tuple(pragmas.warnings))
+
+
+@contextmanager
+def user_errors(location: Location) -> Iterator[None]:
+    """Turns what a user can mend about a database into a UserError."""
+    try:
+        yield
+    except DBAPIError as error:
+        sentence = _sentence(error.orig, location)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+    except sqlite3.Error as error:
+        sentence = _sentence(error, location)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+def _sentence(error: BaseException | None, location: Location) -> str | None:
+    if not isinstance(error, sqlite3.Error):
+        return None
+    # SQLITE_READONLY_DIRECTORY and its like are kinds of SQLITE_READONLY.
+    code = getattr(error, "sqlite_errorname", "").removeprefix("SQLITE_").partition("_")[0]
+    elsewhere = f"name another place with --db or {VARIABLE}"
+    return {
+        "NOTADB": f"{location} is not an SQLite database: {elsewhere}, or move the file away",
+        "CORRUPT": f"{location} is damaged ({error}): restore a copy, or move the file away to start anew",
+        "READONLY": f"{location} is read-only: make the file and its folder writable, or {elsewhere}",
+        "CANTOPEN": f"cannot open {location}: make the file and its folder writable, or {elsewhere}",
+        "BUSY": f"{location} is locked by another process: wait until it has ended, or {elsewhere}",
+        "FULL": f"no space is left for {location}: free some, or {elsewhere}",
+        "IOERR": f"cannot read or write {location} ({error}): check its file system, or {elsewhere}",
+    }.get(code)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {path.parent} for the database ({error.strerror}):"
+            f" name another place with --db or {VARIABLE}"
+        ) from error
+
+
+def _engine(location: Location, read_only: bool) -> Engine:
+    if location.path is None:
+        url = make_url(location.url or "")
+    elif read_only:
+        url = read_only_url(location.path)
+    else:
+        url = URL.create("sqlite", database=str(location.path))
+    arguments = {"timeout": BUSY_SECONDS} if url.get_backend_name() == "sqlite" else {}
+    try:
+        return create_engine(url, connect_args=arguments)
+    except (NoSuchModuleError, ImportError) as error:
+        raise UserError(
+            f"{location} needs a database driver that is not installed ({error}):"
+            " install it, or give a file's path"
+        ) from error
+
+
+def read_only_url(path: Path) -> URL:
+    """A URL through which the file cannot be changed."""
+    query = {"mode": "ro", "uri": "true"}
+    wal = path.with_name(path.name + "-wal")
+    pending = wal.exists() and wal.stat().st_size > 0
+    if not pending and not os.access(path.parent, os.W_OK):
+        # A reader of a WAL database shares memory through a file that it cannot make here. Nobody is
+        # writing, or there were a log, so reading without it is safe.
+        query["immutable"] = "1"
+    return URL.create("sqlite", database=f"file:{quote(str(path))}", query=query)
+
+
+class _Pragmas:
+    """Settings of every SQLite connection."""
+
+    def __init__(self, path: Path | None, read_only: bool) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.warnings: list[str] = []
+        self._synchronous = ""
+
+    def on_connect(self, connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+        # Python would otherwise begin transactions by itself, and not before DDL.
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys = ON")
+        if self.read_only:
+            connection.execute("PRAGMA query_only = ON")
+            return
+        if not self._synchronous:
+            self._synchronous = self._choose_journal(connection)
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+
+    def _choose_journal(self, connection: sqlite3.Connection) -> str:
+        """Sets WAL where it works; returns the level of syncing that is safe with the journal.
+
+        Under WAL, NORMAL survives a killed process; a power cut may cost the last commits, never the file.
+        """
+        network = network_filesystem(self.path) if self.path else None
+        if network is None:
+            mode, why = _set_journal(connection, "wal")
+            if mode in ("wal", "memory"):
+                return "NORMAL"
+        else:
+            why = f"its file system is {network}"
+        mode, _ = _set_journal(connection, "delete")
+        place = self.path or "this database"
+        self.warnings.append(
+            f"{place} does not use a write-ahead log ({why}): journal mode {mode} is used instead,"
+            " which is slower and makes readers wait for the writer"
+        )
+        return "FULL"
+
+
+def _set_journal(connection: sqlite3.Connection, mode: str) -> tuple[str, str]:
+    """Asks for a journal mode; returns the one in force, and why it is another."""
+    # Changing the mode needs the file alone and does not wait for it by itself.
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            (found,) = connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()
+            return found, "SQLite refuses it there"
+        except sqlite3.OperationalError as error:
+            code = error.sqlite_errorname
+            if code.startswith(("SQLITE_IOERR", "SQLITE_PROTOCOL")) and mode == "wal":
+                return "", str(error)
+            if not code.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("autotune_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _bring_to_version(engine: Engine, location: Location, read_only: bool) -> None:
+    known = migrations.revisions()
+    with engine.connect() as connection:
+        version = migrations.version(connection)
+        tables = [] if version == known[-1] else inspect(connection).get_table_names()
+    if tables and (version is None or "trials" not in tables):
+        raise UserError(
+            f"{location} is another program's database: name another place with --db or {VARIABLE}"
+        )
+    if version not in (None, *known):
+        raise UserError(
+            f"{location} is of version {version}, newer than this tool knows ({known[-1]}):"
+            " upgrade moe-autotune, or name another database with --db"
+        )
+    if read_only:
+        if version != known[-1]:
+            raise UserError(f"{location} is older than this tool: run `autotune db upgrade` on it first")
+        return
+    # Taking the write lock even when there is nothing to do finds a read-only or locked file now
+    # rather than after the first measurement.
+    with engine.connect().execution_options(**WRITES) as connection, connection.begin():
+        if version != known[-1]:
+            migrations.upgrade(connection)

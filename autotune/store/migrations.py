@@ -1,0 +1,49 @@
+"""Brings a database to this tool's version with the Alembic scripts under `db/`.
+
+Alembic is imported only when there is something to do: opening an up-to-date database must be quick.
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, inspect, text
+
+from autotune.data import data_dir
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+
+@cache
+def revisions() -> tuple[str, ...]:
+    """Versions that this tool knows, oldest first: `0001` of `db/versions/0001_initial.py`."""
+    return tuple(
+        sorted(path.stem.partition("_")[0] for path in (data_dir("db") / "versions").glob("[0-9]*.py"))
+    )
+
+
+def version(connection: Connection) -> str | None:
+    """The version of an open database; None: it has none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)
+
+
+def config(connection: Connection) -> "Config":
+    """Alembic's configuration for the scripts under `db/`; no alembic.ini is read."""
+    from alembic.config import Config
+
+    made = Config()
+    # Alembic reads the value through a ConfigParser, to which a percent sign is special.
+    made.set_main_option("script_location", str(data_dir("db")).replace("%", "%%"))
+    made.set_main_option("path_separator", "os")
+    made.attributes["connection"] = connection
+    return made
+
+
+def upgrade(connection: Connection, to: str = "head") -> None:
+    """Runs what is missing, within the caller's transaction: all of it happens or none."""
+    from alembic import command
+
+    command.upgrade(config(connection), to)

@@ -1,0 +1,93 @@
+"""Between rows and records: environments, problems and runs, which every other table refers to."""
+
+from dataclasses import asdict, fields
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from autotune.fingerprint import Fingerprint
+from autotune.problem import Layer, Problem
+from autotune.routing import Routing
+from autotune.store.records import RunRecord
+from autotune.store.schema import Environment, ProblemRow, Run
+
+
+def environment_id(session: Session, fingerprint: Fingerprint) -> int:
+    """The row of a fingerprint, made where there is none."""
+    found = session.scalar(select(Environment.id).where(Environment.key == fingerprint.key))
+    if found is not None:
+        return found
+    row = Environment(key=fingerprint.key, **asdict(fingerprint))
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def problem_id(session: Session, problem: Problem) -> int:
+    """The row of a problem, made where there is none."""
+    found = session.scalar(select(ProblemRow.id).where(ProblemRow.key == problem.key))
+    if found is not None:
+        return found
+    layer, routing = problem.layer, problem.routing
+    row = ProblemRow(
+        key=problem.key,
+        **asdict(layer),
+        verify_tokens=problem.verify_tokens,
+        concurrency=problem.concurrency,
+        tokens=problem.tokens,
+        routing_kind=routing.kind,
+        routing_parameter=routing.parameter,
+        routing_path=routing.path,
+    )
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def next_number(session: Session, column: InstrumentedAttribute[int], run: int) -> int:
+    """The place in its run of the next row of a table; its writer holds the write lock."""
+    owner = column.class_.run_id
+    last = session.scalar(select(func.max(column)).where(owner == run))
+    return 0 if last is None else int(last) + 1
+
+
+class Reader:
+    """Turns rows into records, building each environment and problem once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._environments: dict[int, Fingerprint] = {}
+        self._problems: dict[int, Problem] = {}
+
+    def environment(self, id_: int) -> Fingerprint:
+        if id_ not in self._environments:
+            row = self._session.get_one(Environment, id_)
+            self._environments[id_] = Fingerprint(
+                **{field.name: getattr(row, field.name) for field in fields(Fingerprint)}
+            )
+        return self._environments[id_]
+
+    def problem(self, id_: int) -> Problem:
+        if id_ not in self._problems:
+            row = self._session.get_one(ProblemRow, id_)
+            layer = Layer(**{field.name: getattr(row, field.name) for field in fields(Layer)})
+            routing = Routing(row.routing_kind, row.routing_parameter, row.routing_path)
+            self._problems[id_] = Problem(layer, row.verify_tokens, row.concurrency, routing)
+        return self._problems[id_]
+
+    def run(self, row: Run) -> RunRecord:
+        return RunRecord(
+            id=row.id,
+            uid=row.uid,
+            command=row.command,
+            spec=row.spec,
+            seed=row.seed,
+            state=row.state,
+            host=row.host,
+            pid=row.pid,
+            process=row.process,
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            tool_version=row.tool_version,
+            environment=None if row.environment_id is None else self.environment(row.environment_id),
+        )
