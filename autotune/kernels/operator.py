@@ -1,0 +1,269 @@
+"""The W4A8 MoE layer as an operator: sort, quantise, stage 1, re-quantise, stage 2.
+
+Which config is launched depends on the number of tokens and comes from a file that `autotune export` wrote. After
+one call at a token count (which compiles), calls at it can be captured in a graph.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+
+from autotune.errors import UserError
+from autotune.kernels import sort
+from autotune.kernels.config import LayerDims
+from autotune.kernels.spec import (
+    Buffer,
+    KernelSpec,
+    buffers,
+    check_tokens,
+    compile_kernel,
+    grid,
+    launch,
+    quantise_spec,
+    sort_spec,
+    stage_spec,
+)
+from autotune.kernels.tuned import LayerConfig, default_config, load_tuned
+
+CONFIG_VARIABLE = "AUTOTUNE_MOE_CONFIG"
+
+
+def fused_moe_w4a8(
+    x: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    w1_scale: torch.Tensor,
+    w2_scale: torch.Tensor,
+    topk_weight: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *,
+    config: str | Path | LayerConfig | None = None,
+) -> torch.Tensor:
+    """One MoE layer: out[t] = sum_j topk_weight[t, j] * down(silu(gate(x[t])) * up(x[t])), INT4 weights.
+
+    Activations are quantised to INT8 a row before each stage. Scratch memory is kept for the process and shared by
+    all calls on a device: calls must not overlap, i.e. run on one stream.
+
+    Args:
+        x: bfloat16 [tokens, model_dim].
+        w1: packed int8 or uint8 [experts, 2 * inter_dim, model_dim // 2], of `layout.pack_int4`; gate, then up.
+        w2: packed int8 or uint8 [experts, model_dim, inter_dim // 2].
+        w1_scale: float32 [experts, 2 * inter_dim], one scale an output channel.
+        w2_scale: float32 [experts, model_dim].
+        topk_weight: float32 [tokens, top_k].
+        topk_ids: int32 (or another integer, then converted) [tokens, top_k], in [0, experts), distinct in a row.
+        config: a file of `autotune export`, or a config for every token count; by default the file that
+            the environment variable AUTOTUNE_MOE_CONFIG names, or the built-in default where it is unset.
+
+    Returns:
+        bfloat16 [tokens, model_dim].
+
+    Raises:
+        UserError: shapes, dtypes or devices do not fit each other, the file is not for this layer, or there is no
+            GPU.
+    """
+    dims = _check(x, w1, w2, w1_scale, w2_scale, topk_weight, topk_ids)
+    tokens = x.shape[0]
+    out = torch.empty_like(x)
+    if tokens == 0:
+        return out
+    chosen = choose_config(dims, tokens, config)
+    runtime = _runtime(x)
+    tile_m = chosen.stage1.tile_m
+    one, two, rows_in, rows_mid, sorting = _specs(dims, chosen, runtime)
+    check_tokens(two, tokens)
+    slots = tokens * dims.top_k
+    scratch = _Workspace.of(x.device, tokens, dims, tile_m)
+
+    ids = topk_ids.to(torch.int32).contiguous()
+    blocks = sort.max_blocks(tokens, dims.top_k, dims.experts, tile_m)
+    sorted_slots = {
+        "block_expert": scratch.take("block_expert", Buffer((blocks,), "int32")),
+        "block_slots": scratch.take("block_slots", Buffer((blocks, tile_m), "int32")),
+        "valid_blocks": scratch.take("valid_blocks", Buffer((1,), "int32")),
+    }
+    if slots <= sort.KERNEL_SLOTS:
+        values = {**sorted_slots, "topk_ids": ids, "tokens": tokens, "blocks": blocks}
+        _run(sorting, tokens, values, runtime)
+    else:
+        sort.sort_with_torch(**sorted_slots, topk_ids=ids, experts=dims.experts)
+
+    def quantise(spec: KernelSpec, source: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
+        rows, width = source.shape
+        q = scratch.take(f"{name}_q", Buffer((rows, width), "int8"))
+        scale = scratch.take(f"{name}_scale", Buffer((rows,), "float32"))
+        low_sum = scratch.take(f"{name}_low_sum", Buffer((rows,), "int32"))
+        _run(spec, rows, {"q": q, "scale": scale, "low_sum": low_sum, "x": source}, runtime)
+        return {"a": q, "a_scale": scale, "a_low_sum": low_sum}
+
+    shapes = buffers(one, tokens)
+    middle = scratch.take("middle", shapes["out"])
+    values = {
+        **sorted_slots,
+        **quantise(rows_in, x.contiguous(), "in"),
+        "out": middle,
+        "w": w1.view(torch.int8),
+        "w_scale": w1_scale,
+        **{name: scratch.take(f"stage1_{name}", shapes[name]) for name in ("partial", "arrivals")},
+    }
+    _run(one, tokens, values, runtime)
+
+    shapes = buffers(two, tokens)
+    values = {
+        **sorted_slots,
+        **quantise(rows_mid, middle, "middle"),
+        "out": out,
+        "w": w2.view(torch.int8),
+        "w_scale": w2_scale,
+        "topk_weight": topk_weight.contiguous(),
+        "tokens": tokens,
+        **{
+            name: scratch.take(f"stage2_{name}", shapes[name])
+            for name in ("partial", "arrivals")
+            if name in shapes
+        },
+    }
+    _run(two, tokens, values, runtime)
+    return out
+
+
+def choose_config(
+    dims: LayerDims, tokens: int, config: str | Path | LayerConfig | None = None
+) -> LayerConfig:
+    """The config that `fused_moe_w4a8` launches.
+
+    Raises:
+        UserError: the file is unreadable or for another layer.
+    """
+    if isinstance(config, LayerConfig):
+        return config
+    path = config or os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        return default_config(tokens)
+    tuned = load_tuned(Path(path))
+    if tuned.dims != dims:
+        raise UserError(
+            f"{path} was tuned for {tuned.dims}, but the layer is {dims}: export a config for this layer"
+        )
+    return tuned.at(tokens)
+
+
+def _check(
+    x: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    w1_scale: torch.Tensor,
+    w2_scale: torch.Tensor,
+    topk_weight: torch.Tensor,
+    topk_ids: torch.Tensor,
+) -> LayerDims:
+    if x.dim() != 2 or w1.dim() != 3 or w2.dim() != 3 or topk_ids.dim() != 2:
+        raise UserError("x and topk_ids must have 2 dimensions, w1 and w2 three")
+    tokens, model_dim = x.shape
+    experts, doubled, _ = w1.shape
+    inter_dim = doubled // 2
+    top_k = topk_ids.shape[1]
+    byte = (torch.int8, torch.uint8)
+    expected = {
+        "x": (x, (tokens, model_dim), (torch.bfloat16,)),
+        "w1": (w1, (experts, 2 * inter_dim, model_dim // 2), byte),
+        "w2": (w2, (experts, model_dim, inter_dim // 2), byte),
+        "w1_scale": (w1_scale, (experts, 2 * inter_dim), (torch.float32,)),
+        "w2_scale": (w2_scale, (experts, model_dim), (torch.float32,)),
+        "topk_weight": (topk_weight, (tokens, top_k), (torch.float32,)),
+        "topk_ids": (topk_ids, (tokens, top_k), (torch.int32, torch.int64, torch.uint32, torch.int16)),
+    }
+    for name, (tensor, shape, dtypes) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise UserError(
+                f"{name} has shape {list(tensor.shape)}: with the other arguments it must be {list(shape)}"
+            )
+        if tensor.dtype not in dtypes:
+            raise UserError(f"{name} is {tensor.dtype}: it must be {' or '.join(map(str, dtypes))}")
+        if tensor.device != x.device:
+            raise UserError(f"{name} is on {tensor.device} and x on {x.device}: put them on one device")
+        if name.startswith("w") and not tensor.is_contiguous():
+            raise UserError(f"{name} is not contiguous: call .contiguous() once when loading the weights")
+    # Kernels index activations with 32 bits; partial sums and weights with 64.
+    if tokens * top_k * max(inter_dim, 1) >= 1 << 31 or tokens * model_dim >= 1 << 31:
+        raise UserError(f"{tokens} tokens are more than one call can index: split them")
+    return LayerDims(model_dim, inter_dim, experts, top_k)
+
+
+def _runtime(x: torch.Tensor) -> str:
+    if _interpreted():
+        return "cuda"
+    if not x.is_cuda:
+        raise UserError(f"x is on {x.device}: the kernels need a ROCm or CUDA device")
+    return "hip" if torch.version.hip else "cuda"
+
+
+def _interpreted() -> bool:
+    return bool(triton.knobs.runtime.interpret)
+
+
+@lru_cache(maxsize=256)
+def _specs(dims: LayerDims, config: LayerConfig, runtime: str) -> tuple[KernelSpec, ...]:
+    pdl = bool(config.stage1.pdl)
+    return (
+        stage_spec("stage1", config.stage1.knobs(), dims, runtime),
+        stage_spec("stage2", config.stage2.knobs(), dims, runtime),
+        quantise_spec(dims.model_dim, dims, runtime, pdl=pdl),
+        quantise_spec(dims.inter_dim, dims, runtime, pdl=pdl),
+        sort_spec(config.stage1.tile_m, dims, runtime, pdl=pdl),
+    )
+
+
+_compiled: dict[tuple[str, int], Any] = {}
+
+
+def _run(spec: KernelSpec, tokens: int, values: dict[str, Any], runtime: str) -> None:
+    if _interpreted():
+        launch(spec, None, grid(spec, tokens), values)
+        return
+    device = torch.cuda.current_device()
+    kernel = _compiled.get((spec.name, device))
+    if kernel is None:
+        kernel = compile_kernel(spec, triton.runtime.driver.active.get_current_target())
+        _compiled[spec.name, device] = kernel
+    launch(spec, kernel, grid(spec, tokens), values)
+
+
+class _Workspace:
+    """Scratch tensors of one device and token capacity. Never freed: a captured graph holds their addresses."""
+
+    _all: dict[tuple[torch.device, int, LayerDims, int], "_Workspace"] = {}
+
+    def __init__(self, device: torch.device, growth: float) -> None:
+        self._device = device
+        self._growth = growth
+        self._held: dict[str, torch.Tensor] = {}
+
+    @classmethod
+    def of(cls, device: torch.device, tokens: int, dims: LayerDims, tile_m: int) -> "_Workspace":
+        # By powers of two, so that the sum over all token counts stays below twice the largest.
+        capacity = triton.next_power_of_2(tokens)
+        key = (device, capacity, dims, tile_m)
+        if key not in cls._all:
+            cls._all[key] = cls(device, capacity / tokens)
+        return cls._all[key]
+
+    def take(self, name: str, buffer: Buffer) -> torch.Tensor:
+        """A tensor of that shape; its content is what the last call left there."""
+        held = self._held.get(name)
+        if held is None or held.numel() < buffer.elements:
+            self._retire(name)
+            make = torch.zeros if buffer.zeroed else torch.empty
+            size = int(buffer.elements * self._growth) + 1
+            held = make(size, dtype=getattr(torch, buffer.dtype), device=self._device)
+            self._held[name] = held
+        return held[: buffer.elements].view(buffer.shape)
+
+    def _retire(self, name: str) -> None:
+        # A smaller one may be in a captured graph.
+        if name in self._held:
+            self._held[f"{name}#{len(self._held)}"] = self._held.pop(name)

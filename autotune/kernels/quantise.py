@@ -1,0 +1,54 @@
+"""Symmetric INT8 quantisation of rows, with the row sum that the GEMMs take the nibbles' offset back with.
+
+    scale[r] = max_k |x[r, k]| / 127
+    q[r, k]  = round_half_even(x[r, k] * (127 / max_k |x[r, k]|)); an all-zero row gives zeros
+    low_sum[r] = sum of q[r, :K // 2]
+
+Used twice a layer: on the tokens [tokens, model_dim], and between the stages on the slots [tokens * top_k,
+inter_dim]. No torch here.
+"""
+
+import triton
+import triton.language as tl
+
+from autotune.kernels.tiles import begin_after_previous_kernel
+
+
+@triton.jit
+def quantise_kernel(
+    q,  # i8 [rows, K]
+    scale,  # f32 [rows]
+    low_sum,  # i32 [rows]
+    x,  # bf16 [rows, K]
+    K: tl.constexpr,
+    HALF: tl.constexpr,  # power of two >= K // 2
+    PDL: tl.constexpr,
+):
+    """One program a row. Grid: rows."""
+    begin_after_previous_kernel(PDL)
+    quantise_row(q, scale, low_sum, x, tl.program_id(0), K, HALF)
+
+
+@triton.jit
+def quantise_row(q, scale, low_sum, x, row, K: tl.constexpr, HALF: tl.constexpr):
+    """Quantise row `row`. The halves are kept apart: the first is what meets the low nibbles."""
+    k = tl.arange(0, HALF)
+    inside = k < K // 2
+    start = row.to(tl.int64) * K
+    low = tl.load(x + start + k, mask=inside, other=0.0).to(tl.float32)
+    high = tl.load(x + start + K // 2 + k, mask=inside, other=0.0).to(tl.float32)
+    peak = tl.max(tl.maximum(tl.abs(low), tl.abs(high)), axis=0)
+    inverse = tl.where(peak > 0.0, 127.0 / tl.maximum(peak, 1e-30), 0.0)
+    q_low = _round(low * inverse)
+    q_high = _round(high * inverse)
+    tl.store(q + start + k, q_low.to(tl.int8), mask=inside)
+    tl.store(q + start + K // 2 + k, q_high.to(tl.int8), mask=inside)
+    tl.store(scale + row, peak / 127.0)
+    tl.store(low_sum + row, tl.sum(q_low.to(tl.int32), axis=0))
+
+
+@triton.jit
+def _round(x):
+    # 1.5 * 2^23: adding it leaves no bits below one, so the addition itself rounds half to even. Works alike on
+    # every target and in the interpreter, unlike the math libraries' rint. |x| <= 127.
+    return (x + 12582912.0) - 12582912.0

@@ -1,0 +1,128 @@
+"""The layer in float32, from the same quantised operands that the kernels get; on any torch device.
+
+The integer GEMMs are done in float32 and are exact there: products are integers, and no partial sum passes 2^24
+as long as 127 * 8 * K < 2^24 (K <= 16,512), provided that float32 products really are float32. On NVIDIA that
+needs TF32 off, which these functions see to. Nothing is rounded to bfloat16 on the way.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from autotune.errors import UserError
+from autotune.kernels.layout import unpack_int4
+
+MAX_K = (1 << 24) // (127 * 8)
+
+
+def quantise_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Symmetric INT8 quantisation of rows, as `quantise.py` defines it.
+
+    Args:
+        x: floating point [rows, K].
+
+    Returns:
+        int8 [rows, K]; float32 scales [rows]; int32 sums of the rows' first halves [rows].
+    """
+    x = x.float()
+    peak = x.abs().amax(dim=-1)
+    inverse = torch.where(peak > 0, 127.0 / peak.clamp(min=1e-30), torch.zeros_like(peak))
+    q = torch.round(x * inverse[:, None]).to(torch.int8)
+    low_sum = q[:, : x.shape[-1] // 2].sum(dim=-1, dtype=torch.int32)
+    return q, peak / 127.0, low_sum
+
+
+def stage1_reference(
+    a: torch.Tensor, a_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, topk_ids: torch.Tensor
+) -> torch.Tensor:
+    """SiLU(gate) * up of every slot.
+
+    Args:
+        a: int8 [tokens, model_dim].
+        a_scale: float32 [tokens].
+        w: packed int8 [experts, 2 * inter_dim, model_dim // 2].
+        w_scale: float32 [experts, 2 * inter_dim].
+        topk_ids: integers [tokens, top_k].
+
+    Returns:
+        float32 [tokens * top_k, inter_dim].
+    """
+    top_k = topk_ids.shape[1]
+    rows = a.repeat_interleave(top_k, dim=0)
+    scale = a_scale.repeat_interleave(top_k)
+    y = _expert_gemm(rows, scale, w, w_scale, topk_ids.reshape(-1))
+    gate, up = y.chunk(2, dim=-1)
+    return gate / (1.0 + torch.exp(-gate)) * up
+
+
+def stage2_reference(
+    a: torch.Tensor,
+    a_scale: torch.Tensor,
+    w: torch.Tensor,
+    w_scale: torch.Tensor,
+    topk_ids: torch.Tensor,
+    topk_weight: torch.Tensor,
+) -> torch.Tensor:
+    """The router-weighted sum of the down projections.
+
+    Args:
+        a: int8 [tokens * top_k, inter_dim].
+        a_scale: float32 [tokens * top_k].
+        w: packed int8 [experts, model_dim, inter_dim // 2].
+        w_scale: float32 [experts, model_dim].
+        topk_ids: integers [tokens, top_k].
+        topk_weight: float32 [tokens, top_k].
+
+    Returns:
+        float32 [tokens, model_dim].
+    """
+    tokens, top_k = topk_ids.shape
+    y = _expert_gemm(a, a_scale, w, w_scale, topk_ids.reshape(-1))
+    return (y * topk_weight.reshape(-1, 1).float()).reshape(tokens, top_k, -1).sum(dim=1)
+
+
+def layer_reference(
+    x: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    w1_scale: torch.Tensor,
+    w2_scale: torch.Tensor,
+    topk_weight: torch.Tensor,
+    topk_ids: torch.Tensor,
+) -> torch.Tensor:
+    """The whole layer, activations quantised before each stage; the intermediate stays float32.
+
+    Args: as `operator.fused_moe_w4a8`. Returns: float32 [tokens, model_dim].
+    """
+    q, scale, _ = quantise_reference(x)
+    middle = stage1_reference(q, scale, w1, w1_scale, topk_ids)
+    q, scale, _ = quantise_reference(middle)
+    return stage2_reference(q, scale, w2, w2_scale, topk_ids, topk_weight)
+
+
+def _expert_gemm(
+    a: torch.Tensor, a_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, expert: torch.Tensor
+) -> torch.Tensor:
+    """float32 [slots, N]: each slot's row times its own expert's weights, scaled."""
+    k = a.shape[-1]
+    if k > MAX_K:
+        raise UserError(f"K={k} is too long for an exact float32 sum: at most {MAX_K}")
+    out = torch.empty((a.shape[0], w.shape[1]), dtype=torch.float32, device=a.device)
+    with _exact_float32():
+        # Only the experts that are there: a real layer's weights would not fit unpacked.
+        for index in expert.unique().tolist():
+            mine = expert == index
+            product = a[mine].float() @ unpack_int4(w[index]).float().T
+            out[mine] = product * a_scale[mine][:, None] * w_scale[index][None, :]
+    return out
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,0 +1,377 @@
+"""What must be compiled for a config, and how it is launched.
+
+A `KernelSpec` holds everything that `triton.compile` is given, so a binary that a worker compiled, one that was
+cross-compiled without a GPU, and the one that is launched are the same. Use:
+
+    spec = stage_spec("stage1", {"tile_n": 64, ...}, layer, "cuda")
+    compiled = compile_kernel(spec, GPUTarget("cuda", 90, 32))       # no GPU and no torch needed
+    arguments = {"out": out, "a": a, ...}                            # a tensor for each of spec.run_time
+    launch(spec, compiled, grid(spec, tokens), arguments)
+
+One binary serves every number of tokens: tokens are no part of a spec. The order in `KernelSpec.run_time` is the
+kernel's own; `buffers` says which shapes and dtypes the arguments have and which must start as zeros.
+No torch at import time.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from autotune.errors import UserError
+from autotune.kernels import quantise, sort, stage1, stage2
+from autotune.kernels.config import Dims, LayerDims, Stage1Config, Stage2Config
+from autotune.kernels.sort import TOKEN_ROWS, max_blocks
+
+STAGES = ("stage1", "stage2")
+
+_TYPES = {
+    "out": "*bf16",
+    "a": "*i8",
+    "a_scale": "*fp32",
+    "a_low_sum": "*i32",
+    "w": "*i8",
+    "w_scale": "*fp32",
+    "topk_weight": "*fp32",
+    "topk_ids": "*i32",
+    "block_expert": "*i32",
+    "block_slots": "*i32",
+    "valid_blocks": "*i32",
+    "arrivals": "*i32",
+    "q": "*i8",
+    "scale": "*fp32",
+    "low_sum": "*i32",
+    "x": "*bf16",
+    "tokens": "i32",
+    "blocks": "i32",
+}
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor that a kernel is launched with.
+
+    Attributes:
+        shape: elements a dimension.
+        dtype: the name of a torch dtype.
+        zeroed: must be zeros before the first launch; every launch leaves zeros behind.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    zeroed: bool = False
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelSpec:
+    """One kernel to compile.
+
+    Attributes:
+        name: short and unique to the spec's content, for logs and file names.
+        stage: `stage1`, `stage2`, `quantise` or `sort`.
+        fn: the `triton.jit` function.
+        signature: argument name -> Triton type, `constexpr` for the compile-time ones; in the kernel's order.
+        constexprs: compile-time arguments.
+        attrs: argument position -> Triton attributes: every pointer is aligned to 16 bytes, no integer is
+            specialised on.
+        options: compile options; a knob that is unset is not among them.
+        config: the stage's typed config; None for `quantise` and `sort`.
+        dims: the layer.
+    """
+
+    name: str
+    stage: str
+    fn: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    attrs: Mapping[tuple[int, ...], list[list[Any]]]
+    options: Mapping[str, Any]
+    config: Stage1Config | Stage2Config | None
+    dims: LayerDims
+
+    @property
+    def run_time(self) -> tuple[str, ...]:
+        """The run-time arguments, in the kernel's order: tensors, and the ints `tokens` and `blocks`."""
+        return tuple(name for name, kind in self.signature.items() if kind != "constexpr")
+
+
+def stage_spec(stage: str, config: Mapping[str, Any], dims: Dims, runtime: str) -> KernelSpec:
+    """The kernel of a stage.
+
+    Args:
+        stage: `stage1` or `stage2`.
+        config: knobs by name, as in `search_spaces/triton/`; None (unset) leaves a compile option out.
+        dims: the layer: `LayerDims`, or anything with model_dim, inter_dim, experts and top_k.
+        runtime: `cuda` or `hip`; the other runtime's own knobs are left out.
+
+    Raises:
+        UserError: a knob is unknown, or the config cannot be compiled for these dimensions.
+    """
+    layer = LayerDims(dims.model_dim, dims.inter_dim, dims.experts, dims.top_k)
+    if stage == "stage1":
+        one = Stage1Config.of(config)
+        return _make(stage, stage1.stage1_kernel, _stage1_constexprs(one, layer), one, layer, runtime)
+    if stage == "stage2":
+        two = Stage2Config.of(config)
+        fn = stage2.stage2_loop_kernel if two.reduce == "loop" else stage2.stage2_tile_kernel
+        return _make(stage, fn, _stage2_constexprs(two, layer), two, layer, runtime)
+    raise UserError(f"{stage!r} is no stage: use {' or '.join(STAGES)}")
+
+
+def quantise_spec(width: int, dims: Dims, runtime: str, *, pdl: bool = False) -> KernelSpec:
+    """The quantiser of rows of `width` values (model_dim before stage 1, inter_dim between the stages)."""
+    layer = LayerDims(dims.model_dim, dims.inter_dim, dims.experts, dims.top_k)
+    half = triton.next_power_of_2(width // 2)
+    constants = {"K": width, "HALF": half, "PDL": pdl and runtime == "cuda"}
+    warps = min(max(half // 512, 1), 8)
+    return _make("quantise", quantise.quantise_kernel, constants, None, layer, runtime, {"num_warps": warps})
+
+
+def sort_spec(tile_m: int, dims: Dims, runtime: str, *, pdl: bool = False) -> KernelSpec:
+    """The sort of up to `sort.KERNEL_SLOTS` slots."""
+    layer = LayerDims(dims.model_dim, dims.inter_dim, dims.experts, dims.top_k)
+    constants = {
+        "TOP_K": layer.top_k,
+        "EXPERTS": layer.experts,
+        "BINS": triton.next_power_of_2(layer.experts),
+        "CHUNK": 32,
+        "TILE_M": tile_m,
+        "TOKEN_ROWS": TOKEN_ROWS,
+        "PDL": pdl and runtime == "cuda",
+    }
+    return _make("sort", sort.sort_kernel, constants, None, layer, runtime, {"num_warps": 8})
+
+
+def compile_kernel(spec: KernelSpec, target: GPUTarget) -> Any:
+    """Compile for `target`; needs neither the GPU nor torch. Goes through Triton's own disk cache.
+
+    Returns:
+        Triton's compiled kernel: `.asm`, `.metadata`, and `[grid](*args)` on a machine with the GPU.
+
+    Raises:
+        UserError: the installed Triton lacks a compile option that the config sets.
+        Exception: whatever the compiler raises on a config that it cannot compile.
+    """
+    unknown = sorted(set(spec.options) - compile_options(target))
+    if unknown:
+        raise UserError(
+            f"Triton {triton.__version__} has no compile option {unknown[0]} for {target.backend}:"
+            " leave the knob unset or install a newer Triton"
+        )
+    source = ASTSource(spec.fn, dict(spec.signature), dict(spec.constexprs), dict(spec.attrs))
+    return triton.compile(source, target=target, options=dict(spec.options))
+
+
+def compile_options(target: GPUTarget) -> frozenset[str]:
+    """Names of the compile options that the installed Triton has for `target`."""
+    backend = triton.compiler.make_backend(target)
+    return frozenset(field.name for field in dataclasses.fields(backend.parse_options({})))
+
+
+def grid(spec: KernelSpec, tokens: int) -> tuple[int, int, int]:
+    """The launch grid at `tokens` tokens; of `quantise` it is one program a row, `tokens` being the rows."""
+    if spec.stage == "quantise":
+        return (tokens, 1, 1)
+    if spec.stage == "sort":
+        return (1, 1, 1)
+    assert spec.config is not None
+    n_tiles = _n_tiles(spec)
+    if isinstance(spec.config, Stage2Config) and spec.config.reduce == "loop":
+        return (n_tiles, 1, 1)
+    blocks = max_blocks(tokens, spec.dims.top_k, spec.dims.experts, spec.config.tile_m)
+    return (blocks * n_tiles * spec.config.split_k, 1, 1)
+
+
+def buffers(spec: KernelSpec, tokens: int) -> dict[str, Buffer]:
+    """Shapes and dtypes of a stage's tensor arguments at `tokens` tokens, by argument name.
+
+    `partial` and `arrivals` are scratch: they may be larger, and may be shared by every launch that does not
+    overlap another. The experts of `w` and `w_scale` may be more than the layer's: the kernel does not look.
+    """
+    layer, config = spec.dims, spec.config
+    if config is None:
+        raise UserError(f"{spec.name} is no stage: its caller knows its buffers")
+    slots = tokens * layer.top_k
+    blocks = max_blocks(tokens, layer.top_k, layer.experts, config.tile_m)
+    n_tiles, split = _n_tiles(spec), config.split_k
+    sorted_slots = {
+        "block_expert": Buffer((blocks,), "int32"),
+        "block_slots": Buffer((blocks, config.tile_m), "int32"),
+    }
+    if spec.stage == "stage1":
+        return {
+            "out": Buffer((slots, layer.inter_dim), "bfloat16"),
+            "a": Buffer((tokens, layer.model_dim), "int8"),
+            "a_scale": Buffer((tokens,), "float32"),
+            "a_low_sum": Buffer((tokens,), "int32"),
+            "w": Buffer((layer.experts, 2 * layer.inter_dim, layer.model_dim // 2), "int8"),
+            "w_scale": Buffer((layer.experts, 2 * layer.inter_dim), "float32"),
+            **sorted_slots,
+            "partial": Buffer((slots, split, n_tiles * config.tile_n) if split > 1 else (1,), "int32"),
+            "arrivals": Buffer((blocks, n_tiles) if split > 1 else (1,), "int32", zeroed=True),
+        }
+    shapes = {
+        "out": Buffer((tokens, layer.model_dim), "bfloat16"),
+        "a": Buffer((slots, layer.inter_dim), "int8"),
+        "a_scale": Buffer((slots,), "float32"),
+        "a_low_sum": Buffer((slots,), "int32"),
+        "topk_weight": Buffer((slots,), "float32"),
+        "w": Buffer((layer.experts, layer.model_dim, layer.inter_dim // 2), "int8"),
+        "w_scale": Buffer((layer.experts, layer.model_dim), "float32"),
+        **sorted_slots,
+    }
+    assert isinstance(config, Stage2Config)
+    if config.reduce == "loop":
+        return {**shapes, "valid_blocks": Buffer((1,), "int32")}
+    atomic = config.reduce == "atomic"
+    part = (tokens, layer.model_dim) if atomic else (slots, split, layer.model_dim)
+    return {
+        **shapes,
+        "partial": Buffer(part, "float32", zeroed=atomic),
+        "arrivals": Buffer((tokens, n_tiles), "int32", zeroed=True),
+    }
+
+
+def check_tokens(spec: KernelSpec, tokens: int) -> None:
+    """Raises UserError when the compiled config cannot serve `tokens` tokens."""
+    config = spec.config
+    if isinstance(config, Stage2Config) and config.reduce == "loop" and tokens > TOKEN_ROWS:
+        raise UserError(
+            f"reduce=loop serves up to {TOKEN_ROWS} tokens, not {tokens}: use reduce=arrive or atomic"
+        )
+
+
+def launch(
+    spec: KernelSpec, compiled: Any, blocks: tuple[int, int, int], arguments: Mapping[str, Any]
+) -> None:
+    """Launch on torch's current stream; can be captured in a graph.
+
+    Args:
+        compiled: of `compile_kernel`; None under Triton's interpreter, which compiles nothing.
+        blocks: of `grid`.
+        arguments: the run-time arguments by name; others are ignored.
+    """
+    if compiled is None:
+        values = {name: arguments[name] for name in spec.run_time}
+        spec.fn[blocks](**values, **spec.constexprs)
+        return
+    # Triton's launcher takes every argument in order and skips the compile-time ones.
+    compiled[blocks](*(arguments.get(name) for name in spec.signature))
+
+
+@cache
+def kernel_source_hash() -> str:
+    """SHA-256, hex, of this folder's sources that decide what is compiled and launched."""
+    digest = hashlib.sha256()
+    for name in ("config", "layout", "quantise", "sort", "spec", "stage1", "stage2", "tiles"):
+        digest.update(name.encode() + b"\0" + (Path(__file__).parent / f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
+def _stage1_constexprs(config: Stage1Config, layer: LayerDims) -> dict[str, Any]:
+    _check_tiles(config, layer.model_dim)
+    return {
+        "K": layer.model_dim,
+        "INTER": layer.inter_dim,
+        "TOP_K": layer.top_k,
+        **_tile_constexprs(config),
+    }
+
+
+def _stage2_constexprs(config: Stage2Config, layer: LayerDims) -> dict[str, Any]:
+    _check_tiles(config, layer.inter_dim)
+    shared = {"MODEL_DIM": layer.model_dim, "K": layer.inter_dim}
+    tiles = _tile_constexprs(config)
+    if config.reduce == "loop":
+        for name in ("SPLIT_K", "GROUP", "XCDS"):
+            del tiles[name]
+        return {**shared, **tiles, "NUM_STAGES": config.num_stages}
+    return {**shared, "TOP_K": layer.top_k, **tiles, "ATOMIC": config.reduce == "atomic"}
+
+
+def _tile_constexprs(config: Stage1Config | Stage2Config) -> dict[str, Any]:
+    return {
+        "TILE_M": config.tile_m,
+        "TILE_N": config.tile_n,
+        "TILE_K": config.tile_k,
+        "SPLIT_K": config.split_k,
+        "GROUP": config.group,
+        "XCDS": config.xcds or 1,
+        "W_CACHE": ".cg" if config.w_cache == "cg" else "",
+        "W_EVICT": "evict_first" if config.w_cache == "first" else "",
+    }
+
+
+def _check_tiles(config: Stage1Config | Stage2Config, k: int) -> None:
+    for name, least in (("tile_m", 16), ("tile_n", 16), ("tile_k", 64)):
+        value = getattr(config, name)
+        if value < least or value & (value - 1):
+            raise UserError(f"{name}={value}: it must be a power of two, {least} or more")
+    k_tiles = -(-k // config.tile_k)
+    if config.split_k < 1 or k_tiles % config.split_k:
+        raise UserError(
+            f"split_k={config.split_k} does not divide the {k_tiles} steps of K={k} by tile_k={config.tile_k}"
+        )
+
+
+def _n_tiles(spec: KernelSpec) -> int:
+    assert spec.config is not None
+    columns = 2 * spec.dims.inter_dim if spec.stage == "stage1" else spec.dims.model_dim
+    return -(-columns // spec.config.tile_n)
+
+
+def _make(
+    stage: str,
+    fn: Any,
+    constexprs: dict[str, Any],
+    config: Stage1Config | Stage2Config | None,
+    layer: LayerDims,
+    runtime: str,
+    options: dict[str, Any] | None = None,
+) -> KernelSpec:
+    if runtime not in ("cuda", "hip"):
+        raise UserError(f"{runtime!r} is no GPU runtime that Triton compiles for: use cuda or hip")
+    if config is not None:
+        options = _options(config, runtime)
+        if runtime != "hip" and "XCDS" in constexprs:
+            constexprs["XCDS"] = 1
+        constexprs["PDL"] = bool(config.pdl) and runtime == "cuda"
+    options = dict(options or {})
+    if constexprs["PDL"]:
+        options["launch_pdl"] = True
+    # `partial` holds integers in stage 1 and float32 in stage 2.
+    types = {**_TYPES, "partial": "*i32" if stage == "stage1" else "*fp32"}
+    names = fn.arg_names
+    signature = {name: "constexpr" if name in constexprs else types[name] for name in names}
+    attrs = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if signature[name].startswith("*")
+    }
+    ordered = {name: constexprs[name] for name in names if name in constexprs}
+    content = f"{fn.__name__}{signature}{ordered}{sorted(options.items())}"
+    name = f"{stage}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    return KernelSpec(name, stage, fn, signature, ordered, attrs, options, config, layer)
+
+
+def _options(config: Stage1Config | Stage2Config, runtime: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    if runtime == "hip":
+        for name in ("waves_per_eu", "matrix_instr_nonkdim", "kpack"):
+            if (value := getattr(config, name)) is not None:
+                options[name] = value
+        if config.sched_strategy is not None:
+            options["llvm_fn_attrs"] = f"amdgpu-sched-strategy={config.sched_strategy}"
+    return options

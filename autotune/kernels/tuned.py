@@ -1,0 +1,117 @@
+"""The JSON file of tuned configs that `autotune export` writes and the operator reads: which config at how many tokens.
+
+    {"format": "autotune-moe-w4a8", "version": 1, "model_dim": 7168, "inter_dim": 256, "experts": 384, "top_k": 8,
+     "entries": [{"tokens": 4, "stage1": {"tile_m": 16, ...}, "stage2": {"tile_m": 16, ...}}, ...]}
+
+No torch and no Triton here.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import UserError
+from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
+
+FORMAT = "autotune-moe-w4a8"
+VERSION = 1
+LOOP_TOKENS = 16
+"""Tokens up to which stage 2 may walk over all blocks (`sort.TOKEN_ROWS`)."""
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """Configs of one layer's two stages; they share tile_m."""
+
+    stage1: Stage1Config
+    stage2: Stage2Config
+
+    def __post_init__(self) -> None:
+        if self.stage1.tile_m != self.stage2.tile_m:
+            raise UserError(
+                f"stage1.tile_m is {self.stage1.tile_m} and stage2.tile_m is {self.stage2.tile_m}:"
+                " the stages share the sort's blocks, give both the same"
+            )
+
+    def serves(self, tokens: int) -> bool:
+        """Whether the config's kernels can compute `tokens` tokens."""
+        return self.stage2.reduce != "loop" or tokens <= LOOP_TOKENS
+
+
+@dataclass(frozen=True)
+class TunedConfigs:
+    """A file's content.
+
+    Attributes:
+        dims: the layer that the entries were tuned for.
+        entries: config by number of tokens.
+    """
+
+    dims: LayerDims
+    entries: Mapping[int, LayerConfig]
+
+    def at(self, tokens: int) -> LayerConfig:
+        """The entry for `tokens`; else that of the next larger count; else the largest. An entry that cannot
+        serve so many tokens gives way to the default."""
+        larger = [count for count in self.entries if count >= tokens]
+        chosen = self.entries[min(larger) if larger else max(self.entries)]
+        return chosen if chosen.serves(tokens) else default_config(tokens)
+
+
+def default_config(tokens: int) -> LayerConfig:
+    """What is used where nothing was tuned; equal to the defaults in `search_spaces/triton/`."""
+    tile_m = 16 if tokens <= 128 else 32 if tokens <= 1024 else 64
+    stages = 2 if tile_m == 64 else 3
+    return LayerConfig(
+        Stage1Config(tile_m=tile_m, tile_n=64, tile_k=512, num_warps=4, num_stages=stages),
+        Stage2Config(tile_m=tile_m, tile_n=64, tile_k=256, num_warps=4, num_stages=2),
+    )
+
+
+@lru_cache(maxsize=16)
+def load_tuned(path: Path) -> TunedConfigs:
+    """Read a file; once a path and process.
+
+    Raises:
+        UserError: it cannot be read, or is not of the format above.
+    """
+    try:
+        raw = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}: give the JSON file that `autotune export` wrote"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}): export it again") from error
+    return parse_tuned(raw, str(path))
+
+
+def parse_tuned(raw: Any, where: str) -> TunedConfigs:
+    """The content of a parsed file.
+
+    Args:
+        where: what to call the file in an error.
+
+    Raises:
+        UserError: not of the format above.
+    """
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise UserError(f"{where} is no {FORMAT} file: give the JSON file that `autotune export` wrote")
+    if raw.get("version") != VERSION:
+        raise UserError(f"{where} has version {raw.get('version')}: this operator reads version {VERSION}")
+    try:
+        dims = LayerDims(**{name: int(raw[name]) for name in ("model_dim", "inter_dim", "experts", "top_k")})
+        entries = {
+            int(entry["tokens"]): LayerConfig(
+                Stage1Config.of(entry["stage1"]), Stage2Config.of(entry["stage2"])
+            )
+            for entry in raw["entries"]
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where} is incomplete ({error!r}): export it again") from error
+    if not entries:
+        raise UserError(f"{where} has no entries: export it again")
+    return TunedConfigs(dims, entries)
