@@ -1,15 +1,17 @@
-"""Between rows and records: environments, problems and runs, which every other table refers to."""
+"""What every part of the store needs to turn records into rows and back."""
 
+import math
 from dataclasses import asdict, fields
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from autotune.config import Config
 from autotune.fingerprint import Fingerprint
 from autotune.problem import Layer, Problem
+from autotune.results import LayerConfig
 from autotune.routing import Routing
-from autotune.store.records import RunRecord
-from autotune.store.schema import Environment, ProblemRow, Run
+from autotune.store.schema import Environment, ProblemRow
 
 
 def environment_id(session: Session, fingerprint: Fingerprint) -> int:
@@ -51,6 +53,16 @@ def next_number(session: Session, column: InstrumentedAttribute[int], run: int) 
     return 0 if last is None else int(last) + 1
 
 
+def storable_error(error: float | None) -> float | None:
+    """A gate error that survives SQLite, which stores NaN as NULL: nothing is more wrong than NaN."""
+    return math.inf if error is not None and math.isnan(error) else error
+
+
+def layer_config(stage1: str, stage2: str) -> LayerConfig:
+    """A layer config from its stages' stored texts."""
+    return LayerConfig(Config.from_key(stage1), Config.from_key(stage2))
+
+
 class Reader:
     """Turns rows into records, building each environment and problem once."""
 
@@ -74,20 +86,3 @@ class Reader:
             routing = Routing(row.routing_kind, row.routing_parameter, row.routing_path)
             self._problems[id_] = Problem(layer, row.verify_tokens, row.concurrency, routing)
         return self._problems[id_]
-
-    def run(self, row: Run) -> RunRecord:
-        return RunRecord(
-            id=row.id,
-            uid=row.uid,
-            command=row.command,
-            spec=row.spec,
-            seed=row.seed,
-            state=row.state,
-            host=row.host,
-            pid=row.pid,
-            process=row.process,
-            started_at=row.started_at,
-            ended_at=row.ended_at,
-            tool_version=row.tool_version,
-            environment=None if row.environment_id is None else self.environment(row.environment_id),
-        )

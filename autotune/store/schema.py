@@ -4,30 +4,16 @@ Constraints carry the invariants: what must never be read from the database cann
 by whatever code path.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    CheckConstraint,
-    DateTime,
-    Dialect,
-    Double,
-    Enum,
-    ForeignKey,
-    ForeignKeyConstraint,
-    Index,
-    MetaData,
-    Text,
-    TypeDecorator,
-    UniqueConstraint,
-    true,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, true
+from sqlalchemy.orm import Mapped, mapped_column
 
 from autotune.problem import Stage
 from autotune.results import Kind, Status
+from autotune.store.base import Base, enum_type
 
 
 class RunState(StrEnum):
@@ -37,54 +23,6 @@ class RunState(StrEnum):
     FINISHED = "finished"
     INTERRUPTED = "interrupted"  # by the user, or its process is gone
     FAILED = "failed"
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An instant. SQLite forgets the zone, so everything is stored in UTC and comes back as UTC."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is not None and value.tzinfo is None:
-            raise ValueError("a time without a zone cannot be stored")
-        return None if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value if value is None or value.tzinfo is not None else value.replace(tzinfo=UTC)
-
-
-def _enum(members: type[StrEnum], name: str) -> Enum:
-    """A text column that holds only the members' values."""
-    return Enum(
-        members,
-        name=name,
-        native_enum=False,
-        create_constraint=True,
-        values_callable=lambda cls: [member.value for member in cls],
-    )
-
-
-class Base(DeclarativeBase):
-    """All tables. Every constraint has a name, so that a migration can change it."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012  (SQLAlchemy reads it from the class)
-        str: Text(),
-        float: Double(),
-        datetime: UtcDateTime(),
-        dict[str, Any]: JSON(),
-        dict[str, int]: JSON(),
-        list[str]: JSON(),
-    }
 
 
 class Environment(Base):
@@ -117,7 +55,7 @@ class Run(Base):
     command: Mapped[str]
     spec: Mapped[dict[str, Any]]
     seed: Mapped[int]
-    state: Mapped[RunState] = mapped_column(_enum(RunState, "state"))
+    state: Mapped[RunState] = mapped_column(enum_type(RunState, "state"))
     host: Mapped[str]
     pid: Mapped[int]
     process: Mapped[str | None]
@@ -169,14 +107,14 @@ class Trial(Base):
     number: Mapped[int]
     environment_id: Mapped[int] = mapped_column(ForeignKey("environments.id"))
     problem_id: Mapped[int] = mapped_column(ForeignKey("problems.id"))
-    stage: Mapped[Stage] = mapped_column(_enum(Stage, "stage"))
+    stage: Mapped[Stage] = mapped_column(enum_type(Stage, "stage"))
     backend: Mapped[str]
     space_digest: Mapped[str]
     workload: Mapped[str]
     config: Mapped[str]
     origin: Mapped[str]
-    status: Mapped[Status] = mapped_column(_enum(Status, "status"))
-    kind: Mapped[Kind] = mapped_column(_enum(Kind, "kind"))
+    status: Mapped[Status] = mapped_column(enum_type(Status, "status"))
+    kind: Mapped[Kind] = mapped_column(enum_type(Kind, "kind"))
     figure_us: Mapped[float | None]
     gate_error: Mapped[float | None]
     reason: Mapped[str | None]
@@ -215,7 +153,7 @@ class ConfirmationRow(Base):
     problem_id: Mapped[int] = mapped_column(ForeignKey("problems.id"), index=True)
     backend: Mapped[str]
     workload: Mapped[str]
-    kind: Mapped[Kind] = mapped_column(_enum(Kind, "kind"))
+    kind: Mapped[Kind] = mapped_column(enum_type(Kind, "kind"))
     winner: Mapped[int]
     gain: Mapped[float]
     gain_low: Mapped[float]
@@ -313,7 +251,7 @@ class Winner(Base):
     problem_id: Mapped[int] = mapped_column(ForeignKey("problems.id"))
     backend: Mapped[str]
     environment_id: Mapped[int] = mapped_column(ForeignKey("environments.id"))
-    kind: Mapped[Kind] = mapped_column(_enum(Kind, "kind"))
+    kind: Mapped[Kind] = mapped_column(enum_type(Kind, "kind"))
     rank: Mapped[int]
     stage1_config: Mapped[str]
     stage2_config: Mapped[str]
@@ -328,7 +266,7 @@ class Winner(Base):
     passed: Mapped[bool] = mapped_column(server_default=true())
     stage1_trial_id: Mapped[int | None]
     stage2_trial_id: Mapped[int | None]
-    trial_status: Mapped[Status] = mapped_column(_enum(Status, "trial_status"), server_default="ok")
+    trial_status: Mapped[Status] = mapped_column(enum_type(Status, "trial_status"), server_default="ok")
     created_at: Mapped[datetime]
 
 
@@ -358,5 +296,5 @@ class ExportedWinner(Base):
 
     export_id: Mapped[int] = mapped_column(primary_key=True)
     winner_id: Mapped[int] = mapped_column(primary_key=True, index=True)
-    kind: Mapped[Kind] = mapped_column(_enum(Kind, "kind"))
+    kind: Mapped[Kind] = mapped_column(enum_type(Kind, "kind"))
     unmeasured_allowed: Mapped[bool]

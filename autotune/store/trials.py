@@ -1,81 +1,149 @@
-"""Trials and their samples: rows in, records out."""
+"""Trials and their raw samples."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from autotune.config import Config
-from autotune.results import Sample, StaticFacts
+from autotune.problem import Problem, Stage
+from autotune.results import Sample, StaticFacts, Status
+from autotune.store.base import Base
 from autotune.store.records import StoredTrial, TrialRecord
-from autotune.store.rows import Reader, next_number
-from autotune.store.schema import SampleRow, Trial
+from autotune.store.rows import Reader, environment_id, next_number, problem_id, storable_error
+from autotune.store.schema import Environment, ProblemRow, SampleRow, Trial
+from autotune.store.sessions import Sessions
 
 _FACTS = frozenset(field.name for field in fields(StaticFacts))
+# Tables rather than classes: a trial takes half the time.
+_INSERT_TRIAL = insert(Base.metadata.tables[Trial.__tablename__])
+_INSERT_SAMPLES = insert(Base.metadata.tables[SampleRow.__tablename__])
 
 
-def add_trial(
+class Trials(Sessions):
+    """The trials of an open database."""
+
+    def record_trial(self, run: int, trial: TrialRecord, samples: Sequence[Sample] = ()) -> int:
+        """Writes a finished trial with its raw samples; returns its id.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: the record contradicts itself, e.g. a failure with a figure.
+        """
+        with self._writing() as session:
+            environment = self._ids.get(trial.environment) or environment_id(session, trial.environment)
+            problem = self._ids.get(trial.problem) or problem_id(session, trial.problem)
+            id_ = _add(session, run, trial, samples, environment, problem)
+        # Not before the commit: a row that was rolled back has no id.
+        self._ids |= {trial.environment: environment, trial.problem: problem}
+        return id_
+
+    def trials(
+        self,
+        *,
+        problem: Problem,
+        stage: Stage,
+        backend: str,
+        environment_key: str,
+        workload: str,
+        space_digest: str | None = None,
+    ) -> list[StoredTrial]:
+        """Comparable trials, oldest first: what a run of the same kind need not repeat.
+
+        Args:
+            workload: the measuring conditions; only equal ones are comparable.
+            space_digest: only trials of this search-space file; None: of any.
+        """
+        query = (
+            select(Trial)
+            .join(ProblemRow, ProblemRow.id == Trial.problem_id)
+            .join(Environment, Environment.id == Trial.environment_id)
+            .where(
+                ProblemRow.key == problem.key,
+                Environment.key == environment_key,
+                Trial.stage == stage,
+                Trial.backend == backend,
+                Trial.workload == workload,
+            )
+            .order_by(Trial.id)
+        )
+        if space_digest is not None:
+            query = query.where(Trial.space_digest == space_digest)
+        with self._reading() as session:
+            reader = Reader(session)
+            return [_record(reader, row) for row in session.scalars(query)]
+
+    def trials_of(self, run: int) -> list[StoredTrial]:
+        """A run's trials in order."""
+        with self._reading() as session:
+            reader = Reader(session)
+            query = select(Trial).where(Trial.run_id == run).order_by(Trial.number)
+            return [_record(reader, row) for row in session.scalars(query)]
+
+    def samples(self, trial: int) -> tuple[Sample, ...]:
+        """A trial's raw samples in order; empty for one that shares another's machine code."""
+        with self._reading() as session:
+            rows = session.scalars(
+                select(SampleRow).where(SampleRow.trial_id == trial).order_by(SampleRow.number)
+            )
+            return tuple(Sample(row.us, row.clock_mhz, row.throttled) for row in rows)
+
+    def trial_counts(self, run: int) -> dict[Status, int]:
+        """How many trials of a run met which fate; fates that none met are left out."""
+        query = select(Trial.status, func.count()).where(Trial.run_id == run).group_by(Trial.status)
+        with self._reading() as session:
+            return dict(session.execute(query).tuples().all())
+
+
+def _add(
     session: Session,
     run: int,
     trial: TrialRecord,
     samples: Sequence[Sample],
-    environment_id: int,
-    problem_id: int,
+    environment: int,
+    problem: int,
 ) -> int:
     """Writes a trial; returns its id."""
-    id_ = session.scalars(
-        insert(Trial)
-        .returning(Trial.id)
-        .values(
-            run_id=run,
-            number=next_number(session, Trial.number, run),
-            environment_id=environment_id,
-            problem_id=problem_id,
-            stage=trial.stage,
-            backend=trial.backend,
-            space_digest=trial.space_digest,
-            workload=trial.workload,
-            config=trial.config.key,
-            origin=trial.origin,
-            status=trial.status,
-            kind=trial.kind,
-            figure_us=trial.figure_us,
-            gate_error=storable_error(trial.gate_error),
-            reason=trial.reason,
-            facts={name: fact for name, fact in asdict(trial.facts).items() if fact is not None},
-            binary_hash=trial.binary_hash,
-            compile_s=trial.compile_s,
-            measure_s=trial.measure_s,
-            merged_into=trial.merged_into,
-            created_at=datetime.now(UTC),
-        )
-    ).one()
+    connection = session.connection()
+    result = connection.execute(
+        _INSERT_TRIAL,
+        {
+            "run_id": run,
+            "number": next_number(session, Trial.number, run),
+            "environment_id": environment,
+            "problem_id": problem,
+            "stage": trial.stage,
+            "backend": trial.backend,
+            "space_digest": trial.space_digest,
+            "workload": trial.workload,
+            "config": trial.config.key,
+            "origin": trial.origin,
+            "status": trial.status,
+            "kind": trial.kind,
+            "figure_us": trial.figure_us,
+            "gate_error": storable_error(trial.gate_error),
+            "reason": trial.reason,
+            "facts": {name: fact for name, fact in asdict(trial.facts).items() if fact is not None},
+            "binary_hash": trial.binary_hash,
+            "compile_s": trial.compile_s,
+            "measure_s": trial.measure_s,
+            "merged_into": trial.merged_into,
+            "created_at": datetime.now(UTC),
+        },
+    )
+    assert result.inserted_primary_key is not None
+    id_ = int(result.inserted_primary_key[0])
     if samples:
-        session.execute(
-            insert(SampleRow),
-            [
-                {
-                    "trial_id": id_,
-                    "number": number,
-                    "us": sample.us,
-                    "clock_mhz": sample.clock_mhz,
-                    "throttled": sample.throttled,
-                }
-                for number, sample in enumerate(samples)
-            ],
-        )
+        rows = [
+            {"trial_id": id_, "number": n, "us": s.us, "clock_mhz": s.clock_mhz, "throttled": s.throttled}
+            for n, s in enumerate(samples)
+        ]
+        connection.execute(_INSERT_SAMPLES, rows)
     return id_
 
 
-def storable_error(error: float | None) -> float | None:
-    """A gate error that survives SQLite, which stores NaN as NULL: nothing is more wrong than NaN."""
-    return math.inf if error is not None and math.isnan(error) else error
-
-
-def stored_trial(reader: Reader, row: Trial) -> StoredTrial:
+def _record(reader: Reader, row: Trial) -> StoredTrial:
     return StoredTrial(
         id=row.id,
         run=row.run_id,
@@ -100,8 +168,3 @@ def stored_trial(reader: Reader, row: Trial) -> StoredTrial:
         measure_s=row.measure_s,
         merged_into=row.merged_into,
     )
-
-
-def samples_of(session: Session, trial: int) -> tuple[Sample, ...]:
-    rows = session.scalars(select(SampleRow).where(SampleRow.trial_id == trial).order_by(SampleRow.number))
-    return tuple(Sample(row.us, row.clock_mhz, row.throttled) for row in rows)

@@ -1,0 +1,133 @@
+"""Confirmations: paired rounds on fresh routings, the only source of a reported gain."""
+
+from collections import defaultdict
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from autotune.fingerprint import Fingerprint
+from autotune.results import Confirmation, Finalist, Kind, Round
+from autotune.store.records import StoredConfirmation
+from autotune.store.rows import Reader, environment_id, layer_config, next_number, problem_id, storable_error
+from autotune.store.schema import ConfirmationRow, FinalistRow, RoundRow
+from autotune.store.sessions import Sessions
+
+
+class Confirmations(Sessions):
+    """The confirmations of an open database."""
+
+    def record_confirmation(
+        self,
+        run: int,
+        confirmation: Confirmation,
+        *,
+        backend: str,
+        environment: Fingerprint,
+        workload: str,
+        kind: Kind = Kind.MEASURED,
+    ) -> int:
+        """Writes a confirmation with every round's times; returns its id.
+
+        A round in which no finalist was timed is not kept.
+        """
+        with self._writing() as session:
+            return _add(session, run, confirmation, backend, environment, workload, kind)
+
+    def confirmation(self, confirmation: int) -> StoredConfirmation:
+        """The confirmation with an id.
+
+        Raises:
+            LookupError: there is none.
+        """
+        with self._reading() as session:
+            row = session.get(ConfirmationRow, confirmation)
+            if row is None:
+                raise LookupError(f"there is no confirmation {confirmation}")
+            return _record(session, Reader(session), row)
+
+
+def _add(
+    session: Session,
+    run: int,
+    confirmation: Confirmation,
+    backend: str,
+    environment: Fingerprint,
+    workload: str,
+    kind: Kind,
+) -> int:
+    """Writes a confirmation with its finalists and every round's times; returns its id."""
+    row = ConfirmationRow(
+        run_id=run,
+        number=next_number(session, ConfirmationRow.number, run),
+        environment_id=environment_id(session, environment),
+        problem_id=problem_id(session, confirmation.problem),
+        backend=backend,
+        workload=workload,
+        kind=kind,
+        winner=confirmation.winner,
+        gain=confirmation.gain,
+        gain_low=confirmation.gain_low,
+        gain_high=confirmation.gain_high,
+        notes=list(confirmation.notes),
+        created_at=datetime.now(UTC),
+    )
+    session.add(row)
+    session.flush()
+    for position, (finalist, error) in enumerate(
+        zip(confirmation.finalists, confirmation.errors, strict=True)
+    ):
+        session.add(
+            FinalistRow(
+                confirmation_id=row.id,
+                position=position,
+                label=finalist.label,
+                stage1_config=finalist.config.stage1.key,
+                stage2_config=finalist.config.stage2.key,
+                error=storable_error(error),
+                passed=error is not None,
+            )
+        )
+    session.flush()
+    session.add_all(
+        RoundRow(confirmation_id=row.id, number=number, position=position, part=part, us=us)
+        for number, round_ in enumerate(confirmation.rounds)
+        for position, parts in enumerate(round_.us)
+        for part, us in parts.items()
+    )
+    session.flush()
+    return row.id
+
+
+def _record(session: Session, reader: Reader, row: ConfirmationRow) -> StoredConfirmation:
+    finalists = session.scalars(
+        select(FinalistRow).where(FinalistRow.confirmation_id == row.id).order_by(FinalistRow.position)
+    ).all()
+    times = session.scalars(select(RoundRow).where(RoundRow.confirmation_id == row.id))
+    rounds: defaultdict[int, list[dict[str, float]]] = defaultdict(lambda: [{} for _ in finalists])
+    for time in times:
+        rounds[time.number][time.position][time.part] = time.us
+    confirmation = Confirmation(
+        problem=reader.problem(row.problem_id),
+        finalists=tuple(
+            Finalist(finalist.label, layer_config(finalist.stage1_config, finalist.stage2_config))
+            for finalist in finalists
+        ),
+        rounds=tuple(Round(tuple(rounds[number])) for number in sorted(rounds)),
+        errors=tuple(finalist.error for finalist in finalists),
+        winner=row.winner,
+        gain=row.gain,
+        gain_low=row.gain_low,
+        gain_high=row.gain_high,
+        notes=tuple(row.notes),
+    )
+    return StoredConfirmation(
+        id=row.id,
+        run=row.run_id,
+        backend=row.backend,
+        environment=reader.environment(row.environment_id),
+        workload=row.workload,
+        kind=row.kind,
+        confirmation=confirmation,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,68 @@
+"""An open database and its transactions: what every part of the store stands on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.orm import Session
+
+from autotune.fingerprint import Fingerprint
+from autotune.problem import Problem
+from autotune.store.database import WRITES, Database, open_database, user_errors
+from autotune.store.location import Location, locate
+
+
+class Sessions:
+    """Opens, closes, reads and writes. A write has been committed when its block ends."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._writer = database.engine.execution_options(**WRITES)
+        # Looked up once: a trial is written thousands of times for few of these.
+        self._ids: dict[Fingerprint | Problem, int] = {}
+
+    @classmethod
+    def open(cls, location: str | Path | Location | None = None, *, read_only: bool = False) -> Self:
+        """Opens the database; one to be written is made, or brought to this tool's version.
+
+        Args:
+            location: a path or a database URL; None: AUTOTUNE_DB, or the user's data folder.
+            read_only: nothing is made or changed.
+
+        Raises:
+            UserError: see `open_database`.
+        """
+        place = location if isinstance(location, Location) else locate(location)
+        return cls(open_database(place, read_only=read_only))
+
+    def close(self) -> None:
+        self._database.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def location(self) -> Location:
+        return self._database.location
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences to show to the user, e.g. that no write-ahead log works there."""
+        return self._database.warnings
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        with user_errors(self.location), Session(self._database.engine) as session:
+            yield session
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with user_errors(self.location), Session(self._writer) as session, session.begin():
+            yield session
