@@ -31,7 +31,7 @@ class Confirmations(Sessions):
 
         A round in which no finalist was timed is not kept.
         """
-        with self._writing() as session:
+        with self.writing() as session:
             return _add(session, run, confirmation, backend, environment, workload, kind)
 
     def confirmation(self, confirmation: int) -> StoredConfirmation:
@@ -40,7 +40,7 @@ class Confirmations(Sessions):
         Raises:
             LookupError: there is none.
         """
-        with self._reading() as session:
+        with self.reading() as session:
             row = session.get(ConfirmationRow, confirmation)
             if row is None:
                 raise LookupError(f"there is no confirmation {confirmation}")

@@ -31,11 +31,15 @@ class Database:
     """An open database of this tool's version.
 
     Attributes:
+        upgraded_from: the version that was found; None: it is new.
+        version: the version that it has now.
         warnings: sentences to show to the user.
     """
 
     engine: Engine
     location: Location
+    upgraded_from: str | None
+    version: str
     warnings: tuple[str, ...]
 
 
@@ -60,11 +64,11 @@ def open_database(location: Location, *, read_only: bool = False) -> Database:
         event.listen(engine, "begin", _begin)
     try:
         with user_errors(location):
-            _bring_to_version(engine, location, read_only)
+            found = _bring_to_version(engine, location, read_only)
     except BaseException:
         engine.dispose()
         raise
-    return Database(engine, location, tuple(pragmas.warnings))
+    return Database(engine, location, found, migrations.revisions()[-1], tuple(pragmas.warnings))
 
 
 @contextmanager
@@ -203,7 +207,8 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _bring_to_version(engine: Engine, location: Location, read_only: bool) -> None:
+def _bring_to_version(engine: Engine, location: Location, read_only: bool) -> str | None:
+    """Checks the version and runs what is missing; returns the one that was found."""
     known = migrations.revisions()
     with engine.connect() as connection:
         version = migrations.version(connection)
@@ -220,9 +225,10 @@ def _bring_to_version(engine: Engine, location: Location, read_only: bool) -> No
     if read_only:
         if version != known[-1]:
             raise UserError(f"{location} is older than this tool: run `autotune db upgrade` on it first")
-        return
+        return version
     # Taking the write lock even when there is nothing to do finds a read-only or locked file now
     # rather than after the first measurement.
     with engine.connect().execution_options(**WRITES) as connection, connection.begin():
         if version != known[-1]:
             migrations.upgrade(connection)
+    return version

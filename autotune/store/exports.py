@@ -35,7 +35,7 @@ class Exports(Sessions):
         Raises:
             sqlalchemy.exc.IntegrityError: a winner is not measured, and that is not allowed.
         """
-        with self._writing() as session:
+        with self.writing() as session:
             row = Export(
                 uid=uuid.uuid4().hex,
                 host=socket.gethostname(),
@@ -61,7 +61,7 @@ class Exports(Sessions):
 
     def exports(self) -> list[ExportRecord]:
         """All exports, oldest first."""
-        with self._reading() as session:
+        with self.reading() as session:
             members: dict[int, list[int]] = {}
             for export, winner in session.execute(
                 select(ExportedWinner.export_id, ExportedWinner.winner_id).order_by(ExportedWinner.winner_id)

@@ -19,16 +19,18 @@ class Location:
         path: the SQLite file; None where the database is no plain file.
         url: a SQLAlchemy URL; None: `path` says it all.
         source: what named the place: `--db`, `AUTOTUNE_DB` or `default`.
+        shown_as: what messages call it; empty: the path or URL.
     """
 
     path: Path | None
     url: str | None
     source: str
+    shown_as: str = ""
 
     def __str__(self) -> str:
         """For messages: never shows a password."""
-        if self.path is not None:
-            return str(self.path)
+        if self.shown_as or self.path is not None:
+            return self.shown_as or str(self.path)
         from sqlalchemy import make_url
 
         return make_url(self.url or "").render_as_string(hide_password=True)

@@ -3,13 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from autotune.config import Config
 from autotune.fingerprint import Fingerprint
 from autotune.problem import Problem, Stage
 from autotune.results import Confirmation, Kind, LayerConfig, StaticFacts, Status
-from autotune.store.schema import RunState
+
+
+class RunState(StrEnum):
+    """How far a run got."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"  # by the user, or its process is gone
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from sqlalchemy import func, select
 from autotune import __version__
 from autotune.fingerprint import Fingerprint
 from autotune.store.process import Process
-from autotune.store.records import RunRecord
+from autotune.store.records import RunRecord, RunState
 from autotune.store.rows import Reader, environment_id
-from autotune.store.schema import Run, RunState, Trial
+from autotune.store.schema import Run, Trial
 from autotune.store.sessions import Sessions
 
 
@@ -29,7 +29,7 @@ class Runs(Sessions):
             spec: what is asked for, after defaults; JSON values.
         """
         process = Process.current()
-        with self._writing() as session:
+        with self.writing() as session:
             row = Run(
                 uid=uuid.uuid4().hex,
                 command=command,
@@ -49,7 +49,7 @@ class Runs(Sessions):
 
     def end_run(self, run: int, state: RunState) -> None:
         """Writes how a run ended, now."""
-        with self._writing() as session:
+        with self.writing() as session:
             row = session.get_one(Run, run)
             row.state, row.ended_at = state, datetime.now(UTC)
 
@@ -58,7 +58,7 @@ class Runs(Sessions):
 
         Their end is the last thing that they wrote.
         """
-        with self._writing() as session:
+        with self.writing() as session:
             dead = [
                 row
                 for row in session.scalars(select(Run).where(Run.state == RunState.RUNNING))
@@ -76,7 +76,7 @@ class Runs(Sessions):
         Raises:
             LookupError: there is none.
         """
-        with self._reading() as session:
+        with self.reading() as session:
             row = session.get(Run, run)
             if row is None:
                 raise LookupError(f"there is no run {run}")
@@ -84,7 +84,7 @@ class Runs(Sessions):
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
-        with self._reading() as session:
+        with self.reading() as session:
             reader = Reader(session)
             return [_record(reader, row) for row in session.scalars(select(Run).order_by(Run.id))]
 

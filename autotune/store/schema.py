@@ -5,7 +5,6 @@ by whatever code path.
 """
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, true
@@ -14,15 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from autotune.problem import Stage
 from autotune.results import Kind, Status
 from autotune.store.base import Base, enum_type
-
-
-class RunState(StrEnum):
-    """How far a run got."""
-
-    RUNNING = "running"
-    FINISHED = "finished"
-    INTERRUPTED = "interrupted"  # by the user, or its process is gone
-    FAILED = "failed"
+from autotune.store.records import RunState as RunState
 
 
 class Environment(Base):

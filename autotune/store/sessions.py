@@ -57,12 +57,24 @@ class Sessions:
         """Sentences to show to the user, e.g. that no write-ahead log works there."""
         return self._database.warnings
 
+    @property
+    def version(self) -> str:
+        """The schema's version."""
+        return self._database.version
+
+    @property
+    def upgraded_from(self) -> str | None:
+        """The version that was found; None: the database is new."""
+        return self._database.upgraded_from
+
     @contextmanager
-    def _reading(self) -> Iterator[Session]:
+    def reading(self) -> Iterator[Session]:
+        """A transaction that reads."""
         with user_errors(self.location), Session(self._database.engine) as session:
             yield session
 
     @contextmanager
-    def _writing(self) -> Iterator[Session]:
+    def writing(self) -> Iterator[Session]:
+        """A transaction that writes; it commits at the end of the block, or on an error undoes all."""
         with user_errors(self.location), Session(self._writer) as session, session.begin():
             yield session

@@ -34,7 +34,7 @@ class ShortLists(Sessions):
         Raises:
             ValueError: a stage's config was not tried on this problem and environment, or its trial failed.
         """
-        with self._writing() as session:
+        with self.writing() as session:
             return [
                 _add(session, run, problem, backend, environment, default, entry, rank)
                 for rank, entry in enumerate(entries)
@@ -56,7 +56,7 @@ class ShortLists(Sessions):
             )
             .order_by(Winner.id)
         )
-        with self._reading() as session:
+        with self.reading() as session:
             reader = Reader(session)
             found = [winner_record(reader, row) for row in session.scalars(query)]
         # A later list of the same run begins again at rank 0.

@@ -31,7 +31,7 @@ class Trials(Sessions):
         Raises:
             sqlalchemy.exc.IntegrityError: the record contradicts itself, e.g. a failure with a figure.
         """
-        with self._writing() as session:
+        with self.writing() as session:
             environment = self._ids.get(trial.environment) or environment_id(session, trial.environment)
             problem = self._ids.get(trial.problem) or problem_id(session, trial.problem)
             id_ = _add(session, run, trial, samples, environment, problem)
@@ -66,24 +66,24 @@ class Trials(Sessions):
                 Trial.backend == backend,
                 Trial.workload == workload,
             )
-            .order_by(Trial.id)
+            .order_by(Trial.created_at, Trial.id)
         )
         if space_digest is not None:
             query = query.where(Trial.space_digest == space_digest)
-        with self._reading() as session:
+        with self.reading() as session:
             reader = Reader(session)
             return [_record(reader, row) for row in session.scalars(query)]
 
     def trials_of(self, run: int) -> list[StoredTrial]:
         """A run's trials in order."""
-        with self._reading() as session:
+        with self.reading() as session:
             reader = Reader(session)
             query = select(Trial).where(Trial.run_id == run).order_by(Trial.number)
             return [_record(reader, row) for row in session.scalars(query)]
 
     def samples(self, trial: int) -> tuple[Sample, ...]:
         """A trial's raw samples in order; empty for one that shares another's machine code."""
-        with self._reading() as session:
+        with self.reading() as session:
             rows = session.scalars(
                 select(SampleRow).where(SampleRow.trial_id == trial).order_by(SampleRow.number)
             )
@@ -92,7 +92,7 @@ class Trials(Sessions):
     def trial_counts(self, run: int) -> dict[Status, int]:
         """How many trials of a run met which fate; fates that none met are left out."""
         query = select(Trial.status, func.count()).where(Trial.run_id == run).group_by(Trial.status)
-        with self._reading() as session:
+        with self.reading() as session:
             return dict(session.execute(query).tuples().all())
 
 

@@ -32,7 +32,7 @@ def fates_of(session: Session, winner: Winner, stage: Stage, config: str) -> lis
             Trial.stage == stage,
             Trial.config == config,
         )
-        .order_by(Trial.id)
+        .order_by(Trial.created_at, Trial.id)
     )
     return [(id_, status) for id_, status in rows]
 
@@ -70,7 +70,7 @@ class Winners(Sessions):
             ValueError: the choice failed the numeric gate, there or in a trial of the same environment.
             sqlalchemy.exc.IntegrityError: the choice is not the default and not faster than it.
         """
-        with self._writing() as session:
+        with self.writing() as session:
             return _add(session, run, confirmation)
 
     def winners(
@@ -97,7 +97,7 @@ class Winners(Sessions):
             query = query.where(Winner.backend == backend)
         if kind is not None:
             query = query.where(Winner.kind == kind)
-        with self._reading() as session:
+        with self.reading() as session:
             reader = Reader(session)
             return [winner_record(reader, row) for row in session.scalars(query)]
 
@@ -112,7 +112,7 @@ class Winners(Sessions):
             within: the largest ratio of token counts; a winner does not carry over a long distance.
             limit: how many at most; equal configs count once.
         """
-        with self._reading() as session:
+        with self.reading() as session:
             reader = Reader(session)
             query = _near(problem, backend, within)
             found = [winner_record(reader, row) for row in session.scalars(query)]
@@ -169,12 +169,14 @@ def _same(one: FinalistRow, other: FinalistRow) -> bool:
 
 def _latest() -> Select[Winner]:
     """The newest best of each problem, backend, environment and kind: an estimate never hides a winner."""
-    newest = (
-        select(func.max(Winner.id))
-        .where(Winner.rank == 0)
-        .group_by(Winner.problem_id, Winner.backend, Winner.environment_id, Winner.kind)
+    # By time, not by id: what was merged from another machine may be older than what was here.
+    age = func.row_number().over(
+        partition_by=(Winner.problem_id, Winner.backend, Winner.environment_id, Winner.kind),
+        order_by=(Winner.created_at.desc(), Winner.id.desc()),
     )
-    return select(Winner).where(Winner.id.in_(newest)).order_by(Winner.id)
+    ages = select(Winner.id, age.label("age")).where(Winner.rank == 0).subquery()
+    newest = select(ages.c.id).where(ages.c.age == 1)
+    return select(Winner).where(Winner.id.in_(newest)).order_by(Winner.created_at, Winner.id)
 
 
 def _near(problem: Problem, backend: str, within: float) -> Select[Winner]:
@@ -194,12 +196,12 @@ def _near(problem: Problem, backend: str, within: float) -> Select[Winner]:
     )
 
 
-def _distance(problem: Problem, winner: WinnerRecord) -> tuple[float, bool, bool, int]:
+def _distance(problem: Problem, winner: WinnerRecord) -> tuple[float, bool, bool, float]:
     """Sorts near winners: fewest doublings of tokens, measured before others, same routing, newest."""
     doublings = abs(math.log2(winner.problem.tokens / problem.tokens))
     return (
         doublings,
         winner.kind is not Kind.MEASURED,
         winner.problem.routing != problem.routing,
-        -winner.id,
+        -winner.created_at.timestamp(),
     )

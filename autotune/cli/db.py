@@ -1,0 +1,63 @@
+"""`autotune db`: where the database is, its version, and another machine's results."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotune.cli.options import Database
+
+app = typer.Typer(
+    help="The database: where it is, its version, and merging another machine's.", no_args_is_help=True
+)
+
+
+@app.command()
+def path(db: Database = None) -> None:
+    """Print where the database is; it need not exist."""
+    from autotune.store.location import locate
+
+    typer.echo(locate(db))
+
+
+@app.command()
+def upgrade(db: Database = None) -> None:
+    """Bring the database to this tool's version, or make it.
+
+    Every other command that writes does so as well.
+    """
+    from autotune.store.store import Store
+
+    with Store.open(db) as store:
+        _warn(store.warnings)
+        was, now = store.upgraded_from or "new", store.version
+        change = f"version {now}" if was == now else f"{was} -> version {now}"
+        typer.echo(f"{store.location}: {change}")
+
+
+@app.command()
+def merge(
+    other: Annotated[Path, typer.Argument(help="The database file of another machine; it is only read.")],
+    db: Database = None,
+) -> None:
+    """Add another machine's runs, trials and winners.
+
+    Merging the same file again adds what is new in it since.
+
+    Example:
+
+      autotune db merge mi325x-node3.db
+    """
+    from autotune.store.merge import merge as merge_into
+    from autotune.store.store import Store
+
+    with Store.open(db) as store:
+        _warn(store.warnings)
+        added = merge_into(store, other)
+        counts = ", ".join(f"{count} {name}" for name, count in vars(added).items())
+        typer.echo(f"{store.location}: added {counts}")
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
