@@ -1,0 +1,330 @@
+"""The numeric gate: a candidate's figure counts only after its numbers were found right.
+
+Each case is launched into poisoned buffers, so that neither an element that is never written nor a result
+of an earlier launch can pass, and compared with a float32 reference of the same quantised operands in two
+ways: by the norm over everything, against the path's own bound, and tile by tile (`TILE` elements of a
+row), against a multiple of it. The second is what finds one wrong tile, one unscaled row, or one part of a
+sum that is missing: of a thousand tiles one that is nothing but wrong moves the whole norm by 3 %, and one
+that lacks 1/64 of its sum by 0.4 %, which is no more than rounding does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autotune.measure.runtime import Activations, Launch, LogicalWeights, Path, Step, What
+from autotune.measure.workload import make_activations, make_steps
+from autotune.problem import Layer
+from autotune.routing import UNIFORM, Routing
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+BF16 = 1.66e-3
+"""RMS relative error of rounding to bfloat16: u / sqrt(3) with u = 2^-8, averaged over the mantissa."""
+
+ROOM = 2.0
+"""A correct kernel stays at half of its bound."""
+
+TILE = 16
+"""Elements of a row that are judged together; one wrong element among them is 25 % of their norm."""
+
+TILE_ROOM = 5.0
+"""What a single tile may deviate, in bounds: of 16 roundings, the worst of a million such tiles."""
+
+ALL_UP_TO = 16
+"""Up to so many tokens every smaller count is checked: engines and our operator fall back upwards."""
+
+
+def bound(path: Path, requantisation: float = 0.0) -> float:
+    """Greatest ||out - reference|| / ||reference|| of a correct kernel with these roundings, times `ROOM`.
+
+    The accumulators are exact integers. Errors of the remaining roundings are independent, so their squares
+    add up, in units of one bfloat16 rounding of the whole result (`BF16`, 1.66e-3):
+
+    - the output, rounded once: 1.
+    - each expert's contribution, rounded before a float32 sum: 1 more, as the contributions are independent
+      of each other and their squares add up to the result's. (Simulated at real size: 2.3e-3 = sqrt(2) *
+      1.66e-3.)
+    - n additions onto a bfloat16 output instead: the j-th rounds a sum that has j/n of the square, which
+      makes (1 + 2 + ... + n) / n = (n + 1) / 2 in place of the output's 1. (With 8 and rounded
+      contributions: sqrt(5.5) * 1.66e-3 = 3.9e-3; simulated 3.3e-3 to 4.3e-3.)
+    - a bfloat16 intermediate that is quantised to INT8 again: a few values land on the neighbouring integer.
+      How many depends on how the values are distributed below their row's peak, so it is simulated on the
+      case's own values (`requantisation_error`), 6e-3 to 7e-3 at real size, and handed in.
+
+    Args:
+        requantisation: relative error that it makes; counted only where the path has it.
+    """
+    squares = (path.bf16_adds + 1) / 2 if path.bf16_adds else 1.0
+    squares += path.contributions_bf16
+    error = float((squares * BF16**2 + (requantisation**2 if path.requantised else 0.0)) ** 0.5)
+    return ROOM * error
+
+
+def requantisation_error(middle: "torch.Tensor") -> float:
+    """Relative error of quantising bfloat16(middle) to INT8 by rows, against quantising `middle`.
+
+    The GEMM behind it keeps relative errors of random sign as they are.
+
+    Args:
+        middle: float32 [slots, inter_dim], stage 1's reference.
+    """
+    from autotune.kernels.reference import quantise_reference
+
+    def dequantised(x: "torch.Tensor") -> "torch.Tensor":
+        q, scale, _ = quantise_reference(x)
+        return q.float() * scale[:, None]
+
+    exact = dequantised(middle)
+    return float((dequantised(middle.bfloat16()) - exact).norm() / exact.norm())
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far an output is from its reference.
+
+    Attributes:
+        error: ||out - reference|| / ||reference|| over everything; infinity when a value is not finite.
+        tile_error: the largest such ratio of a tile.
+        row, column: where the tile is.
+        not_finite: rows with a value that is not finite: never written, or computed from what was not.
+    """
+
+    error: float
+    tile_error: float
+    row: int
+    column: int
+    not_finite: int
+
+
+def deviation(out: "torch.Tensor", reference: "torch.Tensor") -> Deviation:
+    """Compares an output with its reference, as a whole and by tiles.
+
+    A tile's norm is measured against its reference's, but no less than a quarter of the row's average tile:
+    where contributions cancel, rounding is still as large as what it rounded.
+
+    Args:
+        out: floating point [rows, width].
+        reference: float32 [rows, width].
+    """
+    import torch
+
+    rows, width = reference.shape
+    finite = torch.isfinite(out)
+    if not bool(finite.all()):
+        broken = ~finite.all(dim=1)
+        row = int(broken.nonzero()[0])
+        column = int((~finite[row]).nonzero()[0])
+        return Deviation(float("inf"), float("inf"), row, column, int(broken.sum()))
+    difference = (out.float() - reference).square()
+    square = reference.square()
+    error = float((difference.sum() / square.sum()).sqrt())
+    # The last tile of a width that is no multiple is filled up with zeros: it is judged on what it has.
+    pad = (0, -width % TILE)
+    tiles = torch.nn.functional.pad(difference, pad).view(rows, -1, TILE).sum(dim=2)
+    norms = torch.nn.functional.pad(square, pad).view(rows, -1, TILE).sum(dim=2)
+    floor = norms.mean(dim=1, keepdim=True) / 16
+    # A token whose every value is zero must come out as zeros.
+    ratio = (tiles / torch.maximum(norms, floor).clamp(min=1e-30)).sqrt()
+    worst = int(ratio.argmax())
+    row, tile = divmod(worst, ratio.shape[1])
+    return Deviation(error, float(ratio[row, tile]), row, tile * TILE, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One thing to check.
+
+    Attributes:
+        name: for the verdict, e.g. `4 tokens, all on the same experts`.
+        references: float32 by what is launched, with the bound's `requantisation`.
+    """
+
+    name: str
+    tokens: int
+    inputs: Activations
+    step: Step
+    references: "dict[What, torch.Tensor]"
+    requantisation: float
+
+
+def served_tokens(tokens: int) -> tuple[int, ...]:
+    """Token counts that a config tuned at `tokens` is checked at; `tokens` is the first.
+
+    Engines round a batch up to the next entry or to a power of two, and so does our operator: a config
+    serves smaller batches, and those up to the power of two. Up to `ALL_UP_TO` all of them, above a few:
+    the least, the next above half, the neighbours, and the power of two.
+    """
+    top = 1 << (tokens - 1).bit_length()
+    counts = set(range(1, top + 1)) if top <= ALL_UP_TO else {1, top // 2 + 1, tokens - 1, top}
+    return (tokens, *sorted(counts - {tokens}))
+
+
+def case_routings(
+    layer: Layer, tokens: int, routing: Routing | None, sequences: int, seed: int, *, thorough: bool
+) -> "dict[str, NDArray[np.int32]]":
+    """Routings of the cases at one token count, by name; int32 [tokens, top_k] each.
+
+    Most leave most experts without a token and most rows of a block as padding; where tokens are many, `an
+    expert without a token` sees to it.
+
+    Args:
+        routing: the problem's own; None: the problem does not have this many tokens.
+        thorough: with the rarer cases.
+    """
+    experts, top_k = layer.experts, layer.top_k
+    rng = np.random.default_rng(seed)
+    uniform = UNIFORM.draw(steps=2, sequences=tokens, draft_tokens=1, experts=experts, top_k=top_k, seed=seed)
+    same = np.broadcast_to(rng.permutation(experts)[:top_k], (tokens, top_k)).astype(np.int32)
+    cases = {"uniform routing": uniform[0], "all on the same experts": same}
+    if not thorough:
+        return cases
+    cases["other uniform routing"] = uniform[1]
+    # The first and the last expert: where a table's or a tensor's end is misread.
+    ends = np.concatenate([np.arange((top_k + 1) // 2), np.arange(experts - top_k // 2, experts)])
+    cases["first and last experts"] = np.broadcast_to(ends, (tokens, top_k)).astype(np.int32)
+    # One expert after the other: as few tokens an expert as can be, so the most blocks and padding.
+    spread = (np.arange(tokens * top_k) % experts).reshape(tokens, top_k)
+    cases["spread out"] = spread.astype(np.int32)
+    if experts > top_k:
+        fewer = UNIFORM.draw(
+            steps=1, sequences=tokens, draft_tokens=1, experts=experts - 1, top_k=top_k, seed=seed + 1
+        )[0]
+        empty = int(rng.integers(experts))
+        cases["an expert without a token"] = fewer + (fewer >= empty)
+    if routing is not None:
+        drawn = routing.draw(
+            steps=1,
+            sequences=sequences,
+            draft_tokens=tokens // sequences,
+            experts=experts,
+            top_k=top_k,
+            seed=seed + 2,
+        )
+        cases[f"{routing.kind} routing"] = drawn[0]
+    return cases
+
+
+def make_cases(
+    layer: Layer,
+    weights: LogicalWeights,
+    tokens: int,
+    routing: Routing | None,
+    sequences: int,
+    device: str,
+    seed: int,
+    *,
+    thorough: bool,
+) -> list[Case]:
+    """The cases at one token count with their references, on the device."""
+    inputs = make_activations(layer, tokens, device, seed)
+    named = case_routings(layer, tokens, routing, sequences, seed, thorough=thorough)
+    ids = np.stack(list(named.values()))
+    steps = make_steps(ids, np.zeros(len(ids), np.int32), device, seed)
+    return [
+        make_case(f"{tokens} tokens, {name}", weights, inputs, step)
+        for name, step in zip(named, steps, strict=True)
+    ]
+
+
+def make_case(name: str, weights: LogicalWeights, inputs: Activations, step: Step) -> Case:
+    """A case with what each launch should give."""
+    from autotune.kernels.reference import quantise_reference, stage1_reference, stage2_reference
+
+    w = weights
+    middle = stage1_reference(inputs.a1, inputs.a1_scale, w.w1, w.w1_scale, step.ids)
+    q, scale, _ = quantise_reference(middle)
+    return Case(
+        name,
+        len(step.ids),
+        inputs,
+        step,
+        {
+            What.STAGE1: middle,
+            What.STAGE2: stage2_reference(
+                inputs.a2.flatten(0, 1),
+                inputs.a2_scale.flatten(),
+                w.w2,
+                w.w2_scale,
+                step.ids,
+                step.router,
+            ),
+            What.LAYER: stage2_reference(q, scale, w.w2, w.w2_scale, step.ids, step.router),
+        },
+        requantisation_error(middle),
+    )
+
+
+class Incorrect(Exception):
+    """A candidate's numbers are wrong; the message is one sentence."""
+
+
+def check_launch(launch: Launch, case: Case, what: What, path: Path, *, times: int = 2) -> float:
+    """Launches a case into poisoned buffers and judges what comes out.
+
+    Twice: a kernel that leaves its counters or partial sums behind is right only the first time.
+
+    Returns:
+        ||out - reference|| / ||reference||, the worst of the launches.
+
+    Raises:
+        Incorrect: beyond the bound.
+    """
+    worst = 0.0
+    for _ in range(times):
+        poison([launch])
+        launch.run()
+        worst = max(worst, judge(launch, case, what, path))
+    return worst
+
+
+def judge(launch: Launch, case: Case, what: What, path: Path) -> float:
+    """Judges what a launch has left in its output.
+
+    Raises:
+        Incorrect: beyond the bound.
+    """
+    reference = case.references[what]
+    found = deviation(launch.output.reshape(reference.shape), reference)
+    limit = bound(path, case.requantisation)
+    where = f"at {case.name}: "
+    if found.not_finite:
+        raise Incorrect(
+            f"{where}{found.not_finite} of {len(reference)} rows hold values that were never written"
+            f" or are not finite, the first at row {found.row}, column {found.column}"
+        )
+    if found.error > limit:
+        raise Incorrect(f"{where}relative error {found.error:.2e} exceeds the path's bound {limit:.2e}")
+    if found.tile_error > TILE_ROOM * limit:
+        raise Incorrect(
+            f"{where}relative error {found.tile_error:.2e} in row {found.row}, columns {found.column} to"
+            f" {found.column + TILE - 1}, exceeds {TILE_ROOM * limit:.2e}, though the {found.error:.2e}"
+            " overall is within its bound"
+        )
+    if not guards_intact(launch):
+        raise Incorrect(f"{where}it wrote outside of its output")
+    return found.error
+
+
+def poison(launches: Sequence[Launch]) -> None:
+    """Fills outputs and scratch with what no correct kernel leaves there; an accumulating output with zeros.
+
+    There an element that is never written stays zero, which is an error of one in its tile.
+    """
+    import torch
+
+    for launch in launches:
+        launch.output.fill_(0.0 if launch.accumulates else torch.nan)
+        for scratch in launch.scratch:
+            scratch.fill_(torch.nan if scratch.is_floating_point() else torch.iinfo(scratch.dtype).max // 3)
+        for guard in launch.guards:
+            guard.fill_(torch.nan)
+
+
+def guards_intact(launch: Launch) -> bool:
+    """Whether everything around the output is as `poison` left it."""
+    return all(bool(guard.isnan().all()) for guard in launch.guards)

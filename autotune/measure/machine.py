@@ -1,0 +1,249 @@
+"""Devices that launches run on: a GPU through torch (CUDA and ROCm alike), and the CPU for tests."""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import autotune
+from autotune.devices import DEVICES, MIB
+from autotune.errors import UserError
+from autotune.fingerprint import Fingerprint
+from autotune.measure.runtime import Clock, Launch, Replay
+from autotune.measure.sensors import open_sensors
+
+if TYPE_CHECKING:
+    import torch
+
+
+class GpuMachine:
+    """The process's first visible GPU.
+
+    Raises:
+        UserError: torch is missing, or sees no GPU.
+    """
+
+    device = "cuda:0"
+
+    def __init__(self) -> None:
+        try:
+            import torch
+        except ModuleNotFoundError as error:
+            raise UserError(
+                "measuring needs torch: install the ROCm or CUDA build that your engine uses"
+            ) from error
+        if not torch.cuda.is_available():
+            raise UserError(
+                "torch sees no GPU: measure on a machine that has one, or use --device offline:mi325x"
+            )
+        torch.cuda.set_device(0)
+        self._properties: Any = torch.cuda.get_device_properties(0)
+        self._hip = torch.version.hip is not None
+        self._sensors = open_sensors("hip" if self._hip else "cuda", pci_address(self._properties))
+
+    def fingerprint(self, backend: str, kernel_source: str) -> Fingerprint:
+        import torch
+
+        card, properties = self._sensors.card(), self._properties
+        arch = (
+            str(properties.gcnArchName).partition(":")[0]
+            if self._hip
+            else f"sm_{properties.major}{properties.minor}"
+        )
+        return Fingerprint(
+            device=properties.name,
+            arch=arch,
+            compute_units=properties.multi_processor_count,
+            compute_partition=card.compute_partition,
+            memory_partition=card.memory_partition,
+            power_cap_w=card.power_cap_w,
+            driver=card.driver,
+            runtime=f"rocm {torch.version.hip}" if self._hip else f"cuda {torch.version.cuda}",
+            torch=torch.__version__,
+            triton=_version("triton") or _version("pytorch-triton-rocm") or _version("pytorch-triton"),
+            backend=backend,
+            kernel_source=kernel_source,
+            tool_version=autotune.__version__,
+        )
+
+    def last_level_cache(self) -> int:
+        return last_level_cache(
+            self._properties.name, self._hip, int(getattr(self._properties, "L2_cache_size", 0))
+        )
+
+    def free_bytes(self) -> int:
+        import torch
+
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info()[0])
+
+    def clock(self) -> Clock:
+        return self._sensors.clock()
+
+    def synchronize(self) -> None:
+        import torch
+
+        torch.cuda.synchronize()
+
+    def replay(self, launches: Sequence[Launch]) -> Replay:
+        import torch
+
+        # Outside of capture first: kernels are loaded, and a fault shows before there is a graph to blame.
+        for launch in launches:
+            launch.run()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                for launch in launches:
+                    launch.run()
+        except RuntimeError:
+            # Something in it cannot be captured (a backend that synchronises, say). A device fault lands here
+            # as well, and shows itself again at this synchronisation.
+            torch.cuda.synchronize()
+            return _EventReplay(launches)
+        return _GraphReplay(graph)
+
+
+class _GraphReplay:
+    """A captured pass."""
+
+    method = "graph"
+
+    def __init__(self, graph: "torch.cuda.CUDAGraph") -> None:
+        self._graph = graph
+
+    def passes(self, samples: int, passes_a_sample: int) -> list[float]:
+        return _timed(self._graph.replay, samples, passes_a_sample)
+
+    def close(self) -> None:
+        self._graph.reset()
+
+
+class _EventReplay:
+    """A pass that is launched again each time; short kernels are then bound by the host."""
+
+    method = "events"
+
+    def __init__(self, launches: Sequence[Launch]) -> None:
+        self._launches = launches
+
+    def passes(self, samples: int, passes_a_sample: int) -> list[float]:
+        return _timed(self._run, samples, passes_a_sample)
+
+    def _run(self) -> None:
+        for launch in self._launches:
+            launch.run()
+
+    def close(self) -> None:
+        pass
+
+
+def _timed(run: Callable[[], None], samples: int, passes_a_sample: int) -> list[float]:
+    """Microseconds a pass between events.
+
+    A pass is run ahead of the first event: it puts the caches into the state that every later pass meets,
+    and while it runs the host gets ahead, so no sample holds the latency of a launch onto an idle device.
+    """
+    import torch
+
+    make: Callable[..., torch.cuda.Event] = torch.cuda.Event
+    events = [make(enable_timing=True) for _ in range(samples + 1)]
+    run()
+    events[0].record()
+    for event in events[1:]:
+        for _ in range(passes_a_sample):
+            run()
+        event.record()
+    events[-1].synchronize()
+    return [1e3 * first.elapsed_time(last) / passes_a_sample for first, last in pairwise(events)]
+
+
+class CpuMachine:
+    """The host's processor: for Triton's interpreter and for tests. Its times mean nothing."""
+
+    device = "cpu"
+
+    def fingerprint(self, backend: str, kernel_source: str) -> Fingerprint:
+        return Fingerprint(
+            device=f"cpu {platform.machine()}",
+            arch="cpu",
+            compute_units=1,
+            compute_partition=None,
+            memory_partition=None,
+            power_cap_w=None,
+            driver=None,
+            runtime="none",
+            torch=_version("torch"),
+            triton=_version("triton"),
+            backend=backend,
+            kernel_source=kernel_source,
+            tool_version=autotune.__version__,
+        )
+
+    def last_level_cache(self) -> int:
+        return 1 << 16
+
+    def free_bytes(self) -> int:
+        return 1 << 30
+
+    def clock(self) -> Clock:
+        return Clock()
+
+    def synchronize(self) -> None:
+        pass
+
+    def replay(self, launches: Sequence[Launch]) -> Replay:
+        for launch in launches:
+            launch.run()
+        return _HostReplay(launches)
+
+
+class _HostReplay:
+    method = "events"
+
+    def __init__(self, launches: Sequence[Launch]) -> None:
+        self._launches = launches
+
+    def passes(self, samples: int, passes_a_sample: int) -> list[float]:
+        times = []
+        for _ in range(samples):
+            start = time.perf_counter()
+            for _ in range(passes_a_sample):
+                for launch in self._launches:
+                    launch.run()
+            times.append(1e6 * (time.perf_counter() - start) / passes_a_sample)
+        return times
+
+    def close(self) -> None:
+        pass
+
+
+def last_level_cache(name: str, hip: bool, l2_bytes: int) -> int:
+    """Bytes of the last-level cache of the card that its driver calls `name`.
+
+    From the device table where the card is in it, since ROCm reports the 4 MiB L2 of one die, not the
+    Infinity Cache behind it. For another AMD card the largest of the table, for another NVIDIA card what it
+    reports.
+    """
+    for device in DEVICES.values():
+        if device.name in name.lower().replace(" ", ""):
+            return max(device.last_level_cache_bytes, 0 if hip else l2_bytes)
+    return max(256 * MIB, l2_bytes) if hip else l2_bytes or 64 * MIB
+
+
+def pci_address(properties: Any) -> str:
+    """`0000:1a:00.0` from torch's device properties; zeros where this torch does not tell."""
+    domain, bus, device = (
+        int(getattr(properties, f"pci_{part}_id", 0)) for part in ("domain", "bus", "device")
+    )
+    return f"{domain:04x}:{bus:02x}:{device:02x}.0"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

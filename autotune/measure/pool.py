@@ -1,0 +1,249 @@
+"""`Measurer`: what the driver asks for figures.
+
+One process an environment, one request on the GPU at a time.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self, TypeVar
+
+from autotune.config import Config
+from autotune.errors import UserError
+from autotune.fingerprint import Fingerprint
+from autotune.measure import confirm as confirming
+from autotune.measure import worker
+from autotune.measure.confirm import Comparison
+from autotune.measure.process import WorkerProcess
+from autotune.measure.runtime import Subject, What
+from autotune.measure.settings import MeasureSettings
+from autotune.measure.statistics import Interval
+from autotune.problem import Layer, Problem, Stage
+from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Measurement, Status
+
+T = TypeVar("T")
+Environments = Callable[[Subject], Mapping[str, str]]
+"""The process environment that a config needs."""
+
+ROUND_SAMPLES = 5
+
+
+class Measurer:
+    """Measures on the machine's GPU, in worker processes that may die.
+
+    Requests are served in the order in which they come, one at a time: nothing else runs on the GPU while
+    something is timed. A confirmation or comparison is one request, so its rounds are not interrupted.
+    Failures of a candidate are values; the only exception is `UserError`, for what no candidate is to blame
+    for.
+
+    Args:
+        backend: see `runtime.load_runtime`.
+        problems: all that will be measured: memory is planned for them.
+
+    Example:
+        with Measurer("triton", problems) as measurer:
+            result = measurer.submit(problem, Stage.STAGE1, config, {}).result()
+    """
+
+    def __init__(
+        self, backend: str, problems: Sequence[Problem], settings: MeasureSettings | None = None
+    ) -> None:
+        if not problems:
+            raise ValueError("a measurer is made for at least one problem")
+        self._backend = backend
+        self._problems = tuple(problems)
+        self.settings = settings or MeasureSettings()
+        self._turns = ThreadPoolExecutor(max_workers=1, thread_name_prefix="measure")
+        self._workers: dict[tuple[tuple[str, str], ...], WorkerProcess] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def workload_key(self) -> str:
+        """Canonical text of the conditions; figures of unlike conditions are never mixed."""
+        return self.settings.key
+
+    @property
+    def restarts(self) -> int:
+        """Worker processes that were killed or died so far."""
+        with self._lock:
+            return sum(process.restarts for process in self._workers.values())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kills the workers; what is waiting is cancelled, what is running comes back as a `Failure`."""
+        with self._lock:
+            self._closed = True
+            processes = list(self._workers.values())
+        self._turns.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.stop()
+        self._turns.shutdown(wait=True)
+
+    def fingerprint(self, environment: Mapping[str, str] | None = None) -> Fingerprint:
+        """The live device and stack. Starts the worker and loads the first problem's weights.
+
+        Raises:
+            UserError: the backend cannot run here, or there is too little memory.
+        """
+
+        def ask() -> Fingerprint:
+            answer = self._worker(environment or {}).prepare(self._problems[0].layer)
+            if isinstance(answer, Failure):
+                raise UserError(f"{answer.reason}: see that the GPU is free and its driver works")
+            made: Fingerprint = answer
+            return made
+
+        return self._turns.submit(ask).result()
+
+    def submit(
+        self, problem: Problem, stage: Stage, config: Config, environment: Mapping[str, str] | None = None
+    ) -> "Future[Measurement | Failure]":
+        """Gate and one window of a stage's config, when its turn comes."""
+        process = environment or {}
+        return self._turns.submit(
+            lambda: self._call(problem.layer, process, worker.measure, problem, stage, config)
+        )
+
+    def confirm(
+        self,
+        problem: Problem,
+        finalists: Sequence[Finalist],
+        environments: Environments | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Confirmation:
+        """The final: see `autotune.measure.confirm`. The default is the first finalist.
+
+        Args:
+            environments: of a layer config; by default none.
+            progress: called with the number of runs done so far, from another thread.
+        """
+        configs: list[Subject] = [finalist.config for finalist in finalists]
+        what = (What.LAYER, What.STAGE1, What.STAGE2)
+        gate, run = self._contest(problem, what, configs, environments, progress)
+        return self._turns.submit(
+            lambda: confirming.confirm(problem, finalists, gate, run, self.settings)
+        ).result()
+
+    def compare(
+        self,
+        problem: Problem,
+        a: Subject,
+        b: Subject,
+        stage: Stage | None = None,
+        environments: Environments | None = None,
+    ) -> Comparison | Failure:
+        """Paired rounds of `b` against `a`: of `stage`, or of the layer.
+
+        A config that fails the gate is a `Failure`.
+        """
+        what = What.LAYER if stage is None else What(stage.value)
+        gate, run = self._contest(problem, (what,), (a, b), environments, None)
+
+        def act() -> Comparison | Failure:
+            for index in (0, 1):
+                checked = gate(index)
+                if isinstance(checked, Failure):
+                    return checked
+            return confirming.compare(run, what.value, self.settings)
+
+        return self._turns.submit(act).result()
+
+    def interval(
+        self,
+        problem: Problem,
+        config: Subject,
+        stage: Stage | None = None,
+        environments: Environments | None = None,
+    ) -> tuple[Interval, float] | Failure:
+        """One config's microseconds with their 95 % interval over fresh routings, and its gate's error."""
+        what = What.LAYER if stage is None else What(stage.value)
+        gate, run = self._contest(problem, (what,), (config,), environments, None)
+
+        def act() -> tuple[Interval, float] | Failure:
+            checked = gate(0)
+            if isinstance(checked, Failure):
+                return checked
+            seed = self.settings.seed + confirming.COMPARE_SEED
+            rounds, failed = confirming.run_rounds(run, (0,), 1, self.settings.judge_rounds, seed)
+            if failed:
+                return failed[0]
+            return confirming.interval_of(rounds, 0, what.value, self.settings), checked
+
+        return self._turns.submit(act).result()
+
+    def _contest(
+        self,
+        problem: Problem,
+        what: Sequence[What],
+        configs: Sequence[Subject],
+        environments: Environments | None,
+        progress: Callable[[int], None] | None,
+    ) -> "tuple[Callable[[int], float | Failure], confirming.RunRound]":
+        """How contenders are gated and timed, each in the process of its own environment."""
+        processes = [environments(config) if environments else {} for config in configs]
+        done = 0
+
+        def gate(index: int) -> float | Failure:
+            return self._call(problem.layer, processes[index], worker.check, problem, what, configs[index])
+
+        def run(index: int, seed: int) -> dict[str, float] | Failure:
+            nonlocal done
+            asked = (problem, what, configs[index], seed, ROUND_SAMPLES)
+            answer = self._call(problem.layer, processes[index], worker.round_of, *asked)
+            done += 1
+            if progress:
+                progress(done)
+            return answer
+
+        return gate, run
+
+    def _call(
+        self,
+        layer: Layer,
+        environment: Mapping[str, str],
+        function: "Callable[..., T | Failure | worker.NotReady]",
+        *arguments: object,
+    ) -> "T | Failure":
+        if self._closed:
+            return Failure(Status.RUNTIME_ERROR, "the measurer was closed")
+        return self._worker(environment).call(layer, function, *arguments)
+
+    def _worker(self, environment: Mapping[str, str]) -> WorkerProcess:
+        key = tuple(sorted(environment.items()))
+        with self._lock:
+            if key not in self._workers:
+                self._workers[key] = WorkerProcess(self._backend, self._problems, self.settings, environment)
+                if self._closed:
+                    self._workers[key].stop()
+            return self._workers[key]
+
+
+def layer_environment(stage_environment: Callable[[Config], Mapping[str, str]]) -> Environments:
+    """A layer config's environment from its stages'.
+
+    Raises:
+        UserError: (when called) the two stages need one variable with two values.
+    """
+
+    def environment(config: Subject) -> Mapping[str, str]:
+        if not isinstance(config, LayerConfig):
+            return stage_environment(config)
+        first, second = stage_environment(config.stage1), stage_environment(config.stage2)
+        for name in first.keys() & second.keys():
+            if first[name] != second[name]:
+                raise UserError(
+                    f"stage 1 needs {name}={first[name]} and stage 2 {name}={second[name]}:"
+                    " choose two that agree"
+                )
+        return {**first, **second}
+
+    return environment

@@ -1,0 +1,91 @@
+"""When to start timing and when to stop: warm-up until settled, samples until precise."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from autotune.measure.runtime import Machine, Replay
+from autotune.measure.settings import MeasureSettings
+from autotune.measure.statistics import relative_standard_error
+from autotune.results import Sample
+
+CHUNK = 5
+"""Samples taken together: the device is kept busy for their whole length, then asked for its clock."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A window of one subject.
+
+    Attributes:
+        settled: False: the clocks were still moving when the warm-up's time was over.
+        ended: `precise`, `steady` (more samples no longer made it more precise) or `time`.
+    """
+
+    samples: tuple[Sample, ...]
+    settled: bool
+    ended: str
+
+
+def settled(chunks: Sequence[Sequence[float]], tolerance: float = 0.01) -> bool:
+    """Whether the last three chunks' medians agree within `tolerance`.
+
+    Three, because clocks drift for hundreds of milliseconds: two may agree by chance on the way.
+    """
+    if len(chunks) < 3:
+        return False
+    centres = [median(chunk) for chunk in chunks[-3:]]
+    return max(centres) <= min(centres) * (1 + tolerance)
+
+
+def stop_reason(values: Sequence[float], target_rse: float, min_samples: int) -> str | None:
+    """Why a window may end; None: go on.
+
+    `steady`: the error of all samples is no longer clearly below that of the first half. For independent
+    noise it would be 1 / sqrt(2) of it; where it is not, the noise is drift, and no number of samples
+    averages it away.
+    """
+    if len(values) < min_samples:
+        return None
+    error = relative_standard_error(values)
+    if error <= target_rse:
+        return "precise"
+    if len(values) >= 8 * min_samples and error > 0.9 * relative_standard_error(values[: len(values) // 2]):
+        return "steady"
+    return None
+
+
+def passes_a_sample(pass_us: float, min_sample_us: float) -> int:
+    """Passes between two events, so that an event's resolution is small against a sample."""
+    return max(1, math.ceil(min_sample_us / max(pass_us, 1e-3)))
+
+
+def time_replay(
+    machine: Machine,
+    replay: Replay,
+    launches: int,
+    settings: MeasureSettings,
+    now: Callable[[], float] = time.perf_counter,
+) -> Timing:
+    """Times a pass of `launches` launches; a sample is microseconds a launch."""
+    passes = passes_a_sample(median(replay.passes(3, 1)), settings.min_sample_us)
+    warm: list[list[float]] = []
+    start = now()
+    while not (is_settled := settled(warm)) and now() - start < settings.warmup_s:
+        warm.append(replay.passes(CHUNK, passes))
+    samples: list[Sample] = []
+    start = now()
+    before = machine.clock()
+    while True:
+        taken = replay.passes(CHUNK, passes)
+        after = machine.clock()
+        throttled = before.throttled or after.throttled
+        samples += [Sample(us / launches, after.mhz, throttled) for us in taken]
+        before = after
+        ended = stop_reason([s.us for s in samples], settings.target_rse, settings.min_samples)
+        if ended is None and now() - start >= settings.window_s and len(samples) >= settings.min_samples:
+            ended = "time"
+        if ended is not None:
+            return Timing(tuple(samples), is_settled, ended)

@@ -1,0 +1,319 @@
+"""The process that owns the GPU: answers requests, one at a time.
+
+Functions at the end are what the driver calls, through `process.WorkerProcess`. All state hangs on one
+module-level `Worker`, can be made again from the requests, and is lost without harm when the process is
+killed.
+"""
+
+import gc
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TypeVar
+
+from autotune.config import Config
+from autotune.errors import UserError
+from autotune.fingerprint import Fingerprint
+from autotune.measure.gate import (
+    Case,
+    Incorrect,
+    check_launch,
+    judge,
+    make_case,
+    make_cases,
+    poison,
+    served_tokens,
+)
+from autotune.measure.runtime import (
+    Activations,
+    Launch,
+    Replay,
+    Runtime,
+    Step,
+    Subject,
+    What,
+    load_runtime,
+)
+from autotune.measure.settings import MeasureSettings
+from autotune.measure.timer import CHUNK, passes_a_sample, time_replay
+from autotune.measure.workload import Pass, Workload
+from autotune.problem import Layer, Problem, Stage
+from autotune.results import Failure, LayerConfig, Measurement, Status
+
+log = logging.getLogger(__name__)
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """The process is new and knows no layer: its predecessor died between two requests."""
+
+
+class Worker:
+    """One runtime, one layer's weights, and what was prepared for them."""
+
+    def __init__(self, backend: str, settings: MeasureSettings) -> None:
+        self.runtime: Runtime = load_runtime(backend)
+        self.settings = settings
+        self._workload: Workload | None = None
+        self._cases: dict[tuple[str, int], list[Case]] = {}
+        self._last_steps: dict[tuple[str, int], Case] = {}
+        self._passed: dict[tuple[str, str, str], float] = {}
+        self._replays: dict[tuple[str, str, str, int], tuple[Replay, int, int]] = {}
+        self._digest = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether a layer is loaded."""
+        return self._workload is not None
+
+    def prepare(self, layer: Layer, problems: Sequence[Problem]) -> Fingerprint:
+        """Loads a layer's weights, unless they are there."""
+        if self._workload is None or self._workload.layer != layer:
+            self._forget()
+            self._workload = None  # before the next one is allocated
+            gc.collect()
+            workload = Workload(self.runtime, layer, self.settings)
+            workload.load(tuple(problem for problem in problems if problem.layer == layer))
+            self._workload = workload
+            self._digest = self.runtime.digest()
+            self.runtime.machine.synchronize()
+        return self.runtime.machine.fingerprint(self.runtime.name, self.runtime.kernel_source())
+
+    def measure(self, problem: Problem, stage: Stage, config: Config) -> Measurement:
+        """Gate, then a window.
+
+        Raises:
+            Incorrect: the gate refused it.
+        """
+        start = time.perf_counter()
+        what = What(stage.value)
+        error = self.check(problem, what, config)
+        work = self._load().pass_of(problem, self.settings.seed)
+        launches = self._launches(what, config, work)
+        machine = self.runtime.machine
+        replay = machine.replay(launches)
+        try:
+            timing = time_replay(machine, replay, len(launches), self.settings)
+            error = max(error, self._check_replay(problem, what, config, launches, replay))
+        finally:
+            replay.close()
+        return Measurement(timing.samples, error, time.perf_counter() - start)
+
+    def check(self, problem: Problem, what: What, config: Subject) -> float:
+        """The gate: every case at every token count that the config would serve; its worst error.
+
+        A config that passed is not checked again by this worker.
+
+        Raises:
+            Incorrect: it did not pass.
+        """
+        key = (problem.key, what.value, config.key)
+        if key not in self._passed:
+            path = self.runtime.path(what, config)
+            worst = 0.0
+            for tokens in served_tokens(problem.tokens):
+                if tokens != problem.tokens and not self.runtime.serves(what, config, tokens):
+                    continue
+                for case in self._cases_at(problem, tokens):
+                    launch = self._bind(what, config, case.inputs, [case.step])[0]
+                    worst = max(worst, check_launch(launch, case, what, path))
+            self.runtime.machine.synchronize()
+            self._passed[key] = worst
+        return self._passed[key]
+
+    def round(
+        self, problem: Problem, what: Sequence[What], config: Subject, seed: int, samples: int
+    ) -> dict[str, float]:
+        """Median microseconds a launch on the routings of `seed`, by what is timed.
+
+        The graphs stay for the next round on the same routings, which runs in the opposite order.
+        """
+        times: dict[str, float] = {}
+        for one in what:
+            replay, launches, passes = self._replay(problem, one, config, seed)
+            times[one.value] = median(replay.passes(samples, passes)) / launches
+        return times
+
+    def throttled(self) -> bool:
+        return self.runtime.machine.clock().throttled
+
+    def recover(self) -> None:
+        """After a candidate's failure: frees what it held, and finds out whether it broke anything.
+
+        Raises:
+            RuntimeError: the device, or memory that every later result depends on, is broken.
+        """
+        self._close_replays()
+        gc.collect()
+        self.runtime.machine.synchronize()
+        self.runtime.machine.free_bytes()
+        if self._workload is not None and self.runtime.digest() != self._digest:
+            raise RuntimeError("the weights were overwritten")
+        # References and activations may be as well; they are cheap to make again.
+        self._cases.clear()
+        self._last_steps.clear()
+        self._load().forget_passes()
+
+    def _load(self) -> Workload:
+        if self._workload is None or self._workload.weights is None:
+            raise RuntimeError("prepare() comes first")
+        return self._workload
+
+    def _launches(self, what: What, config: Subject, work: Pass) -> list[Launch]:
+        return self._bind(what, config, work.inputs, work.steps)
+
+    def _bind(self, what: What, config: Subject, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
+        if what is What.LAYER:
+            if not isinstance(config, LayerConfig):
+                raise TypeError("a layer is launched with the configs of both stages")
+            return self.runtime.layer(config, inputs, steps)
+        stage = Stage(what.value)
+        one = config.of(stage) if isinstance(config, LayerConfig) else config
+        return self.runtime.stage(stage, one, inputs, steps)
+
+    def _cases_at(self, problem: Problem, tokens: int) -> list[Case]:
+        key = (problem.key, tokens)
+        if key not in self._cases:
+            weights = self._load().weights
+            assert weights is not None
+            own = tokens == problem.tokens
+            self._cases[key] = make_cases(
+                problem.layer,
+                weights,
+                tokens,
+                problem.routing if own else None,
+                problem.concurrency,
+                self.runtime.machine.device,
+                self.settings.seed + tokens,
+                thorough=own,
+            )
+        return self._cases[key]
+
+    def _check_replay(
+        self, problem: Problem, what: What, config: Subject, launches: Sequence[Launch], replay: Replay
+    ) -> float:
+        """Judges what a pass leaves behind, its last step's output: what was timed is what was checked.
+
+        Raises:
+            Incorrect: the graph computes something else than its launches did.
+        """
+        key = (problem.key, self.settings.seed)
+        if key not in self._last_steps:
+            work = self._load().pass_of(problem, self.settings.seed)
+            weights = self._load().weights
+            assert weights is not None
+            case = make_case("the last step of the timed pass", weights, work.inputs, work.steps[-1])
+            self._last_steps[key] = case
+        poison(launches[-1:])
+        replay.passes(1, 1)
+        return judge(launches[-1], self._last_steps[key], what, self.runtime.path(what, config))
+
+    def _replay(self, problem: Problem, what: What, config: Subject, seed: int) -> tuple[Replay, int, int]:
+        """The pass on the routings of `seed`, its launches, and passes a sample; earlier seeds' graphs go."""
+        key = (problem.key, what.value, config.key, seed)
+        if key not in self._replays:
+            for old in [k for k in self._replays if k[0] != problem.key or k[3] != seed]:
+                self._replays.pop(old)[0].close()
+            launches = self._launches(what, config, self._load().pass_of(problem, seed))
+            replay = self.runtime.machine.replay(launches)
+            passes = passes_a_sample(min(replay.passes(CHUNK, 1)), self.settings.min_sample_us)
+            self._replays[key] = replay, len(launches), passes
+        return self._replays[key]
+
+    def _close_replays(self) -> None:
+        for replay, _, _ in self._replays.values():
+            replay.close()
+        self._replays.clear()
+
+    def _forget(self) -> None:
+        self._close_replays()
+        self._cases.clear()
+        self._last_steps.clear()
+        self._passed.clear()
+
+
+_worker: Worker | None = None
+
+
+def start(environment: Mapping[str, str]) -> None:
+    """The process's first act: its environment, before anything that reads it is imported."""
+    os.environ.update(environment)
+
+
+def prepare(
+    backend: str, settings: MeasureSettings, layer: Layer, problems: Sequence[Problem]
+) -> Fingerprint | Failure:
+    """Makes the worker and loads a layer; what is there already is kept.
+
+    Raises:
+        UserError: the backend cannot run here, or there is too little memory.
+    """
+
+    def act() -> Fingerprint:
+        global _worker
+        if _worker is None:
+            _worker = Worker(backend, settings)
+        return _worker.prepare(layer, problems)
+
+    made: Fingerprint | Failure = _guarded(act)
+    return made
+
+
+def measure(problem: Problem, stage: Stage, config: Config) -> Measurement | Failure | NotReady:
+    """One candidate's measurement, or why there is none."""
+    return _with_worker(lambda worker: worker.measure(problem, stage, config))
+
+
+def check(problem: Problem, what: Sequence[What], config: Subject) -> float | Failure | NotReady:
+    """A finalist's numeric gate: its worst relative error."""
+    return _with_worker(lambda worker: max(worker.check(problem, one, config) for one in what))
+
+
+def round_of(
+    problem: Problem, what: Sequence[What], config: Subject, seed: int, samples: int
+) -> dict[str, float] | Failure | NotReady:
+    """One finalist's part of a round."""
+    return _with_worker(lambda worker: worker.round(problem, what, config, seed, samples))
+
+
+def recover() -> Failure | NotReady | None:
+    """See `Worker.recover`."""
+    return _with_worker(Worker.recover)
+
+
+def throttled() -> bool | Failure | NotReady:
+    """Whether the device limits its clock now."""
+    return _with_worker(Worker.throttled)
+
+
+def _with_worker(act: Callable[[Worker], T]) -> T | Failure | NotReady:
+    worker = _worker
+    if worker is None or not worker.ready:
+        return NotReady()
+    return _guarded(lambda: act(worker))
+
+
+def _guarded(act: Callable[[], T]) -> T | Failure:
+    """Does it, and turns what a candidate may do wrong into a value.
+
+    A kernel's launch may raise anything: Triton's errors, torch's, the runtime's, and each would have to be
+    imported by the driver to be unpickled there. Whether it broke more than itself is found out by `recover`.
+    """
+    start = time.perf_counter()
+    try:
+        return act()
+    except UserError:
+        raise
+    except Incorrect as error:
+        return Failure(Status.INCORRECT, str(error), time.perf_counter() - start)
+    except Exception as error:
+        log.debug("a candidate failed", exc_info=True)
+        text = " ".join(str(error).split())[:300]
+        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return Failure(Status.RUNTIME_ERROR, reason, time.perf_counter() - start)
