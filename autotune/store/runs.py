@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from autotune import __version__
 from autotune.fingerprint import Fingerprint
@@ -24,12 +25,15 @@ class Runs(Sessions):
     ) -> int:
         """Writes a run in state `running`, owned by this process; returns its id.
 
+        Earlier runs whose process is gone are marked as interrupted on the way.
+
         Args:
             command: the command line as typed.
             spec: what is asked for, after defaults; JSON values.
         """
         process = Process.current()
         with self.writing() as session:
+            _interrupt_dead(session)
             row = Run(
                 uid=uuid.uuid4().hex,
                 command=command,
@@ -59,16 +63,8 @@ class Runs(Sessions):
         Their end is the last thing that they wrote.
         """
         with self.writing() as session:
-            dead = [
-                row
-                for row in session.scalars(select(Run).where(Run.state == RunState.RUNNING))
-                if Process(row.host, row.pid, row.process).is_dead()
-            ]
-            for row in dead:
-                last = session.scalar(select(func.max(Trial.created_at)).where(Trial.run_id == row.id))
-                row.state, row.ended_at = RunState.INTERRUPTED, last or row.started_at
             reader = Reader(session)
-            return [_record(reader, row) for row in dead]
+            return [_record(reader, row) for row in _interrupt_dead(session)]
 
     def run(self, run: int) -> RunRecord:
         """The run with an id.
@@ -87,6 +83,19 @@ class Runs(Sessions):
         with self.reading() as session:
             reader = Reader(session)
             return [_record(reader, row) for row in session.scalars(select(Run).order_by(Run.id))]
+
+
+def _interrupt_dead(session: Session) -> list[Run]:
+    """Marks this host's runs whose process is gone; returns their rows."""
+    dead = [
+        row
+        for row in session.scalars(select(Run).where(Run.state == RunState.RUNNING))
+        if Process(row.host, row.pid, row.process).is_dead()
+    ]
+    for row in dead:
+        last = session.scalar(select(func.max(Trial.created_at)).where(Trial.run_id == row.id))
+        row.state, row.ended_at = RunState.INTERRUPTED, last or row.started_at
+    return dead
 
 
 def _record(reader: Reader, row: Run) -> RunRecord:

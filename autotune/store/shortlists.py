@@ -98,16 +98,13 @@ def _add(
     for stage in Stage:
         config = entry.config.of(stage)
         fates = fates_of(session, row, stage, config.key)
-        statuses = [status for _, status in fates]
-        if Status.INCORRECT in statuses:
+        if Status.INCORRECT in (status for _, status in fates):
             raise ValueError(
                 f"{stage} {config} failed the numeric gate in a trial: it cannot be short-listed"
             )
-        if fates and statuses[-1] is Status.OK:
-            trials[stage] = fates[-1][0]
-        elif not fates and config == default.of(stage):
-            trials[stage] = None  # this stage was not searched
-        else:
+        trials[stage] = next((id_ for id_, status in reversed(fates) if status is Status.OK), None)
+        # The default may stand for a stage that was not searched.
+        if trials[stage] is None and (fates or config != default.of(stage)):
             raise ValueError(f"{stage} {config} has no trial that is ok: it cannot be short-listed")
     row.stage1_trial_id, row.stage2_trial_id = trials[Stage.STAGE1], trials[Stage.STAGE2]
     session.add(row)
