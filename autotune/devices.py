@@ -19,7 +19,7 @@ class Device:
         lds_bytes: LDS (shared memory) that one workgroup may use.
         lds_bytes_per_cu: LDS of one CU.
         last_level_cache_bytes: the cache that weights must be evicted from to be cold.
-        bandwidth_bytes_per_s: HBM, from the vendor's datasheet.
+        bandwidth_bytes_per_s: HBM, from the vendor's datasheet; 0: unknown.
     """
 
     name: str

@@ -43,7 +43,8 @@ class StaticFacts:
         loads: vector-memory loads in the code.
         lds_ops: LDS instructions in the code.
         instructions: all instructions in the code.
-        waves_per_simd: occupancy bound by registers and LDS.
+        workgroups_per_cu: occupancy, bound by registers and LDS.
+        waves_per_simd: the same in waves, on the fullest SIMD.
     """
 
     vgprs: int | None = None
@@ -56,6 +57,7 @@ class StaticFacts:
     loads: int | None = None
     lds_ops: int | None = None
     instructions: int | None = None
+    workgroups_per_cu: int | None = None
     waves_per_simd: int | None = None
 
 
@@ -82,11 +84,13 @@ class Failure:
         status: anything but OK.
         reason: one sentence.
         seconds: time that it cost.
+        error: the numeric gate's relative error, where the gate ran.
     """
 
     status: Status
     reason: str
     seconds: float = 0.0
+    error: float | None = None
 
 
 @dataclass(frozen=True)

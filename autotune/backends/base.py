@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from autotune.compile.estimate import Work
 from autotune.config import Config
 from autotune.devices import Device
-from autotune.problem import Layer, Stage
+from autotune.problem import Layer, Problem, Stage
 from autotune.results import Compiled
 from autotune.space import BoundSpace
 
@@ -37,6 +38,12 @@ class Backend(Protocol):
 
     def environment(self, config: Config) -> Mapping[str, str]:
         """Process environment that the kernel needs; unlike environments need unlike processes."""
+
+    def source_digest(self) -> str:
+        """What the kernels are built from: a digest of our source, or the engine's commit."""
+
+    def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
+        """What one launch asks of the device, for the offline estimate."""
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
         """Compiles in this process; called in a worker that may be killed.

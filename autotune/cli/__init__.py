@@ -1,0 +1,35 @@
+"""The commands, one file each. Nothing heavy is imported here: `autotune --help` must answer at once."""
+
+from typing import Annotated
+
+import typer
+
+from autotune import __version__
+from autotune.cli import export, run, spaces
+
+app = typer.Typer(
+    help="Search MoE kernel parameters at speculative-decoding verify shapes, and export the winners.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"autotune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(name="run")(run.run)
+app.command(name="export")(export.export)
+app.command(name="spaces")(spaces.spaces)

@@ -1,0 +1,20 @@
+"""The command line's entry."""
+
+import sys
+
+from autotune.errors import UserError
+
+
+def main() -> None:
+    """Runs a command; a `UserError` is one sentence on stderr and exit code 2."""
+    from autotune.cli import app
+
+    try:
+        app(prog_name="autotune")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

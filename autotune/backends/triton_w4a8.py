@@ -1,0 +1,146 @@
+"""Backend `triton`: our own W4A8 kernels, compiled for CUDA and ROCm from one source."""
+
+import importlib.util
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from autotune.backends.base import CompileRefused
+from autotune.compile.estimate import Work
+from autotune.compile.isa import machine_code_hash, static_facts
+from autotune.compile.occupancy import waves_per_simd, workgroups_per_cu
+from autotune.config import Config
+from autotune.devices import Device
+from autotune.errors import UserError
+from autotune.problem import Layer, Problem, Stage, gemm_dims
+from autotune.results import Compiled, StaticFacts
+from autotune.space import BoundSpace, Space, shipped_spaces
+
+if TYPE_CHECKING:
+    from triton.backends.compiler import GPUTarget
+
+
+class TritonW4A8:
+    """Our W4A8 kernels; see `autotune.kernels`."""
+
+    name = "triton"
+
+    def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
+        return _spaces()[stage].at(layer, tokens, device, _compile_options(device))
+
+    def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
+        return {}  # nothing is published for these kernels
+
+    def artefact_key(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> str:
+        # The token count is a run-time argument: one binary serves all.
+        return f"{layer.key}/{stage}/{config.key}"
+
+    def environment(self, config: Config) -> Mapping[str, str]:
+        return {}
+
+    def source_digest(self) -> str:
+        _require_triton()
+        from autotune.kernels.spec import kernel_source_hash
+
+        return kernel_source_hash()
+
+    def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
+        """Weights once, activations once, outputs once, partial sums written and read."""
+        from autotune.kernels.config import Stage1Config, Stage2Config
+
+        knobs = Stage1Config.of(config) if stage is Stage.STAGE1 else Stage2Config.of(config)
+        loops = isinstance(knobs, Stage2Config) and knobs.reduce == "loop"
+        n, k = gemm_dims(problem.layer, stage)
+        slots = problem.tokens * problem.layer.top_k
+        blocks = min(float(slots), problem.expected_experts() + slots // knobs.tile_m)
+        n_tiles = -(-n // knobs.tile_n)
+        if stage is Stage.STAGE1:
+            activations, out = problem.tokens * k, 2 * slots * n // 2
+            partials = slots * n * knobs.split_k if knobs.split_k > 1 else 0
+        else:
+            activations, out = slots * k, 2 * problem.tokens * n
+            partials = 0 if loops else slots * n * knobs.split_k
+        return Work(
+            bytes_moved=problem.weight_bytes(stage) + activations + out + 2 * 4 * partials,
+            workgroups=n_tiles if loops else blocks * n_tiles * knobs.split_k,
+            # The software pipeline has num_stages - 1 weight tiles in flight.
+            bytes_in_flight=knobs.tile_n * min(knobs.tile_k, k) / 2 * max(1, knobs.num_stages - 1),
+        )
+
+    def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
+        _require_triton()
+        from autotune.kernels.spec import compile_kernel, grid, stage_spec
+
+        started = time.perf_counter()
+        spec = stage_spec(stage, config, layer, device.runtime)
+        try:
+            kernel = compile_kernel(spec, gpu_target(device))
+        except UserError:
+            raise
+        except Exception as error:
+            raise CompileRefused(_first_line(error)) from error
+        launch = (grid(spec, tokens), kernel.metadata.shared, kernel.metadata.num_warps)
+        if device.runtime == "hip":
+            asm = kernel.asm["amdgcn"]
+            facts = _with_occupancy(
+                static_facts(asm, dynamic_lds_bytes=kernel.metadata.shared), kernel.metadata.num_warps, device
+            )
+            code = machine_code_hash(asm, *launch)
+        else:
+            facts = StaticFacts(lds_bytes=kernel.metadata.shared)
+            code = machine_code_hash(kernel.asm["ptx"], *launch)
+        return Compiled(code, facts, time.perf_counter() - started)
+
+
+def gpu_target(device: Device) -> "GPUTarget":
+    """Triton's name for a device."""
+    from triton.backends.compiler import GPUTarget
+
+    arch: Any = device.arch if device.runtime == "hip" else int(re.sub(r"\D", "", device.arch))
+    return GPUTarget(device.runtime, arch, device.wave_size)
+
+
+def _with_occupancy(facts: StaticFacts, waves: int, device: Device) -> StaticFacts:
+    assert facts.vgprs is not None
+    assert facts.agprs is not None
+    assert facts.lds_bytes is not None
+    workgroups = workgroups_per_cu(
+        vgprs=facts.vgprs,
+        agprs=facts.agprs,
+        lds_bytes=facts.lds_bytes,
+        waves_per_workgroup=waves,
+        device=device,
+    )
+    return replace(
+        facts,
+        workgroups_per_cu=workgroups,
+        waves_per_simd=waves_per_simd(workgroups=workgroups, waves_per_workgroup=waves),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].strip()[:300]}" if lines else type(error).__name__
+
+
+def _require_triton() -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise UserError(
+            "backend triton needs Triton, which is not installed: pip install 'moe-autotune[local]'"
+        )
+
+
+@cache
+def _spaces() -> Mapping[Stage, Space]:
+    return shipped_spaces("triton")
+
+
+@cache
+def _compile_options(device: Device) -> frozenset[str]:
+    _require_triton()
+    from autotune.kernels.spec import compile_options
+
+    return compile_options(gpu_target(device))

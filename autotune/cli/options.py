@@ -1,0 +1,82 @@
+"""Options that several commands share, and the library objects that they stand for."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from autotune.problem import Layer, Problem
+
+ModelName = Annotated[
+    str, typer.Option("--model", help="Preset of layer dimensions.", rich_help_panel="Problem")
+]
+ModelConfig = Annotated[
+    Path | None,
+    typer.Option(
+        help="A Hugging Face config.json instead of a preset.", rich_help_panel="Problem", metavar="FILE"
+    ),
+]
+Tp = Annotated[int, typer.Option(help="Tensor-parallel degree.", rich_help_panel="Problem")]
+FusedShared = Annotated[
+    bool,
+    typer.Option(
+        "--fused-shared-experts",
+        help="The engine routes to the shared experts as well: E+1, top-k+1.",
+        rich_help_panel="Problem",
+    ),
+]
+Shape = Annotated[
+    str,
+    typer.Option(help="Verify tokens a sequence: m1..m8, several (m1,m4) or all.", rich_help_panel="Problem"),
+]
+Concurrency = Annotated[
+    str,
+    typer.Option(
+        help="Sequences in flight, e.g. 1,40; the layer sees M times as many tokens.",
+        rich_help_panel="Problem",
+    ),
+]
+RoutingModel = Annotated[
+    str,
+    typer.Option(
+        "--routing",
+        help="uniform, zipf:S, correlated:P (draft tokens keep an expert with probability P), file:PATH.",
+        rich_help_panel="Problem",
+    ),
+]
+BackendName = Annotated[str, typer.Option("--backend", help="Family of kernels.")]
+TargetName = Annotated[
+    str | None,
+    typer.Option("--target", help="live, or offline:mi325x, …; default: the GPU here, else offline:mi325x."),
+]
+Database = Annotated[
+    str | None,
+    typer.Option("--db", help="Database path or URL; default: $AUTOTUNE_DB, else the user's data folder."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def make_layer(model: str, model_config: Path | None, tp: int, fused_shared: bool) -> "Layer":
+    """The layer that the model options describe.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    from autotune.models import from_hf_config, preset
+    from autotune.problem import Layer
+
+    described = from_hf_config(model_config) if model_config else preset(model)
+    return Layer.of(described.with_fused_shared_experts() if fused_shared else described, tp)
+
+
+def make_problems(layer: "Layer", shape: str, concurrency: str, routing: str) -> "list[Problem]":
+    """The problems that the shape options describe.
+
+    Raises:
+        UserError: one cannot be.
+    """
+    from autotune.problem import parse_concurrency, parse_shapes, problems
+    from autotune.routing import Routing
+
+    return problems(layer, parse_shapes(shape), parse_concurrency(concurrency), Routing.parse(routing))

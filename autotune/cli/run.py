@@ -1,0 +1,193 @@
+"""`autotune run`: search, and decide."""
+
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.cli.options import (
+    BackendName,
+    Concurrency,
+    Database,
+    FusedShared,
+    Json,
+    ModelConfig,
+    ModelName,
+    RoutingModel,
+    Shape,
+    TargetName,
+    Tp,
+    make_layer,
+    make_problems,
+)
+
+if TYPE_CHECKING:
+    from autotune.cli.progress import Tally
+    from autotune.run import RunResult
+    from autotune.store.store import Store
+    from autotune.targets import Target
+
+_OFFLINE_TRIALS = 48
+_LIVE_TRIALS = 200
+
+
+def run(
+    shape: Shape = "m4",
+    concurrency: Concurrency = "1",
+    model: ModelName = "kimi-k2.5-w4a8",
+    model_config: ModelConfig = None,
+    tp: Tp = 8,
+    fused_shared_experts: FusedShared = False,
+    routing: RoutingModel = "uniform",
+    backend: BackendName = "triton",
+    target: TargetName = None,
+    device: Annotated[int | None, typer.Option(help="Index of the GPU to measure on.", min=0)] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Configs a stage and shape; default {_LIVE_TRIALS} on a GPU, {_OFFLINE_TRIALS} offline.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Seconds after which nothing new is tried.", rich_help_panel="Search"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the search.", rich_help_panel="Search")] = 0,
+    sampler: Annotated[
+        str, typer.Option(help="Optuna sampler: tpe, random, gp.", rich_help_panel="Search")
+    ] = "tpe",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Compile processes; default: one a core.", rich_help_panel="Search"),
+    ] = None,
+    compile_timeout: Annotated[
+        float,
+        typer.Option(min=0.1, help="Seconds that one compile may take.", rich_help_panel="Search"),
+    ] = 60.0,
+    allow_spills: Annotated[
+        bool,
+        typer.Option("--allow-spills", help="Do not refuse candidates that spill.", rich_help_panel="Search"),
+    ] = False,
+    min_gain: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=0.9, help="Gain that a winner must exceed at 95 %.", rich_help_panel="Search"
+        ),
+    ] = 0.01,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Search both stages at each shape and decide each shape's layer config.
+
+    On a machine with a GPU candidates are measured; without one the MI325X is prepared offline and every
+    figure is an estimate. The same command resumes an interrupted run.
+
+    Examples:
+
+      autotune run --shape m4
+
+      autotune run --shape all --concurrency 1,40 --trials 400
+
+      autotune run --target offline:mi325x --shape m4 --json
+    """
+    from autotune.results import Kind
+    from autotune.run import RunRequest
+    from autotune.run import run as run_search
+    from autotune.search.samplers import make_sampler
+    from autotune.store.store import Store
+    from autotune.targets import resolve_target
+
+    layer = make_layer(model, model_config, tp, fused_shared_experts)
+    problems = make_problems(layer, shape, concurrency, routing)
+    make_sampler(sampler, seed)  # an unknown name is told before anything starts
+    if device is not None:
+        # Before any worker starts: each runtime shows its processes only this device.
+        for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+            os.environ[variable] = str(device)
+    chosen = resolve_target(target)
+    kind = Kind.MEASURED if chosen.live else Kind.ESTIMATE
+    request = RunRequest(
+        backend=backend,
+        problems=problems,
+        target=chosen,
+        trials=trials or (_LIVE_TRIALS if chosen.live else _OFFLINE_TRIALS),
+        seed=seed,
+        sampler=sampler,
+        workers=workers or len(os.sched_getaffinity(0)),
+        timeout_s=timeout,
+        compile_timeout_s=compile_timeout,
+        allow_spills=allow_spills,
+        min_gain=min_gain,
+        command=shlex.join(["autotune", *sys.argv[1:]]),
+    )
+    with Store.open(db) as store:
+        progress = _progress(as_json, str(kind))
+        if not as_json:
+            _say([*store.warnings, chosen.why, f"{layer.key}, backend {backend}, database {store.location}"])
+        try:
+            with progress:
+                result = run_search(request, store, progress)
+        except KeyboardInterrupt:
+            typer.echo(
+                f"\nStopped. {progress.done} finished trials are stored; the same command resumes:"
+                f"\n  {request.command}",
+                err=True,
+            )
+            raise typer.Exit(130) from None
+        _print_result(store, result, progress, chosen, as_json)
+
+
+def _progress(as_json: bool, kind: str) -> "Tally":
+    from autotune.cli.progress import LiveProgress, PlainProgress, Tally
+
+    if as_json:
+        return Tally()
+    return LiveProgress(kind) if sys.stdout.isatty() else PlainProgress(kind)
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
+def _print_result(
+    store: "Store", result: "RunResult", progress: "Tally", target: "Target", as_json: bool
+) -> None:
+    import json
+
+    from autotune.report.winners import as_json as winner_json
+    from autotune.report.winners import print_winners, summarise
+
+    summaries = [summarise(store, winner) for winner in result.best]
+    if as_json:
+        content: dict[str, Any] = {
+            "run": result.run,
+            "target": target.name,
+            "device": result.environment.device,
+            "environment": result.environment.key,
+            "complete": result.complete,
+            "trials": {str(status): count for status, count in store.trial_counts(result.run).items()},
+            "merged": progress.merged,
+            "resumed": progress.resumed,
+            "winners": [winner_json(summary) for summary in summaries],
+        }
+        typer.echo(json.dumps(content, indent=2))
+        return
+    typer.echo(
+        f"\n{progress.done} trials: {progress.by_status()}; compile {progress.compile_s:.0f} s,"
+        f" device {progress.measure_s:.0f} s"
+    )
+    if not result.complete:
+        typer.echo("Time was up before the budget was spent: the same command goes on.")
+    print_winners(summaries)
+    if target.live:
+        typer.echo("\nNext: autotune export --out deploy")
+    else:
+        typer.echo(
+            "\nNext: run the same command on the card; it starts from this short list."
+            "\n      autotune export --out deploy --allow-estimates writes it out unmeasured."
+        )

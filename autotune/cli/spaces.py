@@ -1,0 +1,53 @@
+"""`autotune spaces`: the search spaces and their sizes."""
+
+import json
+
+import typer
+
+from autotune.cli.options import (
+    BackendName,
+    Concurrency,
+    FusedShared,
+    Json,
+    ModelConfig,
+    ModelName,
+    Shape,
+    TargetName,
+    Tp,
+    make_layer,
+    make_problems,
+)
+
+
+def spaces(
+    backend: BackendName = "triton",
+    model: ModelName = "kimi-k2.5-w4a8",
+    model_config: ModelConfig = None,
+    tp: Tp = 8,
+    fused_shared_experts: FusedShared = False,
+    shape: Shape = "all",
+    concurrency: Concurrency = "1",
+    target: TargetName = None,
+    as_json: Json = False,
+) -> None:
+    """Show each search space: its knobs, its rules, and how many configs are legal at each shape.
+
+    Example: autotune spaces --shape m1,m4 --concurrency 1,40
+    """
+    from autotune.backends import load_backend
+    from autotune.problem import Stage
+    from autotune.report.spaces import describe, print_spaces
+    from autotune.targets import resolve_target
+
+    layer = make_layer(model, model_config, tp, fused_shared_experts)
+    problems = make_problems(layer, shape, concurrency, "uniform")
+    device = resolve_target(target).device
+    family = load_backend(backend)
+    described = [
+        describe(stage, [(p, family.space(layer, p.tokens, stage, device)) for p in problems])
+        for stage in Stage
+    ]
+    if as_json:
+        typer.echo(json.dumps(described, indent=2))
+    else:
+        print_spaces(described, f"{backend} on {device.name} ({device.arch}), {layer.key}")

@@ -1,0 +1,51 @@
+"""A time estimate for a kernel that cannot be measured here. It ranks; it does not predict.
+
+    time = launch + bytes * (1 / peak bandwidth + latency / bytes in flight) / fullness of the last round
+
+The term with the latency is Little's law: a memory system of latency L with B bytes in flight moves
+B / L. Added to the peak's it bends towards the peak instead of breaking off: more in flight is always a
+little better. The last term counts whole rounds of workgroups over the device's slots: 305 workgroups on
+304 CUs with one slot each take two rounds. Verify shapes move every weight byte once and do little
+arithmetic on it, so compute does not appear. The formula was not validated on gfx942.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from autotune.devices import Device
+from autotune.results import StaticFacts
+
+# Assumptions, not measurements: the order of an HBM access on CDNA3 and of a graph-launched empty kernel.
+_LATENCY_S = 0.8e-6
+_LAUNCH_US = 2.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one launch asks of the device.
+
+    Attributes:
+        bytes_moved: expected bytes read and written, each once.
+        workgroups: that do work.
+        bytes_in_flight: bytes of loads that one workgroup has outstanding in its main loop.
+    """
+
+    bytes_moved: float
+    workgroups: float
+    bytes_in_flight: float
+
+
+def estimate_us(work: Work, facts: StaticFacts, device: Device) -> float:
+    """Estimated microseconds of one launch.
+
+    Args:
+        facts: of the compiled code; `workgroups_per_cu` must be known and positive.
+    """
+    assert facts.workgroups_per_cu
+    slots = device.compute_units * facts.workgroups_per_cu
+    running = min(work.workgroups, slots)
+    seconds_a_byte = 1 / device.bandwidth_bytes_per_s + _LATENCY_S / (running * work.bytes_in_flight)
+    rounds = ceil(work.workgroups / slots)
+    # With one round, idle slots cost nothing more: Little's law has counted them already.
+    fullness = work.workgroups / (rounds * slots) if rounds > 1 else 1.0
+    return _LAUNCH_US + work.bytes_moved * seconds_a_byte / fullness * 1e6

@@ -1,0 +1,61 @@
+"""`manifest.json`: what a bundle holds, where it was measured, against what, and its files' hashes."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from autotune import __version__
+from autotune.results import Kind, LayerConfig
+from autotune.store.records import WinnerRecord
+
+
+def manifest_json(winners: Sequence[WinnerRecord], files: Mapping[str, str]) -> str:
+    """The manifest's text; equal winners and files give equal bytes.
+
+    Args:
+        winners: what the bundle deploys, in its order.
+        files: the other files, name to text.
+    """
+    content = {
+        "format": "autotune-bundle",
+        "version": 1,
+        "tool_version": __version__,
+        "model": winners[0].problem.layer.model,
+        "layer": asdict(winners[0].problem.layer),
+        "backend": winners[0].backend,
+        "measured": all(winner.kind is Kind.MEASURED for winner in winners),
+        "winners": [_winner(winner) for winner in winners],
+        "environments": {
+            fingerprint.key: asdict(fingerprint)
+            for fingerprint in sorted({w.environment for w in winners}, key=lambda f: f.key)
+        },
+        "files": {
+            name: {"bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+            for name, text in sorted(files.items())
+        },
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _winner(winner: WinnerRecord) -> dict[str, Any]:
+    problem = winner.problem
+    return {
+        "shape": f"m{problem.verify_tokens}",
+        "concurrency": problem.concurrency,
+        "tokens": problem.tokens,
+        "routing": problem.routing.key,
+        "kind": str(winner.kind),
+        "kept_default": winner.kept_default,
+        "config": _stages(winner.config),
+        "default": _stages(winner.default),
+        "gain": winner.gain,
+        "gain_95": None if winner.gain_low is None else [winner.gain_low, winner.gain_high],
+        "environment": winner.environment.key,
+        "made_at": winner.created_at.isoformat(),
+    }
+
+
+def _stages(config: LayerConfig) -> dict[str, Any]:
+    return {"stage1": dict(config.stage1), "stage2": dict(config.stage2)}

@@ -1,0 +1,36 @@
+"""The JSON that `autotune.kernels.fused_moe_w4a8` reads: a config a stage for each number of tokens."""
+
+import json
+from collections.abc import Sequence
+
+from autotune.problem import Layer
+from autotune.store.records import WinnerRecord
+
+FILE_NAME = "moe_w4a8.json"
+VARIABLE = "AUTOTUNE_MOE_CONFIG"
+
+
+def operator_json(layer: Layer, winners: Sequence[WinnerRecord]) -> str:
+    """The file's text, entries ascending by tokens.
+
+    Args:
+        winners: of `layer`, one a number of tokens.
+    """
+    entries = [
+        {
+            "tokens": winner.problem.tokens,
+            "stage1": dict(winner.config.stage1),
+            "stage2": dict(winner.config.stage2),
+        }
+        for winner in sorted(winners, key=lambda winner: winner.problem.tokens)
+    ]
+    content = {
+        "format": "autotune-moe-w4a8",
+        "version": 1,
+        "model_dim": layer.model_dim,
+        "inter_dim": layer.inter_dim,
+        "experts": layer.experts,
+        "top_k": layer.top_k,
+        "entries": entries,
+    }
+    return json.dumps(content, indent=2) + "\n"

@@ -1,0 +1,112 @@
+"""A winner against what ships, in microseconds: the rows of the tables that commands print."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from autotune.config import Config
+from autotune.problem import Stage
+from autotune.results import Kind, LayerConfig
+from autotune.store.records import WinnerRecord
+from autotune.store.store import Store
+
+LAYER = "layer"
+
+
+@dataclass(frozen=True)
+class WinnerSummary:
+    """A winner with times by what was timed: `stage1`, `stage2` and, where it was measured, `layer`."""
+
+    winner: WinnerRecord
+    default_us: dict[str, float]
+    winner_us: dict[str, float]
+
+
+def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
+    """Looks up the times behind a winner: its confirmation's medians, or the estimates of its trials."""
+    if winner.confirmation is None:
+        return WinnerSummary(
+            winner, _estimates(store, winner, winner.default), _estimates(store, winner, winner.config)
+        )
+    confirmation = store.confirmation(winner.confirmation).confirmation
+
+    def medians(finalist: int) -> dict[str, float]:
+        timed = [r.us[finalist] for r in confirmation.rounds]
+        return {what: median(times[what] for times in timed) for what in timed[0]}
+
+    return WinnerSummary(winner, medians(0), medians(confirmation.winner))
+
+
+def _estimates(store: Store, winner: WinnerRecord, config: LayerConfig) -> dict[str, float]:
+    figures = {}
+    for stage in Stage:
+        trials = store.trials(
+            problem=winner.problem,
+            stage=stage,
+            backend=winner.backend,
+            environment_key=winner.environment.key,
+            workload=str(Kind.ESTIMATE),
+        )
+        figures[str(stage)] = next(
+            trial.figure_us
+            for trial in reversed(trials)
+            if trial.config == config.of(stage) and trial.figure_us is not None
+        )
+    return figures
+
+
+def as_json(summary: WinnerSummary) -> dict[str, Any]:
+    """A summary as JSON values; every figure's kind and device stand beside it."""
+    winner = summary.winner
+    return {
+        "shape": f"m{winner.problem.verify_tokens}",
+        "concurrency": winner.problem.concurrency,
+        "tokens": winner.problem.tokens,
+        "routing": winner.problem.routing.key,
+        "kind": str(winner.kind),
+        "device": winner.environment.device,
+        "kept_default": winner.kept_default,
+        "default_us": summary.default_us,
+        "winner_us": summary.winner_us,
+        "gain": winner.gain,
+        "gain_95": None if winner.gain_low is None else [winner.gain_low, winner.gain_high],
+        "default": {str(stage): dict(winner.default.of(stage)) for stage in Stage},
+        "config": {str(stage): dict(winner.config.of(stage)) for stage in Stage},
+    }
+
+
+def print_winners(summaries: Sequence[WinnerSummary]) -> None:
+    """Prints winners against defaults, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for summary in summaries:
+        winner = summary.winner
+        title = f"{winner.problem.shape} ({winner.problem.tokens} tokens, {winner.problem.routing.key})"
+        console.print(f"\n{title}: {verdict(winner)}", style="bold", highlight=False)
+        table = Table("", f"default, {winner.kind} µs", f"best, {winner.kind} µs", "", box=None)
+        for what, default_us in summary.default_us.items():
+            best_us = summary.winner_us[what]
+            table.add_row(what, f"{default_us:.2f}", f"{best_us:.2f}", f"{1 - best_us / default_us:+.1%}")
+        console.print(table, highlight=False)
+        for stage in Stage:
+            changed = {
+                name: value
+                for name, value in winner.config.of(stage).items()
+                if winner.default.of(stage).get(name) != value
+            }
+            console.print(f"  {stage}: {Config(changed) if changed else 'as shipped'}", highlight=False)
+
+
+def verdict(winner: WinnerRecord) -> str:
+    """What was decided, in words."""
+    if winner.kind is Kind.ESTIMATE:
+        return f"estimate for {winner.environment.device}, not measured: best of the short list"
+    if winner.kept_default:
+        return f"kept default on {winner.environment.device}: nothing was shown to be faster"
+    return (
+        f"{winner.gain:.1%} faster than the default on {winner.environment.device}"
+        f" (95 %: {winner.gain_low:.1%} to {winner.gain_high:.1%}), {winner.kind}"
+    )

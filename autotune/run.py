@@ -1,0 +1,292 @@
+"""One tuning run: from problems to confirmed winners, or offline to a short list by estimate."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from autotune.backends import load_backend
+from autotune.backends.base import Backend
+from autotune.compile.pool import CompilePool
+from autotune.config import Config
+from autotune.fingerprint import Fingerprint
+from autotune.measure.settings import MeasureSettings
+from autotune.problem import Problem, Stage
+from autotune.results import Kind, LayerConfig
+from autotune.search.choose import finalists, pairs
+from autotune.search.driver import Driver, DriverSettings, Task
+from autotune.search.evaluate import Estimator, Evaluator
+from autotune.search.live import LiveJudge
+from autotune.search.study import Ask, StageSearch
+from autotune.store.records import ShortListed, TrialRecord, WinnerRecord
+from autotune.store.schema import RunState
+from autotune.store.store import Store
+from autotune.targets import Target, offline_fingerprint
+
+SHORT_LIST = 8
+FINALISTS = 8
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to tune, where, and with which effort.
+
+    Attributes:
+        trials: configs a stage of each problem; a space that fits is swept whole.
+        timeout_s: stop asking after this time; None: never.
+        workers: compile processes.
+        min_gain: a winner's gain must exceed this fraction at 95 % confidence.
+        command: the command line, for the record.
+    """
+
+    backend: str
+    problems: Sequence[Problem]
+    target: Target
+    trials: int
+    seed: int
+    sampler: str
+    workers: int
+    timeout_s: float | None = None
+    compile_timeout_s: float = 60.0
+    allow_spills: bool = False
+    min_gain: float = 0.01
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run found.
+
+    Attributes:
+        complete: every search used its budget.
+        best: the winner of each problem, or offline the best of its short list.
+    """
+
+    run: int
+    environment: Fingerprint
+    complete: bool
+    best: Sequence[WinnerRecord]
+
+
+class Listener(Protocol):
+    """Is told how a run goes, for a progress display."""
+
+    def on_start(self, tasks: dict[Task, StageSearch], *, resumed: int) -> None:
+        """The searches begin; `resumed` trials were in the store already."""
+
+    def on_trial(self, trial: TrialRecord, search: StageSearch) -> None:
+        """A trial is stored and told."""
+
+    def on_confirm(self, problem: Problem, contenders: int) -> None:
+        """The final of a problem begins."""
+
+
+@dataclass
+class _Run:
+    """A run under way."""
+
+    request: RunRequest
+    store: Store
+    listener: Listener
+    backend: Backend
+    environment: Fingerprint
+    id: int
+    searches: dict[Task, StageSearch] = field(default_factory=dict)
+
+
+def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
+    """Searches both stages of every problem and decides each problem's layer config.
+
+    Results of earlier runs on the same stack and under the same conditions count towards the budget, so
+    the same command resumes an interrupted run.
+
+    Raises:
+        UserError: what the backend or target needs is missing.
+        KeyboardInterrupt: the user stopped it; the run is marked so, and everything finished is stored.
+    """
+    backend = load_backend(request.backend)
+    judge: LiveJudge | None = None
+    evaluator: Evaluator
+    with ExitStack() as stack:
+        if request.target.live:
+            settings = MeasureSettings(min_gain=request.min_gain)
+            judge = stack.enter_context(LiveJudge(backend, request.problems, settings))
+            environment = judge.fingerprint
+            evaluator = judge
+        else:
+            evaluator = Estimator(backend, request.target.device)
+            environment = offline_fingerprint(
+                request.target, backend=backend.name, kernel_source=backend.source_digest()
+            )
+        current = _Run(request, store, listener, backend, environment, 0)
+        _make_searches(current, evaluator.workload)
+        pool = stack.enter_context(
+            CompilePool(
+                backend.name,
+                request.target.device,
+                workers=request.workers,
+                time_limit_s=request.compile_timeout_s,
+            )
+        )
+        current.id = store.begin_run(request.command, _spec(request), request.seed, environment)
+        state = RunState.FAILED
+        try:
+            complete = _driver(current, pool, evaluator).run()
+            best = _short_list(current) if judge is None else _confirm(current, judge)
+            state = RunState.FINISHED
+        except KeyboardInterrupt:
+            state = RunState.INTERRUPTED
+            raise
+        finally:
+            store.end_run(current.id, state)
+    return RunResult(current.id, environment, complete, best)
+
+
+def _make_searches(current: _Run, workload: str) -> None:
+    """A search a stage and problem, told of everything comparable that the store holds."""
+    request, resumed = current.request, 0
+    for index, problem in enumerate(request.problems):
+        for stage in Stage:
+            device = request.target.device
+            space = current.backend.space(problem.layer, problem.tokens, stage, device)
+            search = StageSearch(
+                space,
+                sampler=request.sampler,
+                # Unlike streams for unlike tasks, equal ones for equal commands.
+                seed=request.seed * 1000 + 2 * index + (stage is Stage.STAGE2),
+                budget=request.trials,
+                seeds=_seeds(current, problem, stage),
+            )
+            for trial in current.store.trials(
+                problem=problem,
+                stage=stage,
+                backend=current.backend.name,
+                environment_key=current.environment.key,
+                workload=workload,
+                space_digest=space.space.digest,
+            ):
+                search.observe(trial.config, trial.figure_us)
+                resumed += 1
+            current.searches[problem, stage] = search
+    current.listener.on_start(current.searches, resumed=resumed)
+
+
+def _seeds(current: _Run, problem: Problem, stage: Stage) -> list[Ask]:
+    """Published configs, then earlier winners at near shapes."""
+    published = current.backend.seeds(problem.layer, problem.tokens, stage, current.request.target.device)
+    earlier = current.store.nearby_winners(problem, current.backend.name)
+    return [
+        *(Ask(config, label) for label, config in published.items()),
+        *(Ask(winner.config.of(stage), "earlier winner") for winner in earlier),
+    ]
+
+
+def _driver(current: _Run, pool: CompilePool, evaluator: Evaluator) -> Driver:
+    request, backend = current.request, current.backend
+
+    def artefact_key(problem: Problem, stage: Stage, config: Config) -> str:
+        return backend.artefact_key(problem.layer, problem.tokens, stage, config)
+
+    def on_trial(trial: TrialRecord) -> None:
+        current.listener.on_trial(trial, current.searches[trial.problem, trial.stage])
+
+    return Driver(
+        current.searches,
+        settings=DriverSettings(
+            backend=backend.name,
+            environment=current.environment,
+            allow_spills=request.allow_spills,
+            timeout_s=request.timeout_s,
+            compile_ahead=2 * request.workers,
+        ),
+        device=request.target.device,
+        pool=pool,
+        evaluator=evaluator,
+        artefact_key=artefact_key,
+        record=lambda trial, samples: current.store.record_trial(current.id, trial, samples),
+        on_trial=on_trial,
+    )
+
+
+def _confirm(current: _Run, judge: LiveJudge) -> list[WinnerRecord]:
+    """The final of each problem: paired rounds on fresh routings, stored with what they chose."""
+    store, backend = current.store, current.backend.name
+    made = []
+    for problem in current.request.problems:
+        one, two = (current.searches[problem, stage].results for stage in Stage)
+        contenders = finalists(
+            one,
+            two,
+            default=_default(current, problem),
+            published=_published(current, problem),
+            most=FINALISTS,
+        )
+        current.listener.on_confirm(problem, len(contenders))
+        confirmation = judge.confirm(problem, contenders)
+        stored = store.record_confirmation(
+            current.id,
+            confirmation,
+            backend=backend,
+            environment=current.environment,
+            workload=judge.workload,
+        )
+        made.append(store.record_winner(current.id, stored))
+    return _winners(current, Kind.MEASURED, made)
+
+
+def _short_list(current: _Run) -> list[WinnerRecord]:
+    """Ranks layer configs by the sum of their stages' estimates and stores the best of them."""
+    made = []
+    for problem in current.request.problems:
+        one, two = (current.searches[problem, stage].results for stage in Stage)
+        default = _default(current, problem)
+        times = dict(pairs(one, two))
+        if default not in times:
+            continue  # the default was refused here, so there is nothing to compare with
+        listed = dict.fromkeys([*list(times)[:SHORT_LIST], default])
+        entries = [ShortListed(config, 1 - times[config] / times[default]) for config in listed]
+        made += current.store.record_short_list(
+            current.id,
+            problem=problem,
+            backend=current.backend.name,
+            environment=current.environment,
+            default=default,
+            entries=entries,
+        )
+    return _winners(current, Kind.ESTIMATE, made)
+
+
+def _winners(current: _Run, kind: Kind, made: Sequence[int]) -> list[WinnerRecord]:
+    """The best of each problem among the winners that this run made."""
+    stored = current.store.winners(
+        backend=current.backend.name, environment_key=current.environment.key, kind=kind
+    )
+    return [winner for winner in stored if winner.id in made]
+
+
+def _default(current: _Run, problem: Problem) -> LayerConfig:
+    one, two = (current.searches[problem, stage].space.default for stage in Stage)
+    return LayerConfig(one, two)
+
+
+def _published(current: _Run, problem: Problem) -> LayerConfig | None:
+    device = current.request.target.device
+    one, two = (
+        current.backend.seeds(problem.layer, problem.tokens, stage, device).get("published")
+        for stage in Stage
+    )
+    return LayerConfig(one, two) if one is not None and two is not None else None
+
+
+def _spec(request: RunRequest) -> dict[str, Any]:
+    """The request as JSON values."""
+    spec = {
+        name: value
+        for name, value in asdict(request).items()
+        if name not in ("problems", "target", "command", "seed")
+    }
+    return {
+        **spec,
+        "target": request.target.name,
+        "problems": [problem.key for problem in request.problems],
+    }

@@ -1,0 +1,48 @@
+"""Which layer configs go to the final: pairs of the stages' best that share the sort's block size."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from autotune.config import Config, Value
+from autotune.results import Finalist, LayerConfig
+
+Ranked = Sequence[tuple[Config, float]]
+"""Configs with microseconds, the fastest first."""
+
+_SHARED_KNOB = "tile_m"  # the tokens are sorted once a layer, into blocks of this many rows
+_PER_STAGE = 4  # of each stage's best that a final pairs, a block size
+
+
+def pairs(stage1: Ranked, stage2: Ranked, *, per_stage: int | None = None) -> list[tuple[LayerConfig, float]]:
+    """Layer configs by the sum of their stages' figures, the least first; block sizes agree in each.
+
+    Args:
+        per_stage: only so many of each stage's best, a block size; None: all.
+    """
+    ones, twos = _by_block(stage1), _by_block(stage2)
+    made = [
+        (LayerConfig(one, two), one_us + two_us)
+        for block in ones
+        for one, one_us in ones[block][:per_stage]
+        for two, two_us in twos[block][:per_stage]
+    ]
+    return sorted(made, key=lambda pair: (pair[1], pair[0].key))
+
+
+def _by_block(ranked: Ranked) -> dict[Value, list[tuple[Config, float]]]:
+    blocks: dict[Value, list[tuple[Config, float]]] = defaultdict(list)
+    for config, us in ranked:
+        blocks[config.get(_SHARED_KNOB)].append((config, us))
+    return blocks
+
+
+def finalists(
+    stage1: Ranked, stage2: Ranked, *, default: LayerConfig, published: LayerConfig | None, most: int
+) -> list[Finalist]:
+    """The default first, the published config next where there is one, then the best `most` pairs."""
+    chosen = [Finalist("default", default)]
+    if published is not None and published != default:
+        chosen.append(Finalist("published", published))
+    known = {finalist.config for finalist in chosen}
+    best = [c for c, _ in pairs(stage1, stage2, per_stage=_PER_STAGE) if c not in known]
+    return chosen + [Finalist("candidate", config) for config in best[:most]]

@@ -1,0 +1,244 @@
+"""Runs the searches: ask, compile, evaluate, store, tell. The only writer of trials.
+
+Compiling overlaps evaluating: while candidates wait for the device, the pool compiles the next ones. One
+compiled candidate is evaluated at every problem that shares its binary. A finished result is committed
+before any search is told of it, so the store is never behind what the sampler knows.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
+from itertools import cycle
+from typing import Any
+
+from autotune.compile.constraints import refusal
+from autotune.compile.pool import CompilePool
+from autotune.config import Config
+from autotune.devices import Device
+from autotune.fingerprint import Fingerprint
+from autotune.problem import Problem, Stage
+from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
+from autotune.search.evaluate import Evaluator, Outcome
+from autotune.search.study import Ask, StageSearch
+from autotune.store.records import TrialRecord
+
+Task = tuple[Problem, Stage]
+
+
+@dataclass(frozen=True)
+class DriverSettings:
+    """Limits of a search.
+
+    Attributes:
+        timeout_s: stop asking after this time; None: never.
+        compile_ahead: compiles under way at once.
+    """
+
+    backend: str
+    environment: Fingerprint
+    allow_spills: bool = False
+    timeout_s: float | None = None
+    compile_ahead: int = 4
+
+
+@dataclass
+class _Candidate:
+    """A compile under way, and the tasks that wait for it."""
+
+    ask: Ask
+    tasks: list[Task]
+
+
+@dataclass
+class _Evaluation:
+    """An evaluation under way; `twins` have the same machine code and wait for its figure."""
+
+    task: Task
+    ask: Ask
+    compiled: Compiled
+    started: float
+    twins: list[tuple[Ask, Compiled]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Twin:
+    """A finished trial that later candidates with the same machine code are merged into."""
+
+    trial: int
+    record: TrialRecord
+
+
+class Driver:
+    """Drives the searches of all tasks until each is done or time is up."""
+
+    def __init__(
+        self,
+        searches: dict[Task, StageSearch],
+        *,
+        settings: DriverSettings,
+        device: Device,
+        pool: CompilePool,
+        evaluator: Evaluator,
+        artefact_key: Callable[[Problem, Stage, Config], str],
+        record: Callable[[TrialRecord, tuple[Sample, ...]], int],
+        on_trial: Callable[[TrialRecord], None],
+    ) -> None:
+        self._searches = searches
+        self._settings = settings
+        self._device = device
+        self._pool = pool
+        self._evaluator = evaluator
+        self._artefact_key = artefact_key
+        self._record = record
+        self._on_trial = on_trial
+        self._compiling: dict[Future[Compiled | Failure], list[_Candidate]] = {}
+        self._evaluating: dict[Future[Outcome], _Evaluation] = {}
+        self._by_binary: dict[tuple[Task, str], _Evaluation | _Twin] = {}
+
+    def run(self) -> bool:
+        """Searches until done.
+
+        Returns:
+            Whether every search used its budget; False when time was up first.
+        """
+        deadline = None if self._settings.timeout_s is None else time.monotonic() + self._settings.timeout_s
+        turns = self._turns()
+        while True:
+            in_time = deadline is None or time.monotonic() < deadline
+            while in_time and self._has_room() and self._start_next(turns):
+                pass
+            waiting: list[Future[Any]] = [*self._compiling, *self._evaluating]
+            if not waiting:
+                return all(search.done for search in self._searches.values())
+            finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in finished:
+                if future in self._compiling:
+                    for candidate in self._compiling.pop(future):
+                        self._compiled(candidate, future.result())
+                else:
+                    self._evaluated(self._evaluating.pop(future), future.result())
+
+    def _has_room(self) -> bool:
+        """Enough in flight keeps every worker busy; more would be asked for without feedback."""
+        ahead = self._settings.compile_ahead
+        return len(self._compiling) < ahead and len(self._evaluating) < ahead * len(self._searches)
+
+    def _turns(self) -> Iterator[Task]:
+        """Tasks in turn, so that no problem waits for another's budget."""
+        return cycle(self._searches)
+
+    def _start_next(self, turns: Iterator[Task]) -> bool:
+        """Asks one search and starts the compile; False when no search has anything to try."""
+        for _, task in zip(self._searches, turns, strict=False):
+            ask = self._searches[task].ask()
+            if ask is not None:
+                tasks = [task, *self._riders(task, ask.config)]
+                problem, stage = task
+                future = self._pool.submit(problem.layer, problem.tokens, stage, ask.config)
+                self._compiling.setdefault(future, []).append(_Candidate(ask, tasks))
+                return True
+        return False
+
+    def _riders(self, task: Task, config: Config) -> Iterable[Task]:
+        """Other problems that the same binary serves and that have not tried it."""
+        problem, stage = task
+        key = self._artefact_key(problem, stage, config)
+        for other, search in self._searches.items():
+            same_kernel = other[1] is stage and other[0].layer == problem.layer and other != task
+            if same_kernel and self._artefact_key(other[0], stage, config) == key and search.join(config):
+                yield other
+
+    def _compiled(self, candidate: _Candidate, outcome: Compiled | Failure) -> None:
+        for index, task in enumerate(candidate.tasks):
+            ask = candidate.ask if index == 0 else replace(candidate.ask, origin="shared")
+            if isinstance(outcome, Failure):
+                self._finish(self._failed(task, ask, outcome))
+                continue
+            reason = refusal(outcome.facts, self._device, allow_spills=self._settings.allow_spills)
+            if reason is not None:
+                failure = Failure(Status.CONSTRAINT, reason)
+                self._finish(self._failed(task, ask, failure, outcome))
+                continue
+            self._evaluate(task, ask, outcome)
+
+    def _evaluate(self, task: Task, ask: Ask, compiled: Compiled) -> None:
+        twin = self._by_binary.get((task, compiled.binary_hash))
+        if isinstance(twin, _Twin):
+            self._finish(self._merged(twin, ask, compiled))
+        elif twin is not None:
+            twin.twins.append((ask, compiled))
+        else:
+            evaluation = _Evaluation(task, ask, compiled, time.monotonic())
+            self._by_binary[task, compiled.binary_hash] = evaluation
+            self._evaluating[self._evaluator.evaluate(*task, ask.config, compiled)] = evaluation
+
+    def _evaluated(self, evaluation: _Evaluation, outcome: Outcome) -> None:
+        task, ask, compiled = evaluation.task, evaluation.ask, evaluation.compiled
+        samples: tuple[Sample, ...] = ()
+        if isinstance(outcome, Failure):
+            record = self._failed(task, ask, outcome, compiled)
+        else:
+            record = self._trial(task, ask, compiled, Status.OK, figure_us=outcome.us)
+            if isinstance(outcome, Measurement):
+                record = replace(record, gate_error=outcome.error, measure_s=outcome.seconds)
+                samples = outcome.samples
+        twin = _Twin(self._finish(record, samples), record)
+        self._by_binary[task, compiled.binary_hash] = twin
+        for other, other_compiled in evaluation.twins:
+            self._finish(self._merged(twin, other, other_compiled))
+
+    def _finish(self, record: TrialRecord, samples: tuple[Sample, ...] = ()) -> int:
+        """Stores a trial, then tells its search: never the other way round."""
+        trial = self._record(record, samples)
+        self._searches[record.problem, record.stage].tell(record.config, record.figure_us)
+        self._on_trial(record)
+        return trial
+
+    def _merged(self, twin: _Twin, ask: Ask, compiled: Compiled) -> TrialRecord:
+        """A candidate whose machine code is that of an earlier trial shares its fate."""
+        return replace(
+            twin.record,
+            config=ask.config,
+            origin=ask.origin,
+            compile_s=compiled.seconds,
+            measure_s=0.0,
+            merged_into=twin.trial,
+        )
+
+    def _failed(
+        self, task: Task, ask: Ask, failure: Failure, compiled: Compiled | None = None
+    ) -> TrialRecord:
+        record = self._trial(task, ask, compiled, failure.status, reason=failure.reason)
+        if compiled is None:
+            return replace(record, compile_s=failure.seconds)
+        return replace(record, gate_error=failure.error, measure_s=failure.seconds)
+
+    def _trial(
+        self,
+        task: Task,
+        ask: Ask,
+        compiled: Compiled | None,
+        status: Status,
+        *,
+        figure_us: float | None = None,
+        reason: str | None = None,
+    ) -> TrialRecord:
+        problem, stage = task
+        return TrialRecord(
+            problem=problem,
+            stage=stage,
+            backend=self._settings.backend,
+            environment=self._settings.environment,
+            space_digest=self._searches[task].space.space.digest,
+            workload=self._evaluator.workload,
+            config=ask.config,
+            origin=ask.origin,
+            status=status,
+            kind=self._evaluator.kind,
+            figure_us=figure_us,
+            reason=reason,
+            facts=compiled.facts if compiled else StaticFacts(),
+            binary_hash=compiled.binary_hash if compiled else None,
+            compile_s=compiled.seconds if compiled else 0.0,
+        )

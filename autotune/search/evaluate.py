@@ -1,0 +1,59 @@
+"""Where a candidate's figure comes from: a live device, or an estimate."""
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from autotune.backends.base import Backend
+from autotune.compile.estimate import estimate_us
+from autotune.config import Config
+from autotune.devices import Device
+from autotune.problem import Problem, Stage
+from autotune.results import Compiled, Failure, Kind, Measurement
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure by formula; see `autotune.compile.estimate`."""
+
+    us: float
+
+
+Outcome = Measurement | Estimate | Failure
+"""What becomes of an evaluation."""
+
+
+class Evaluator(Protocol):
+    """Gives candidates their figures."""
+
+    @property
+    def kind(self) -> Kind:
+        """What every figure that it gives is."""
+
+    @property
+    def workload(self) -> str:
+        """Text of the conditions; figures under unlike conditions are never mixed."""
+
+    def evaluate(
+        self, problem: Problem, stage: Stage, config: Config, compiled: Compiled
+    ) -> "Future[Outcome]":
+        """Starts the evaluation of one candidate."""
+
+
+class Estimator:
+    """Estimates on a machine without the target."""
+
+    kind = Kind.ESTIMATE
+    workload = "estimate"
+
+    def __init__(self, backend: Backend, device: Device) -> None:
+        self._backend = backend
+        self._device = device
+
+    def evaluate(
+        self, problem: Problem, stage: Stage, config: Config, compiled: Compiled
+    ) -> "Future[Outcome]":
+        future: Future[Outcome] = Future()
+        work = self._backend.work(problem, stage, config)
+        future.set_result(Estimate(estimate_us(work, compiled.facts, self._device)))
+        return future

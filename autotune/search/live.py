@@ -1,0 +1,53 @@
+"""The evaluator that measures on the device of this machine."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any
+
+from autotune.backends.base import Backend
+from autotune.config import Config
+from autotune.fingerprint import Fingerprint
+from autotune.measure.pool import Measurer
+from autotune.measure.settings import MeasureSettings
+from autotune.problem import Problem, Stage
+from autotune.results import Compiled, Confirmation, Finalist, Kind
+from autotune.search.evaluate import Outcome
+
+
+class LiveJudge:
+    """Measures candidates and confirms finalists; use it as a context manager."""
+
+    kind = Kind.MEASURED
+
+    def __init__(self, backend: Backend, problems: Sequence[Problem], settings: MeasureSettings) -> None:
+        self._backend = backend
+        self._measurer = Measurer(backend.name, problems, settings)
+
+    def __enter__(self) -> "LiveJudge":
+        self._measurer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._measurer.__exit__(kind, error, trace)
+
+    @property
+    def workload(self) -> str:
+        return self._measurer.workload_key
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self._measurer.fingerprint()
+
+    def evaluate(
+        self, problem: Problem, stage: Stage, config: Config, compiled: Compiled
+    ) -> "Future[Outcome]":
+        # A future is invariant in its result: this one's is one of an evaluation's outcomes.
+        future: Future[Any] = self._measurer.submit(problem, stage, config, self._backend.environment(config))
+        return future
+
+    def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
+        """Paired rounds on fresh routings."""
+        return self._measurer.confirm(problem, finalists)

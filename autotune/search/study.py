@@ -1,0 +1,175 @@
+"""The search of one stage of one problem: what to try next, given all that is known.
+
+Optuna's study lives in memory and is rebuilt from the store; the store is the truth. Around its asks stand
+three rules: the shipped default comes first, seeds next; a config is never given out twice; and a
+suggestion that is illegal or known already is replaced by an untried legal neighbour of the best.
+"""
+
+import random
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from autotune.config import Config, Value
+from autotune.search.samplers import make_sampler
+from autotune.space import BoundSpace
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_NEAR_BEST = 5  # neighbours are taken of this many of the best
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A config to try.
+
+    Attributes:
+        origin: `default`, a seed's label, `sweep`, `neighbour` or the sampler's name.
+    """
+
+    config: Config
+    origin: str
+
+
+class StageSearch:
+    """Ask/tell over the legal configs of one space."""
+
+    def __init__(
+        self, space: BoundSpace, *, sampler: str, seed: int, budget: int, seeds: Iterable[Ask] = ()
+    ) -> None:
+        self.space = space
+        self.budget = min(budget, space.size)
+        self.sweeps = space.size <= budget
+        self._sampler_name = sampler
+        self._rng = random.Random(seed)
+        self._distributions: dict[str, BaseDistribution] = {
+            param.name: CategoricalDistribution([_choice(value) for value in param.values])
+            for param in space.params
+        }
+        self._study = optuna.create_study(sampler=make_sampler(sampler, seed))
+        self._running: dict[Config, int] = {}
+        self._known: dict[Config, float | None] = {}
+        self._queue = deque([Ask(space.default, "default"), *seeds])
+        self._sweep = iter(space) if self.sweeps else None
+
+    @property
+    def asked(self) -> int:
+        """Configs given out or observed so far."""
+        return len(self._known) + len(self._running)
+
+    @property
+    def done(self) -> bool:
+        """The budget is spent, or nothing untried is left."""
+        return self.asked >= self.budget
+
+    @property
+    def results(self) -> list[tuple[Config, float]]:
+        """Every config with a figure, the fastest first."""
+        ok = [(us, config.key, config) for config, us in self._known.items() if us is not None]
+        return [(config, us) for us, _, config in sorted(ok)]
+
+    @property
+    def best(self) -> tuple[Config, float] | None:
+        """The fastest config told of, with its microseconds."""
+        results = self.results
+        return results[0] if results else None
+
+    def knows(self, config: Config) -> bool:
+        """Whether `config` was given out or observed."""
+        return config in self._known or config in self._running
+
+    def ask(self) -> Ask | None:
+        """The next config to try; None when the search is done."""
+        while self._queue:
+            ask = self._queue.popleft()
+            if not self.knows(ask.config) and not self.done:
+                return self._give(ask)
+        if self.done:
+            return None
+        if self._sweep is not None:
+            config = next(c for c in self._sweep if not self.knows(c))
+            return self._give(Ask(config, "sweep"))
+        return self._suggest()
+
+    def join(self, config: Config) -> bool:
+        """Takes on a config that another search asks for, since one binary serves both.
+
+        Returns:
+            Whether this search takes part: the config is legal here, not known yet, and budget is left.
+        """
+        if self.done or self.knows(config) or not self.space.is_legal(config):
+            return False
+        self._give(Ask(config, "shared"))
+        return True
+
+    def tell(self, config: Config, us: float | None) -> None:
+        """What became of a config that `ask` gave: its microseconds, or None when there are none."""
+        number = self._running.pop(config)
+        # A failure is pruned, not failed: samplers learn to keep away from what was pruned.
+        if us is None:
+            self._study.tell(number, state=TrialState.PRUNED)
+        else:
+            self._study.tell(number, us)
+        self._known[config] = us
+
+    def observe(self, config: Config, us: float | None) -> None:
+        """A result that this search did not ask for: stored earlier, or measured for another problem."""
+        if self.knows(config):
+            return
+        self._study.add_trial(self._frozen(config, us))
+        self._known[config] = us
+
+    def _give(self, ask: Ask) -> Ask:
+        self._study.enqueue_trial(_choices(ask.config))
+        trial = self._study.ask(self._distributions)
+        self._running[ask.config] = trial.number
+        return ask
+
+    def _suggest(self) -> Ask:
+        trial = self._study.ask(self._distributions)
+        config = Config({name: _value(choice) for name, choice in trial.params.items()})
+        if not self.knows(config) and self.space.is_legal(config):
+            self._running[config] = trial.number
+            return Ask(config, self._sampler_name)
+        self._study.tell(trial.number, state=TrialState.FAIL)
+        return self._give(Ask(self._substitute(), "neighbour"))
+
+    def _substitute(self) -> Config:
+        """An untried legal neighbour of one of the best; any untried legal config when there is none."""
+        for config, _ in self.results[:_NEAR_BEST]:
+            untried = [near for near in self.space.neighbours(config) if not self.knows(near)]
+            if untried:
+                return self._rng.choice(untried)
+        for _ in range(1000):
+            config = self.space.sample(self._rng)
+            if not self.knows(config):
+                return config
+        return next(config for config in self.space if not self.knows(config))
+
+    def _frozen(self, config: Config, us: float | None) -> FrozenTrial:
+        return create_trial(
+            state=TrialState.PRUNED if us is None else TrialState.COMPLETE,
+            params=_choices(config),
+            distributions=self._distributions,
+            value=us,
+        )
+
+
+# Optuna takes None as a choice, but its storages sort choices by text: a word is safer.
+_UNSET_CHOICE = "unset"
+
+
+def _choice(value: Value) -> int | str | bool:
+    return _UNSET_CHOICE if value is None else value
+
+
+def _value(choice: int | str | bool) -> Value:
+    return None if choice == _UNSET_CHOICE else choice
+
+
+def _choices(config: Config) -> dict[str, int | str | bool]:
+    return {name: _choice(value) for name, value in config.items()}

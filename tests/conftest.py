@@ -1,0 +1,13 @@
+"""Every test has its own database and never sees the user's."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`AUTOTUNE_DB` points into the test's folder."""
+    path = tmp_path / "autotune.db"
+    monkeypatch.setenv("AUTOTUNE_DB", str(path))
+    return path

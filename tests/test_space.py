@@ -1,0 +1,164 @@
+"""Search spaces: what is legal, why something is not, and what ships."""
+
+import random
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autotune.backends import backend_names, load_backend
+from autotune.config import UNSET, Config
+from autotune.devices import DEVICES
+from autotune.errors import UserError
+from autotune.expressions import Expression
+from autotune.models import PRESETS
+from autotune.problem import Layer, Stage
+from autotune.space import BoundSpace, load_space
+from tests.spaces import KIMI, TEXT, toy_space
+
+
+def test_the_walk_yields_every_legal_config_once_and_no_other(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    every = [
+        Config(dict(zip((p.name for p in space.params), values, strict=True)))
+        for values in product(*(p.values for p in space.params))
+    ]
+    legal = [config for config in every if space.is_legal(config)]
+    assert list(space) == legal
+    assert (space.size, space.raw_size) == (len(legal), len(every))
+
+
+def test_a_refused_config_says_by_which_rule(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    rule = space.broken_rule(space.default.replaced(split_k=3))
+    assert rule is not None
+    assert (rule.name, rule.reason) == ("split-divides", "every part has as many tiles")
+
+
+def test_unset_reaches_the_rules(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    wide = Config({"tile_n": 128, "split_k": 2, "waves_per_eu": UNSET, "fast": False})
+    assert space.is_legal(wide)
+    assert not space.is_legal(wide.replaced(waves_per_eu=1))
+
+
+def test_a_knob_of_another_architecture_is_not_offered_and_is_unset_in_rules(tmp_path: Path) -> None:
+    path = tmp_path / "stage1.toml"
+    path.write_text(TEXT)
+    space = load_space(path).at(KIMI, 4, DEVICES["h100"])
+    assert "waves_per_eu" not in space.default
+    assert space.is_legal(space.default.replaced(tile_n=128, split_k=2))
+
+
+def test_a_knob_that_the_installed_compiler_lacks_is_not_offered(tmp_path: Path) -> None:
+    path = tmp_path / "stage1.toml"
+    path.write_text(TEXT)
+    space = load_space(path).at(KIMI, 4, DEVICES["mi325x"], options=frozenset({"num_warps"}))
+    assert "waves_per_eu" not in space.default
+
+
+def test_defaults_may_depend_on_the_problem(tmp_path: Path) -> None:
+    assert toy_space(tmp_path, tokens=1).default["split_k"] == 4
+    assert toy_space(tmp_path, tokens=4).default["split_k"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tile_n": 48}, "use one of 32, 64, 128"),
+        ({"fast": 1}, "use one of true, false"),
+        ({"speed": 9}, "has no knob speed"),
+    ],
+)
+def test_values_outside_the_space_are_the_users_to_mend(
+    tmp_path: Path, change: dict[str, int], message: str
+) -> None:
+    space = toy_space(tmp_path)
+    with pytest.raises(UserError, match=message):
+        space.broken_rule(space.default.replaced(**change))
+
+
+def test_neighbours_differ_in_one_knob_and_are_legal(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    near = space.neighbours(space.default)
+    assert len(set(near)) == len(near) > 0
+    for other in near:
+        assert sum(other[name] != space.default[name] for name in other) == 1
+        assert space.is_legal(other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT.replace("default = 64", "default = 65"),
+        TEXT.replace("% (64", "@ (64"),
+        TEXT.replace("tile_n <= 64", "open('x')"),
+        TEXT.replace("tile_n <= 64", "tile_n.real"),
+        TEXT.replace('stage = "stage1"', 'stage = "stage3"'),
+        TEXT.replace("[params.tile_n]", "[params.tile_n"),
+        TEXT.replace("values = [32, 64, 128]", "values = [32, 64.0, 128]"),
+        "",
+    ],
+)
+def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str) -> None:
+    assert text != TEXT
+    with pytest.raises(UserError, match="is no search space"):
+        toy_space(tmp_path, text=text)
+
+
+def test_expressions_know_arithmetic_and_nothing_else() -> None:
+    assert Expression.parse("ceil_div(a, 4) == min(3, b) and not (a in (1, 2))")({"a": 9, "b": 7})
+    for text in ("__import__('os')", "[x for x in (1,)]", "lambda: 1", "a if b", "f'{a}'", "a.b", "a[0]"):
+        with pytest.raises(ValueError, match="may|no expression"):
+            Expression.parse(text)
+
+
+SHIPPED = [
+    (backend, stage, device)
+    for backend in backend_names()
+    for stage in Stage
+    for device in ("mi325x", "h100")
+]
+LAYERS = [
+    Layer.of(model, tp)
+    for model in PRESETS.values()
+    for tp in (1, 2, 4, 8)
+    if model.moe_intermediate % (2 * tp) == 0
+]
+
+
+def _shipped(backend: str, stage: Stage, device: str, layer: Layer, tokens: int) -> BoundSpace:
+    return load_backend(backend).space(layer, tokens, stage, DEVICES[device])
+
+
+@pytest.mark.parametrize(("backend", "stage", "device"), SHIPPED)
+def test_the_shipped_default_is_legal_at_every_preset_and_shape(
+    backend: str, stage: Stage, device: str
+) -> None:
+    for layer in LAYERS:
+        for tokens in (1, 2, 3, 4, 5, 6, 7, 8, 160, 320):
+            space = _shipped(backend, stage, device, layer, tokens)
+            rule = space.broken_rule(space.default)
+            assert rule is None, f"{layer.key} at {tokens}: {rule and rule.name}"
+
+
+@pytest.mark.parametrize(("backend", "stage", "device"), SHIPPED)
+@settings(max_examples=40, deadline=None)
+@given(layer=st.sampled_from(LAYERS), tokens=st.integers(1, 320), seed=st.integers(0, 10**6))
+def test_whatever_a_shipped_space_yields_is_legal(
+    backend: str, stage: Stage, device: str, layer: Layer, tokens: int, seed: int
+) -> None:
+    space = _shipped(backend, stage, device, layer, tokens)
+    config = space.sample(random.Random(seed))
+    assert space.is_legal(config)
+    assert all(space.is_legal(near) for near in space.neighbours(config))
+
+
+@pytest.mark.parametrize("backend", backend_names())
+def test_both_stages_ship_one_block_size_by_default(backend: str) -> None:
+    for layer in LAYERS:
+        for tokens in (1, 4, 8, 160):
+            blocks = {_shipped(backend, s, "mi325x", layer, tokens).default.get("tile_m") for s in Stage}
+            assert len(blocks) == 1
