@@ -9,7 +9,15 @@ from sqlalchemy.orm import Session
 from autotune.fingerprint import Fingerprint
 from autotune.results import Confirmation, Finalist, Kind, Round
 from autotune.store.records import StoredConfirmation
-from autotune.store.rows import Reader, environment_id, layer_config, next_number, problem_id, storable_error
+from autotune.store.rows import (
+    Reader,
+    environment_id,
+    existing,
+    layer_config,
+    next_number,
+    problem_id,
+    storable_error,
+)
 from autotune.store.schema import ConfirmationRow, FinalistRow, RoundRow
 from autotune.store.sessions import Sessions
 
@@ -41,10 +49,7 @@ class Confirmations(Sessions):
             LookupError: there is none.
         """
         with self.reading() as session:
-            row = session.get(ConfirmationRow, confirmation)
-            if row is None:
-                raise LookupError(f"there is no confirmation {confirmation}")
-            return _record(session, Reader(session), row)
+            return _record(session, Reader(session), existing(session, ConfirmationRow, confirmation))
 
 
 def _add(

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from autotune import __version__
 from autotune.store.records import ExportRecord
+from autotune.store.rows import existing
 from autotune.store.schema import Export, ExportedWinner, Winner
 from autotune.store.sessions import Sessions
 
@@ -33,6 +34,7 @@ class Exports(Sessions):
             unmeasured_allowed: the user let estimates or replayed figures in.
 
         Raises:
+            LookupError: there is no such winner.
             sqlalchemy.exc.IntegrityError: a winner is not measured, and that is not allowed.
         """
         with self.writing() as session:
@@ -52,7 +54,7 @@ class Exports(Sessions):
                     ExportedWinner(
                         export_id=row.id,
                         winner_id=winner,
-                        kind=session.get_one(Winner, winner).kind,
+                        kind=existing(session, Winner, winner).kind,
                         unmeasured_allowed=unmeasured_allowed,
                     )
                 )

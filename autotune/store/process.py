@@ -23,7 +23,12 @@ class Process:
 
     @classmethod
     def current(cls) -> "Process":
-        return cls(socket.gethostname(), os.getpid(), _identity(os.getpid()))
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> "Process":
+        """The process of this host that has a pid now."""
+        return cls(socket.gethostname(), pid, _identity(pid))
 
     def is_dead(self) -> bool:
         """Whether it is known to be gone; nothing is known of another host's processes."""

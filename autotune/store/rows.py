@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, fields
+from typing import TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -11,7 +12,22 @@ from autotune.fingerprint import Fingerprint
 from autotune.problem import Layer, Problem
 from autotune.results import LayerConfig
 from autotune.routing import Routing
+from autotune.store.base import Base
 from autotune.store.schema import Environment, ProblemRow
+
+Row = TypeVar("Row", bound=Base)
+
+
+def existing(session: Session, table: type[Row], id_: int) -> Row:
+    """The row with an id.
+
+    Raises:
+        LookupError: there is none.
+    """
+    row = session.get(table, id_)
+    if row is None:
+        raise LookupError(f"{table.__tablename__} has no row {id_}")
+    return row
 
 
 def environment_id(session: Session, fingerprint: Fingerprint) -> int:

@@ -12,7 +12,7 @@ from autotune import __version__
 from autotune.fingerprint import Fingerprint
 from autotune.store.process import Process
 from autotune.store.records import RunRecord, RunState
-from autotune.store.rows import Reader, environment_id
+from autotune.store.rows import Reader, environment_id, existing
 from autotune.store.schema import Run, Trial
 from autotune.store.sessions import Sessions
 
@@ -52,9 +52,13 @@ class Runs(Sessions):
             return row.id
 
     def end_run(self, run: int, state: RunState) -> None:
-        """Writes how a run ended, now."""
+        """Writes how a run ended, now.
+
+        Raises:
+            LookupError: there is no such run.
+        """
         with self.writing() as session:
-            row = session.get_one(Run, run)
+            row = existing(session, Run, run)
             row.state, row.ended_at = state, datetime.now(UTC)
 
     def interrupt_dead_runs(self) -> list[RunRecord]:
@@ -73,10 +77,7 @@ class Runs(Sessions):
             LookupError: there is none.
         """
         with self.reading() as session:
-            row = session.get(Run, run)
-            if row is None:
-                raise LookupError(f"there is no run {run}")
-            return _record(Reader(session), row)
+            return _record(Reader(session), existing(session, Run, run))
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""

@@ -93,7 +93,7 @@ class Trials(Sessions):
         """How many trials of a run met which fate; fates that none met are left out."""
         query = select(Trial.status, func.count()).where(Trial.run_id == run).group_by(Trial.status)
         with self.reading() as session:
-            return dict(session.execute(query).tuples().all())
+            return {row[0]: row[1] for row in session.execute(query)}
 
 
 def _add(

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from autotune.problem import Problem, Stage
 from autotune.results import Kind, LayerConfig, Status
 from autotune.store.records import WinnerRecord
-from autotune.store.rows import Reader, layer_config, next_number
+from autotune.store.rows import Reader, existing, layer_config, next_number
 from autotune.store.schema import (
     ConfirmationRow,
     Environment,
@@ -67,6 +67,7 @@ class Winners(Sessions):
         Everything about the winner comes from the confirmation: no figure can be given by hand.
 
         Raises:
+            LookupError: there is no such confirmation.
             ValueError: the choice failed the numeric gate, there or in a trial of the same environment.
             sqlalchemy.exc.IntegrityError: the choice is not the default and not faster than it.
         """
@@ -128,7 +129,7 @@ def _add(session: Session, run: int, confirmation: int) -> int:
     Raises:
         ValueError: the finalist failed the numeric gate, there or in a trial of the same environment.
     """
-    confirmed = session.get_one(ConfirmationRow, confirmation)
+    confirmed = existing(session, ConfirmationRow, confirmation)
     chosen = session.get_one(FinalistRow, (confirmation, confirmed.winner))
     default = session.get_one(FinalistRow, (confirmation, 0))
     row = Winner(
