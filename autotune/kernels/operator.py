@@ -23,8 +23,8 @@ from autotune.kernels.spec import (
     compile_kernel,
     grid,
     launch,
+    prepare_spec,
     quantise_spec,
-    sort_spec,
     stage_spec,
 )
 from autotune.kernels.tuned import LayerConfig, default_config, load_tuned
@@ -74,7 +74,7 @@ def fused_moe_w4a8(
     chosen = choose_config(dims, tokens, config)
     runtime = _runtime(x)
     tile_m = chosen.stage1.tile_m
-    one, two, rows_in, rows_mid, sorting = _specs(dims, chosen, runtime)
+    one, two, both, rows_in, rows_mid = _specs(dims, chosen, runtime)
     check_tokens(two, tokens)
     slots = tokens * dims.top_k
     scratch = _Workspace.of(x.device, tokens, dims, tile_m)
@@ -86,36 +86,33 @@ def fused_moe_w4a8(
         "block_slots": scratch.take("block_slots", Buffer((blocks, tile_m), "int32")),
         "valid_blocks": scratch.take("valid_blocks", Buffer((1,), "int32")),
     }
+    rows = _quantised(scratch, "in", tokens, dims.model_dim)
+    values = {**sorted_slots, **rows, "x": x.contiguous(), "topk_ids": ids, "tokens": tokens, "blocks": blocks}
     if slots <= sort.KERNEL_SLOTS:
-        values = {**sorted_slots, "topk_ids": ids, "tokens": tokens, "blocks": blocks}
-        _run(sorting, tokens, values, runtime)
+        _run(both, tokens, values)
     else:
         sort.sort_with_torch(**sorted_slots, topk_ids=ids, experts=dims.experts)
-
-    def quantise(spec: KernelSpec, source: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
-        rows, width = source.shape
-        q = scratch.take(f"{name}_q", Buffer((rows, width), "int8"))
-        scale = scratch.take(f"{name}_scale", Buffer((rows,), "float32"))
-        low_sum = scratch.take(f"{name}_low_sum", Buffer((rows,), "int32"))
-        _run(spec, rows, {"q": q, "scale": scale, "low_sum": low_sum, "x": source}, runtime)
-        return {"a": q, "a_scale": scale, "a_low_sum": low_sum}
+        _run(rows_in, tokens, values)
 
     shapes = buffers(one, tokens)
     middle = scratch.take("middle", shapes["out"])
     values = {
         **sorted_slots,
-        **quantise(rows_in, x.contiguous(), "in"),
+        **_as_operand(rows),
         "out": middle,
         "w": w1.view(torch.int8),
         "w_scale": w1_scale,
         **{name: scratch.take(f"stage1_{name}", shapes[name]) for name in ("partial", "arrivals")},
     }
-    _run(one, tokens, values, runtime)
+    _run(one, tokens, values)
+
+    rows = _quantised(scratch, "middle", slots, dims.inter_dim)
+    _run(rows_mid, slots, {**rows, "x": middle})
 
     shapes = buffers(two, tokens)
     values = {
         **sorted_slots,
-        **quantise(rows_mid, middle, "middle"),
+        **_as_operand(rows),
         "out": out,
         "w": w2.view(torch.int8),
         "w_scale": w2_scale,
@@ -127,7 +124,7 @@ def fused_moe_w4a8(
             if name in shapes
         },
     }
-    _run(two, tokens, values, runtime)
+    _run(two, tokens, values)
     return out
 
 
@@ -150,6 +147,20 @@ def choose_config(
             f"{path} was tuned for {tuned.dims}, but the layer is {dims}: export a config for this layer"
         )
     return tuned.at(tokens)
+
+
+def _quantised(scratch: "_Workspace", name: str, rows: int, width: int) -> dict[str, torch.Tensor]:
+    """Where a quantiser writes."""
+    return {
+        "q": scratch.take(f"{name}_q", Buffer((rows, width), "int8")),
+        "scale": scratch.take(f"{name}_scale", Buffer((rows,), "float32")),
+        "low_sum": scratch.take(f"{name}_low_sum", Buffer((rows,), "int32")),
+    }
+
+
+def _as_operand(rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors under the names that the GEMMs read them by."""
+    return {"a": rows["q"], "a_scale": rows["scale"], "a_low_sum": rows["low_sum"]}
 
 
 def _check(
@@ -212,16 +223,16 @@ def _specs(dims: LayerDims, config: LayerConfig, runtime: str) -> tuple[KernelSp
     return (
         stage_spec("stage1", config.stage1.knobs(), dims, runtime),
         stage_spec("stage2", config.stage2.knobs(), dims, runtime),
+        prepare_spec(config.stage1.tile_m, dims, runtime, pdl=pdl),
         quantise_spec(dims.model_dim, dims, runtime, pdl=pdl),
         quantise_spec(dims.inter_dim, dims, runtime, pdl=pdl),
-        sort_spec(config.stage1.tile_m, dims, runtime, pdl=pdl),
     )
 
 
 _compiled: dict[tuple[str, int], Any] = {}
 
 
-def _run(spec: KernelSpec, tokens: int, values: dict[str, Any], runtime: str) -> None:
+def _run(spec: KernelSpec, tokens: int, values: dict[str, Any]) -> None:
     if _interpreted():
         launch(spec, None, grid(spec, tokens), values)
         return

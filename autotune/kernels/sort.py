@@ -44,12 +44,10 @@ def sort_kernel(
     block_slots,  # i32 [blocks, TILE_M]
     valid_blocks,  # i32 [1]
     topk_ids,  # i32 [slots]
-    tokens,
-    blocks,
+    tokens,  # i32
+    blocks,  # i32, of max_blocks
     TOP_K: tl.constexpr,
     EXPERTS: tl.constexpr,
-    BINS: tl.constexpr,  # power of two >= EXPERTS
-    CHUNK: tl.constexpr,  # slots looked at together
     TILE_M: tl.constexpr,
     TOKEN_ROWS: tl.constexpr,
     PDL: tl.constexpr,
@@ -57,9 +55,8 @@ def sort_kernel(
     """One program. Grid: 1."""
     begin_after_previous_kernel(PDL)
     sort_slots(
-        block_expert, block_slots, valid_blocks, topk_ids, tokens, blocks,
-        TOP_K, EXPERTS, BINS, CHUNK, TILE_M, TOKEN_ROWS,
-    )  # fmt: skip
+        block_expert, block_slots, valid_blocks, topk_ids, tokens, blocks, TOP_K, EXPERTS, TILE_M, TOKEN_ROWS
+    )
 
 
 @triton.jit
@@ -72,12 +69,68 @@ def sort_slots(
     blocks,
     TOP_K: tl.constexpr,
     EXPERTS: tl.constexpr,
-    BINS: tl.constexpr,
-    CHUNK: tl.constexpr,
     TILE_M: tl.constexpr,
     TOKEN_ROWS: tl.constexpr,
 ):
-    """Counting sort: a table of (expert, slot) hits a chunk, its sums give counts, then ranks."""
+    """The sort, done by the calling program alone."""
+    # Padding everywhere first, then the slots over it. The barrier orders the two: they are other threads' stores.
+    WIDTH: tl.constexpr = 1024
+    lane = tl.arange(0, WIDTH)
+    nothing = tl.full((WIDTH,), -1, tl.int32)
+    for start in tl.range(0, blocks, WIDTH):
+        tl.store(block_expert + start + lane, nothing, mask=start + lane < blocks)
+    for start in tl.range(0, blocks * TILE_M, WIDTH):
+        tl.store(block_slots + start + lane, nothing, mask=start + lane < blocks * TILE_M)
+    tl.debug_barrier()
+    if tokens <= TOKEN_ROWS:
+        _place_by_token(
+            block_expert, block_slots, valid_blocks, topk_ids, tokens, TOP_K, EXPERTS, TILE_M, TOKEN_ROWS
+        )
+    else:
+        _place_by_rank(block_expert, block_slots, valid_blocks, topk_ids, tokens, TOP_K, EXPERTS, TILE_M)
+
+
+@triton.jit
+def _place_by_token(
+    block_expert,
+    block_slots,
+    valid_blocks,
+    topk_ids,
+    tokens,
+    TOP_K: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    TILE_M: tl.constexpr,
+    TOKEN_ROWS: tl.constexpr,
+):
+    """Few slots: compare each with each. An expert's block is the number of smaller experts that occur."""
+    SLOTS: tl.constexpr = triton.next_power_of_2(TOKEN_ROWS * TOP_K)
+    slots = tokens * TOP_K
+    lane = tl.arange(0, SLOTS)
+    ids = tl.load(topk_ids + lane, mask=lane < slots, other=EXPERTS)
+    earlier = (ids[:, None] == ids[None, :]) & (lane[:, None] < lane[None, :])
+    repeats = tl.sum(earlier.to(tl.int32), axis=0)
+    occurs = ((repeats == 0) & (lane < slots)).to(tl.int32)
+    smaller = tl.where(ids[None, :] < ids[:, None], 1, 0)
+    block = tl.sum(smaller * occurs[None, :], axis=1)
+    tl.store(block_slots + block * TILE_M + lane // TOP_K, lane, mask=lane < slots)
+    tl.store(block_expert + block, ids, mask=lane < slots)
+    tl.store(valid_blocks, tl.sum(occurs, axis=0))
+
+
+@triton.jit
+def _place_by_rank(
+    block_expert,
+    block_slots,
+    valid_blocks,
+    topk_ids,
+    tokens,
+    TOP_K: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    TILE_M: tl.constexpr,
+):
+    """Counting sort: a table of (expert, slot) hits a chunk; its sums give counts, then ranks."""
+    BINS: tl.constexpr = triton.next_power_of_2(EXPERTS)
+    CHUNK: tl.constexpr = 32
     slots = tokens * TOP_K
     bins = tl.arange(0, BINS)
     lane = tl.arange(0, CHUNK)
@@ -85,33 +138,18 @@ def sort_slots(
     for start in tl.range(0, slots, CHUNK):
         ids = tl.load(topk_ids + start + lane, mask=start + lane < slots, other=-1)
         count += tl.sum((ids[None, :] == bins[:, None]).to(tl.int32), axis=1)
-    by_token = tokens <= TOKEN_ROWS
-    own = tl.where(by_token, tl.minimum(count, 1), (count + TILE_M - 1) // TILE_M)
-    first = tl.cumsum(own, axis=0) - own
-    total = tl.sum(own, axis=0)
-    tl.store(valid_blocks, total)
-
-    # Padding everywhere first, then the slots over it. The barrier orders the two: they are other threads' stores.
-    for start in tl.range(0, blocks, CHUNK):
-        tl.store(block_expert + start + lane, tl.full((CHUNK,), -1, tl.int32), mask=start + lane < blocks)
-    for start in tl.range(0, blocks * TILE_M, BINS):
-        tl.store(
-            block_slots + start + bins, tl.full((BINS,), -1, tl.int32), mask=start + bins < blocks * TILE_M
-        )
-    tl.debug_barrier()
-
-    rank = first * TILE_M  # where an expert's next slot goes
+    own = (count + TILE_M - 1) // TILE_M
+    row = (tl.cumsum(own, axis=0) - own) * TILE_M  # where an expert's next slot goes
+    tl.store(valid_blocks, tl.sum(own, axis=0))
     for start in tl.range(0, slots, CHUNK):
         slot = start + lane
         ids = tl.load(topk_ids + slot, mask=slot < slots, other=-1)
         hit = (ids[None, :] == bins[:, None]).to(tl.int32)
         before = tl.cumsum(hit, axis=1) - hit
-        filled = tl.sum(hit * (rank[:, None] + before), axis=0)
-        start_row = tl.sum(hit * first[:, None], axis=0) * TILE_M
-        place = tl.where(by_token, start_row + slot // TOP_K, filled)
+        place = tl.sum(hit * (row[:, None] + before), axis=0)
         tl.store(block_slots + place, slot, mask=slot < slots)
         tl.store(block_expert + place // TILE_M, ids, mask=slot < slots)
-        rank += tl.sum(hit, axis=1)
+        row += tl.sum(hit, axis=1)
 
 
 def sort_with_torch(

@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from autotune.errors import UserError
-from autotune.kernels import quantise, sort, stage1, stage2
+from autotune.kernels import prepare, quantise, sort, stage1, stage2
 from autotune.kernels.config import Dims, LayerDims, Stage1Config, Stage2Config
 from autotune.kernels.sort import TOKEN_ROWS, max_blocks
 
@@ -80,14 +80,14 @@ class KernelSpec:
 
     Attributes:
         name: short and unique to the spec's content, for logs and file names.
-        stage: `stage1`, `stage2`, `quantise` or `sort`.
+        stage: `stage1`, `stage2`, `quantise`, `sort` or `prepare`.
         fn: the `triton.jit` function.
         signature: argument name -> Triton type, `constexpr` for the compile-time ones; in the kernel's order.
         constexprs: compile-time arguments.
         attrs: argument position -> Triton attributes: every pointer is aligned to 16 bytes, no integer is
             specialised on.
         options: compile options; a knob that is unset is not among them.
-        config: the stage's typed config; None for `quantise` and `sort`.
+        config: the stage's typed config; None for the others.
         dims: the layer.
     """
 
@@ -142,16 +142,20 @@ def quantise_spec(width: int, dims: Dims, runtime: str, *, pdl: bool = False) ->
 def sort_spec(tile_m: int, dims: Dims, runtime: str, *, pdl: bool = False) -> KernelSpec:
     """The sort of up to `sort.KERNEL_SLOTS` slots."""
     layer = LayerDims(dims.model_dim, dims.inter_dim, dims.experts, dims.top_k)
+    constants = {**_sort_constexprs(tile_m, layer), "PDL": pdl and runtime == "cuda"}
+    return _make("sort", sort.sort_kernel, constants, None, layer, runtime, {"num_warps": 8})
+
+
+def prepare_spec(tile_m: int, dims: Dims, runtime: str, *, pdl: bool = False) -> KernelSpec:
+    """The sort of up to `sort.KERNEL_SLOTS` slots and the quantisation of the tokens, in one launch."""
+    layer = LayerDims(dims.model_dim, dims.inter_dim, dims.experts, dims.top_k)
     constants = {
-        "TOP_K": layer.top_k,
-        "EXPERTS": layer.experts,
-        "BINS": triton.next_power_of_2(layer.experts),
-        "CHUNK": 32,
-        "TILE_M": tile_m,
-        "TOKEN_ROWS": TOKEN_ROWS,
+        "K": layer.model_dim,
+        "HALF": triton.next_power_of_2(layer.model_dim // 2),
+        **_sort_constexprs(tile_m, layer),
         "PDL": pdl and runtime == "cuda",
     }
-    return _make("sort", sort.sort_kernel, constants, None, layer, runtime, {"num_warps": 8})
+    return _make("prepare", prepare.prepare_kernel, constants, None, layer, runtime, {"num_warps": 8})
 
 
 def compile_kernel(spec: KernelSpec, target: GPUTarget) -> Any:
@@ -186,6 +190,8 @@ def grid(spec: KernelSpec, tokens: int) -> tuple[int, int, int]:
         return (tokens, 1, 1)
     if spec.stage == "sort":
         return (1, 1, 1)
+    if spec.stage == "prepare":
+        return (tokens + 1, 1, 1)
     assert spec.config is not None
     n_tiles = _n_tiles(spec)
     if isinstance(spec.config, Stage2Config) and spec.config.reduce == "loop":
@@ -275,7 +281,7 @@ def launch(
 def kernel_source_hash() -> str:
     """SHA-256, hex, of this folder's sources that decide what is compiled and launched."""
     digest = hashlib.sha256()
-    for name in ("config", "layout", "quantise", "sort", "spec", "stage1", "stage2", "tiles"):
+    for name in ("config", "layout", "prepare", "quantise", "sort", "spec", "stage1", "stage2", "tiles"):
         digest.update(name.encode() + b"\0" + (Path(__file__).parent / f"{name}.py").read_bytes())
     return digest.hexdigest()
 
@@ -297,8 +303,12 @@ def _stage2_constexprs(config: Stage2Config, layer: LayerDims) -> dict[str, Any]
     if config.reduce == "loop":
         for name in ("SPLIT_K", "GROUP", "XCDS"):
             del tiles[name]
-        return {**shared, **tiles, "NUM_STAGES": config.num_stages}
+        return {**shared, **tiles, "UNROLL": config.unroll, "NUM_STAGES": config.num_stages}
     return {**shared, "TOP_K": layer.top_k, **tiles, "ATOMIC": config.reduce == "atomic"}
+
+
+def _sort_constexprs(tile_m: int, layer: LayerDims) -> dict[str, Any]:
+    return {"TOP_K": layer.top_k, "EXPERTS": layer.experts, "TILE_M": tile_m, "TOKEN_ROWS": TOKEN_ROWS}
 
 
 def _tile_constexprs(config: Stage1Config | Stage2Config) -> dict[str, Any]:

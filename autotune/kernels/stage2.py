@@ -27,18 +27,20 @@ def stage2_loop_kernel(
     block_expert,  # i32 [blocks], -1 where there is no block
     block_slots,  # i32 [blocks, TILE_M]: row r is a slot of token r, or -1
     valid_blocks,  # i32 [1]
-    tokens,
+    tokens,  # i32
     MODEL_DIM: tl.constexpr,
     K: tl.constexpr,
     TILE_M: tl.constexpr,
     TILE_N: tl.constexpr,
     TILE_K: tl.constexpr,
+    UNROLL: tl.constexpr,  # blocks a step
     NUM_STAGES: tl.constexpr,
     W_CACHE: tl.constexpr,
     W_EVICT: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    begin_after_previous_kernel(PDL)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
     BYTES: tl.constexpr = K // 2
     STEP: tl.constexpr = TILE_K // 2
     K_TILES: tl.constexpr = (BYTES + STEP - 1) // STEP
@@ -52,51 +54,66 @@ def stage2_loop_kernel(
     w_tile = w + (column * BYTES)[None, :] + k[:, None]
     in_n = column < MODEL_DIM
     total = tl.zeros((TILE_M, TILE_N), dtype=tl.float32)
-    for block in tl.range(0, blocks, num_stages=NUM_STAGES):
-        expert = tl.load(block_expert + block).to(tl.int64)
-        slot = tl.load(block_slots + block * TILE_M + m)
-        real = slot >= 0
-        w_expert = w_tile + expert * (MODEL_DIM * BYTES)
-        a_tile = a + (slot * K)[:, None] + k[None, :]
-        if EVEN_N:
-            scale_n = tl.load(w_scale + expert * MODEL_DIM + column)
-        else:
-            scale_n = tl.load(w_scale + expert * MODEL_DIM + column, mask=in_n, other=0.0)
-        acc_low = tl.zeros((TILE_M, TILE_N), dtype=tl.int32)
-        acc_high = tl.zeros((TILE_M, TILE_N), dtype=tl.int32)
-        for step in tl.static_range(K_TILES):
-            if EVEN_K:
-                a_mask = real[:, None]
-                if EVEN_N:
-                    packed = tl.load(w_expert + step * STEP, cache_modifier=W_CACHE, eviction_policy=W_EVICT)
+    # Every load of the body is pipelined, the ids too. Each step has a fixed cost (a barrier and the latency of a
+    # chain from shared memory to the matrix unit), which several blocks a step share.
+    for start in tl.range(0, blocks, UNROLL, num_stages=NUM_STAGES):
+        for u in tl.static_range(UNROLL):
+            block = start + u
+            if u == 0:
+                expert = tl.load(block_expert + block).to(tl.int64)
+                slot = tl.load(block_slots + block * TILE_M + m)
+            else:
+                row = block * TILE_M + m
+                slot = tl.load(block_slots + row, mask=row < blocks * TILE_M, other=-1)
+                expert = tl.load(block_expert + tl.minimum(block, blocks - 1)).to(tl.int64)
+            real = slot >= 0
+            # Past the last block nothing is read.
+            if u == 0:
+                n_mask = in_n
+            else:
+                n_mask = column < tl.where(block < blocks, MODEL_DIM, 0)
+            w_expert = w_tile + expert * (MODEL_DIM * BYTES)
+            a_tile = a + (slot * K)[:, None] + k[None, :]
+            if EVEN_N and u == 0:
+                scale_n = tl.load(w_scale + expert * MODEL_DIM + column)
+            else:
+                scale_n = tl.load(w_scale + expert * MODEL_DIM + column, mask=n_mask, other=0.0)
+            acc_low = tl.zeros((TILE_M, TILE_N), dtype=tl.int32)
+            acc_high = tl.zeros((TILE_M, TILE_N), dtype=tl.int32)
+            for step in tl.static_range(K_TILES):
+                if EVEN_K:
+                    a_mask = real[:, None]
+                    w_mask = n_mask[None, :]
+                else:
+                    in_k = k < BYTES - step * STEP
+                    a_mask = real[:, None] & in_k[None, :]
+                    w_mask = n_mask[None, :] & in_k[:, None]
+                if EVEN_K and EVEN_N and u == 0:
+                    packed = tl.load(
+                        w_expert + step * STEP, cache_modifier=W_CACHE, eviction_policy=W_EVICT
+                    )
                 else:
                     packed = tl.load(
                         w_expert + step * STEP,
-                        mask=in_n[None, :],
+                        mask=w_mask,
                         other=0,
                         cache_modifier=W_CACHE,
                         eviction_policy=W_EVICT,
                     )
-            else:
-                in_k = k < BYTES - step * STEP
-                a_mask = real[:, None] & in_k[None, :]
-                packed = tl.load(
-                    w_expert + step * STEP,
-                    mask=in_n[None, :] & in_k[:, None],
-                    other=0,
-                    cache_modifier=W_CACHE,
-                    eviction_policy=W_EVICT,
-                )
-            a_low = tl.load(a_tile + step * STEP, mask=a_mask, other=0)
-            a_high = tl.load(a_tile + step * STEP + BYTES, mask=a_mask, other=0)
-            acc_low = tl.dot(a_low, packed & 0x0F, acc_low, out_dtype=tl.int32)
-            acc_high = tl.dot(a_high, packed & -16, acc_high, out_dtype=tl.int32)
-        low_sum = tl.load(a_low_sum + slot, mask=real, other=0)
-        # A padding row has scale zero, and integers are finite: it adds nothing.
-        scale_m = tl.load(a_scale + slot, mask=real, other=0.0)
-        weight = tl.load(topk_weight + slot, mask=real, other=0.0)
-        exact = acc_low + (acc_high >> 4) - 8 * low_sum[:, None]
-        total += exact.to(tl.float32) * (scale_m * weight)[:, None] * scale_n[None, :]
+                a_low = tl.load(a_tile + step * STEP, mask=a_mask, other=0)
+                a_high = tl.load(a_tile + step * STEP + BYTES, mask=a_mask, other=0)
+                acc_low = tl.dot(a_low, packed & 0x0F, acc_low, out_dtype=tl.int32)
+                acc_high = tl.dot(a_high, packed & -16, acc_high, out_dtype=tl.int32)
+            low_sum = tl.load(a_low_sum + slot, mask=real, other=0)
+            # A padding row has scale zero, and integers are finite: it adds nothing.
+            scale_m = tl.load(a_scale + slot, mask=real, other=0.0)
+            weight = tl.load(topk_weight + slot, mask=real, other=0.0)
+            exact = acc_low + (acc_high >> 4) - 8 * low_sum[:, None]
+            total += exact.to(tl.float32) * (scale_m * weight)[:, None] * scale_n[None, :]
+    if PDL:
+        # Not at the start: programs of the next launch would take the places that are free then, most of them on
+        # the few processors without one of these programs.
+        tl.extra.cuda.gdc_launch_dependents()
     place = out + (m.to(tl.int64) * MODEL_DIM)[:, None] + column[None, :]
     tl.store(place, total.to(tl.bfloat16), mask=(m < tokens)[:, None] & in_n[None, :])
 
@@ -212,6 +229,8 @@ def stage2_tile_kernel(
         if ATOMIC:
             place = partial + token_at[:, None] + column[None, :]
             total = tl.load(place, mask=done, other=0.0, cache_modifier=".cg")
+            # The zeros are stored by other threads than those that loaded: no store before every load.
+            tl.debug_barrier()
             tl.store(place, tl.zeros((TILE_M, TILE_N), dtype=tl.float32), mask=done)
         else:
             # In the order of the slots, whoever came first: the result is deterministic.
