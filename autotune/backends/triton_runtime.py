@@ -81,7 +81,8 @@ class TritonRuntime:
 
     def path(self, what: What, config: Subject) -> Path:
         # Partial sums are INT32 or float32; the output is rounded once; the layer's intermediate is bfloat16.
-        return Path(requantised=what is What.LAYER)
+        # Triton's interpreter cuts bfloat16 off where the hardware rounds.
+        return Path(requantised=what is What.LAYER, toward_zero=self._interpret)
 
     def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
         spec, tokens = self._spec(stage, config), inputs.hidden.shape[0]

@@ -8,8 +8,8 @@ sum that is missing: of a thousand tiles one that is nothing but wrong moves the
 that lacks 1/64 of its sum by 0.4 %, which is no more than rounding does.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,48 +39,38 @@ ALL_UP_TO = 16
 """Up to so many tokens every smaller count is checked: engines and our operator fall back upwards."""
 
 
-def bound(path: Path, requantisation: float = 0.0) -> float:
+def bound(path: Path, simulated: float) -> float:
     """Greatest ||out - reference|| / ||reference|| of a correct kernel with these roundings, times `ROOM`.
 
     The accumulators are exact integers. Errors of the remaining roundings are independent, so their squares
     add up, in units of one bfloat16 rounding of the whole result (`BF16`, 1.66e-3):
 
-    - the output, rounded once: 1.
-    - each expert's contribution, rounded before a float32 sum: 1 more, as the contributions are independent
-      of each other and their squares add up to the result's. (Simulated at real size: 2.3e-3 = sqrt(2) *
-      1.66e-3.)
+    - The output, rounded once, is 1, and for the layer a bfloat16 intermediate is quantised to INT8 again:
+      a few values land on the neighbouring integer. How many depends on how values are distributed below
+      their row's peak, so both are simulated on the case's own values (`Case.simulated`: 1.7e-3 for a stage,
+      6e-3 to 7e-3 for the layer at real size) and handed in.
+    - Each expert's contribution, rounded before a float32 sum: 1 more, as the contributions are independent
+      of each other and their squares add up to the result's. (At real size: 2.3e-3 = sqrt(2) * 1.66e-3.)
     - n additions onto a bfloat16 output instead: the j-th rounds a sum that has j/n of the square, which
       makes (1 + 2 + ... + n) / n = (n + 1) / 2 in place of the output's 1. (With 8 and rounded
-      contributions: sqrt(5.5) * 1.66e-3 = 3.9e-3; simulated 3.3e-3 to 4.3e-3.)
-    - a bfloat16 intermediate that is quantised to INT8 again: a few values land on the neighbouring integer.
-      How many depends on how the values are distributed below their row's peak, so it is simulated on the
-      case's own values (`requantisation_error`), 6e-3 to 7e-3 at real size, and handed in.
+      contributions: sqrt(5.5) * 1.66e-3 = 3.9e-3; simulated at real size 3.3e-3 to 4.3e-3.)
+    - Cutting off instead of rounding: errors of up to twice the size, so four times each square.
 
     Args:
-        requantisation: relative error that it makes; counted only where the path has it.
+        simulated: relative error of rounding the output, and the intermediate where the path does.
     """
-    squares = (path.bf16_adds + 1) / 2 if path.bf16_adds else 1.0
-    squares += path.contributions_bf16
-    error = float((squares * BF16**2 + (requantisation**2 if path.requantised else 0.0)) ** 0.5)
-    return ROOM * error
+    unit = (4 if path.toward_zero else 1) * BF16**2
+    further = ((path.bf16_adds + 1) / 2 - 1 if path.bf16_adds else 0.0) + path.contributions_bf16
+    return float(ROOM * (max(simulated**2, unit) + further * unit) ** 0.5)
 
 
-def requantisation_error(middle: "torch.Tensor") -> float:
-    """Relative error of quantising bfloat16(middle) to INT8 by rows, against quantising `middle`.
+def to_bf16(x: "torch.Tensor", *, toward_zero: bool) -> "torch.Tensor":
+    """float32 values that bfloat16 has: the nearest, or the next towards zero."""
+    import torch
 
-    The GEMM behind it keeps relative errors of random sign as they are.
-
-    Args:
-        middle: float32 [slots, inter_dim], stage 1's reference.
-    """
-    from autotune.kernels.reference import quantise_reference
-
-    def dequantised(x: "torch.Tensor") -> "torch.Tensor":
-        q, scale, _ = quantise_reference(x)
-        return q.float() * scale[:, None]
-
-    exact = dequantised(middle)
-    return float((dequantised(middle.bfloat16()) - exact).norm() / exact.norm())
+    if toward_zero:
+        return (x.contiguous().view(torch.int32) & -(1 << 16)).view(torch.float32)
+    return x.bfloat16().float()
 
 
 @dataclass(frozen=True)
@@ -141,7 +131,8 @@ class Case:
 
     Attributes:
         name: for the verdict, e.g. `4 tokens, all on the same experts`.
-        references: float32 by what is launched, with the bound's `requantisation`.
+        references: float32 by what is launched.
+        layer_of: the layer's output from stage 1's, float32.
     """
 
     name: str
@@ -149,7 +140,25 @@ class Case:
     inputs: Activations
     step: Step
     references: "dict[What, torch.Tensor]"
-    requantisation: float
+
+    layer_of: "Callable[[torch.Tensor], torch.Tensor]"
+    _bounds: dict[tuple[What, Path], float] = field(default_factory=dict)
+
+    def simulated(self, what: What, path: Path) -> float:
+        """Relative error of rounding the output, and the intermediate where the path does, on these values."""
+        reference = self.references[what]
+        rounded = reference
+        if path.requantised:
+            rounded = self.layer_of(to_bf16(self.references[What.STAGE1], toward_zero=path.toward_zero))
+        rounded = to_bf16(rounded, toward_zero=path.toward_zero)
+        return float((rounded - reference).norm() / reference.norm().clamp(min=1e-30))
+
+    def bound(self, what: What, path: Path) -> float:
+        """See `bound`. Worked out once a path."""
+        key = (what, path)
+        if key not in self._bounds:
+            self._bounds[key] = bound(path, self.simulated(what, path))
+        return self._bounds[key]
 
 
 def served_tokens(tokens: int) -> tuple[int, ...]:
@@ -236,31 +245,31 @@ def make_case(name: str, weights: LogicalWeights, inputs: Activations, step: Ste
     from autotune.kernels.reference import quantise_reference, stage1_reference, stage2_reference
 
     w = weights
+
+    def layer_of(middle: "torch.Tensor") -> "torch.Tensor":
+        q, scale, _ = quantise_reference(middle)
+        return stage2_reference(q, scale, w.w2, w.w2_scale, step.ids, step.router)
+
     middle = stage1_reference(inputs.a1, inputs.a1_scale, w.w1, w.w1_scale, step.ids)
-    q, scale, _ = quantise_reference(middle)
-    return Case(
-        name,
-        len(step.ids),
-        inputs,
-        step,
-        {
-            What.STAGE1: middle,
-            What.STAGE2: stage2_reference(
-                inputs.a2.flatten(0, 1),
-                inputs.a2_scale.flatten(),
-                w.w2,
-                w.w2_scale,
-                step.ids,
-                step.router,
-            ),
-            What.LAYER: stage2_reference(q, scale, w.w2, w.w2_scale, step.ids, step.router),
-        },
-        requantisation_error(middle),
-    )
+    a2, a2_scale = inputs.a2.flatten(0, 1), inputs.a2_scale.flatten()
+    references = {
+        What.STAGE1: middle,
+        What.STAGE2: stage2_reference(a2, a2_scale, w.w2, w.w2_scale, step.ids, step.router),
+        What.LAYER: layer_of(middle),
+    }
+    return Case(name, len(step.ids), inputs, step, references, layer_of)
 
 
 class Incorrect(Exception):
-    """A candidate's numbers are wrong; the message is one sentence."""
+    """A candidate's numbers are wrong.
+
+    Attributes:
+        error: ||out - reference|| / ||reference||; infinity where a value is not finite.
+    """
+
+    def __init__(self, reason: str, error: float) -> None:
+        super().__init__(reason)
+        self.error = error
 
 
 def check_launch(launch: Launch, case: Case, what: What, path: Path, *, times: int = 2) -> float:
@@ -290,23 +299,26 @@ def judge(launch: Launch, case: Case, what: What, path: Path) -> float:
     """
     reference = case.references[what]
     found = deviation(launch.output.reshape(reference.shape), reference)
-    limit = bound(path, case.requantisation)
+    limit = case.bound(what, path)
     where = f"at {case.name}: "
     if found.not_finite:
         raise Incorrect(
             f"{where}{found.not_finite} of {len(reference)} rows hold values that were never written"
-            f" or are not finite, the first at row {found.row}, column {found.column}"
+            f" or are not finite, the first at row {found.row}, column {found.column}",
+            found.error,
         )
     if found.error > limit:
-        raise Incorrect(f"{where}relative error {found.error:.2e} exceeds the path's bound {limit:.2e}")
+        reason = f"{where}relative error {found.error:.2e} exceeds the path's bound {limit:.2e}"
+        raise Incorrect(reason, found.error)
     if found.tile_error > TILE_ROOM * limit:
         raise Incorrect(
             f"{where}relative error {found.tile_error:.2e} in row {found.row}, columns {found.column} to"
             f" {found.column + TILE - 1}, exceeds {TILE_ROOM * limit:.2e}, though the {found.error:.2e}"
-            " overall is within its bound"
+            " overall is within its bound",
+            found.error,
         )
     if not guards_intact(launch):
-        raise Incorrect(f"{where}it wrote outside of its output")
+        raise Incorrect(f"{where}it wrote outside of its output", found.error)
     return found.error
 
 

@@ -1,6 +1,5 @@
 """Devices that launches run on: a GPU through torch (CUDA and ROCm alike), and the CPU for tests."""
 
-import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -8,11 +7,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import autotune
-from autotune.devices import DEVICES, MIB
 from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
 from autotune.measure.runtime import Clock, Launch, Replay
 from autotune.measure.sensors import open_sensors
+from autotune.probe import live_device
+from autotune.targets import TRITON_DISTRIBUTIONS, package_version
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ class GpuMachine:
             ) from error
         if not torch.cuda.is_available():
             raise UserError(
-                "torch sees no GPU: measure on a machine that has one, or use --device offline:mi325x"
+                "torch sees no GPU: measure on a machine that has one, or use --target offline:mi325x"
             )
         torch.cuda.set_device(0)
         self._properties: Any = torch.cuda.get_device_properties(0)
@@ -62,16 +62,15 @@ class GpuMachine:
             driver=card.driver,
             runtime=f"rocm {torch.version.hip}" if self._hip else f"cuda {torch.version.cuda}",
             torch=torch.__version__,
-            triton=_version("triton") or _version("pytorch-triton-rocm") or _version("pytorch-triton"),
+            triton=package_version(*TRITON_DISTRIBUTIONS),
             backend=backend,
             kernel_source=kernel_source,
             tool_version=autotune.__version__,
         )
 
     def last_level_cache(self) -> int:
-        return last_level_cache(
-            self._properties.name, self._hip, int(getattr(self._properties, "L2_cache_size", 0))
-        )
+        # From the device table: ROCm reports the L2 of one die, not the Infinity Cache behind it.
+        return live_device().last_level_cache_bytes
 
     def free_bytes(self) -> int:
         import torch
@@ -176,8 +175,8 @@ class CpuMachine:
             power_cap_w=None,
             driver=None,
             runtime="none",
-            torch=_version("torch"),
-            triton=_version("triton"),
+            torch=package_version("torch"),
+            triton=package_version(*TRITON_DISTRIBUTIONS),
             backend=backend,
             kernel_source=kernel_source,
             tool_version=autotune.__version__,
@@ -221,29 +220,9 @@ class _HostReplay:
         pass
 
 
-def last_level_cache(name: str, hip: bool, l2_bytes: int) -> int:
-    """Bytes of the last-level cache of the card that its driver calls `name`.
-
-    From the device table where the card is in it, since ROCm reports the 4 MiB L2 of one die, not the
-    Infinity Cache behind it. For another AMD card the largest of the table, for another NVIDIA card what it
-    reports.
-    """
-    for device in DEVICES.values():
-        if device.name in name.lower().replace(" ", ""):
-            return max(device.last_level_cache_bytes, 0 if hip else l2_bytes)
-    return max(256 * MIB, l2_bytes) if hip else l2_bytes or 64 * MIB
-
-
 def pci_address(properties: Any) -> str:
     """`0000:1a:00.0` from torch's device properties; zeros where this torch does not tell."""
     domain, bus, device = (
         int(getattr(properties, f"pci_{part}_id", 0)) for part in ("domain", "bus", "device")
     )
     return f"{domain:04x}:{bus:02x}:{device:02x}.0"
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -94,11 +94,13 @@ class Path:
         bf16_adds: additions that are made on a bfloat16 output one by one (atomics); 0: summed in
             float32 and rounded once.
         requantised: a bfloat16 intermediate is quantised to INT8 on the way (the layer).
+        toward_zero: bfloat16 values are cut off instead of rounded to the nearest.
     """
 
     contributions_bf16: bool = False
     bf16_adds: int = 0
     requantised: bool = False
+    toward_zero: bool = False
 
 
 @dataclass(frozen=True)

@@ -311,7 +311,7 @@ def _guarded(act: Callable[[], T]) -> T | Failure:
     except UserError:
         raise
     except Incorrect as error:
-        return Failure(Status.INCORRECT, str(error), time.perf_counter() - start)
+        return Failure(Status.INCORRECT, str(error), time.perf_counter() - start, error.error)
     except Exception as error:
         log.debug("a candidate failed", exc_info=True)
         text = " ".join(str(error).split())[:300]

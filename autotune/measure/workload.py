@@ -130,11 +130,28 @@ def make_activations(layer: Layer, tokens: int, device: str, seed: int) -> Activ
         noise = torch.randn((count, width), device=device, generator=generator)
         return (noise * torch.exp2(2 * spread - 1)).bfloat16()
 
-    hidden = rows(tokens, layer.model_dim)
+    hidden = without_ties(rows(tokens, layer.model_dim))
     a1, a1_scale, _ = quantise_reference(hidden)
     a2, a2_scale, _ = quantise_reference(rows(tokens * layer.top_k, layer.inter_dim))
     slots = (tokens, layer.top_k)
     return Activations(hidden, a1, a1_scale, a2.view(*slots, -1), a2_scale.view(slots))
+
+
+def without_ties(x: "torch.Tensor") -> "torch.Tensor":
+    """`x` with zeros where its INT8 quantisation would be a matter of taste.
+
+    A value half-way between two integers goes one way or the other by the last bit of a division, which a GPU
+    may approximate: bfloat16 inputs hit that once in a few hundred values, and each costs as much as all of
+    a layer's other roundings together.
+
+    Args:
+        x: bfloat16 [rows, width].
+    """
+    import torch
+
+    peak = x.float().abs().amax(dim=1, keepdim=True)
+    steps = x.float() * (127.0 / peak.clamp(min=1e-30))
+    return torch.where((steps - steps.floor() - 0.5).abs() < 1 / 64, torch.zeros_like(x), x)
 
 
 def make_steps(
