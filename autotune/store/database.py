@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -212,7 +212,7 @@ def _bring_to_version(engine: Engine, location: Location, read_only: bool) -> st
     known = migrations.revisions()
     with engine.connect() as connection:
         version = migrations.version(connection)
-        tables = [] if version == known[-1] else inspect(connection).get_table_names()
+        tables = inspect(connection).get_table_names()
     if tables and (version is None or "trials" not in tables):
         raise UserError(
             f"{location} is another program's database: name another place with --db or {VARIABLE}"
@@ -226,9 +226,12 @@ def _bring_to_version(engine: Engine, location: Location, read_only: bool) -> st
         if version != known[-1]:
             raise UserError(f"{location} is older than this tool: run `autotune db upgrade` on it first")
         return version
-    # Taking the write lock even when there is nothing to do finds a read-only or locked file now
-    # rather than after the first measurement.
-    with engine.connect().execution_options(**WRITES) as connection, connection.begin():
-        if version != known[-1]:
+    with engine.connect().execution_options(**WRITES) as connection, connection.begin() as transaction:
+        if version == known[-1]:
+            # A write that is undone: it finds a read-only or locked file now rather than after the first
+            # measurement.
+            connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
+            transaction.rollback()
+        else:
             migrations.upgrade(connection)
     return version

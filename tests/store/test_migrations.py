@@ -1,0 +1,147 @@
+"""The scripts under db/ make what the schema says, and db/README.md tells all of it."""
+
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, create_engine, inspect
+
+from autotune.data import data_dir
+from autotune.fingerprint import Fingerprint
+from autotune.store import migrations
+from autotune.store.base import Base
+from autotune.store.schema import Environment
+from autotune.store.store import Store
+from tests.store.examples import begin
+
+
+@pytest.fixture
+def migrated(path: Path) -> Engine:
+    return create_engine(f"sqlite:///{path}")
+
+
+def test_the_scripts_make_the_schema(migrated: Engine) -> None:
+    with migrated.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_scripts_make_the_checks_too(migrated: Engine) -> None:
+    """Alembic does not compare CHECK constraints."""
+    declared = create_engine("sqlite://")
+    Base.metadata.create_all(declared)
+    ours, theirs = inspect(declared), inspect(migrated)
+    for table in Base.metadata.tables:
+        checks = {check["name"]: check["sqltext"] for check in ours.get_check_constraints(table)}
+        assert {check["name"]: check["sqltext"] for check in theirs.get_check_constraints(table)} == checks
+
+
+def test_every_constraint_has_a_name_by_which_a_script_can_change_it(migrated: Engine) -> None:
+    inspector = inspect(migrated)
+    for table in Base.metadata.tables:
+        constraints = [
+            *inspector.get_check_constraints(table),
+            *inspector.get_foreign_keys(table),
+            *inspector.get_unique_constraints(table),
+            inspector.get_pk_constraint(table),
+        ]
+        assert all(constraint["name"] for constraint in constraints), table
+
+
+def test_the_readme_tells_every_column() -> None:
+    text = (data_dir("db") / "README.md").read_text()
+    told = {}
+    for section in text.split("\n### ")[1:]:
+        rows = re.findall(r"^\| `(\w+)` \|", section.partition("\n## ")[0], re.MULTILINE)
+        told[section.partition("\n")[0]] = rows
+    assert told == {
+        name: [column.name for column in table.columns]
+        for name, table in ((name, Base.metadata.tables[name]) for name in told)
+    }
+    assert told.keys() == Base.metadata.tables.keys()
+
+
+def test_an_environment_has_every_field_of_a_fingerprint() -> None:
+    columns = {column.name for column in Environment.__table__.columns}
+    assert columns == {"id", "key", *Fingerprint.__dataclass_fields__}
+
+
+def test_the_scripts_can_be_undone(migrated: Engine) -> None:
+    from alembic import command
+
+    with migrated.begin() as connection:
+        command.downgrade(migrations.config(connection), "base")
+    assert inspect(migrated).get_table_names() == ["alembic_version"]
+
+
+def test_no_configuration_in_the_working_folder_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = elsewhere\n")
+    monkeypatch.chdir(tmp_path)
+    Store.open(tmp_path / "made.db").close()
+
+
+@pytest.fixture
+def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A tool whose schema has moved on: db/ with one more script, to be filled in."""
+    scripts = tmp_path / "100% db"
+    shutil.copytree(data_dir("db"), scripts)
+    monkeypatch.setattr(migrations, "data_dir", lambda _: scripts)
+    migrations.revisions.cache_clear()
+    yield scripts / "versions" / "0002_next.py"
+    migrations.revisions.cache_clear()
+
+
+SCRIPT = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+
+def upgrade():
+    op.add_column("runs", sa.Column("note", sa.Text()))
+"""
+
+
+def columns(path: Path, table: str) -> list[str]:
+    with sqlite3.connect(path) as connection:
+        return [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+
+
+def test_an_older_database_is_upgraded_when_it_is_opened(path: Path, next_version: Path) -> None:
+    next_version.write_text(SCRIPT)
+    assert "note" not in columns(path, "runs")
+    with Store.open(path) as store:
+        assert (store.upgraded_from, store.version) == ("0001", "0002")
+        begin(store)
+    assert "note" in columns(path, "runs")
+
+
+def test_an_upgrade_that_fails_changes_nothing(path: Path, next_version: Path) -> None:
+    next_version.write_text(SCRIPT + "    raise RuntimeError('half way')\n")
+    with pytest.raises(RuntimeError, match="half way"):
+        Store.open(path)
+    assert "note" not in columns(path, "runs")
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+
+
+def test_an_older_database_is_not_read_without_leave_to_upgrade_it(path: Path, next_version: Path) -> None:
+    next_version.write_text(SCRIPT)
+    with pytest.raises(Exception, match="is older than this tool: run `autotune db upgrade` on it first"):
+        Store.open(path, read_only=True)
+
+
+def test_the_scripts_do_not_import_the_schema() -> None:
+    """They must still do the same when the schema has moved on."""
+    for script in (data_dir("db") / "versions").glob("*.py"):
+        assert "autotune" not in script.read_text(), script
+    assert os.path.isfile(data_dir("db") / "env.py")
