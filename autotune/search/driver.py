@@ -5,21 +5,20 @@ compiled candidate is evaluated at every problem that shares its binary. A finis
 before any search is told of it, so the store is never behind what the sampler knows.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
 from autotune.compile.constraints import refusal
-from autotune.compile.pool import CompilePool
 from autotune.config import Config
 from autotune.devices import Device
 from autotune.fingerprint import Fingerprint
 from autotune.problem import Problem, Stage
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
-from autotune.search.evaluate import Evaluator, Outcome
+from autotune.search.clock import Clock, WallClock
+from autotune.search.evaluate import Compiler, Evaluator, Outcome
 from autotune.search.study import Ask, StageSearch
 from autotune.store.records import TrialRecord
 
@@ -57,7 +56,6 @@ class _Evaluation:
     task: Task
     ask: Ask
     compiled: Compiled
-    started: float
     twins: list[tuple[Ask, Compiled]] = field(default_factory=list)
 
 
@@ -78,11 +76,12 @@ class Driver:
         *,
         settings: DriverSettings,
         device: Device,
-        pool: CompilePool,
+        pool: Compiler,
         evaluator: Evaluator,
         artefact_key: Callable[[Problem, Stage, Config], str],
         record: Callable[[TrialRecord, tuple[Sample, ...]], int],
         on_trial: Callable[[TrialRecord], None],
+        clock: Clock | None = None,
     ) -> None:
         self._searches = searches
         self._settings = settings
@@ -92,6 +91,7 @@ class Driver:
         self._artefact_key = artefact_key
         self._record = record
         self._on_trial = on_trial
+        self._clock = clock or WallClock()
         self._compiling: dict[Future[Compiled | Failure], list[_Candidate]] = {}
         self._evaluating: dict[Future[Outcome], _Evaluation] = {}
         self._by_binary: dict[tuple[Task, str], _Evaluation | _Twin] = {}
@@ -102,17 +102,16 @@ class Driver:
         Returns:
             Whether every search used its budget; False when time was up first.
         """
-        deadline = None if self._settings.timeout_s is None else time.monotonic() + self._settings.timeout_s
+        deadline = None if self._settings.timeout_s is None else self._clock.now() + self._settings.timeout_s
         turns = self._turns()
         while True:
-            in_time = deadline is None or time.monotonic() < deadline
+            in_time = deadline is None or self._clock.now() < deadline
             while in_time and self._has_room() and self._start_next(turns):
                 pass
             waiting: list[Future[Any]] = [*self._compiling, *self._evaluating]
             if not waiting:
                 return all(search.done for search in self._searches.values())
-            finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
+            for future in self._clock.wait(waiting):
                 if future in self._compiling:
                     for candidate in self._compiling.pop(future):
                         self._compiled(candidate, future.result())
@@ -169,7 +168,7 @@ class Driver:
         elif twin is not None:
             twin.twins.append((ask, compiled))
         else:
-            evaluation = _Evaluation(task, ask, compiled, time.monotonic())
+            evaluation = _Evaluation(task, ask, compiled)
             self._by_binary[task, compiled.binary_hash] = evaluation
             self._evaluating[self._evaluator.evaluate(*task, ask.config, compiled)] = evaluation
 

@@ -8,7 +8,7 @@ from autotune.backends.base import Backend
 from autotune.compile.estimate import estimate_us
 from autotune.config import Config
 from autotune.devices import Device
-from autotune.problem import Problem, Stage
+from autotune.problem import Layer, Problem, Stage
 from autotune.results import Compiled, Failure, Kind, Measurement
 
 
@@ -21,6 +21,13 @@ class Estimate:
 
 Outcome = Measurement | Estimate | Failure
 """What becomes of an evaluation."""
+
+
+class Compiler(Protocol):
+    """Compiles candidates; see `autotune.compile.pool.CompilePool`."""
+
+    def submit(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> Future[Compiled | Failure]:
+        """Starts a compile, or gives the one that is under way or done for the same binary."""
 
 
 class Evaluator(Protocol):
@@ -44,7 +51,7 @@ class Estimator:
     """Estimates on a machine without the target."""
 
     kind = Kind.ESTIMATE
-    workload = "estimate"
+    workload = "estimate v1"  # another formula is another condition
 
     def __init__(self, backend: Backend, device: Device) -> None:
         self._backend = backend

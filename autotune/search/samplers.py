@@ -1,6 +1,7 @@
 """Optuna samplers by the name that a user gives; a user's own can be registered."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from autotune.errors import UserError
@@ -24,6 +25,10 @@ def _random(seed: int) -> "BaseSampler":
 
 
 def _gp(seed: int) -> "BaseSampler":
+    # Optuna imports these at the first ask, which is too late to say that one is missing.
+    for needed in ("scipy", "torch"):
+        if find_spec(needed) is None:
+            raise ModuleNotFoundError(f"No module named {needed!r}", name=needed)
     from optuna.samplers import GPSampler
 
     return GPSampler(seed=seed)

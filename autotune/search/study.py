@@ -53,7 +53,7 @@ class StageSearch:
         self._study = optuna.create_study(sampler=make_sampler(sampler, seed))
         self._running: dict[Config, int] = {}
         self._known: dict[Config, float | None] = {}
-        self._queue = deque([Ask(space.default, "default"), *seeds])
+        self._queue = deque([Ask(space.default, "default"), *_fitting(space, seeds)])
         self._sweep = iter(space) if self.sweeps else None
 
     @property
@@ -101,7 +101,10 @@ class StageSearch:
         Returns:
             Whether this search takes part: the config is legal here, not known yet, and budget is left.
         """
-        if self.done or self.knows(config) or not self.space.is_legal(config):
+        if self.knows(config) or not self.space.is_legal(config):
+            return False
+        # What is queued has its place in the budget: the default is tried whatever others ask for.
+        if self.asked + sum(not self.knows(ask.config) for ask in self._queue) >= self.budget:
             return False
         self._give(Ask(config, "shared"))
         return True
@@ -157,6 +160,22 @@ class StageSearch:
             distributions=self._distributions,
             value=us,
         )
+
+
+def _fitting(space: BoundSpace, seeds: Iterable[Ask]) -> list[Ask]:
+    """Seeds as configs of `space`: a winner of another device may lack a knob, or have one or a value too many."""
+    fitted = []
+    for seed in seeds:
+        offered = {param.name: param.values for param in space.params}
+        known = {
+            name: value
+            for name, value in seed.config.items()
+            if any(value == v and type(value) is type(v) for v in offered.get(name, ()))
+        }
+        config = space.complete(known)
+        if space.is_legal(config):
+            fitted.append(Ask(config, seed.origin))
+    return fitted
 
 
 # Optuna takes None as a choice, but its storages sort choices by text: a word is safer.

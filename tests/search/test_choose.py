@@ -1,0 +1,49 @@
+"""Which pairs of stage configs go to the final."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.config import Config
+from autotune.results import LayerConfig
+from autotune.search.choose import finalists, pairs
+
+
+def config(tile_m: int, tile_n: int = 64) -> Config:
+    return Config({"tile_m": tile_m, "tile_n": tile_n})
+
+
+RANKED = st.lists(
+    st.tuples(st.sampled_from([16, 32]), st.integers(1, 40), st.floats(1, 100)), min_size=1, max_size=12
+).map(
+    lambda rows: sorted({config(m, n): us for m, n, us in rows}.items(), key=lambda row: (row[1], row[0].key))
+)
+
+
+@given(RANKED, RANKED)
+def test_pairs_share_the_block_size_and_are_sorted_by_their_sum(
+    one: list[tuple[Config, float]], two: list[tuple[Config, float]]
+) -> None:
+    made = pairs(one, two)
+    assert all(pair.stage1["tile_m"] == pair.stage2["tile_m"] for pair, _ in made)
+    assert [us for _, us in made] == sorted(us for _, us in made)
+    assert all(us == dict(one)[pair.stage1] + dict(two)[pair.stage2] for pair, us in made)
+
+
+@given(RANKED, RANKED, st.integers(1, 8))
+def test_the_default_leads_the_final_and_nobody_runs_twice(
+    one: list[tuple[Config, float]], two: list[tuple[Config, float]], most: int
+) -> None:
+    default = LayerConfig(one[-1][0], two[-1][0])
+    published = LayerConfig(one[0][0], two[0][0])
+    made = finalists(one, two, default=default, published=published, most=most)
+    configs = [finalist.config for finalist in made]
+    assert (made[0].label, configs[0]) == ("default", default)
+    assert published in configs
+    assert len(configs) == len(set(configs)) <= most + 2
+
+
+def test_the_best_pair_of_unlike_block_sizes_loses_to_a_pair_that_can_be_deployed() -> None:
+    one = [(config(16), 1.0), (config(32), 2.0)]
+    two = [(config(32), 1.0), (config(16), 5.0)]
+    best, us = pairs(one, two)[0]
+    assert (best.stage1["tile_m"], us) == (32, 3.0)

@@ -1,0 +1,135 @@
+"""What the driver does with asks, compiles and evaluations."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from autotune.config import Config
+from autotune.problem import Problem, Stage
+from autotune.results import Compiled, Failure, StaticFacts, Status
+from tests.search.fakes import FakeEvaluator, FakePool, Journal, binary, make_driver, searches
+from tests.spaces import KIMI
+
+M1, M4 = Problem(KIMI, 1), Problem(KIMI, 4)
+
+
+def us_of(problem: Problem, config: Config) -> float:
+    return problem.tokens + int(str(config["tile_n"])) / 32 + int(str(config["split_k"]))
+
+
+def test_a_result_is_stored_before_its_search_is_told(tmp_path: Path) -> None:
+    tasks, journal = searches(tmp_path, [M4]), Journal()
+    search = tasks[M4, Stage.STAGE1]
+    stored: list[Config] = []
+    tell = search.tell
+
+    def watched(config: Config, us: float | None) -> None:
+        assert journal.trials[-1].config == config
+        stored.append(config)
+        tell(config, us)
+
+    search.tell = watched  # type: ignore[method-assign]
+    assert make_driver(tasks, FakePool(), FakeEvaluator(us_of), journal).run()
+    assert len(stored) == len(journal.trials) == 10
+
+
+def test_one_compile_is_evaluated_at_every_problem_that_its_binary_serves(tmp_path: Path) -> None:
+    tasks, journal, pool = searches(tmp_path, [M1, M4], budget=12), Journal(), FakePool()
+    evaluator = FakeEvaluator(us_of)
+    make_driver(tasks, pool, evaluator, journal).run()
+    assert len(pool.submitted) == len(set(pool.submitted)) == 12
+    assert len(evaluator.evaluated) == 24
+    assert {record.origin for record in journal.trials} >= {"default", "shared"}
+    for config in pool.submitted:
+        assert {p for p, c in evaluator.evaluated if c == config} == {M1, M4}
+
+
+def test_problems_with_binaries_of_their_own_do_not_share(tmp_path: Path) -> None:
+    tasks, journal, pool = searches(tmp_path, [M1, M4], budget=6), Journal(), FakePool()
+    driver = make_driver(
+        tasks, pool, FakeEvaluator(us_of), journal, artefact_key=lambda p, s, c: f"{p.key}{s}{c.key}"
+    )
+    driver.run()
+    assert len(pool.submitted) == 12
+    assert "shared" not in {record.origin for record in journal.trials}
+
+
+def test_equal_machine_code_is_measured_once_and_shares_its_figure(tmp_path: Path) -> None:
+    def say(config: Config) -> Compiled:
+        return Compiled(binary(config.replaced(fast=False)), StaticFacts(), 0.5)
+
+    tasks, journal, evaluator = searches(tmp_path, [M4], budget=60), Journal(), FakeEvaluator(us_of)
+    make_driver(tasks, FakePool(say), evaluator, journal).run()
+    merged = [record for record in journal.trials if record.merged_into is not None]
+    assert merged
+    assert len(evaluator.evaluated) + len(merged) == len(journal.trials)
+    for record in merged:
+        twin = journal.trials[record.merged_into - 1]  # type: ignore[operator]
+        assert (record.figure_us, record.binary_hash) == (twin.figure_us, twin.binary_hash)
+        assert record.measure_s == 0.0
+
+
+def test_a_candidate_that_breaks_a_constraint_is_never_launched(tmp_path: Path) -> None:
+    def say(config: Config) -> Compiled:
+        return Compiled(binary(config), StaticFacts(spills=4 if config["fast"] else 0), 0.5)
+
+    tasks, journal, evaluator = searches(tmp_path, [M4], budget=30), Journal(), FakeEvaluator(us_of)
+    make_driver(tasks, FakePool(say), evaluator, journal).run()
+    assert not any(config["fast"] for _, config in evaluator.evaluated)
+    refused = [record for record in journal.trials if record.config["fast"]]
+    assert refused
+    assert all(r.status is Status.CONSTRAINT and r.figure_us is None and r.reason for r in refused)
+
+
+def test_spills_are_allowed_on_request(tmp_path: Path) -> None:
+    pool = FakePool(lambda config: Compiled(binary(config), StaticFacts(spills=4), 0.5))
+    tasks, journal = searches(tmp_path, [M4]), Journal()
+    make_driver(tasks, pool, FakeEvaluator(us_of), journal, allow_spills=True).run()
+    assert {record.status for record in journal.trials} == {Status.OK}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Failure(Status.COMPILE_ERROR, "no such instruction", 0.2),
+        Failure(Status.COMPILE_TIMEOUT, "60 s", 60.0),
+    ],
+)
+def test_a_failed_compile_is_a_trial_at_every_problem_that_waited_for_it(
+    tmp_path: Path, failure: Failure
+) -> None:
+    pool = FakePool(lambda config: failure if config["split_k"] == 2 else None)
+    tasks, journal = searches(tmp_path, [M1, M4], budget=30), Journal()
+    make_driver(tasks, pool, FakeEvaluator(us_of), journal).run()
+    failed = [record for record in journal.trials if record.status is failure.status]
+    assert {record.problem for record in failed} == {M1, M4}
+    assert all(record.reason == failure.reason and record.binary_hash is None for record in failed)
+
+
+def test_a_failed_measurement_is_a_trial_with_its_reason(tmp_path: Path) -> None:
+    wrong = Failure(Status.INCORRECT, "row 3 is off", 0.1, error=0.5)
+    evaluator = FakeEvaluator(lambda p, c: wrong if c["split_k"] == 2 else us_of(p, c))
+    tasks, journal = searches(tmp_path, [M4], budget=60), Journal()
+    make_driver(tasks, FakePool(), evaluator, journal).run()
+    failed = [record for record in journal.trials if record.status is Status.INCORRECT]
+    assert failed
+    assert all((r.gate_error, r.figure_us, r.measure_s) == (0.5, None, 0.1) for r in failed)
+
+
+def test_when_time_is_up_nothing_new_is_asked_and_it_says_so(tmp_path: Path) -> None:
+    def slow(problem: Problem, config: Config) -> float:
+        time.sleep(0.02)
+        return us_of(problem, config)
+
+    tasks, journal = searches(tmp_path, [M4], budget=50), Journal()
+    driver = make_driver(tasks, FakePool(), FakeEvaluator(slow), journal, timeout_s=0.05)
+    assert not driver.run()
+    assert 0 < len(journal.trials) < 50
+    assert len(journal.trials) == tasks[M4, Stage.STAGE1].asked, "what was begun is finished"
+
+
+def test_every_problem_uses_its_own_budget(tmp_path: Path) -> None:
+    tasks, journal = searches(tmp_path, [M1, M4], budget=9), Journal()
+    assert make_driver(tasks, FakePool(), FakeEvaluator(us_of), journal).run()
+    assert [search.asked for search in tasks.values()] == [9, 9]
