@@ -95,7 +95,7 @@ def merge(into: Store, other: Path) -> Merged:
     The other file is never changed: an older one is upgraded in a temporary copy.
 
     Raises:
-        UserError: `other` is missing, the same file, no database of this tool, or newer than it.
+        UserError: `other` is missing, unreadable, the same file, no database of this tool, or newer.
     """
     if not other.is_file():
         raise UserError(f"there is no database at {other}: give the file that the other machine wrote")
@@ -103,8 +103,11 @@ def merge(into: Store, other: Path) -> Merged:
         raise UserError(f"{other} is this database itself: give the file that another machine wrote")
     with tempfile.TemporaryDirectory(prefix="autotune-merge-") as folder:
         place = Location(Path(folder) / "copy.db", None, "OTHER", shown_as=str(other))
-        with user_errors(place):
-            snapshot(other, Path(folder) / "copy.db")
+        try:
+            with user_errors(place):
+                snapshot(other, Path(folder) / "copy.db")
+        except OSError as error:
+            raise UserError(f"cannot read {other} ({error.strerror}): make it readable") from error
         source = open_database(place)
         try:
             with source.engine.connect() as theirs, into.writing() as session:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -125,10 +126,46 @@ def test_a_read_only_file(path: Path) -> None:
     assert "is read-only: make the file and its folder writable, or name another place with --db" in sentence
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
-def test_a_file_without_write_permission(path: Path) -> None:
-    path.chmod(0o444)
-    assert refused(path).startswith(f"{path} is read-only: make the file and its folder writable")
+UNPRIVILEGED = """
+import os, sys
+from autotune.errors import UserError
+from autotune.store.store import Store
+
+with Store.open(sys.argv[2]) as store:
+    store.runs()  # imports what another user may not be allowed to
+if os.geteuid() == 0:  # permissions do not bind root
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    Store.open(sys.argv[1])
+except UserError as error:
+    print(error)
+with Store.open(sys.argv[1], read_only=True) as store:
+    print(len(store.runs()), "runs")
+"""
+
+
+@pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o444, 0o755), (0o666, 0o555), (0o444, 0o555)])
+def test_without_permission_to_write_it_can_be_read(
+    empty: Path, path: Path, file_mode: int, folder_mode: int
+) -> None:
+    # pytest's own folders are closed to other users.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "autotune.db"
+        shutil.copy(empty, file)
+        file.chmod(file_mode)
+        Path(folder).chmod(folder_mode)
+        output = subprocess.run(
+            [sys.executable, "-c", UNPRIVILEGED, str(file), str(path)],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        Path(folder).chmod(0o755)
+    assert output == (
+        f"{file} is read-only: make the file and its folder writable, or name another place with --db"
+        " or AUTOTUNE_DB\n0 runs\n"
+    )
 
 
 def test_a_folder_in_which_no_file_can_be_made() -> None:

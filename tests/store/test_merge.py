@@ -232,6 +232,15 @@ def test_files_that_cannot_be_merged(store: Store, other: Store, tmp_path: Path)
         assert str(error.value).startswith(message)
 
 
+def test_a_file_that_cannot_be_read(store: Store, other: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"cannot read .* \(Permission denied\): make it readable"):
+        merge(store, file(other))
+
+
 def rows(path: Path, table: str) -> list[tuple[object, ...]]:
     with sqlite3.connect(path) as connection:
         return connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()

@@ -1,6 +1,5 @@
 """The scripts under db/ make what the schema says, and db/README.md tells all of it."""
 
-import os
 import re
 import shutil
 import sqlite3
@@ -144,4 +143,3 @@ def test_the_scripts_do_not_import_the_schema() -> None:
     """They must still do the same when the schema has moved on."""
     for script in (data_dir("db") / "versions").glob("*.py"):
         assert "autotune" not in script.read_text(), script
-    assert os.path.isfile(data_dir("db") / "env.py")
