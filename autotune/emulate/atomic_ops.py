@@ -103,7 +103,10 @@ def _integers(suffix: str, unsigned: type, signed: type, size: int) -> dict[str,
         "inc": (unsigned, _increment),
         "dec": (unsigned, _decrement),
     }
-    found = {name + suffix: Atomic(size, size, _typed(dtype, function)) for name, (dtype, function) in table.items()}
+    found = {
+        name + suffix: Atomic(size, size, _typed(dtype, function))
+        for name, (dtype, function) in table.items()
+    }
     return found | {"cmpswap" + suffix: Atomic(size, 2 * size, _compare_swap(size // 4))}
 
 

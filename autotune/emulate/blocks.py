@@ -5,8 +5,9 @@ Decoding happens once per program: every instruction becomes a closure, so that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autotune.emulate.atomics import decode_atomic
 from autotune.emulate.compare import decode_compare
@@ -17,7 +18,7 @@ from autotune.emulate.float_ops import FLOAT
 from autotune.emulate.integer_ops import INTEGER, INTEGER16
 from autotune.emulate.matrix import decode_matrix
 from autotune.emulate.packed import decode_packed
-from autotune.emulate.parser import VCC, Instruction, Program, Symbol
+from autotune.emulate.parser import VCC, Instruction, Operand, Program, Symbol
 from autotune.emulate.registers import Wave
 from autotune.emulate.scalar import decode_scalar
 from autotune.emulate.shared import decode_lds
@@ -140,12 +141,39 @@ def _target(instruction: Instruction, program: Program) -> int:
     return program.labels[base.name]
 
 
+_LONG_TARGET = re.compile(r"^\(([\w.$@]+)-[\w.$@]+\)&4294967295$")
+
+
+def fold_long_branches(program: Program) -> None:
+    """Rewrites branches that are too far for s_branch: s_getpc, s_add, s_addc with a label distance, s_setpc.
+
+    There are no addresses of instructions here, so only this one sequence of LLVM's is understood; the first three
+    become s_nop and the last one s_branch. Any other s_getpc_b64 stays, and is not emulated.
+    """
+    instructions = program.instructions
+    for i, first in enumerate(instructions[:-3]):
+        if first.opcode != "s_getpc_b64":
+            continue
+        following = instructions[i + 1 : i + 4]
+        if [part.opcode for part in following] != ["s_add_u32", "s_addc_u32", "s_setpc_b64"]:
+            continue
+        distance = following[0].operands[-1].base
+        match = _LONG_TARGET.match(distance.name) if isinstance(distance, Symbol) else None
+        if match is None or following[2].operands != first.operands:
+            continue
+        for j in range(3):
+            instructions[i + j] = replace(instructions[i + j], opcode="s_nop", operands=())
+        target = (Operand(Symbol(match[1])),)
+        instructions[i + 3] = replace(instructions[i + 3], opcode="s_branch", operands=target)
+
+
 def build(program: Program) -> Code:
     """Splits a parsed program into blocks and decodes all of it.
 
     Raises:
         NotEmulated: some instruction is not known, reachable or not.
     """
+    fold_long_branches(program)
     instructions = program.instructions
     leaders = {program.labels[name] for name in program.kernels if name in program.labels}
     for i, instruction in enumerate(instructions):
@@ -243,5 +271,3 @@ def run_wave(wave: Wave, code: Code, budget: int) -> tuple[int, int]:
         if instruction is not None:
             error.locate(instruction.line, instruction.text)
         raise
-
-

@@ -85,7 +85,9 @@ def decode_compare(instruction: Instruction) -> Decoded | None:
     store = L.mask_sink(result)
     writes = touched(result)
     if not into_exec:
-        return Decoded(lambda wave: store(wave, relation(first(wave), second(wave))), "valu", touched(*operands), writes)
+        return Decoded(
+            lambda wave: store(wave, relation(first(wave), second(wave))), "valu", touched(*operands), writes
+        )
 
     def run(wave: Wave) -> None:
         value = relation(first(wave), second(wave))

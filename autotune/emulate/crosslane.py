@@ -17,7 +17,7 @@ from autotune.emulate.integer_ops import count_bits
 from autotune.emulate.parser import VCC, Instruction, Reg
 from autotune.emulate.registers import LANES, U32, Array, Wave, lanes, row_of
 from autotune.emulate.scalar import getter
-from autotune.emulate.vector import bind, Valu, split_encoding
+from autotune.emulate.vector import Valu, bind, split_encoding
 
 _VCC = Reg("s", VCC, 2)
 
@@ -81,7 +81,9 @@ def _decode_mad64(instruction: Instruction, signed: bool) -> Decoded:
         product, addend = a(wave).astype(dtype) * b(wave), c(wave)
         total = product + addend
         if signed:
-            overflow = ((product < 0) & (addend < 0) & (total >= 0)) | ((product >= 0) & (addend >= 0) & (total < 0))
+            overflow = ((product < 0) & (addend < 0) & (total >= 0)) | (
+                (product >= 0) & (addend >= 0) & (total < 0)
+            )
         else:
             overflow = total < addend
         store_carry(wave, overflow)

@@ -9,8 +9,19 @@ import numpy as np
 
 from autotune.emulate import fp8
 from autotune.emulate.floats import (
-    div_fixup, f16_towards_zero, fma16, fma32, frexp_exponent, frexp_mantissa, ldexp, maximum, median,
-    minimum, to_int, transcendental16, transcendental32,
+    div_fixup,
+    f16_towards_zero,
+    fma16,
+    fma32,
+    frexp_exponent,
+    frexp_mantissa,
+    ldexp,
+    maximum,
+    median,
+    minimum,
+    to_int,
+    transcendental16,
+    transcendental32,
 )  # fmt: skip
 from autotune.emulate.registers import Array
 from autotune.emulate.vector import Function, Valu
@@ -110,7 +121,9 @@ CONVERSIONS = {
     "v_cvt_f32_u32": Valu("f32", ("u32",), lambda a: a.astype(np.float32)),
     "v_cvt_i32_f32": Valu("i32", F, lambda a: to_int(a, *_I32).astype(np.int32)),
     "v_cvt_u32_f32": Valu("u32", F, lambda a: to_int(a, *_U32).astype(np.uint32)),
-    "v_cvt_rpi_i32_f32": Valu("i32", F, lambda a: to_int(np.floor(a.astype(np.float64) + 0.5), *_I32).astype(np.int32)),
+    "v_cvt_rpi_i32_f32": Valu(
+        "i32", F, lambda a: to_int(np.floor(a.astype(np.float64) + 0.5), *_I32).astype(np.int32)
+    ),
     "v_cvt_flr_i32_f32": Valu("i32", F, lambda a: to_int(np.floor(a), *_I32).astype(np.int32)),
     "v_cvt_f16_f32": Valu("f16", F, lambda a: a.astype(np.float16)),
     "v_cvt_f32_f16": Valu("f32", H, lambda a: a.astype(np.float32)),
@@ -125,7 +138,9 @@ CONVERSIONS = {
     "v_cvt_i32_f64": Valu("i32", ("f64",), lambda a: to_int(a, *_I32).astype(np.int32)),
     "v_cvt_u32_f64": Valu("u32", ("f64",), lambda a: to_int(a, *_U32).astype(np.uint32)),
     # A signed 4-bit integer in sixteenths.
-    "v_cvt_off_f32_i4": Valu("f32", ("u32",), lambda a: ((a << np.uint32(28)).view(np.int32) >> 28).astype(np.float32) / 16),
+    "v_cvt_off_f32_i4": Valu(
+        "f32", ("u32",), lambda a: ((a << np.uint32(28)).view(np.int32) >> 28).astype(np.float32) / 16
+    ),
     "v_cvt_pkrtz_f16_f32": Valu("u32", _FF, lambda a, b: _pack16(f16_towards_zero(a), f16_towards_zero(b))),
     "v_pack_b32_f16": Valu("u32", _HH, _pack16),
     "v_cvt_pk_u8_f32": Valu("u32", ("f32", "u32", "u32"), _cvt_pk_u8),
@@ -143,7 +158,9 @@ FLOAT = (
         "v_rcp_iflag_f32": Valu("f32", F, transcendental32(_TRANSCENDENTAL["rcp"])),
         "v_frexp_exp_i32_f32": Valu("i32", F, frexp_exponent),
         "v_frexp_exp_i16_f16": Valu("i16", H, lambda a: frexp_exponent(a).astype(np.int16)),
-        "v_mul_legacy_f32": Valu("f32", _FF, lambda a, b: np.where((a == 0) | (b == 0), np.float32(0), a * b)),
+        "v_mul_legacy_f32": Valu(
+            "f32", _FF, lambda a, b: np.where((a == 0) | (b == 0), np.float32(0), a * b)
+        ),
         "v_div_fixup_f32": Valu("f32", F * 3, div_fixup),
         "v_dot2_f32_f16": Valu("f32", ("u32", "u32", "f32"), _dot2),
         "v_dot2c_f32_f16": Valu("f32", ("u32", "u32"), _dot2, accumulates=True),
@@ -153,4 +170,3 @@ FLOAT = (
         "v_min_f64": Valu("f64", ("f64",) * 2, minimum),
     }
 )
-

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotune.emulate.registers import Array
+from autotune.emulate.registers import U32, Array, splat
 from autotune.emulate.vector import Function, Valu
 
 U, I = ("u32",), ("i32",)  # noqa: E741
 _UU, _II = U * 2, I * 2
 _UUU, _III = U * 3, I * 3
-_31, _63, _15 = np.uint32(31), np.uint64(63), np.uint16(15)
-_24 = np.uint32(0xFF_FFFF)
+_ONE = splat(1)[U32]
+_24 = splat(0xFF_FFFF)[U32]
 
 
 def _i24(a: Array) -> Array:
@@ -33,7 +33,9 @@ def _low32(a: Array) -> Array:
 
 def reverse_bits(a: Array) -> Array:
     """uint32[64] with bit 31 and bit 0 exchanged, and so on."""
-    flipped: Array = np.packbits(np.unpackbits(a.view(np.uint8), bitorder="big"), bitorder="little").view(np.uint32)
+    flipped: Array = np.packbits(np.unpackbits(a.view(np.uint8), bitorder="big"), bitorder="little").view(
+        np.uint32
+    )
     return flipped.byteswap()
 
 
@@ -59,18 +61,18 @@ def _leading_signs(a: Array) -> Array:
 
 
 def _bfe_u(a: Array, offset: Array, width: Array) -> Array:
-    return (a >> (offset & _31)) & ((np.uint32(1) << (width & _31)) - np.uint32(1))
+    return a >> offset & (_ONE << width) - _ONE
 
 
 def _bfe_i(a: Array, offset: Array, width: Array) -> Array:
-    size = width & _31
-    up = (np.uint32(32) - size) & _31
-    field = (a >> (offset & _31)).astype(np.int32)
-    return np.where(size == 0, 0, field << up.view(np.int32) >> up.view(np.int32)).astype(np.int32)
+    field = (a.view(np.uint32) >> offset).view(np.int32)
+    up = 32 - width.view(np.int32)
+    # A width of 0 shifts by 32, which numpy leaves undefined.
+    return np.where(width == 0, 0, field << (up & 31) >> (up & 31))
 
 
 def _bfm(a: Array, b: Array) -> Array:
-    return ((np.uint32(1) << (a & _31)) - np.uint32(1)) << (b & _31)
+    return ((_ONE << a) - _ONE) << b
 
 
 def _align(a: Array, b: Array, shift: Array) -> Array:
@@ -121,10 +123,6 @@ def _median(a: Array, b: Array, c: Array) -> Array:
     return np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
 
 
-def _shift16(a: Array) -> Array:
-    return a & _15
-
-
 def _add(a: Array, b: Array) -> Array:
     return a + b
 
@@ -147,7 +145,7 @@ MOVES = {
     "v_accvgpr_read_b32": Valu("u32", U, lambda a: a),
     "v_accvgpr_write_b32": Valu("u32", U, lambda a: a),
     "v_accvgpr_mov_b32": Valu("u32", U, lambda a: a),
-    "v_cndmask_b32": Valu("u32", (*_UU, "lanes"), lambda a, b, take: np.where(take, b, a)),
+    "v_cndmask_b32": Valu("u32", ("b32", "b32", "lanes"), lambda a, b, take: np.where(take, b, a)),
 }
 
 INTEGER = MOVES | {
@@ -160,22 +158,24 @@ INTEGER = MOVES | {
     "v_and_or_b32": Valu("u32", _UUU, lambda a, b, c: a & b | c),
     "v_bfi_b32": Valu("u32", _UUU, lambda a, b, c: a & b | ~a & c),
     "v_xad_u32": Valu("u32", _UUU, lambda a, b, c: (a ^ b) + c),
-    "v_lshlrev_b32": Valu("u32", _UU, lambda a, b: b << (a & _31)),
-    "v_lshrrev_b32": Valu("u32", _UU, lambda a, b: b >> (a & _31)),
-    "v_ashrrev_i32": Valu("i32", _II, lambda a, b: b >> (a & 31)),
-    "v_lshl_or_b32": Valu("u32", _UUU, lambda a, b, c: a << (b & _31) | c),
-    "v_lshl_add_u32": Valu("u32", _UUU, lambda a, b, c: (a << (b & _31)) + c),
-    "v_add_lshl_u32": Valu("u32", _UUU, lambda a, b, c: (a + b) << (c & _31)),
-    "v_lshlrev_b64": Valu("u64", ("u32", "u64"), lambda a, b: b << (a.astype(np.uint64) & _63)),
-    "v_lshrrev_b64": Valu("u64", ("u32", "u64"), lambda a, b: b >> (a.astype(np.uint64) & _63)),
-    "v_ashrrev_i64": Valu("i64", ("u32", "i64"), lambda a, b: b >> (a & np.uint32(63)).astype(np.int64)),
-    "v_lshl_add_u64": Valu("u64", ("u64", "u32", "u64"), lambda a, b, c: (a << (b.astype(np.uint64) & np.uint64(7))) + c),
-    "v_alignbit_b32": Valu("u32", _UUU, lambda a, b, c: _align(a, b, c & _31)),
-    "v_alignbyte_b32": Valu("u32", _UUU, lambda a, b, c: _align(a, b, (c & np.uint32(3)) * np.uint32(8))),
+    "v_lshlrev_b32": Valu("u32", _UU, lambda a, b: b << a, amounts=((0, 31),)),
+    "v_lshrrev_b32": Valu("u32", _UU, lambda a, b: b >> a, amounts=((0, 31),)),
+    "v_ashrrev_i32": Valu("i32", _II, lambda a, b: b >> a, amounts=((0, 31),)),
+    "v_lshl_or_b32": Valu("u32", _UUU, lambda a, b, c: a << b | c, amounts=((1, 31),)),
+    "v_lshl_add_u32": Valu("u32", _UUU, lambda a, b, c: (a << b) + c, amounts=((1, 31),)),
+    "v_add_lshl_u32": Valu("u32", _UUU, lambda a, b, c: (a + b) << c, amounts=((2, 31),)),
+    "v_lshlrev_b64": Valu("u64", ("u32", "u64"), lambda a, b: b << a.astype(np.uint64), amounts=((0, 63),)),
+    "v_lshrrev_b64": Valu("u64", ("u32", "u64"), lambda a, b: b >> a.astype(np.uint64), amounts=((0, 63),)),
+    "v_ashrrev_i64": Valu("i64", ("u32", "i64"), lambda a, b: b >> a.astype(np.int64), amounts=((0, 63),)),
+    "v_lshl_add_u64": Valu(
+        "u64", ("u64", "u32", "u64"), lambda a, b, c: (a << b.astype(np.uint64)) + c, amounts=((1, 7),)
+    ),
+    "v_alignbit_b32": Valu("u32", _UUU, lambda a, b, c: _align(a, b, c), amounts=((2, 31),)),
+    "v_alignbyte_b32": Valu("u32", _UUU, lambda a, b, c: _align(a, b, c * splat(8)[U32]), amounts=((2, 3),)),
     "v_perm_b32": Valu("u32", _UUU, permute_bytes),
-    "v_bfe_u32": Valu("u32", _UUU, _bfe_u),
-    "v_bfe_i32": Valu("i32", ("i32", "u32", "u32"), lambda a, b, c: _bfe_i(a.view(np.uint32), b, c)),
-    "v_bfm_b32": Valu("u32", _UU, _bfm),
+    "v_bfe_u32": Valu("u32", _UUU, _bfe_u, amounts=((1, 31), (2, 31))),
+    "v_bfe_i32": Valu("i32", ("i32", "u32", "u32"), _bfe_i, amounts=((1, 31), (2, 31))),
+    "v_bfm_b32": Valu("u32", _UU, _bfm, amounts=((0, 31), (1, 31))),
     "v_bfrev_b32": Valu("u32", U, reverse_bits),
     "v_bcnt_u32_b32": Valu("u32", _UU, lambda a, b: count_bits(a) + b),
     "v_ffbh_u32": Valu("u32", U, leading_zeros),
@@ -188,7 +188,9 @@ INTEGER = MOVES | {
     "v_sub_i32": Valu("i32", _II, _sub, saturating=_sub),
     "v_add3_u32": Valu("u32", _UUU, lambda a, b, c: a + b + c),
     "v_mul_lo_u32": Valu("u32", _UU, lambda a, b: a * b),
-    "v_mul_hi_u32": Valu("u32", _UU, lambda a, b: (a.astype(np.uint64) * b >> np.uint64(32)).astype(np.uint32)),
+    "v_mul_hi_u32": Valu(
+        "u32", _UU, lambda a, b: (a.astype(np.uint64) * b >> np.uint64(32)).astype(np.uint32)
+    ),
     "v_mul_hi_i32": Valu("i32", _II, lambda a, b: (a.astype(np.int64) * b >> 32).astype(np.int32)),
     "v_mul_u32_u24": Valu("u32", _UU, lambda a, b: _low32(_u24(a) * _u24(b))),
     "v_mul_hi_u32_u24": Valu("u32", _UU, lambda a, b: _low32(_u24(a) * _u24(b) >> np.uint64(32))),
@@ -232,9 +234,9 @@ INTEGER16 = {
     "v_add_i16": Valu("i16", _HI, _add, saturating=_add, keeps_half=True),
     "v_sub_i16": Valu("i16", _HI, _sub, saturating=_sub, keeps_half=True),
     "v_mul_lo_u16": Valu("u16", _HU, lambda a, b: a * b),
-    "v_lshlrev_b16": Valu("u16", _HU, lambda a, b: b << _shift16(a)),
-    "v_lshrrev_b16": Valu("u16", _HU, lambda a, b: b >> _shift16(a)),
-    "v_ashrrev_i16": Valu("i16", _HI, lambda a, b: b >> (a & np.int16(15))),
+    "v_lshlrev_b16": Valu("u16", _HU, lambda a, b: b << a, amounts=((0, 15),)),
+    "v_lshrrev_b16": Valu("u16", _HU, lambda a, b: b >> a, amounts=((0, 15),)),
+    "v_ashrrev_i16": Valu("i16", _HI, lambda a, b: b >> a, amounts=((0, 15),)),
     "v_min_u16": Valu("u16", _HU, np.minimum),
     "v_max_u16": Valu("u16", _HU, np.maximum),
     "v_min_i16": Valu("i16", _HI, np.minimum),

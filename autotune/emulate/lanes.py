@@ -7,6 +7,7 @@ an array in the active lanes. CDNA3 ISA guide, "Vector ALU operations", "SDWA" a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,15 +15,29 @@ from autotune.emulate.decoded import Modifiers, plain
 from autotune.emulate.errors import NotEmulated
 from autotune.emulate.parser import Imm, Operand, Reg
 from autotune.emulate.registers import (
-    F16, F32, I16, I32, LANES, U16, U32, Array, Wave, lane_mask, lanes, row_of, splat,
+    B8,
+    F16,
+    F32,
+    I16,
+    I32,
+    LANES,
+    U16,
+    U32,
+    Array,
+    Wave,
+    lane_mask,
+    lanes,
+    row_of,
+    splat,
 )  # fmt: skip
 from autotune.emulate.scalar import constant, getter, lane_source
 
 Source = Callable[[Wave], Array]
 Sink = Callable[[Wave, Array], None]
 
-# Kinds of one register; those of two registers are "u64", "i64", "f64"; "lanes" is a mask in a scalar pair.
-KINDS = {"u32": U32, "i32": I32, "f32": F32, "u16": U16, "i16": I16, "f16": F16}
+# Kinds of one register ("b32" is "u32" that takes neg and abs as a float does); those of two registers are "u64", "i64", "f64"; "lanes" is a mask in a scalar pair.
+KINDS = {"u32": U32, "b32": U32, "i32": I32, "f32": F32, "u16": U16, "i16": I16, "f16": F16}
+_DTYPES = {"u32": np.uint32, "b32": np.uint32, "i32": np.int32, "u16": np.uint16, "i16": np.int16, "f16": np.float16}
 WIDE = {"u64": np.uint64, "i64": np.int64, "f64": np.float64}
 _HIGH_HALF = 3  # from U16 to U16H
 
@@ -77,6 +92,10 @@ def source(operand: Operand, kind: str, half: int = 0) -> Source:
 def _with_sign(read: Source, operand: Operand, kind: str) -> Source:
     if not (operand.neg or operand.abs):
         return read
+    if kind == "b32":
+        clear = splat(0x7FFF_FFFF if operand.abs else 0xFFFF_FFFF)[U32]
+        flip = splat(0x8000_0000 if operand.neg else 0)[U32]
+        return lambda wave: read(wave) & clear ^ flip
     if not is_float(kind):
         raise NotEmulated(f"neg or abs on an operand of kind {kind}")
     if operand.neg and operand.abs:
@@ -87,12 +106,18 @@ def _with_sign(read: Source, operand: Operand, kind: str) -> Source:
 
 
 def _base(operand: Operand, kind: str, half: int) -> Source:
-    base = operand.base
     if kind in WIDE:
         return _wide_base(operand, kind)
-    index = KINDS[kind] + (_HIGH_HALF if half else 0)
+    return _viewed(operand, KINDS[kind] + (_HIGH_HALF if half else 0))
+
+
+def _viewed(operand: Operand, index: int) -> Source:
+    """Closure that reads one register, scalar or constant through view `index`."""
+    base = operand.base
     if isinstance(base, Imm):
-        fixed = splat(constant(base.value, 16 if is_half(kind) and isinstance(base.value, float) else 32))[index]
+        # A float constant has the width of the operand; an integer one is 32 bits, of which a part may be read.
+        narrow = isinstance(base.value, float) and index >= U16
+        fixed = splat(constant(base.value, 16 if narrow else 32))[index]
         return lambda wave: fixed
     if isinstance(base, Reg) and base.file == "s" and base.count == 1:
         number = base.index
@@ -100,7 +125,7 @@ def _base(operand: Operand, kind: str, half: int) -> Source:
     if isinstance(base, Reg) and base.count == 1:
         row = row_of(base)
         return lambda wave: wave.rows[index][row]
-    raise NotEmulated(f"operand {base} of kind {kind}")
+    raise NotEmulated(f"operand {base} of a 32-bit or narrower source")
 
 
 def _wide_base(operand: Operand, kind: str) -> Source:
@@ -190,18 +215,26 @@ def _selection(name: str) -> tuple[int, int]:
 def sdwa_source(operand: Operand, kind: str, select: str) -> Source:
     """Closure that reads the selected part of a source, zero- or sign-extended (`sext`), as `kind`."""
     shift, bits = _selection(select)
-    if kind in {"lanes", *WIDE}:
-        return source(operand, kind)
-    whole = _base(operand, "u32", 0)
-    up = 32 - bits
+    if bits == 32:
+        return source(replace(operand, sext=False), kind)
+    if kind in {"lanes", "f32", *WIDE}:
+        raise NotEmulated(f"selection {select} of a source of kind {kind}")
+    dtype = _DTYPES[kind]
+    if bits == 16 and is_half(kind):
+        read = _viewed(operand, KINDS[kind] + (_HIGH_HALF if shift else 0))
+    elif bits == 16:
+        part = _viewed(operand, (I16 if operand.sext else U16) + (_HIGH_HALF if shift else 0))
 
-    def read(wave: Wave) -> Array:
-        field = whole(wave) << np.uint32(up - shift)
-        # Shifted to the top and back, which extends by sign or by zero.
-        word: Array = (field.view(np.int32) >> up).view(np.uint32) if operand.sext else field >> np.uint32(up)
-        if not is_half(kind):
-            return word.view({"u32": np.uint32, "i32": np.int32, "f32": np.float32}[kind])
-        return word.astype(np.uint16).view({"u16": np.uint16, "i16": np.int16, "f16": np.float16}[kind])
+        def read(wave: Wave) -> Array:
+            return part(wave).astype(dtype)
+    else:
+        byte = _viewed(operand, B8 + shift // 8)
+        narrow = np.int8 if operand.sext else np.uint8
+        # A byte of a float16 source stands for its bits.
+        wide = np.uint16 if kind == "f16" else dtype
+
+        def read(wave: Wave) -> Array:
+            return byte(wave).view(narrow).astype(wide).view(dtype)
 
     return _with_sign(read, operand, kind)
 
@@ -215,17 +248,22 @@ def sdwa_sink(operand: Operand, kind: str, select: str, unused: str) -> Sink:
         raise NotEmulated(f"dst_unused {unused}")
     row = row_of(base)
     shift, bits = _selection(select)
-    field_mask = np.uint32((1 << bits) - 1)
+    if bits == 32:
+        return sink(operand, kind)
+    raw = np.uint16 if is_half(kind) else np.uint32
+    target, narrow = (U16 + (_HIGH_HALF if shift else 0), np.uint16) if bits == 16 else (B8 + shift // 8, np.uint8)
+    up = 32 - shift - bits
 
     def put(wave: Wave, value: Array) -> None:
-        raw = value.view(np.uint16).astype(np.uint32) if is_half(kind) else value.view(np.uint32)
-        field = (raw & field_mask) << np.uint32(shift)
-        if unused == "UNUSED_PRESERVE":
-            field |= wave.rows[U32][row] & ~(field_mask << np.uint32(shift))
-        elif unused == "UNUSED_SEXT" and bits < 32:
-            up = 32 - shift - bits
-            field = ((field << np.uint32(up)).view(np.int32) >> up).view(np.uint32)
-        np.copyto(wave.rows[U32][row], field, where=wave.mask)
+        field = value.view(raw)
+        if unused == "UNUSED_SEXT":
+            top = field.astype(np.uint32) << np.uint32(32 - bits)
+            np.copyto(wave.rows[I32][row], top.view(np.int32) >> up, where=wave.mask)
+            return
+        part = field.astype(narrow)  # a copy, since the value may be the destination itself
+        if unused == "UNUSED_PAD":
+            np.copyto(wave.rows[U32][row], 0, where=wave.mask)
+        np.copyto(wave.rows[target][row], part, where=wave.mask)
 
     return put
 

@@ -24,9 +24,8 @@ from autotune.emulate.blocks import Code, build
 from autotune.emulate.errors import NotEmulated
 from autotune.emulate.lds import MAX_WAVES, Lds
 from autotune.emulate.memory import Memory, Traffic
-from autotune.emulate.parser import KernelArgument, KernelInfo, parse_program
+from autotune.emulate.parser import KernelArgument, KernelInfo, Reg, parse_program
 from autotune.emulate.registers import FULL, LANES, ROWS, U32, Wave, lane_mask, register_set
-from autotune.emulate.parser import Reg
 from autotune.emulate.scheduler import Order, run_workgroup
 from autotune.emulate.waits import WaitSite
 
@@ -105,7 +104,9 @@ class Kernel:
         program = parse_program(text)
         if name is None:
             if len(program.kernels) != 1:
-                raise NotEmulated(f"{len(program.kernels)} kernels in the text: name one of {sorted(program.kernels)}")
+                raise NotEmulated(
+                    f"{len(program.kernels)} kernels in the text: name one of {sorted(program.kernels)}"
+                )
             name = next(iter(program.kernels))
         if name not in program.kernels or name not in program.labels:
             raise NotEmulated(f"no kernel {name} in the text, only {sorted(program.kernels)}")
@@ -155,7 +156,9 @@ class Kernel:
             ValueError: arguments that do not fit the kernel.
         """
         memory = memory or Memory()
-        segment = pack_arguments(self.info.arguments, arguments, memory, grid, _three(threads or self.threads))
+        segment = pack_arguments(
+            self.info.arguments, arguments, memory, grid, _three(threads or self.threads)
+        )
         size = max(self.info.directive("kernarg_size"), len(segment), 8)
         kernarg = memory.map(_frozen(segment.ljust(size, b"\0")), name="kernel arguments")
         block = _three(threads or self.threads)
@@ -180,8 +183,12 @@ class Kernel:
     def _prepare(self, count: int) -> None:
         """Makes sure of enough wave objects, and clears the statistics of the last launch."""
         scratch = self.info.note("private_segment_fixed_size")
+        used = 1  # v0 is always set
+        for block in self.code.blocks:
+            for registers, *_ in block.body:
+                used |= registers
         while len(self._waves) < count:
-            self._waves.append(Wave(ROWS, scratch))
+            self._waves.append(Wave(used & (1 << ROWS) - 1, scratch))
         for block in self.code.blocks:
             block.executions = 0
         for site in self.code.sites:
@@ -233,7 +240,9 @@ class Kernel:
                 counts.lines[instruction.line] += block.executions
             if block.exit is not None:
                 counts.opcodes[block.exit.opcode] += block.executions
-                counts.classes["barrier" if block.exit.opcode == "s_barrier" else "branch"] += block.executions
+                counts.classes["barrier" if block.exit.opcode == "s_barrier" else "branch"] += (
+                    block.executions
+                )
                 counts.lines[block.exit.line] += block.executions
         counts.waits = [site for site in self.code.sites if site.executions]
         return counts

@@ -20,9 +20,15 @@ _NEVER, _ATOMIC, _EARLIER = 0, 200, 255
 MAX_WAVES = 16
 
 
+_STEPS = np.arange(64)[:, None]
+
+
 def _everywhere(code: int) -> np.uint32:
     """A byte code in all four bytes of a word."""
     return np.uint32(code * 0x0101_0101)
+
+
+_ALL_EARLIER = _everywhere(_EARLIER)
 
 
 class Lds:
@@ -34,11 +40,15 @@ class Lds:
         check_races: whether to look for races.
     """
 
-    def __init__(self, size: int, poison: np.random.Generator | None = None, check_races: bool = True) -> None:
+    def __init__(
+        self, size: int, poison: np.random.Generator | None = None, check_races: bool = True
+    ) -> None:
         padded = (size + 7) // 8 * 8
         self.size = size
         self.check_races = check_races
-        self.data = np.zeros(padded, np.uint8) if poison is None else poison.integers(0, 256, padded, np.uint8)
+        self.data = (
+            np.zeros(padded, np.uint8) if poison is None else poison.integers(0, 256, padded, np.uint8)
+        )
         self._words = self.data.view(np.uint32)
         self._writer = np.full(padded, _NEVER, np.uint8)
         self._writer_words = self._writer.view(np.uint32)
@@ -47,11 +57,12 @@ class Lds:
 
     def _index(self, starts: Array, size: int, what: str) -> tuple[Array, bool]:
         """Positions int64[parts, n] of the words (or, unless aligned, bytes) of an access."""
-        if int(starts.max()) + size > self.size or int(starts.min()) < 0:
-            raise Fault(f"LDS {what} of {size} bytes at {int(starts.max())}, allocated are {self.size}")
-        if size % 4 == 0 and not (starts & 3).any():
-            return (starts >> 2) + np.arange(size // 4)[:, None], True
-        return starts + np.arange(size)[:, None], False
+        end = int(starts.max()) + size
+        if end > self.size:
+            raise Fault(f"LDS {what} of {size} bytes at {end - size}, allocated are {self.size}")
+        if size % 4 == 0 and not int(np.bitwise_or.reduce(starts)) & 3:
+            return (starts >> 2) + _STEPS[: size // 4], True
+        return starts + _STEPS[:size], False
 
     def load(self, wave: int, starts: Array, size: int) -> Array:
         """Reads `size` bytes a lane: uint32[ceil(size / 4), n], zero-extended.
@@ -79,11 +90,9 @@ class Lds:
             Fault: outside of the allocation, or a race.
         """
         index, aligned = self._index(starts, size, "write")
-        self._check_write(wave, index, aligned)
-        if aligned:
-            self._words[index] = words
-        else:
-            self.data[index] = np.ascontiguousarray(words.T).view(np.uint8)[:, :size].T
+        values = words if aligned else np.ascontiguousarray(words.T).view(np.uint8)[:, :size].T
+        self._check_write(wave, index, values, aligned)
+        (self._words if aligned else self.data)[index] = values
 
     def atomic_access(self, wave: int, starts: Array, size: int) -> None:
         """Checks an atomic access: races with plain accesses of other waves, not with their atomics.
@@ -117,9 +126,8 @@ class Lds:
         own = wave + 1
         if aligned:
             codes = self._writer_words.take(index)
-            suspicious = ((codes != _everywhere(_EARLIER)) & (codes != _everywhere(own))).any()
-            if suspicious:
-                self._explain_read(own, (index * 4 + np.arange(4)[:, None, None]).reshape(-1))
+            if (codes != _ALL_EARLIER).any() and (codes[codes != _ALL_EARLIER] != _everywhere(own)).any():
+                self._explain_read(own, (index * 4 + _STEPS[:4, :, None]).reshape(-1))
             if self.check_races:
                 self._reader_words[index] |= np.uint64((1 << wave) * 0x0001_0001_0001_0001)
             return
@@ -135,24 +143,33 @@ class Lds:
         if self.check_races and foreign.any():
             byte, code = int(positions[foreign][0]), int(codes[foreign][0])
             writer = "an atomic" if code == _ATOMIC else f"wave {code - 1}"
-            raise Fault(f"LDS race: wave {own - 1} reads byte {byte} that {writer} wrote, no barrier in between")
+            raise Fault(
+                f"LDS race: wave {own - 1} reads byte {byte} that {writer} wrote, no barrier in between"
+            )
 
-    def _check_write(self, wave: int, index: Array, aligned: bool) -> None:
+    def _check_write(self, wave: int, index: Array, values: Array, aligned: bool) -> None:
         own = wave + 1
-        if self.check_races:
-            if aligned:
-                codes = self._writer_words.take(index)
-                known = (codes == _everywhere(own)) | (codes == _everywhere(_EARLIER)) | (codes == 0)
-                others = self._reader_words.take(index) & np.uint64(0xFFFF_FFFF_FFFF_FFFF ^ (1 << wave) * 0x0001_0001_0001_0001)
-                if not known.all() or others.any():
-                    self._explain_write(own, (index * 4 + np.arange(4)[:, None, None]).reshape(-1))
-            else:
-                self._explain_write(own, index.reshape(-1))
-        (self._writer_words if aligned else self._writer)[index] = _everywhere(own) if aligned else own
+        if not aligned:
+            self._explain_write(own, index.reshape(-1), (self.data.take(index) != values).reshape(-1))
+            self._writer[index] = own
+            return
+        codes, readers = self._writer_words.take(index), self._reader_words.take(index)
+        if readers.any() or (codes != _ALL_EARLIER).any():
+            positions = (index * 4 + _STEPS[:4, :, None]).reshape(-1)
+            changes = np.tile(self._words.take(index) != values, (4, 1, 1)).reshape(-1)
+            self._explain_write(own, positions, changes)
+        self._writer_words[index] = _everywhere(own)
 
-    def _explain_write(self, own: int, positions: Array) -> None:
+    def _explain_write(self, own: int, positions: Array, changes: Array) -> None:
+        """Raises the race of a write, if it is one.
+
+        Compilers let several waves write the same value to the same place when a tile is replicated over them, which
+        no order can tell apart; `changes` says which bytes would get another value.
+        """
+        if not self.check_races:
+            return
         codes = self._writer[positions]
-        foreign = (codes != own) & (codes != _EARLIER) & (codes != _NEVER)
+        foreign = (codes != own) & (codes != _EARLIER) & (codes != _NEVER) & changes
         if foreign.any():
             raise Fault(
                 f"LDS race: wave {own - 1} and wave {int(codes[foreign][0]) - 1} write byte "

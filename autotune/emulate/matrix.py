@@ -34,7 +34,9 @@ class Shape:
     per_lane: int
 
 
-_MNEMONIC = re.compile(r"^v_mfma_(f32|i32)_(\d+)x(\d+)x(\d+)(?:_(\d+)b)?_(f32|xf32|f16|bf16|i8|(?:fp8|bf8)_(?:fp8|bf8))(?:_1k)?$")
+_MNEMONIC = re.compile(
+    r"^v_mfma_(f32|i32)_(\d+)x(\d+)x(\d+)(?:_(\d+)b)?_(f32|xf32|f16|bf16|i8|(?:fp8|bf8)_(?:fp8|bf8))(?:_1k)?$"
+)
 # K of one block for each M and number of blocks, by element type. What is not here does not exist on gfx942.
 _K: dict[str, dict[tuple[int, int], int]] = {
     "f32": {(32, 2): 1, (16, 4): 1, (4, 16): 1, (32, 1): 2, (16, 1): 4},

@@ -75,7 +75,9 @@ class Memory:
         slot = bisect_right(self._bases, address)
         before = self._regions[slot - 1] if slot else None
         after = self._regions[slot] if slot < len(self._regions) else None
-        if (before and before.base + len(before.data) > address) or (after and address + len(raw) > after.base):
+        if (before and before.base + len(before.data) > address) or (
+            after and address + len(raw) > after.base
+        ):
             raise ValueError(f"{name} at {address:#x} overlaps another buffer")
         self._bases.insert(slot, address)
         self._regions.insert(slot, Region(address, raw, raw.flags.writeable, name))
@@ -92,7 +94,9 @@ class Memory:
     def _require(self, address: int, size: int, write: bool) -> Region:
         region = self._region(address, address + size)
         if region is None:
-            raise Fault(f"{'store' if write else 'load'} of {size} bytes at {address:#x} {self._near(address)}")
+            raise Fault(
+                f"{'store' if write else 'load'} of {size} bytes at {address:#x} {self._near(address)}"
+            )
         if write and not region.writable:
             raise Fault(f"store to the read-only buffer {region.name}")
         return region

@@ -19,7 +19,7 @@ from autotune.emulate.integer_ops import INTEGER16
 from autotune.emulate.parser import Imm, Instruction, Operand, Reg
 from autotune.emulate.registers import F32, U32, Array, Wave, register_set, row_of, splat
 from autotune.emulate.scalar import constant
-from autotune.emulate.vector import Function, Valu, clamped
+from autotune.emulate.vector import Function, Valu, clamped, low_bits
 
 PACKED16: dict[str, Valu] = {
     **{f"v_pk_{n}_u16": INTEGER16[f"v_{n}_u16"] for n in ("add", "sub", "mul_lo", "max", "min", "mad")},
@@ -52,10 +52,15 @@ def _decode16(instruction: Instruction, operation: Valu) -> Decoded:
     sources = [
         [
             _negated(L.source(operand, kind, half), negative, kind)
-            for operand, kind, half, negative in zip(operands, operation.sources, selected[i], negated[i], strict=True)
+            for operand, kind, half, negative in zip(
+                operands, operation.sources, selected[i], negated[i], strict=True
+            )
         ]
         for i in range(2)
     ]
+    for side in sources:
+        for index, mask in operation.amounts:
+            side[index] = low_bits(side[index], operands[index], mask, operation.sources[index])
     store = L.sink(result, "u32")
     low, high = sources
 
@@ -155,7 +160,11 @@ def _decode_mix(instruction: Instruction, name: str) -> Decoded:
         read = L.source(operand, "f16" if narrow else "f32", half if narrow else 0)
         sources.append(_negated(_widened(read) if narrow else read, negative, "f32"))
     result = instruction.operands[0]
-    store = L.sink(result, "f32") if name == "v_fma_mix_f32" else L.half_sink(result, int(name == "v_fma_mixhi_f16"))
+    store = (
+        L.sink(result, "f32")
+        if name == "v_fma_mix_f32"
+        else L.half_sink(result, int(name == "v_fma_mixhi_f16"))
+    )
 
     def run(wave: Wave) -> None:
         value = fma32(*[read(wave) for read in sources])

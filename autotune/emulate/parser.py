@@ -303,4 +303,6 @@ def _read_metadata(lines: list[str], program: Program) -> None:
             continue
         info = program.kernels[name]
         info.metadata = values
-        info.arguments = [KernelArgument(int(a["offset"]), int(a["size"]), a["value_kind"]) for a in arguments]
+        info.arguments = [
+            KernelArgument(int(a["offset"]), int(a["size"]), a["value_kind"]) for a in arguments
+        ]

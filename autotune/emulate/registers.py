@@ -31,16 +31,17 @@ MASK32 = 0xFFFF_FFFF
 ROWS = 512
 _FILE_START: dict[RegisterFile, int] = {"v": 0, "a": 256, "s": ROWS}
 
-# Ways to look at one register as 64 values; the last six are its low and high 16-bit halves.
-U32, I32, F32, U16, I16, F16, U16H, I16H, F16H = range(9)
+# Ways to look at one register as 64 values: whole, its low and its high 16-bit half, its four bytes from B8 on.
+U32, I32, F32, U16, I16, F16, U16H, I16H, F16H, B8 = range(10)
 
 
 def views(row: Array) -> tuple[Array, ...]:
-    """The nine typed views, indexed by `U32` .. `F16H`, of one `uint32[64]` row."""
-    halves = row.view(np.uint16)
+    """The typed views, indexed by `U32` .. `B8 + 3`, of one `uint32[64]` row."""
+    halves, octets = row.view(np.uint16), row.view(np.uint8)
     low, high = halves[0::2], halves[1::2]
     wide = (row, row.view(np.int32), row.view(np.float32))
-    return (*wide, *((half.view(t) for half in (low, high) for t in (np.uint16, np.int16, np.float16))))
+    narrow = (half.view(t) for half in (low, high) for t in (np.uint16, np.int16, np.float16))
+    return (*wide, *narrow, *(octets[i::4] for i in range(4)))
 
 
 @lru_cache(maxsize=4096)
@@ -54,7 +55,9 @@ def splat(value: int) -> tuple[Array, ...]:
 @lru_cache(maxsize=4096)
 def lanes(mask: int) -> Array:
     """`bool[64]` from a 64-bit lane mask; not to be written to."""
-    bits = np.unpackbits(np.frombuffer(mask.to_bytes(8, "little"), np.uint8), bitorder="little").view(np.bool_)
+    bits = np.unpackbits(np.frombuffer(mask.to_bytes(8, "little"), np.uint8), bitorder="little").view(
+        np.bool_
+    )
     bits.flags.writeable = False
     return bits
 
@@ -131,7 +134,7 @@ class Wave:
 
     Attributes:
         v: uint32[512, 64], all VGPRs and AccVGPRs.
-        rows: rows[kind][row] is a typed view (kind `U32` .. `F16H`) of one row.
+        rows: rows[kind][row] is a typed view (kind `U32` .. `B8 + 3`) of one row.
         s: scalars by operand encoding, each 0 .. 2**32 - 1 (EXEC's entries are unused).
         exec, mask, full: EXEC as an integer, as `bool[64]`, and whether all lanes are active.
         scc: scalar condition code, 0 or 1.
@@ -146,16 +149,21 @@ class Wave:
     """
 
     __slots__ = (
-        "done", "exec", "full", "hazard", "index", "lds", "lgkm", "mask", "memory", "pc", "pending", "rows", "s",
+        "done", "exec", "full", "hazard", "height", "index", "lds", "lgkm", "mask", "memory", "pc", "pending", "rows", "s",
         "scc", "scratch", "undefined", "v", "vm",
     )  # fmt: skip
     memory: Memory
     lds: Lds
 
-    def __init__(self, rows_used: int = ROWS, scratch_bytes: int = 0) -> None:
+    def __init__(self, used: int = (1 << ROWS) - 1, scratch_bytes: int = 0) -> None:
+        """`used` are the vector registers that the program names, as a set; only these have views in `rows`."""
         self.v = np.zeros((ROWS, LANES), np.uint32)
-        used = [views(self.v[i]) for i in range(rows_used)]
-        self.rows: tuple[list[Array], ...] = tuple([list(column) for column in zip(*used, strict=True)])
+        self.rows: tuple[list[Array], ...] = tuple([[] for _ in range(B8 + 4)])
+        unused = views(np.zeros(LANES, np.uint32))
+        for row in range(ROWS):
+            for column, view in zip(self.rows, views(self.v[row]) if used >> row & 1 else unused, strict=True):
+                column.append(view)
+        self.height = (used & (1 << ROWS) - 1).bit_length()
         self.scratch = np.zeros((scratch_bytes, LANES), np.uint8)
         self.vm: deque[Outstanding] = deque()
         self.lgkm: deque[Outstanding] = deque()
@@ -166,7 +174,9 @@ class Wave:
         if poison is None:
             self.v[:] = 0
         else:
-            self.v[: len(self.rows[U32])] = poison.integers(0, 1 << 32, (len(self.rows[U32]), LANES), np.uint32)
+            self.v[: len(self.rows[U32])] = poison.integers(
+                0, 1 << 32, (len(self.rows[U32]), LANES), np.uint32
+            )
         self.s = [0xDEAD_0000 + i for i in range(128)]
         self.index = index
         self.scratch[:] = 0xA5

@@ -222,7 +222,11 @@ def decode_scalar(instruction: Instruction) -> Decoded | None:
     if name in _SCC2:
         expect(instruction, 3)
         width, sources, combine = _SCC2[name]
-        a, b, put = getter(operands[1], sources[0]), getter(operands[2], sources[1]), putter(operands[0], width)
+        a, b, put = (
+            getter(operands[1], sources[0]),
+            getter(operands[2], sources[1]),
+            putter(operands[0], width),
+        )
 
         def run_scc2(wave: Wave) -> None:
             value, wave.scc = combine(a(wave), b(wave))
@@ -232,7 +236,11 @@ def decode_scalar(instruction: Instruction) -> Decoded | None:
     if name in _PLAIN2:
         expect(instruction, 3)
         width, sources, plain2 = _PLAIN2[name]
-        a, b, put = getter(operands[1], sources[0]), getter(operands[2], sources[1]), putter(operands[0], width)
+        a, b, put = (
+            getter(operands[1], sources[0]),
+            getter(operands[2], sources[1]),
+            putter(operands[0], width),
+        )
         return _scalar(lambda wave: put(wave, plain2(a(wave), b(wave))), operands[1:], operands[:1])
     if name in _PLAIN1:
         expect(instruction, 2)
@@ -303,7 +311,12 @@ def _decode_flags(instruction: Instruction) -> Decoded | None:
         return _scalar(run_bit, operands, ())
     if name in {"s_bitset0_b32", "s_bitset1_b32"}:
         expect(instruction, 2)
-        a, old, put, wanted = getter(operands[1], 32), getter(operands[0], 32), putter(operands[0], 32), int(name[8])
+        a, old, put, wanted = (
+            getter(operands[1], 32),
+            getter(operands[0], 32),
+            putter(operands[0], 32),
+            int(name[8]),
+        )
 
         def run_set(wave: Wave) -> None:
             bit = 1 << (a(wave) & 31)
@@ -366,4 +379,3 @@ def lane_source(operand: Operand) -> Callable[[Wave], int]:
     if isinstance(base, Reg) and base.file == "s" and base.count == 2:
         return getter(operand, 64)
     raise NotEmulated(f"{base} where a lane mask is needed")
-

@@ -139,7 +139,9 @@ def _swizzle_lanes(text: str) -> Array:
             keep, put, flip = 31 & ~(int(arguments[0]) - 1), int(arguments[1]), 0
         elif mode == "BITMASK_PERM":
             bits = arguments[0].strip('"')
-            keep, put, flip = (int("".join("1" if c in ones else "0" for c in bits), 2) for ones in ("pi", "1", "i"))
+            keep, put, flip = (
+                int("".join("1" if c in ones else "0" for c in bits), 2) for ones in ("pi", "1", "i")
+            )
         else:
             raise NotEmulated(f"swizzle mode {mode}")
     return (lane & ~31) + ((lane & 31 & keep | put) ^ flip)
@@ -241,7 +243,9 @@ def decode_lds(instruction: Instruction) -> Decoded | None:
     single = _SINGLE.match(name)
     if single:
         table: dict[str, Access] = _READS if single[1] == "read" else _WRITES
-        decode: Callable[[Instruction, Access], Decoded] = _decode_read if single[1] == "read" else _decode_write
+        decode: Callable[[Instruction, Access], Decoded] = (
+            _decode_read if single[1] == "read" else _decode_write
+        )
         return decode(instruction, table[single[2]]) if single[2] in table else None
     if name in {"ds_bpermute_b32", "ds_permute_b32", "ds_swizzle_b32"}:
         return _decode_permute(instruction, name)

@@ -16,8 +16,8 @@ from autotune.emulate import lanes as L
 from autotune.emulate.decoded import Decoded, Modifiers, expect, touched
 from autotune.emulate.errors import NotEmulated
 from autotune.emulate.floats import clamp01
-from autotune.emulate.parser import Instruction, Operand
-from autotune.emulate.registers import Array, Wave
+from autotune.emulate.parser import Imm, Instruction, Operand
+from autotune.emulate.registers import Array, Wave, splat
 
 Function = Callable[..., Array]
 _ENCODING = re.compile(r"_(e32|e64|sdwa|dpp)$")
@@ -34,6 +34,7 @@ class Valu:
         accumulates: the destination is read as a further, last source.
         saturating: the same operation on int64 arrays, whose result the clamp modifier then limits; None if the
             modifier is not known for it.
+        amounts: (source, mask): only these low bits of that source count, as in a shift.
         keeps_half: VOP3 op_sel picks a half of the destination, and the other half is kept.
     """
 
@@ -43,6 +44,7 @@ class Valu:
     accumulates: bool = False
     saturating: Function | None = None
     keeps_half: bool = False
+    amounts: tuple[tuple[int, int], ...] = ()
 
 
 def split_encoding(opcode: str) -> tuple[str, str]:
@@ -91,7 +93,9 @@ def bind(
     halves = modifiers.bits("op_sel", (0,) * (len(kinds) + 1))
     if any(half and not L.is_half(kind) for half, kind in zip(halves, kinds, strict=False)):
         raise NotEmulated("op_sel on a source that is not 16 bits wide")
-    sources = [L.source(operand, kind, half) for operand, kind, half in zip(operands, kinds, halves, strict=False)]
+    sources = [
+        L.source(operand, kind, half) for operand, kind, half in zip(operands, kinds, halves, strict=False)
+    ]
     if operation.keeps_half:
         store = L.half_sink(result, halves[-1])
     elif halves[len(kinds)]:
@@ -119,11 +123,23 @@ def decode_valu(instruction: Instruction, table: dict[str, Valu]) -> Decoded | N
     function = clamped(operation) if modifiers.flag("clamp") else operation.function
     store, sources = bind(operation, result, operands, encoding, modifiers)
     modifiers.finish()
+    for index, mask in operation.amounts:
+        sources[index] = low_bits(sources[index], operands[index], mask, operation.sources[index])
     if operation.accumulates:
         sources.append(L.source(result, operation.result))
     # A kept half, or what SDWA or DPP leave alone, is no read: compilers let it be undefined.
     reads = touched(*operands, *([result] if operation.accumulates else []))
     return Decoded(_apply(store, function, sources), "valu", reads, touched(result))
+
+
+def low_bits(read: L.Source, operand: Operand, mask: int, kind: str) -> L.Source:
+    """The low bits of a source; done once if it is a constant, which shift amounts mostly are."""
+    keep = splat(mask)[L.KINDS[kind]]
+    if isinstance(operand.base, Imm):
+        if isinstance(operand.base.value, int) and 0 <= operand.base.value <= mask:
+            return read
+        raise NotEmulated(f"constant amount {operand.base.value}")
+    return lambda wave: read(wave) & keep
 
 
 def _apply(store: L.Sink, function: Function, sources: list[L.Source]) -> Callable[[Wave], None]:

@@ -92,7 +92,9 @@ def scratch_cells(wave: Wave, offsets: Array, selected: Array, size: int) -> tup
     return offsets[:, None] + np.arange(size), np.flatnonzero(selected)[:, None]
 
 
-def _flat_space(instruction: Instruction, kind: str, modifiers: Modifiers, address: list[Operand]) -> A.Addresses:
+def _flat_space(
+    instruction: Instruction, kind: str, modifiers: Modifiers, address: list[Operand]
+) -> A.Addresses:
     if kind == "flat":
         if len(address) != 1:
             raise NotEmulated(f"{len(instruction.operands)} operands")
@@ -204,7 +206,11 @@ def in_range(address: A.BufferAddress, size: int) -> Array:
 
 
 def _buffer_load(
-    instruction: Instruction, data: Operand, buffer: Callable[[Wave], A.BufferAddress], access: Access, reads: int
+    instruction: Instruction,
+    data: Operand,
+    buffer: Callable[[Wave], A.BufferAddress],
+    access: Access,
+    reads: int,
 ) -> Decoded:
     target = data_register(data, access)
     row, writes, size, line = row_of(target), register_set(target), access.size, instruction.line
@@ -241,7 +247,11 @@ def load_buffer(wave: Wave, address: A.BufferAddress, size: int) -> Array:
 
 
 def _buffer_store(
-    instruction: Instruction, data: Operand, buffer: Callable[[Wave], A.BufferAddress], access: Access, reads: int
+    instruction: Instruction,
+    data: Operand,
+    buffer: Callable[[Wave], A.BufferAddress],
+    access: Access,
+    reads: int,
 ) -> Decoded:
     row, size, line = row_of(data_register(data, access)), access.size, instruction.line
 
