@@ -64,7 +64,7 @@ def _add(
     """Writes a confirmation with its finalists and every round's times; returns its id."""
     row = ConfirmationRow(
         run_id=run,
-        number=next_number(session, ConfirmationRow.number, run),
+        number=next_number(session, ConfirmationRow, run),
         environment_id=environment_id(session, environment),
         problem_id=problem_id(session, confirmation.problem),
         backend=backend,

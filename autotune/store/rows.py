@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import asdict, fields
+from functools import cache
 from typing import TypeVar
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import Select, Table, bindparam, func, select
+from sqlalchemy.orm import Session
 
 from autotune.config import Config
 from autotune.fingerprint import Fingerprint
@@ -62,11 +63,15 @@ def problem_id(session: Session, problem: Problem) -> int:
     return row.id
 
 
-def next_number(session: Session, column: InstrumentedAttribute[int], run: int) -> int:
-    """The place in its run of the next row of a table; its writer holds the write lock."""
-    owner = column.class_.run_id
-    last = session.scalar(select(func.max(column)).where(owner == run))
+def next_number(session: Session, table: type[Base], run: int) -> int:
+    """The place in its run of the next row of a table; the caller holds the write lock."""
+    last = session.connection().scalar(_last_number(Base.metadata.tables[table.__tablename__]), {"run": run})
     return 0 if last is None else int(last) + 1
+
+
+@cache
+def _last_number(table: Table) -> Select[int]:
+    return select(func.max(table.c.number)).where(table.c.run_id == bindparam("run"))
 
 
 def storable_error(error: float | None) -> float | None:

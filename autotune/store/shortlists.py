@@ -80,7 +80,7 @@ def _add(
     """
     row = Winner(
         run_id=run,
-        number=next_number(session, Winner.number, run),
+        number=next_number(session, Winner, run),
         problem_id=problem_id(session, problem),
         backend=backend,
         environment_id=environment_id(session, environment),

@@ -110,7 +110,7 @@ def _add(
         _INSERT_TRIAL,
         {
             "run_id": run,
-            "number": next_number(session, Trial.number, run),
+            "number": next_number(session, Trial, run),
             "environment_id": environment,
             "problem_id": problem,
             "stage": trial.stage,

@@ -134,7 +134,7 @@ def _add(session: Session, run: int, confirmation: int) -> int:
     default = session.get_one(FinalistRow, (confirmation, 0))
     row = Winner(
         run_id=run,
-        number=next_number(session, Winner.number, run),
+        number=next_number(session, Winner, run),
         problem_id=confirmed.problem_id,
         backend=confirmed.backend,
         environment_id=confirmed.environment_id,
