@@ -12,10 +12,14 @@ from autotune.config import Config
 from autotune.fingerprint import Fingerprint
 from autotune.measure.settings import MeasureSettings
 from autotune.problem import Problem, Stage
-from autotune.results import Kind, LayerConfig
+from autotune.replay.files import read_table
+from autotune.replay.machine import ReplayMachine
+from autotune.replay.target import ReplayBackend, ReplayJudge
+from autotune.results import Confirmation, Finalist, Kind, LayerConfig
 from autotune.search.choose import finalists, pairs
+from autotune.search.clock import Clock
 from autotune.search.driver import Driver, DriverSettings, Task
-from autotune.search.evaluate import Estimator, Evaluator
+from autotune.search.evaluate import Compiler, Estimator, Evaluator
 from autotune.search.live import LiveJudge
 from autotune.search.study import Ask, StageSearch
 from autotune.store.records import ShortListed, TrialRecord, WinnerRecord
@@ -81,6 +85,21 @@ class Listener(Protocol):
         """The final of a problem begins."""
 
 
+class Judge(Protocol):
+    """Decides between finalists."""
+
+    @property
+    def kind(self) -> Kind:
+        """What its figures are."""
+
+    @property
+    def workload(self) -> str:
+        """Text of the conditions."""
+
+    def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
+        """Paired rounds; the default is the first finalist."""
+
+
 @dataclass
 class _Run:
     """A run under way."""
@@ -105,14 +124,20 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
         KeyboardInterrupt: the user stopped it; the run is marked so, and everything finished is stored.
     """
     backend = load_backend(request.backend)
-    judge: LiveJudge | None = None
+    settings = MeasureSettings(min_gain=request.min_gain)
+    judge: Judge | None = None
     evaluator: Evaluator
+    machine: ReplayMachine | None = None
     with ExitStack() as stack:
-        if request.target.live:
-            settings = MeasureSettings(min_gain=request.min_gain)
-            judge = stack.enter_context(LiveJudge(backend, request.problems, settings))
+        if request.target.table is not None:
+            table = read_table(request.target.table)
+            backend, judge = ReplayBackend(backend, table), ReplayJudge(table, settings)
             environment = judge.fingerprint
-            evaluator = judge
+            evaluator = machine = ReplayMachine(table, compile_processes=request.workers)
+        elif request.target.live:
+            judge = live = stack.enter_context(LiveJudge(backend, request.problems, settings))
+            environment = live.fingerprint
+            evaluator = live
         else:
             evaluator = Estimator(backend, request.target.device)
             environment = offline_fingerprint(
@@ -120,7 +145,7 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
             )
         current = _Run(request, store, listener, backend, environment, 0)
         _make_searches(current, evaluator.workload)
-        pool = stack.enter_context(
+        pool: Compiler = machine or stack.enter_context(
             CompilePool(
                 backend.name,
                 request.target.device,
@@ -131,7 +156,7 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
         current.id = store.begin_run(request.command, _spec(request), request.seed, environment)
         state = RunState.FAILED
         try:
-            complete = _driver(current, pool, evaluator).run()
+            complete = _driver(current, pool, evaluator, machine).run()
             best = _short_list(current) if judge is None else _confirm(current, judge)
             state = RunState.FINISHED
         except KeyboardInterrupt:
@@ -181,7 +206,7 @@ def _seeds(current: _Run, problem: Problem, stage: Stage) -> list[Ask]:
     ]
 
 
-def _driver(current: _Run, pool: CompilePool, evaluator: Evaluator) -> Driver:
+def _driver(current: _Run, pool: Compiler, evaluator: Evaluator, clock: Clock | None) -> Driver:
     request, backend = current.request, current.backend
 
     def artefact_key(problem: Problem, stage: Stage, config: Config) -> str:
@@ -205,10 +230,11 @@ def _driver(current: _Run, pool: CompilePool, evaluator: Evaluator) -> Driver:
         artefact_key=artefact_key,
         record=lambda trial, samples: current.store.record_trial(current.id, trial, samples),
         on_trial=on_trial,
+        clock=clock,
     )
 
 
-def _confirm(current: _Run, judge: LiveJudge) -> list[WinnerRecord]:
+def _confirm(current: _Run, judge: Judge) -> list[WinnerRecord]:
     """The final of each problem: paired rounds on fresh routings, stored with what they chose."""
     store, backend = current.store, current.backend.name
     made = []
@@ -229,9 +255,10 @@ def _confirm(current: _Run, judge: LiveJudge) -> list[WinnerRecord]:
             backend=backend,
             environment=current.environment,
             workload=judge.workload,
+            kind=judge.kind,
         )
         made.append(store.record_winner(current.id, stored))
-    return _winners(current, Kind.MEASURED, made)
+    return _winners(current, judge.kind, made)
 
 
 def _short_list(current: _Run) -> list[WinnerRecord]:

@@ -231,12 +231,18 @@ def load_space(path: Path) -> Space:
         UserError: the file is not a search space.
     """
     try:
-        text = path.read_text()
-        raw = tomllib.loads(text)
-        space = _space(raw, hashlib.sha256(text.encode()).hexdigest())
+        return parse_space(path.read_text())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no search space ({error}): compare it with the shipped ones") from error
-    return space
+
+
+def parse_space(text: str) -> Space:
+    """The space that a file's text describes.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it describes none.
+    """
+    return _space(tomllib.loads(text), hashlib.sha256(text.encode()).hexdigest())
 
 
 def _space(raw: Mapping[str, Any], digest: str) -> Space:

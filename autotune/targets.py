@@ -12,6 +12,7 @@ from autotune import __version__
 from autotune.devices import DEVICES, Device
 from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
+from autotune.results import Kind
 
 DEFAULT_OFFLINE = "offline:mi325x"
 # ROCm and CUDA builds of torch bring Triton under other names than PyPI's.
@@ -24,31 +25,42 @@ class Target:
     """A device and whether it is here.
 
     Attributes:
-        name: `live` or `offline:NAME`.
+        name: `live`, `offline:NAME` or `replay:TABLE`.
         live: it can be measured on.
         why: how the target was chosen, as one sentence for the user.
+        table: the recorded table that answers instead of a device; None: none does.
     """
 
     name: str
     device: Device
     live: bool
     why: str
+    table: Path | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What its figures are."""
+        if self.table is not None:
+            return Kind.REPLAYED
+        return Kind.MEASURED if self.live else Kind.ESTIMATE
 
 
 def resolve_target(name: str | None) -> Target:
     """The target called `name`; without one the GPU that is here, else the offline MI325X.
 
     Raises:
-        UserError: unknown target, or `live` on a machine without a usable GPU.
+        UserError: unknown target, no table there, or `live` on a machine without a usable GPU.
     """
+    if name is not None and name.startswith("replay:"):
+        return _replay(name)
     if name is not None and name.startswith("offline:"):
         device = DEVICES.get(name.removeprefix("offline:"))
         if device is None or device.runtime != "hip":
             known = ", ".join(f"offline:{d.name}" for d in DEVICES.values() if d.runtime == "hip")
-            raise UserError(f"unknown target {name!r}: use live, {known}")
+            raise UserError(f"unknown target {name!r}: use live, {known} or replay:TABLE")
         return Target(name, device, live=False, why=f"{name} was asked for.")
     if name not in (None, "live"):
-        raise UserError(f"unknown target {name!r}: use live or {DEFAULT_OFFLINE}")
+        raise UserError(f"unknown target {name!r}: use live, {DEFAULT_OFFLINE} or replay:TABLE")
     if name is None and not any(Path(node).exists() for node in _GPU_NODES):
         device = DEVICES[DEFAULT_OFFLINE.removeprefix("offline:")]
         why = (
@@ -57,6 +69,16 @@ def resolve_target(name: str | None) -> Target:
         return Target(DEFAULT_OFFLINE, device, live=False, why=why)
     device = _live_device()
     return Target("live", device, live=True, why=f"Measuring on {device.name}.")
+
+
+def _replay(name: str) -> Target:
+    from autotune.replay.files import read_table
+
+    path = Path(name.removeprefix("replay:"))
+    table = read_table(path)
+    recorded = table.fingerprint.device
+    why = f"{path.name} answers, recorded on {recorded}: every figure is replayed and none can be exported."
+    return Target(name, table.device, live=False, why=why, table=path)
 
 
 def _live_device() -> Device:

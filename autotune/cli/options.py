@@ -48,7 +48,10 @@ RoutingModel = Annotated[
 BackendName = Annotated[str, typer.Option("--backend", help="Family of kernels.")]
 TargetName = Annotated[
     str | None,
-    typer.Option("--target", help="live, or offline:mi325x, …; default: the GPU here, else offline:mi325x."),
+    typer.Option(
+        "--target",
+        help="live, offline:mi325x, …, or replay:TABLE; default: the GPU here, else offline:mi325x.",
+    ),
 ]
 Database = Annotated[
     str | None,

@@ -109,12 +109,11 @@ def run(
         for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
             os.environ[variable] = str(device)
     chosen = resolve_target(target)
-    kind = Kind.MEASURED if chosen.live else Kind.ESTIMATE
     request = RunRequest(
         backend=backend,
         problems=problems,
         target=chosen,
-        trials=trials or (_LIVE_TRIALS if chosen.live else _OFFLINE_TRIALS),
+        trials=trials or (_OFFLINE_TRIALS if chosen.kind is Kind.ESTIMATE else _LIVE_TRIALS),
         seed=seed,
         sampler=sampler,
         workers=workers or len(os.sched_getaffinity(0)),
@@ -125,7 +124,7 @@ def run(
         command=shlex.join(["autotune", *sys.argv[1:]]),
     )
     with Store.open(db) as store:
-        progress = _progress(as_json, str(kind))
+        progress = _progress(as_json, str(chosen.kind))
         if not as_json:
             _say([*store.warnings, chosen.why, f"{layer.key}, backend {backend}, database {store.location}"])
         try:
@@ -186,6 +185,8 @@ def _print_result(
     print_winners(summaries)
     if target.live:
         typer.echo("\nNext: autotune export --out deploy")
+    elif target.table is not None:
+        typer.echo("\nReplayed figures cannot be exported: run the same command on the card.")
     else:
         typer.echo(
             "\nNext: run the same command on the card; it starts from this short list."

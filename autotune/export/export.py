@@ -1,22 +1,30 @@
 """From winners in the store to a bundle on disk."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.backends import load_backend
 from autotune.errors import UserError
 from autotune.export.bundle import MANIFEST, write_bundle
-from autotune.export.env_file import env_text
+from autotune.export.content import Place, Preview
+from autotune.export.env_file import env_files
+from autotune.export.formats import content_of
+from autotune.export.global_env import Setting, choose, decision_json, is_global
 from autotune.export.manifest import manifest_json
-from autotune.export.operator_json import FILE_NAME, VARIABLE, operator_json
-from autotune.problem import Layer, Stage
+from autotune.export.mix import Decision, Mix
+from autotune.problem import Layer
 from autotune.results import Kind
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
 
-ENV_FILE = "autotune.env"
+Extras = Callable[[Sequence[WinnerRecord], Mapping[str, str]], Mapping[str, str]]
+"""Makes further files of a bundle from its winners and its process environment."""
+
+
+def no_extras(winners: Sequence[WinnerRecord], variables: Mapping[str, str]) -> Mapping[str, str]:
+    """Nothing but the format's own files."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,77 @@ class Exported:
     files: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A bundle before it is written.
+
+    Attributes:
+        files: path in the bundle to text, the manifest included.
+    """
+
+    winners: Sequence[WinnerRecord]
+    files: Mapping[str, str]
+    previews: Sequence[Preview]
+    notes: Sequence[str]
+    decision: Decision[Setting] | None = None
+
+
+def plan(
+    store: Store,
+    selection: Selection,
+    place: Place,
+    *,
+    mix: Mix | None = None,
+    extras: Extras = no_extras,
+) -> Plan:
+    """What an export of the chosen winners would write.
+
+    Args:
+        mix: traffic over which a process-global setting is chosen; None: every tuned shape alike.
+        extras: further files, made from the process environment, e.g. launch examples.
+
+    Raises:
+        UserError: there is nothing that may be exported, or it fits no file.
+    """
+    winners = select(store, selection)
+    decision = choose(store, winners, mix) if _is_confirmed(winners) and is_global(winners) else None
+    content = content_of(winners, place, dict(decision.setting) if decision else None)
+    comment = f"autotune: {winners[0].problem.layer.model}, {winners[0].environment.device}"
+    files = {
+        **content.files,
+        **env_files(content.variables, comment),
+        **extras(winners, content.variables),
+    }
+    manifest = manifest_json(
+        winners,
+        files,
+        variables=content.variables,
+        lookups=content.lookups,
+        decision=decision_json(decision) if decision else None,
+    )
+    return Plan(winners, {**files, MANIFEST: manifest}, content.previews, content.notes, decision)
+
+
+def _is_confirmed(winners: Sequence[WinnerRecord]) -> bool:
+    return all(winner.confirmation is not None for winner in winners)
+
+
+def write(store: Store, folder: Path, made: Plan, *, allow_estimates: bool) -> Exported:
+    """Writes a planned bundle and records it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    write_bundle(folder, made.files)
+    store.record_export(
+        folder,
+        hashlib.sha256(made.files[MANIFEST].encode()).hexdigest(),
+        [winner.id for winner in made.winners],
+        unmeasured_allowed=allow_estimates,
+    )
+    return Exported(folder, made.winners, list(made.files))
+
+
 def export(store: Store, folder: Path, selection: Selection, *, bundle_path: str | None = None) -> Exported:
     """Writes the chosen winners to `folder`.
 
@@ -55,23 +134,13 @@ def export(store: Store, folder: Path, selection: Selection, *, bundle_path: str
     Raises:
         UserError: there is nothing that may be exported, or the folder cannot be written.
     """
-    winners = select(store, selection)
-    where = bundle_path or str(folder.resolve())
-    variables = {VARIABLE: f"{where.rstrip('/')}/{FILE_NAME}", **_environment(winners)}
-    device = winners[0].environment.device
-    files = {
-        FILE_NAME: operator_json(winners[0].problem.layer, winners),
-        ENV_FILE: env_text(variables, f"autotune: {winners[0].problem.layer.model}, {device}"),
-    }
-    manifest = manifest_json(winners, files)
-    write_bundle(folder, {**files, MANIFEST: manifest})
-    store.record_export(
-        folder,
-        hashlib.sha256(manifest.encode()).hexdigest(),
-        [winner.id for winner in winners],
-        unmeasured_allowed=selection.allow_estimates,
-    )
-    return Exported(folder, winners, [*files, MANIFEST])
+    place = Place(serving_folder(folder, bundle_path))
+    return write(store, folder, plan(store, selection, place), allow_estimates=selection.allow_estimates)
+
+
+def serving_folder(folder: Path, bundle_path: str | None) -> str:
+    """The path under which the serving process finds a bundle."""
+    return (bundle_path or str(folder.resolve())).rstrip("/")
 
 
 def select(store: Store, selection: Selection) -> list[WinnerRecord]:
@@ -91,6 +160,11 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
             f"no winner of backend {selection.backend} matches in {store.location}:"
             " tune first with autotune run"
         )
+    every = [winner for winner in every if winner.kind is not Kind.REPLAYED]
+    if not every:
+        raise UserError(
+            f"only replayed figures match in {store.location}, and those are never exported: run on the card"
+        )
     measured = [winner for winner in every if winner.kind is Kind.MEASURED]
     usable = measured or (every if selection.allow_estimates else [])
     if not usable:
@@ -105,22 +179,3 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
         if winner.problem.layer == newest.problem.layer and winner.environment == newest.environment:
             chosen[winner.problem.tokens] = winner
     return [chosen[tokens] for tokens in sorted(chosen)]
-
-
-def _environment(winners: Sequence[WinnerRecord]) -> dict[str, str]:
-    """The process environment that the winners' kernels need; one process serves them all.
-
-    Raises:
-        UserError: two winners need unlike values.
-    """
-    variables: dict[str, str] = {}
-    backend = load_backend(winners[0].backend)
-    for winner in winners:
-        for stage in Stage:
-            for name, value in backend.environment(winner.config.of(stage)).items():
-                if variables.setdefault(name, value) != value:
-                    raise UserError(
-                        f"winners at unlike shapes need {name}={variables[name]} and {name}={value},"
-                        " which one process cannot have: export one shape at a time"
-                    )
-    return variables

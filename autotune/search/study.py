@@ -163,7 +163,7 @@ class StageSearch:
 
 
 def _fitting(space: BoundSpace, seeds: Iterable[Ask]) -> list[Ask]:
-    """Seeds as configs of `space`: a winner of another device may lack a knob, or have one or a value too many."""
+    """Seeds as configs of `space`: a winner of another device may lack a knob, or have one too many."""
     fitted = []
     for seed in seeds:
         offered = {param.name: param.values for param in space.params}

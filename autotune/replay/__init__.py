@@ -1,0 +1,1 @@
+"""Recorded tables, and the replaying of searches on them without a GPU."""

@@ -1,0 +1,115 @@
+"""A recorded table: what became of every config of a bounded space, at every token count."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from autotune.config import Config
+from autotune.devices import Device
+from autotune.errors import UserError
+from autotune.fingerprint import Fingerprint
+from autotune.problem import Layer, Problem, Stage
+from autotune.replay.space import RecordedSpace
+from autotune.results import Compiled, Failure, Measurement
+from autotune.routing import Routing
+from autotune.space import Space, parse_space
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One config's fate.
+
+    Attributes:
+        compiled: with what the compile cost.
+        outcomes: by tokens; empty where there was nothing to launch.
+        settled: by tokens, microseconds after re-measuring; only for those that were among the best.
+    """
+
+    config: Config
+    compiled: Compiled | Failure
+    outcomes: Mapping[int, Measurement | Failure]
+    settled: Mapping[int, float]
+
+    def us(self, tokens: int) -> float | None:
+        """The most trusted figure: settled where there is one, else the sweep's median; None: it failed."""
+        if tokens in self.settled:
+            return self.settled[tokens]
+        outcome = self.outcomes.get(tokens)
+        return outcome.us if isinstance(outcome, Measurement) else None
+
+
+@dataclass(frozen=True)
+class StageTable:
+    """One stage's configs.
+
+    Attributes:
+        space_text: the search-space file that they belong to, whole: the shipped one may change.
+    """
+
+    space_text: str
+    rows: tuple[Recorded, ...]
+
+    @cached_property
+    def space(self) -> Space:
+        """The search-space file, parsed."""
+        return parse_space(self.space_text)
+
+    @cached_property
+    def by_config(self) -> dict[Config, Recorded]:
+        """Rows by config."""
+        return {row.config: row for row in self.rows}
+
+    def optimum(self, tokens: int) -> tuple[Config, float]:
+        """The fastest config with its microseconds.
+
+        The least of many noisy figures is too low, so only settled ones count where there are any.
+
+        Raises:
+            ValueError: nothing was measured at `tokens`.
+        """
+        settled = [(row.settled[tokens], row.config) for row in self.rows if tokens in row.settled]
+        measured = [(us, row.config) for row in self.rows if (us := row.us(tokens)) is not None]
+        us, config = min(settled or measured, key=lambda pair: (pair[0], pair[1].key))
+        return config, us
+
+
+@dataclass(frozen=True)
+class Table:
+    """A recording of one layer on one device.
+
+    Attributes:
+        device: what the legality rules need of it.
+        fingerprint: the stack that everything was recorded on.
+        workload: canonical text of the measuring conditions.
+        tokens: what was measured at, ascending; concurrency is 1.
+        command: what made it.
+    """
+
+    layer: Layer
+    device: Device
+    fingerprint: Fingerprint
+    workload: str
+    routing: Routing
+    tokens: tuple[int, ...]
+    command: str
+    stages: Mapping[Stage, StageTable]
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What was recorded, by tokens."""
+        return [Problem(self.layer, tokens, routing=self.routing) for tokens in self.tokens]
+
+    def space(self, problem_tokens: int, stage: Stage) -> RecordedSpace:
+        """The recorded configs of a stage as a search space.
+
+        Raises:
+            UserError: not recorded.
+        """
+        if stage not in self.stages or problem_tokens not in self.tokens:
+            recorded = ", ".join(f"m{tokens}" for tokens in self.tokens)
+            raise UserError(
+                f"the table of {self.layer.key} has no {stage} at {problem_tokens} tokens: it has"
+                f" {', '.join(self.stages)} at {recorded}"
+            )
+        part = self.stages[stage]
+        return RecordedSpace(part.space, self.layer, problem_tokens, self.device, part.by_config.keys())

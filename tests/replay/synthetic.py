@@ -1,0 +1,121 @@
+"""Synthetic tables: shaped like a GPU's, made by a formula. Their figures say nothing of any device.
+
+What a search has to cope with is there: time is bound by bytes in flight, so knobs act together; rounds of
+workgroups make cliffs; neighbouring token counts agree and distant ones do not; every config has an own
+deviation of a few per cent; some fail to compile and some give wrong numbers; machine code of some is equal.
+"""
+
+import hashlib
+import random
+from math import ceil
+
+from autotune.config import Config
+from autotune.data import data_dir
+from autotune.devices import DEVICES
+from autotune.fingerprint import Fingerprint
+from autotune.models import preset
+from autotune.problem import Layer, Problem, Stage, gemm_dims
+from autotune.replay.subspace import KEPT, Values, bounded
+from autotune.replay.table import Recorded, StageTable, Table
+from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
+from autotune.routing import UNIFORM
+from autotune.space import parse_space
+
+DEVICE = DEVICES["h100"]
+BANDWIDTH = 2.9e6  # bytes a microsecond
+LATENCY_US = 0.9
+FINGERPRINT = Fingerprint(
+    device="synthetic",
+    arch=DEVICE.arch,
+    compute_units=DEVICE.compute_units,
+    compute_partition=None,
+    memory_partition=None,
+    power_cap_w=None,
+    driver=None,
+    runtime="none",
+    torch=None,
+    triton=None,
+    backend="triton",
+    kernel_source="formula",
+    tool_version="0",
+)
+
+
+def chance(*parts: object) -> float:
+    """A number in [0, 1) that depends on `parts` alone."""
+    digest = hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def true_us(layer: Layer, stage: Stage, config: Config, tokens: int) -> float:
+    """Microseconds without noise."""
+    knob = {name: int(value) if isinstance(value, int) else value for name, value in config.items()}
+    tile_n, tile_k, warps, depth = (
+        int(knob[n] or 0) for n in ("tile_n", "tile_k", "num_warps", "num_stages")
+    )
+    split = int(knob.get("split_k") or 1)
+    n, k = gemm_dims(layer, stage)
+    problem = Problem(layer, tokens)
+    blocks = min(float(tokens * layer.top_k), problem.expected_experts())
+    groups = ceil(n / tile_n) * (split * blocks if knob.get("reduce") != "loop" else 1)
+    stage_bytes = (tile_n + 32) * tile_k // 2
+    fit = max(1, min(DEVICE.lds_bytes // (stage_bytes * max(1, depth - 1)), 48 // warps, 8))
+    slots = DEVICE.compute_units * fit
+    running = min(groups, slots)
+    in_flight = running * tile_n * tile_k / 2 * min(depth - 1, 4) ** 0.8
+    rounds = ceil(groups / slots)
+    full = groups / (rounds * slots) if rounds > 1 else 1.0
+    moved = problem.weight_bytes(stage) * (ceil(n / tile_n) * tile_n / n)
+    work = groups * (tile_n * tile_k / warps) / (DEVICE.compute_units * 4e5) * ceil(k / tile_k / split) * 0.04
+    time = moved * (1 / BANDWIDTH + LATENCY_US / in_flight) / full**0.5 + work
+    time += 1.5 + 0.35 * (split - 1) ** 0.7 * (1 + tokens / 6) + 0.02 * ceil(k / tile_k / split)
+    time += 1.2 if knob.get("reduce") == "atomic" else 0.0
+    time -= 0.9 if knob.get("pdl") else 0.0
+    rough = 0.05 * chance("rough", layer.key, stage, config.key) + 0.01 * chance(
+        "m", stage, config.key, tokens
+    )
+    return time * (1 + rough)
+
+
+def synthetic_table(
+    model: str = "kimi-k2.5-w4a8",
+    tp: int = 8,
+    *,
+    tokens: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8),
+    most: int | None = None,
+    kept: "dict[Stage, Values] | None" = None,
+    samples: int = 5,
+) -> Table:
+    """A table of both stages; equal arguments make equal tables."""
+    layer = Layer.of(preset(model), tp)
+    stages = {}
+    for stage in Stage:
+        text = (data_dir("search_spaces") / "triton" / f"{stage}.toml").read_text()
+        space = parse_space(text).at(layer, tokens[0], DEVICE)
+        configs = bounded(space, (kept or dict(KEPT))[stage], most=most)
+        rows = tuple(_row(layer, stage, config, tokens, samples, config == configs[0]) for config in configs)
+        stages[stage] = StageTable(text, rows)
+    return Table(layer, DEVICE, FINGERPRINT, "synthetic", UNIFORM, tokens, "synthetic", stages)
+
+
+def _row(
+    layer: Layer, stage: Stage, config: Config, tokens: tuple[int, ...], samples: int, safe: bool
+) -> Recorded:
+    fate = 1.0 if safe else chance("fate", layer.key, stage, config.key)
+    seconds = round(0.25 + 0.5 * chance("compile", config.key), 4)
+    if fate < 0.02:
+        failure = Failure(Status.COMPILE_ERROR, "synthetic: out of resources", seconds)
+        return Recorded(config, failure, {}, {})
+    compiled = Compiled(
+        hashlib.sha256(config.key.encode()).hexdigest()[:16], StaticFacts(lds_bytes=1024), seconds
+    )
+    if fate < 0.03:
+        wrong = Failure(Status.INCORRECT, "synthetic: off", 0.005)
+        return Recorded(config, compiled, dict.fromkeys(tokens, wrong), {})
+    outcomes: dict[int, Measurement | Failure] = {}
+    for count in tokens:
+        us = true_us(layer, stage, config, count)
+        rng = random.Random(f"{config.key}{count}")
+        taken = tuple(Sample(round(us * (1 + rng.gauss(0, 0.003)), 3)) for _ in range(samples))
+        outcomes[count] = Measurement(taken, 1.7e-3, round(0.006 + us * 5e-4, 5))
+    return Recorded(config, compiled, outcomes, {})
