@@ -116,19 +116,20 @@ class Stage2Config(_Knobs):
             (at most `sort.TOKEN_ROWS` tokens, split_k and group must be 1); "arrive": float32 partial sums, added
             in slot order by the last program to arrive, deterministic; "atomic": float32 atomic adds, rounded
             to bfloat16 by the last to arrive, in no fixed order.
-        unroll: blocks that a program of "loop" takes a step; 1 otherwise.
+        split_blocks: programs of "loop" that share the blocks of an n tile, more of them for the same work; 1
+            otherwise.
     """
 
     reduce: str = "arrive"
-    unroll: int = 1
+    split_blocks: int = 1
 
     def __post_init__(self) -> None:
         if self.reduce not in ("loop", "arrive", "atomic"):
             raise UserError(f"reduce={self.reduce!r} is unknown: use loop, arrive or atomic")
         if self.reduce == "loop" and (self.split_k != 1 or self.group != 1):
             raise UserError("reduce=loop walks over all blocks in one program: split_k and group must be 1")
-        if self.unroll not in (1, 2, 4, 8) or (self.reduce != "loop" and self.unroll != 1):
-            raise UserError(f"unroll={self.unroll}: it must be 1, 2, 4 or 8, and 1 unless reduce=loop")
+        if self.split_blocks < 1 or (self.reduce != "loop" and self.split_blocks != 1):
+            raise UserError(f"split_blocks={self.split_blocks}: it must be 1 or more, and 1 unless reduce=loop")
 
 
 def _fits(default: Any, value: Any) -> bool:

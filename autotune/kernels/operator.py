@@ -118,11 +118,9 @@ def fused_moe_w4a8(
         "w_scale": w2_scale,
         "topk_weight": topk_weight.contiguous(),
         "tokens": tokens,
-        **{
-            name: scratch.take(f"stage2_{name}", shapes[name])
-            for name in ("partial", "arrivals")
-            if name in shapes
-        },
+        "arrivals": scratch.take("stage2_arrivals", shapes["arrivals"]),
+        # Sums that must be zeros at the start of a launch are kept apart from those that need not.
+        "partial": scratch.take(f"stage2_partial_{shapes['partial'].zeroed}", shapes["partial"]),
     }
     _run(two, tokens, values)
     return out

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from autotune.kernels.quantise import quantise_row
 from autotune.kernels.sort import sort_slots
-from autotune.kernels.tiles import begin_after_previous_kernel
+from autotune.kernels.tiles import begin_after_previous_kernel, let_next_kernel_begin
 
 
 @triton.jit
@@ -30,6 +30,7 @@ def prepare_kernel(
 ):
     """The first program sorts, each other one quantises a token. Grid: tokens + 1."""
     begin_after_previous_kernel(PDL)
+    let_next_kernel_begin(PDL)
     pid = tl.program_id(0)
     if pid == 0:
         sort_slots(

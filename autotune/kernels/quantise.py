@@ -11,7 +11,7 @@ inter_dim]. No torch here.
 import triton
 import triton.language as tl
 
-from autotune.kernels.tiles import begin_after_previous_kernel
+from autotune.kernels.tiles import begin_after_previous_kernel, let_next_kernel_begin
 
 
 @triton.jit
@@ -26,6 +26,7 @@ def quantise_kernel(
 ):
     """One program a row. Grid: rows."""
     begin_after_previous_kernel(PDL)
+    let_next_kernel_begin(PDL)
     quantise_row(q, scale, low_sum, x, tl.program_id(0), K, HALF)
 
 

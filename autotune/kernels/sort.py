@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from autotune.kernels.tiles import begin_after_previous_kernel
+from autotune.kernels.tiles import begin_after_previous_kernel, let_next_kernel_begin
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +54,7 @@ def sort_kernel(
 ):
     """One program. Grid: 1."""
     begin_after_previous_kernel(PDL)
+    let_next_kernel_begin(PDL)
     sort_slots(
         block_expert, block_slots, valid_blocks, topk_ids, tokens, blocks, TOP_K, EXPERTS, TILE_M, TOKEN_ROWS
     )

@@ -195,7 +195,7 @@ def grid(spec: KernelSpec, tokens: int) -> tuple[int, int, int]:
     assert spec.config is not None
     n_tiles = _n_tiles(spec)
     if isinstance(spec.config, Stage2Config) and spec.config.reduce == "loop":
-        return (n_tiles, 1, 1)
+        return (n_tiles * spec.config.split_blocks, 1, 1)
     blocks = max_blocks(tokens, spec.dims.top_k, spec.dims.experts, spec.config.tile_m)
     return (blocks * n_tiles * spec.config.split_k, 1, 1)
 
@@ -240,7 +240,13 @@ def buffers(spec: KernelSpec, tokens: int) -> dict[str, Buffer]:
     }
     assert isinstance(config, Stage2Config)
     if config.reduce == "loop":
-        return {**shapes, "valid_blocks": Buffer((1,), "int32")}
+        parts = config.split_blocks
+        return {
+            **shapes,
+            "valid_blocks": Buffer((1,), "int32"),
+            "partial": Buffer((parts, config.tile_m, layer.model_dim) if parts > 1 else (1,), "float32"),
+            "arrivals": Buffer((n_tiles,), "int32", zeroed=True),
+        }
     atomic = config.reduce == "atomic"
     part = (tokens, layer.model_dim) if atomic else (slots, split, layer.model_dim)
     return {
@@ -303,7 +309,12 @@ def _stage2_constexprs(config: Stage2Config, layer: LayerDims) -> dict[str, Any]
     if config.reduce == "loop":
         for name in ("SPLIT_K", "GROUP", "XCDS"):
             del tiles[name]
-        return {**shared, **tiles, "UNROLL": config.unroll, "NUM_STAGES": config.num_stages}
+        return {
+            **shared,
+            **tiles,
+            "SPLIT_BLOCKS": config.split_blocks,
+            "NUM_STAGES": config.num_stages,
+        }
     return {**shared, "TOP_K": layer.top_k, **tiles, "ATOMIC": config.reduce == "atomic"}
 
 

@@ -12,7 +12,7 @@ quantiser made.
 import triton
 import triton.language as tl
 
-from autotune.kernels.tiles import begin_after_previous_kernel, tile_of_program
+from autotune.kernels.tiles import begin_after_previous_kernel, let_next_kernel_begin, tile_of_program
 
 
 @triton.jit
@@ -40,6 +40,7 @@ def stage1_kernel(
     W_EVICT: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    let_next_kernel_begin(PDL)
     begin_after_previous_kernel(PDL)
     BYTES: tl.constexpr = K // 2
     STEP: tl.constexpr = TILE_K // 2

@@ -4,15 +4,15 @@
     y[slot, n]    = acc * a_scale[slot] * w_scale[expert, n] * topk_weight[slot]        float32
     out[token, n] = sum over the token's TOP_K slots of y                               bfloat16
 
-Two kernels. `stage2_loop_kernel`: a program owns columns of the output and walks over all blocks, so the sum over
-experts stays in registers; at most TILE_M tokens. `stage2_tile_kernel`: a program computes one block's tile, and
+Two kernels. `stage2_loop_kernel`: a program owns columns of the output and walks over all blocks (or every
+SPLIT_BLOCKS-th), so the sum over experts stays in registers; at most `sort.TOKEN_ROWS` tokens. `stage2_tile_kernel`: a program computes one block's tile, and
 whoever arrives last at a token's columns sums up; any number of tokens. Each is one launch.
 """
 
 import triton
 import triton.language as tl
 
-from autotune.kernels.tiles import begin_after_previous_kernel, tile_of_program
+from autotune.kernels.tiles import begin_after_previous_kernel, let_next_kernel_begin, tile_of_program
 
 
 @triton.jit
@@ -27,20 +27,21 @@ def stage2_loop_kernel(
     block_expert,  # i32 [blocks], -1 where there is no block
     block_slots,  # i32 [blocks, TILE_M]: row r is a slot of token r, or -1
     valid_blocks,  # i32 [1]
+    partial,  # f32 [SPLIT_BLOCKS, TILE_M, MODEL_DIM]; not touched when SPLIT_BLOCKS == 1
+    arrivals,  # i32 [n_tiles], zero before and after; not touched when SPLIT_BLOCKS == 1
     tokens,  # i32
     MODEL_DIM: tl.constexpr,
     K: tl.constexpr,
     TILE_M: tl.constexpr,
     TILE_N: tl.constexpr,
     TILE_K: tl.constexpr,
-    UNROLL: tl.constexpr,  # blocks a step
+    SPLIT_BLOCKS: tl.constexpr,
     NUM_STAGES: tl.constexpr,
     W_CACHE: tl.constexpr,
     W_EVICT: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    if PDL:
-        tl.extra.cuda.gdc_wait()
+    begin_after_previous_kernel(PDL)
     BYTES: tl.constexpr = K // 2
     STEP: tl.constexpr = TILE_K // 2
     K_TILES: tl.constexpr = (BYTES + STEP - 1) // STEP
@@ -49,73 +50,74 @@ def stage2_loop_kernel(
 
     blocks = tl.load(valid_blocks)
     m = tl.arange(0, TILE_M)
-    column = tl.program_id(0) * TILE_N + tl.arange(0, TILE_N)
+    n_tile = tl.program_id(0) // SPLIT_BLOCKS
+    part = tl.program_id(0) % SPLIT_BLOCKS
+    column = n_tile * TILE_N + tl.arange(0, TILE_N)
     k = tl.arange(0, STEP)
     w_tile = w + (column * BYTES)[None, :] + k[:, None]
     in_n = column < MODEL_DIM
     total = tl.zeros((TILE_M, TILE_N), dtype=tl.float32)
-    # Every load of the body is pipelined, the ids too. Each step has a fixed cost (a barrier and the latency of a
-    # chain from shared memory to the matrix unit), which several blocks a step share.
-    for start in tl.range(0, blocks, UNROLL, num_stages=NUM_STAGES):
-        for u in tl.static_range(UNROLL):
-            block = start + u
-            if u == 0:
-                expert = tl.load(block_expert + block).to(tl.int64)
-                slot = tl.load(block_slots + block * TILE_M + m)
+    # Every load of the body is pipelined, the ids too.
+    for block in tl.range(part, blocks, SPLIT_BLOCKS, num_stages=NUM_STAGES):
+        expert = tl.load(block_expert + block).to(tl.int64)
+        slot = tl.load(block_slots + block * TILE_M + m)
+        real = slot >= 0
+        w_expert = w_tile + expert * (MODEL_DIM * BYTES)
+        a_tile = a + (slot * K)[:, None] + k[None, :]
+        if EVEN_N:
+            scale_n = tl.load(w_scale + expert * MODEL_DIM + column)
+        else:
+            scale_n = tl.load(w_scale + expert * MODEL_DIM + column, mask=in_n, other=0.0)
+        acc_low = tl.zeros((TILE_M, TILE_N), dtype=tl.int32)
+        acc_high = tl.zeros((TILE_M, TILE_N), dtype=tl.int32)
+        for step in tl.static_range(K_TILES):
+            if EVEN_K:
+                a_mask = real[:, None]
+                w_mask = in_n[None, :]
             else:
-                row = block * TILE_M + m
-                slot = tl.load(block_slots + row, mask=row < blocks * TILE_M, other=-1)
-                expert = tl.load(block_expert + tl.minimum(block, blocks - 1)).to(tl.int64)
-            real = slot >= 0
-            # Past the last block nothing is read.
-            if u == 0:
-                n_mask = in_n
+                in_k = k < BYTES - step * STEP
+                a_mask = real[:, None] & in_k[None, :]
+                w_mask = in_n[None, :] & in_k[:, None]
+            if EVEN_K and EVEN_N:
+                packed = tl.load(w_expert + step * STEP, cache_modifier=W_CACHE, eviction_policy=W_EVICT)
             else:
-                n_mask = column < tl.where(block < blocks, MODEL_DIM, 0)
-            w_expert = w_tile + expert * (MODEL_DIM * BYTES)
-            a_tile = a + (slot * K)[:, None] + k[None, :]
-            if EVEN_N and u == 0:
-                scale_n = tl.load(w_scale + expert * MODEL_DIM + column)
-            else:
-                scale_n = tl.load(w_scale + expert * MODEL_DIM + column, mask=n_mask, other=0.0)
-            acc_low = tl.zeros((TILE_M, TILE_N), dtype=tl.int32)
-            acc_high = tl.zeros((TILE_M, TILE_N), dtype=tl.int32)
-            for step in tl.static_range(K_TILES):
-                if EVEN_K:
-                    a_mask = real[:, None]
-                    w_mask = n_mask[None, :]
-                else:
-                    in_k = k < BYTES - step * STEP
-                    a_mask = real[:, None] & in_k[None, :]
-                    w_mask = n_mask[None, :] & in_k[:, None]
-                if EVEN_K and EVEN_N and u == 0:
-                    packed = tl.load(
-                        w_expert + step * STEP, cache_modifier=W_CACHE, eviction_policy=W_EVICT
-                    )
-                else:
-                    packed = tl.load(
-                        w_expert + step * STEP,
-                        mask=w_mask,
-                        other=0,
-                        cache_modifier=W_CACHE,
-                        eviction_policy=W_EVICT,
-                    )
-                a_low = tl.load(a_tile + step * STEP, mask=a_mask, other=0)
-                a_high = tl.load(a_tile + step * STEP + BYTES, mask=a_mask, other=0)
-                acc_low = tl.dot(a_low, packed & 0x0F, acc_low, out_dtype=tl.int32)
-                acc_high = tl.dot(a_high, packed & -16, acc_high, out_dtype=tl.int32)
-            low_sum = tl.load(a_low_sum + slot, mask=real, other=0)
-            # A padding row has scale zero, and integers are finite: it adds nothing.
-            scale_m = tl.load(a_scale + slot, mask=real, other=0.0)
-            weight = tl.load(topk_weight + slot, mask=real, other=0.0)
-            exact = acc_low + (acc_high >> 4) - 8 * low_sum[:, None]
-            total += exact.to(tl.float32) * (scale_m * weight)[:, None] * scale_n[None, :]
-    if PDL:
-        # Not at the start: programs of the next launch would take the places that are free then, most of them on
-        # the few processors without one of these programs.
-        tl.extra.cuda.gdc_launch_dependents()
-    place = out + (m.to(tl.int64) * MODEL_DIM)[:, None] + column[None, :]
-    tl.store(place, total.to(tl.bfloat16), mask=(m < tokens)[:, None] & in_n[None, :])
+                packed = tl.load(
+                    w_expert + step * STEP,
+                    mask=w_mask,
+                    other=0,
+                    cache_modifier=W_CACHE,
+                    eviction_policy=W_EVICT,
+                )
+            a_low = tl.load(a_tile + step * STEP, mask=a_mask, other=0)
+            a_high = tl.load(a_tile + step * STEP + BYTES, mask=a_mask, other=0)
+            acc_low = tl.dot(a_low, packed & 0x0F, acc_low, out_dtype=tl.int32)
+            acc_high = tl.dot(a_high, packed & -16, acc_high, out_dtype=tl.int32)
+        low_sum = tl.load(a_low_sum + slot, mask=real, other=0)
+        # A padding row has scale zero, and integers are finite: it adds nothing.
+        scale_m = tl.load(a_scale + slot, mask=real, other=0.0)
+        weight = tl.load(topk_weight + slot, mask=real, other=0.0)
+        # Added as floats, exactly (below 2^24): an integer sum would become the first dot's accumulator and
+        # chain the two dots one after the other.
+        exact = (acc_low - 8 * low_sum[:, None]).to(tl.float32) + (acc_high >> 4).to(tl.float32)
+        total += exact * (scale_m * weight)[:, None] * scale_n[None, :]
+    let_next_kernel_begin(PDL)
+    mine = (m < tokens)[:, None] & in_n[None, :]
+    at = (m.to(tl.int64) * MODEL_DIM)[:, None] + column[None, :]
+    if SPLIT_BLOCKS > 1:
+        tl.store(partial + part * (TILE_M * MODEL_DIM) + at, total, mask=mine)
+        # As in stage 1: barrier, release, and the last to arrive finishes; in the order of the parts.
+        tl.debug_barrier()
+        before = tl.atomic_add(arrivals + n_tile, 1, sem="acq_rel", scope="gpu")
+        if before == SPLIT_BLOCKS - 1:
+            tl.debug_barrier()
+            tl.store(arrivals + n_tile, 0)
+            total = tl.zeros((TILE_M, TILE_N), dtype=tl.float32)
+            for other in tl.static_range(SPLIT_BLOCKS):
+                other_at = partial + other * (TILE_M * MODEL_DIM) + at
+                total += tl.load(other_at, mask=mine, other=0.0, cache_modifier=".cg")
+            tl.store(out + at, total.to(tl.bfloat16), mask=mine)
+    else:
+        tl.store(out + at, total.to(tl.bfloat16), mask=mine)
 
 
 @triton.jit
@@ -145,6 +147,7 @@ def stage2_tile_kernel(
     ATOMIC: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    let_next_kernel_begin(PDL)
     begin_after_previous_kernel(PDL)
     BYTES: tl.constexpr = K // 2
     STEP: tl.constexpr = TILE_K // 2

@@ -34,9 +34,16 @@ def tile_of_program(n_tiles: tl.constexpr, split_k: tl.constexpr, group: tl.cons
 
 @triton.jit
 def begin_after_previous_kernel(PDL: tl.constexpr):
-    """Programmatic dependent launch (NVIDIA, sm_90 on): let the next kernel's programs be placed while this one
-    runs, and read nothing before the previous kernel has ended. Nothing is computed ahead, only the launch
-    latency is hidden. Does nothing unless PDL."""
+    """Programmatic dependent launch (NVIDIA, sm_90 on): read nothing before the previous kernel has ended.
+    Nothing is computed ahead, only the launch latency is hidden. Does nothing unless PDL."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def let_next_kernel_begin(PDL: tl.constexpr):
+    """Let the next kernel's programs be placed as soon as every program of this one has come here or ended. A
+    kernel whose successor has few, long programs must not come here early: they would take the places that are
+    free at that moment, most of them on few processors. Does nothing unless PDL."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
