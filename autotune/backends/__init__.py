@@ -6,7 +6,14 @@ from autotune.backends.base import Backend
 from autotune.errors import UserError
 
 # Imported by name, so that a backend's dependencies are needed only where it is used.
-_BACKENDS = {"triton": "autotune.backends.triton_w4a8:TritonW4A8"}
+_BACKENDS = {
+    "triton": "autotune.backends.triton_w4a8:TritonW4A8",
+    "sglang": "autotune.backends.sglang:SglangInt8",
+    "sglang_w4a16": "autotune.backends.sglang:SglangInt4",
+    "sglang_fp8": "autotune.backends.sglang:SglangFp8",
+    "vllm": "autotune.backends.vllm:VllmInt8",
+    "vllm_fp8": "autotune.backends.vllm:VllmFp8",
+}
 
 
 def backend_names() -> list[str]:
@@ -15,13 +22,17 @@ def backend_names() -> list[str]:
 
 
 def load_backend(name: str) -> Backend:
-    """The backend called `name`.
+    """The backend called `name`, or any `module:class`.
 
     Raises:
         UserError: there is none.
     """
-    if name not in _BACKENDS:
-        raise UserError(f"unknown backend {name!r}: use one of {', '.join(_BACKENDS)}")
-    module, _, attribute = _BACKENDS[name].partition(":")
-    backend: Backend = getattr(import_module(module), attribute)()
+    path = _BACKENDS.get(name, name)
+    module, colon, attribute = path.partition(":")
+    if not colon:
+        raise UserError(f"unknown backend {name!r}: use one of {', '.join(_BACKENDS)}, or module:class")
+    try:
+        backend: Backend = getattr(import_module(module), attribute)()
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(f"backend {name!r} cannot be loaded ({error}): correct the name") from error
     return backend

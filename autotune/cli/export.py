@@ -30,9 +30,56 @@ def export(
         str | None,
         typer.Option(help="Where serving will find the folder, e.g. a path in its container."),
     ] = None,
+    device_name: Annotated[
+        str | None,
+        typer.Option(
+            help="The card's name as the engine makes it, for file names; default: as measured.",
+            rich_help_panel="Serving stack",
+        ),
+    ] = None,
+    triton_version: Annotated[
+        str | None,
+        typer.Option(
+            help="Version of the serving stack's Triton, for SGLang's folder; default: as measured.",
+            rich_help_panel="Serving stack",
+        ),
+    ] = None,
+    deploy: Annotated[
+        str | None,
+        typer.Option(
+            help="Add launch examples for sglang or vllm: baseline and tuned arm, with EAGLE3.",
+            rich_help_panel="Serving stack",
+        ),
+    ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            help="Traffic over which knobs that are global to the process are chosen: tokens=share, e.g."
+            " 4=1,160=3; default: every tuned shape alike.",
+            rich_help_panel="Global knobs",
+        ),
+    ] = None,
+    shape_log: Annotated[
+        Path | None,
+        typer.Option(
+            help="The traffic, as JSON lines with tokens (AITER's MOE_SHAPE_LOG_PATH).",
+            rich_help_panel="Global knobs",
+        ),
+    ] = None,
+    guards: Annotated[
+        str,
+        typer.Option(help="Tokens at which nothing may be lost.", rich_help_panel="Global knobs"),
+    ] = "64,512,4096",
+    margin: Annotated[
+        float,
+        typer.Option(min=0.0, help="Loss that a guard may have.", rich_help_panel="Global knobs"),
+    ] = 0.01,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Print names and key tables; write nothing.")
+    ] = False,
     db: Database = None,
 ) -> None:
-    """Write the winners as a bundle: autotune.env, JSON and manifest.json.
+    """Write the winners as a bundle: environment files, JSON and manifest.json.
 
     Exporting again gives equal bytes. Deleting the folder is the rollback.
 
@@ -40,17 +87,37 @@ def export(
 
       autotune export --out deploy
 
-      autotune export --out deploy --bundle-path /opt/autotune
+      autotune export --backend sglang --triton-version 3.6.0 --preview
+
+      autotune export --out deploy --bundle-path /opt/autotune --deploy sglang
     """
-    from autotune.export.export import Selection
-    from autotune.export.export import export as write
+    from functools import partial
+
+    from autotune.export.content import Place
+    from autotune.export.deploy import deploy_files
+    from autotune.export.export import Selection, no_extras, plan, serving_folder, write
+    from autotune.export.mix import make_mix
+    from autotune.export.text import decision_lines, preview_lines
     from autotune.report.winners import verdict
     from autotune.store.store import Store
 
     layer = make_layer(model or "", model_config, tp, fused_shared_experts) if model or model_config else None
+    selection = Selection(backend, layer, device, allow_estimates)
+    place = Place(serving_folder(out, bundle_path), device_name, triton_version)
+    extras = partial(deploy_files, deploy, place.folder) if deploy else no_extras
     with Store.open(db) as store:
-        selection = Selection(backend, layer, device, allow_estimates)
-        exported = write(store, out, selection, bundle_path=bundle_path)
-    for winner in exported.winners:
-        typer.echo(f"{winner.problem.shape} ({winner.problem.tokens} tokens): {verdict(winner)}")
+        made = plan(store, selection, place, mix=make_mix(mix, shape_log, guards, margin), extras=extras)
+        for winner in made.winners:
+            typer.echo(f"{winner.problem.shape} ({winner.problem.tokens} tokens): {verdict(winner)}")
+        for line in preview_lines(made.previews) if preview else ():
+            typer.echo(line)
+        for line in decision_lines(made.decision) if made.decision else ():
+            typer.echo(line)
+        for note in made.notes:
+            typer.echo(f"note: {note}")
+        if preview:
+            typer.echo(f"nothing written; it would be {', '.join(made.files)} in {out}")
+            return
+        exported = write(store, out, made, allow_estimates=allow_estimates)
     typer.echo(f"wrote {', '.join(exported.files)} to {exported.folder}")
+    typer.echo("Rollback: delete the folder and restart the server; nothing else was changed.")

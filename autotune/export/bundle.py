@@ -17,7 +17,7 @@ _RENAME_EXCHANGE = 2
 
 
 def write_bundle(folder: Path, files: Mapping[str, str]) -> None:
-    """Writes `files` (name to text) as the whole content of `folder`.
+    """Writes `files` (path in it to text) as the whole content of `folder`.
 
     Raises:
         UserError: the folder cannot be written, or holds something that is not a bundle.
@@ -31,6 +31,7 @@ def write_bundle(folder: Path, files: Mapping[str, str]) -> None:
     try:
         staging.chmod(0o755)
         for name, text in files.items():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
             with (staging / name).open("x", encoding="utf-8", newline="\n") as handle:
                 handle.write(text)
                 handle.flush()

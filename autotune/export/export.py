@@ -12,7 +12,7 @@ from autotune.export.env_file import env_files
 from autotune.export.formats import content_of
 from autotune.export.global_env import Setting, choose, decision_json, is_global
 from autotune.export.manifest import manifest_json
-from autotune.export.mix import Decision, Mix
+from autotune.export.mix import UNTOLD, Decision, Mix
 from autotune.problem import Layer
 from autotune.results import Kind
 from autotune.store.records import WinnerRecord
@@ -74,13 +74,13 @@ def plan(
     selection: Selection,
     place: Place,
     *,
-    mix: Mix | None = None,
+    mix: Mix = UNTOLD,
     extras: Extras = no_extras,
 ) -> Plan:
     """What an export of the chosen winners would write.
 
     Args:
-        mix: traffic over which a process-global setting is chosen; None: every tuned shape alike.
+        mix: traffic over which a process-global setting is chosen.
         extras: further files, made from the process environment, e.g. launch examples.
 
     Raises:
@@ -173,9 +173,10 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
             f"only {kinds} match in {store.location}, nothing measured: run on the card first,"
             " or pass --allow-estimates"
         )
-    newest = max(usable, key=lambda winner: winner.id)
+    # By time, not by id: what a merge brought in may be older than what was here.
+    newest = max(usable, key=lambda winner: winner.created_at)
     chosen: dict[int, WinnerRecord] = {}
-    for winner in sorted(usable, key=lambda winner: winner.id):
+    for winner in sorted(usable, key=lambda winner: winner.created_at):
         if winner.problem.layer == newest.problem.layer and winner.environment == newest.environment:
             chosen[winner.problem.tokens] = winner
     return [chosen[tokens] for tokens in sorted(chosen)]

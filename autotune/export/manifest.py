@@ -11,12 +11,22 @@ from autotune.results import Kind, LayerConfig
 from autotune.store.records import WinnerRecord
 
 
-def manifest_json(winners: Sequence[WinnerRecord], files: Mapping[str, str]) -> str:
+def manifest_json(
+    winners: Sequence[WinnerRecord],
+    files: Mapping[str, str],
+    *,
+    variables: Mapping[str, str] | None = None,
+    lookups: Mapping[str, Any] | None = None,
+    decision: Mapping[str, Any] | None = None,
+) -> str:
     """The manifest's text; equal winners and files give equal bytes.
 
     Args:
         winners: what the bundle deploys, in its order.
         files: the other files, name to text.
+        variables: the process environment.
+        lookups: what each engine must find in the files: what `autotune verify` goes by.
+        decision: how a process-global setting was chosen.
     """
     content = {
         "format": "autotune-bundle",
@@ -31,6 +41,9 @@ def manifest_json(winners: Sequence[WinnerRecord], files: Mapping[str, str]) -> 
             fingerprint.key: asdict(fingerprint)
             for fingerprint in sorted({w.environment for w in winners}, key=lambda f: f.key)
         },
+        "variables": dict(sorted((variables or {}).items())),
+        "lookups": lookups or {},
+        **({"decision": decision} if decision else {}),
         "files": {
             name: {"bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
             for name, text in sorted(files.items())

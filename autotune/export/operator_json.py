@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from autotune.export.content import Content, Place, Preview, Row
 from autotune.problem import Layer
 from autotune.store.records import WinnerRecord
 
@@ -34,3 +35,38 @@ def operator_json(layer: Layer, winners: Sequence[WinnerRecord]) -> str:
         "entries": entries,
     }
     return json.dumps(content, indent=2) + "\n"
+
+
+def operator_content(winners: Sequence[WinnerRecord], place: Place) -> Content:
+    """The file and the variable that names it.
+
+    Args:
+        winners: of one layer on one stack, ascending by tokens.
+    """
+    layer = winners[0].problem.layer
+    rows = tuple(
+        Row(
+            winner.problem.tokens,
+            winner.problem.tokens,
+            "default, confirmed" if winner.kept_default else "tuned",
+            f"stage1 {winner.config.stage1}; stage2 {winner.config.stage2}",
+        )
+        for winner in winners
+    )
+    return Content(
+        files={FILE_NAME: operator_json(layer, winners)},
+        variables={VARIABLE: f"{place.folder}/{FILE_NAME}"},
+        lookups={
+            "triton": {
+                "file": FILE_NAME,
+                "intended": {
+                    str(winner.problem.tokens): {
+                        "stage1": dict(winner.config.stage1),
+                        "stage2": dict(winner.config.stage2),
+                    }
+                    for winner in winners
+                },
+            }
+        },
+        previews=(Preview(FILE_NAME, rows),),
+    )

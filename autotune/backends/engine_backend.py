@@ -1,0 +1,111 @@
+"""What the backends for SGLang's and vLLM's Triton fused MoE share: spaces, defaults, seeds, compiling."""
+
+import time
+from collections.abc import Mapping
+from functools import cache
+from typing import ClassVar
+
+from autotune.backends.base import CompileRefused
+from autotune.compile.estimate import Work
+from autotune.config import Config
+from autotune.devices import Device
+from autotune.engines.moe import Quantisation
+from autotune.problem import Layer, Problem, Stage, gemm_dims
+from autotune.results import Compiled, LayerConfig
+from autotune.space import BoundSpace, Space, shipped_spaces
+
+
+class EngineBackend:
+    """One engine's kernel at one quantisation; subclasses name them.
+
+    Attributes:
+        engine: `sglang` or `vllm`.
+        spaces: folder of the search spaces.
+    """
+
+    name: ClassVar[str]
+    engine: ClassVar[str]
+    spaces: ClassVar[str]
+    quantisation: ClassVar[Quantisation]
+
+    def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
+        return _spaces(self.spaces)[stage].at(layer, tokens, device)
+
+    def default(self, layer: Layer, tokens: int, device: Device) -> LayerConfig:
+        """What the engine does at so many tokens without a file."""
+        one, two = (self.space(layer, tokens, stage, device).default for stage in Stage)
+        return LayerConfig(one, two)
+
+    def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
+        from autotune.engines.shipped import shipped_config
+
+        space = self.space(layer, tokens, stage, device)
+        found = shipped_config(self.engine, layer, tokens, stage, device, self.quantisation)
+        if found is None:
+            return {}
+        config = space.complete({name: value for name, value in found.items() if name in space.default})
+        return {"published": config} if _offered(space, config) else {}
+
+    def artefact_key(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> str:
+        # The engines' kernels take sizes that depend on the tokens as arguments that Triton specialises on.
+        return f"{self.name}/{layer.key}/{stage}/m{tokens}/{config.key}"
+
+    def environment(self, config: Config) -> Mapping[str, str]:
+        return {}
+
+    def source_digest(self) -> str:
+        from autotune.engines.kernels import kernel_digest
+
+        return kernel_digest(self.engine)
+
+    def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
+        """Weights once, activations once, outputs once."""
+        tile_m, tile_n, tile_k = (int(str(config[name])) for name in ("tile_m", "tile_n", "tile_k"))
+        n, k = gemm_dims(problem.layer, stage)
+        slots = problem.tokens * problem.layer.top_k
+        blocks = min(float(slots), problem.expected_experts() + slots // tile_m)
+        rows = problem.tokens if stage is Stage.STAGE1 else slots
+        a_bytes, w_bytes = _element_bytes(self.quantisation.dtype)
+        stages = config["num_stages"]
+        return Work(
+            bytes_moved=problem.expected_experts() * n * k * w_bytes + rows * k * a_bytes + 2 * slots * n,
+            workgroups=blocks * -(-n // tile_n),
+            bytes_in_flight=tile_n
+            * min(tile_k, k)
+            * w_bytes
+            * max(1, (int(str(stages)) if stages else 3) - 1),
+        )
+
+    def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
+        from autotune.engines.kernels import compile_engine_kernel
+
+        started = time.perf_counter()
+        try:
+            code, facts = compile_engine_kernel(
+                self.engine, self.quantisation, layer, tokens, stage, config, device
+            )
+        except Exception as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            reason = f"{type(error).__name__}: {lines[0].strip()[:300]}" if lines else type(error).__name__
+            raise CompileRefused(reason) from error
+        return Compiled(code, facts, time.perf_counter() - started)
+
+
+def _element_bytes(dtype: str | None) -> tuple[float, float]:
+    """Bytes of an activation and of a weight."""
+    return {
+        None: (2.0, 2.0),
+        "int4_w4a16": (2.0, 0.5),
+        "int8_w8a16": (2.0, 1.0),
+        "int8_w8a8": (1.0, 1.0),
+        "fp8_w8a8": (1.0, 1.0),
+    }[dtype]
+
+
+def _offered(space: BoundSpace, config: Config) -> bool:
+    return all(config[param.name] in param.values for param in space.params) and space.is_legal(config)
+
+
+@cache
+def _spaces(folder: str) -> Mapping[Stage, Space]:
+    return shipped_spaces(folder)

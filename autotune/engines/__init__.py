@@ -1,0 +1,1 @@
+"""Serving engines whose own code is looked into or called: SGLang, vLLM, AITER."""

@@ -1,0 +1,70 @@
+"""Configs that an engine ships for a card: a seeded trial of every study on that card."""
+
+import json
+import re
+from typing import Any
+
+from autotune.config import Config
+from autotune.devices import Device
+from autotune.engines.moe import Quantisation, config_of
+from autotune.engines.source import find_source
+from autotune.export.key_table import nearest
+from autotune.problem import Layer, Stage
+
+_FOLDERS = {
+    "sglang": "sglang/srt/layers/moe/moe_runner/triton_utils/configs",
+    "vllm": "vllm/model_executor/layers/fused_moe/configs",
+}
+_RELATED = {
+    "mi325x": ("mi325x", "mi325_oam", "mi300x"),
+    "mi300x": ("mi300x", "mi325x"),
+    "h200": ("h200", "h100"),
+}
+
+
+def shipped_config(
+    engine: str, layer: Layer, tokens: int, stage: Stage, device: Device, quantisation: Quantisation
+) -> Config | None:
+    """The shipped entry nearest to `tokens` for this card, or a related one; None: the engine has none here.
+
+    A file counts that agrees in the dtype; among several, the card's own goes before a related one's, then
+    the nearest width and expert count.
+    """
+    source = find_source(engine)
+    if source is None:
+        return None
+    found: list[tuple[tuple[float, ...], str]] = []
+    for path in source.names(_FOLDERS[engine]):
+        rank = _rank(path.rsplit("/", 1)[-1], layer, stage, device, quantisation)
+        if rank is not None:
+            found.append((rank, path))
+    if not found:
+        return None
+    body: dict[str, Any] = json.loads(source.text(min(found)[1]))
+    entries = {int(key): value for key, value in body.items() if key.isdecimal()}
+    return config_of(entries[nearest(entries, tokens)]) if entries else None
+
+
+def _rank(
+    name: str, layer: Layer, stage: Stage, device: Device, quantisation: Quantisation
+) -> tuple[float, ...] | None:
+    match = re.fullmatch(r"E=(\d+),N=(\d+),device_name=([^,]*)(?:,dtype=([^,]+?))?(,.*)?(_down)?\.json", name)
+    if match is None:
+        return None
+    experts, width, card, dtype, rest, down = match.groups()
+    if (dtype or None) != quantisation.dtype or "block_shape" in (rest or "") or "backend=" in (rest or ""):
+        return None
+    names = _RELATED.get(device.name, (device.name,))
+    near = [
+        i for i, wanted in enumerate(names) if wanted in card.lower().split("_") or wanted in card.lower()
+    ]
+    if not near:
+        return None
+    # Stage 2's own file where there is one; else both stages take the same.
+    misfit = float((down is not None or name.endswith("_down.json")) != (stage is Stage.STAGE2))
+    return (
+        float(near[0]),
+        abs(int(width) - layer.inter_dim),
+        abs(int(experts) - layer.experts),
+        misfit,
+    )

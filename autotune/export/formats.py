@@ -1,0 +1,85 @@
+"""Which format a backend's winners are written in."""
+
+from collections.abc import Mapping, Sequence
+
+from autotune.backends import load_backend
+from autotune.backends.engine_backend import EngineBackend
+from autotune.devices import Device
+from autotune.errors import UserError
+from autotune.export.content import Content, Place
+from autotune.export.operator_json import operator_content
+from autotune.export.sglang_json import sglang_content
+from autotune.export.vllm_json import vllm_content
+from autotune.problem import Stage
+from autotune.results import LayerConfig
+from autotune.store.records import WinnerRecord
+from autotune.targets import known_device
+
+
+def content_of(
+    winners: Sequence[WinnerRecord], place: Place, environment: Mapping[str, str] | None = None
+) -> Content:
+    """The files of the winners' format, and the environment that their kernels need besides.
+
+    Args:
+        winners: of one layer on one stack, ascending by tokens.
+        environment: chosen for them all; None: what they agree on.
+
+    Raises:
+        UserError: they fit no file, or need unlike environments.
+    """
+    backend = load_backend(winners[0].backend)
+    if isinstance(backend, EngineBackend):
+        return _engine_content(backend, winners, place)
+    environment = process_environment(winners) if environment is None else environment
+    if backend.name == "triton":
+        made = operator_content(winners, place)
+        return Content(made.files, {**made.variables, **environment}, made.lookups, made.previews, made.notes)
+    return Content({}, environment, {"env": {"variables": dict(environment)}})
+
+
+def _engine_content(backend: EngineBackend, winners: Sequence[WinnerRecord], place: Place) -> Content:
+    layer, device = winners[0].problem.layer, _device(winners[0])
+
+    def default(tokens: int) -> LayerConfig:
+        return backend.default(layer, tokens, device)
+
+    write = sglang_content if backend.engine == "sglang" else vllm_content
+    return write(winners, backend.quantisation, default, place)
+
+
+def _device(winner: WinnerRecord) -> Device:
+    name = winner.environment.device
+    device = known_device(name.removeprefix("offline:"))
+    if device is None:
+        raise UserError(
+            f"the engine's default on {name!r} is not known, which the file needs where nothing was tuned:"
+            " add the card to autotune/devices.py"
+        )
+    return device
+
+
+def process_environment(winners: Sequence[WinnerRecord]) -> dict[str, str]:
+    """The process environment that the winners' kernels need; one process serves them all.
+
+    Raises:
+        UserError: two winners need unlike values.
+    """
+    variables: dict[str, str] = {}
+    for winner in winners:
+        for name, value in environment_of(winner.backend, winner.config).items():
+            if variables.setdefault(name, value) != value:
+                raise UserError(
+                    f"winners at unlike shapes need {name}={variables[name]} and {name}={value},"
+                    " which one process cannot have: choose over the traffic with --mix, or export one shape"
+                )
+    return variables
+
+
+def environment_of(backend: str, config: LayerConfig) -> dict[str, str]:
+    """The process environment of one layer config; a knob that is unset is not in it."""
+    family = load_backend(backend)
+    variables: dict[str, str] = {}
+    for stage in Stage:
+        variables.update(family.environment(config.of(stage)))
+    return variables

@@ -1,0 +1,97 @@
+"""Rows for AITER's table."""
+
+import csv
+import io
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.errors import UserError
+from autotune.export.aiter_csv import (
+    COLUMNS,
+    FmoeKey,
+    FmoeRow,
+    Generation,
+    bucket,
+    columns_of,
+    merge_list,
+    table_csv,
+    without_keys,
+)
+
+KEY = FmoeKey("gfx942", 304, 7168, 256, 384, 8, "torch.float8_e4m3fnuz", ("torch.uint32", "torch.int4"))
+PLAIN = FmoeKey("gfx942", 304, 7168, 256, 384, 8, "torch.int8", ("torch.int8",))
+
+
+def row(tokens: int) -> FmoeRow:
+    return FmoeRow(tokens, 16, f"one_{tokens}", f"two_{tokens}", 10.0, 5.0)
+
+
+def parsed(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.parametrize("generation", Generation)
+def test_columns_are_those_of_the_generation(generation: Generation) -> None:
+    text = table_csv(KEY, [row(4)], COLUMNS[generation])
+    assert tuple(columns_of(text)) == COLUMNS[generation]
+    assert ("gfx" in columns_of(text)) is (generation is Generation.MAIN)
+
+
+def test_the_columns_of_an_installed_table_are_taken_over_in_their_order() -> None:
+    installed = [*COLUMNS[Generation.PUBLISHED], "something_new"]
+    assert columns_of(table_csv(KEY, [row(4)], installed)) == installed
+
+
+def test_each_name_under_which_an_engine_asks_for_int4_has_a_row() -> None:
+    rows = parsed(table_csv(KEY, [row(4)], COLUMNS[Generation.MAIN]))
+    assert [r["q_dtype_w"] for r in rows] == ["torch.uint32", "torch.int4"]
+
+
+def test_a_row_says_what_was_chosen() -> None:
+    (made,) = parsed(table_csv(PLAIN, [row(4)], COLUMNS[Generation.MAIN]))
+    assert (made["gfx"], made["cu_num"], made["token"], made["expert"]) == ("gfx942", "304", "4", "384")
+    assert (made["block_m"], made["kernelName1"], made["kernelName2"]) == ("16", "one_4", "two_4")
+    assert (made["us1"], made["us2"], made["us"]) == ("10.0000", "5.0000", "15.0000")
+    assert (made["use_g1u1"], made["doweight_stage1"], made["act_type"]) == ("1", "0", "ActivationType.Silu")
+
+
+def test_two_rows_for_one_bucket_are_refused() -> None:
+    with pytest.raises(UserError, match="bucket of 4"):
+        table_csv(PLAIN, [row(4), row(4)], COLUMNS[Generation.MAIN])
+
+
+@given(st.integers(1, 16), st.sampled_from(Generation))
+def test_verify_shapes_are_rounded_up_to_powers_of_two(tokens: int, generation: Generation) -> None:
+    rounded = bucket(tokens, generation)
+    assert rounded >= tokens > rounded // 2
+    assert rounded & (rounded - 1) == 0
+
+
+def test_three_and_four_share_a_row() -> None:
+    assert bucket(3, Generation.MAIN) == bucket(4, Generation.MAIN) == 4
+
+
+def test_prefill_buckets_differ_between_generations() -> None:
+    assert (bucket(4096, Generation.PUBLISHED), bucket(4096, Generation.MAIN)) == (2048, 4096)
+
+
+def test_a_shipped_row_with_our_key_is_taken_out_of_a_copy() -> None:
+    ours = table_csv(PLAIN, [row(4)], COLUMNS[Generation.PUBLISHED])
+    shipped = table_csv(PLAIN, [row(2), row(4), row(8)], COLUMNS[Generation.PUBLISHED])
+    left = without_keys(shipped, ours)
+    assert left is not None
+    assert [r["token"] for r in parsed(left)] == ["2", "8"]
+
+
+def test_a_shipped_table_without_our_keys_is_used_as_it_is() -> None:
+    columns = COLUMNS[Generation.PUBLISHED]
+    assert without_keys(table_csv(PLAIN, [row(2)], columns), table_csv(PLAIN, [row(4)], columns)) is None
+
+
+def test_ours_is_merged_first() -> None:
+    assert merge_list(["/b/ours.csv", "/a/tuned_fmoe.csv"]) == f"/b/ours.csv{os.pathsep}/a/tuned_fmoe.csv"
+    with pytest.raises(UserError, match="splits the list"):
+        merge_list([f"/b{os.pathsep}c/ours.csv"])

@@ -1,0 +1,173 @@
+"""From winners in a database to a bundle, for each kind of format."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from autotune.config import Config
+from autotune.errors import UserError
+from autotune.export import formats
+from autotune.export.content import Place
+from autotune.export.deploy import deploy_files, stack
+from autotune.export.export import Selection, export, plan
+from autotune.export.mix import Mix
+from autotune.export.text import decision_lines, preview_lines
+from autotune.problem import Problem
+from autotune.results import Confirmation, Finalist, LayerConfig, Round
+from autotune.store.store import Store
+from tests.export.winners import KIMI, config, fingerprint, winner
+
+
+@pytest.fixture
+def store(own_database: Path) -> Iterator[Store]:
+    with Store.open() as store:
+        yield store
+
+
+def win(
+    store: Store,
+    tokens: int,
+    configs: list[LayerConfig],
+    us: list[float],
+    *,
+    backend: str = "sglang",
+) -> None:
+    """A confirmation of `configs`, the first of them the default, won by the fastest."""
+    environment = fingerprint(backend=backend)
+    best = us.index(min(us))
+    labels = ["default"] + ["candidate"] * (len(us) - 1)
+    confirmation = Confirmation(
+        problem=Problem(KIMI, tokens) if tokens <= 8 else Problem(KIMI, 1, tokens),
+        finalists=tuple(Finalist(label, c) for label, c in zip(labels, configs, strict=True)),
+        rounds=(Round(tuple({"layer": one} for one in us)),) * 2,
+        errors=(1e-3,) * len(us),
+        winner=best,
+        gain=1 - us[best] / us[0],
+        gain_low=1 - us[best] / us[0],
+        gain_high=1 - us[best] / us[0],
+    )
+    run = store.begin_run("autotune run", {}, 0, environment)
+    stored = store.record_confirmation(
+        run, confirmation, backend=backend, environment=environment, workload="cold"
+    )
+    store.record_winner(run, stored)
+
+
+def both(**knobs: int) -> LayerConfig:
+    return LayerConfig(config(**knobs), config(**knobs))
+
+
+def test_sglang_winners_become_a_bundle(store: Store, tmp_path: Path) -> None:
+    win(store, 4, [both(), both(tile_n=64)], [10.0, 8.0])
+    win(store, 3, [both(), both(tile_n=128)], [9.0, 8.0])
+    written = export(store, tmp_path / "deploy", Selection("sglang"), bundle_path="/opt/b")
+    assert sorted(written.files) == sorted(
+        str(path.relative_to(tmp_path / "deploy"))
+        for path in (tmp_path / "deploy").rglob("*")
+        if path.is_file()
+    )
+    manifest = json.loads((tmp_path / "deploy/manifest.json").read_text())
+    assert manifest["variables"] == {"SGLANG_MOE_CONFIG_DIR": "/opt/b/sglang"}
+    wanted = manifest["lookups"]["sglang"]["intended"]["stage1"]
+    assert {m: wanted[m]["BLOCK_SIZE_N"] for m in ("3", "4", "8", "4096")} == {
+        "3": 128,
+        "4": 64,
+        "8": 32,
+        "4096": 64,
+    }
+
+
+def test_exporting_again_gives_equal_bytes(store: Store, tmp_path: Path) -> None:
+    win(store, 4, [both(), both(tile_n=64)], [10.0, 8.0])
+
+    def content() -> dict[str, bytes]:
+        folder = tmp_path / "deploy"
+        export(store, folder, Selection("sglang"), bundle_path="/opt/b")
+        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    assert content() == content()
+
+
+def test_a_preview_names_the_files_and_the_keys_and_writes_nothing(store: Store, tmp_path: Path) -> None:
+    win(store, 4, [both(), both(tile_n=64)], [10.0, 8.0])
+    made = plan(store, Selection("sglang"), Place("/opt/b"))
+    lines = list(preview_lines(made.previews))
+    assert lines[0].startswith("sglang/configs/triton_3_6_0/E=384,N=256,device_name=AMD_Instinct_MI325X,")
+    assert any("for M = 4, 5, 6 (tuned): BLOCK_SIZE_M=16 BLOCK_SIZE_N=64" in line for line in lines)
+    assert list(tmp_path.glob("deploy*")) == []
+
+
+class Knobs:
+    """A backend whose one knob is an environment variable, as AITER's published generation has them."""
+
+    name = "knobs"
+
+    def environment(self, config: Config) -> Mapping[str, str]:
+        value = config.get("sched")
+        return {} if value is None else {"FLYDSL_MOE_STAGE1_SCHED": str(value)}
+
+
+@pytest.fixture
+def knobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "load_backend", lambda name: Knobs())
+
+
+def sched(value: int | None) -> LayerConfig:
+    return LayerConfig(Config({"sched": value}), Config({}))
+
+
+@pytest.mark.usefixtures("knobs")
+def test_a_global_knob_is_chosen_over_the_mix_and_its_table_is_kept(store: Store) -> None:
+    settings = [sched(None), sched(0), sched(1)]
+    win(store, 4, settings, [10.0, 8.0, 9.0], backend="knobs")
+    for guard in (64, 512, 4096):
+        win(store, guard, settings, [100.0, 102.0, 100.0], backend="knobs")
+    made = plan(store, Selection("knobs"), Place("/b"), mix=Mix.of({4: 1.0}))
+    # 0 is the best at 4 tokens, but prefill would lose 2 %.
+    assert "FLYDSL_MOE_STAGE1_SCHED=1\n" in made.files["autotune.env"]
+    assert made.decision is not None
+    lines = list(decision_lines(made.decision))
+    assert any("chosen: FLYDSL_MOE_STAGE1_SCHED=1" in line for line in lines)
+    assert any("refused: loses 2.0% at 64 tokens" in line for line in lines)
+    manifest = json.loads(made.files["manifest.json"])
+    assert [c["chosen"] for c in manifest["decision"]["candidates"]].count(True) == 1
+
+
+@pytest.mark.usefixtures("knobs")
+def test_a_global_knob_without_measured_guards_is_not_exported(store: Store) -> None:
+    win(store, 4, [sched(None), sched(0)], [10.0, 8.0], backend="knobs")
+    with pytest.raises(UserError, match="guard"):
+        plan(store, Selection("knobs"), Place("/b"), mix=Mix.of({4: 1.0}))
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_both_arms_are_the_same_command_and_one_of_them_loads_the_bundle(engine: str) -> None:
+    files = deploy_files(engine, "/opt/b", [winner(4, backend=engine)], {"X": "1"})
+    baseline, tuned = files[f"deploy/{engine}-baseline.sh"], files[f"deploy/{engine}-tuned.sh"]
+    assert ". /opt/b/env/autotune.sh\n" in tuned
+    assert tuned.replace(". /opt/b/env/autotune.sh\n", "").replace("tuned", "baseline") == baseline.replace(
+        "tuned", "baseline"
+    )
+    assert "Rollback" in tuned
+
+
+def test_eagle3_verifies_four_tokens() -> None:
+    sglang = deploy_files("sglang", "/b", [winner(4)], {})["deploy/sglang-tuned.sh"]
+    for flag in (
+        "--speculative-num-steps 3",
+        "--speculative-eagle-topk 1",
+        "--speculative-num-draft-tokens 4",
+    ):
+        assert flag in sglang
+    vllm = deploy_files("vllm", "/b", [winner(4, backend="vllm")], {})["deploy/vllm-tuned.sh"]
+    assert '"num_speculative_tokens": 3' in vllm
+    assert "'\"$DRAFT\"'" in vllm
+
+
+def test_the_stack_is_named() -> None:
+    assert "published image" in stack("aiter", "sglang").text
+    assert "int4 x fp8" in stack("aiter", "vllm").text
+    with pytest.raises(UserError, match="--deploy"):
+        stack("vllm", "sglang")

@@ -1,0 +1,89 @@
+"""One setting for every shape, by hand-made times."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.errors import UserError
+from autotune.export.mix import Mix, decide, even, parse_mix, recorded_mix
+
+MIX = Mix.of({4: 1.0, 160: 3.0}, guards=(64, 4096))
+DEFAULT = {4: 10.0, 160: 40.0, 64: 20.0, 4096: 500.0}
+
+
+def scaled(**factors: float) -> dict[int, float]:
+    return {m: us * factors.get(f"m{m}", 1.0) for m, us in DEFAULT.items()}
+
+
+def test_the_best_over_the_mix_wins_though_another_is_better_at_one_shape() -> None:
+    times = {"": DEFAULT, "a": scaled(m4=0.7), "b": scaled(m160=0.9)}
+    decision = decide(times, "", MIX)
+    assert decision.setting == "b"
+    # (1*10 + 3*40*0.9) against 130.
+    assert decision.candidates[0].mean == pytest.approx(12 / 130)
+
+
+def test_what_loses_at_a_guard_is_refused_however_good_it_is() -> None:
+    times = {"": DEFAULT, "a": scaled(m4=0.5, m160=0.5, m4096=1.02), "b": scaled(m160=0.99)}
+    decision = decide(times, "", MIX)
+    assert decision.setting == "b"
+    assert decision.candidates[-1].refused == "loses 2.0% at 4096 tokens"
+
+
+def test_within_the_margin_a_guard_may_lose() -> None:
+    assert decide({"": DEFAULT, "a": scaled(m160=0.9, m4096=1.005)}, "", MIX).setting == "a"
+
+
+def test_what_was_not_measured_everywhere_is_not_chosen() -> None:
+    partly = {m: us * 0.5 for m, us in DEFAULT.items() if m != 4096}
+    decision = decide({"": DEFAULT, "a": partly}, "", MIX)
+    assert decision.setting == ""
+    assert decision.candidates[-1].refused == "not measured at 4096 tokens"
+
+
+def test_a_mix_of_which_the_default_was_not_measured_is_an_error() -> None:
+    with pytest.raises(UserError, match="512 tokens"):
+        decide({"": DEFAULT}, "", Mix.of({4: 1.0}, guards=(512,)))
+
+
+def test_nothing_better_keeps_every_knob_unset() -> None:
+    assert decide({"": DEFAULT, "a": DEFAULT}, "", MIX).setting == ""
+    assert decide({"": DEFAULT, "a": scaled(m160=0.995)}, "", MIX, min_gain=0.01).setting == ""
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abc"),
+        st.fixed_dictionaries({m: st.floats(1, 100) for m in DEFAULT}),
+    )
+)
+def test_the_choice_never_loses_over_the_mix_or_at_a_guard(times: dict[str, dict[int, float]]) -> None:
+    decision = decide({"": DEFAULT, **times}, "", MIX)
+    chosen = {"": DEFAULT, **times}[decision.setting]
+    assert sum(w * chosen[m] for m, w in MIX.weights.items()) <= 32.5 + 1e-9
+    assert all(chosen[m] <= DEFAULT[m] * 1.01 + 1e-9 for m in MIX.guards)
+
+
+def test_shares_are_parsed_and_add_up_to_one() -> None:
+    assert parse_mix("4=1, 160=3") == {4: 1.0, 160: 3.0}
+    assert parse_mix("4,160") == {4: 1.0, 160: 1.0}
+    assert MIX.weights == {4: 0.25, 160: 0.75}
+    assert even([4, 160]) == {4: 1.0, 160: 1.0}
+    for wrong in ("four=1", "4=much"):
+        with pytest.raises(UserError, match="tokens=share"):
+            parse_mix(wrong)
+    with pytest.raises(UserError, match="positive shares"):
+        Mix.of({4: -1.0})
+
+
+def test_a_recorded_log_is_counted(tmp_path: Path) -> None:
+    log = tmp_path / "shapes.jsonl"
+    lines = [{"tokens": 4, "K": 7168}, {"tokens": 160, "count": 7}, {"tokens": 4}]
+    log.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    assert recorded_mix(log) == {4: 2.0, 160: 7.0}
+    log.write_text("{}")
+    with pytest.raises(UserError, match="no log of shapes"):
+        recorded_mix(log)
