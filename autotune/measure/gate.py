@@ -145,7 +145,7 @@ class Case:
     _bounds: dict[tuple[What, Path], float] = field(default_factory=dict)
 
     def simulated(self, what: What, path: Path) -> float:
-        """Relative error of rounding the output, and the intermediate where the path does, on these values."""
+        """Relative error of rounding the output, and the intermediate where the path does, on this case."""
         reference = self.references[what]
         rounded = reference
         if path.requantised:

@@ -210,7 +210,7 @@ class Measurer:
         self,
         layer: Layer,
         environment: Mapping[str, str],
-        function: "Callable[..., T | Failure | worker.NotReady]",
+        function: "Callable[..., T | Failure]",
         *arguments: object,
     ) -> "T | Failure":
         if self._closed:

@@ -2,13 +2,15 @@
 
 import logging
 import multiprocessing
+import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, TimeoutError
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any, TypeVar
-
-from pebble import ProcessExpired, ProcessPool
 
 from autotune.errors import UserError
 from autotune.measure import worker
@@ -41,9 +43,13 @@ class WorkerProcess:
     ) -> None:
         self._backend, self._problems, self._settings = backend, problems, settings
         self._environment = dict(environment)
-        self._pool: ProcessPool | None = None
+        self._process: SpawnProcess | None = None
+        self._connection: Connection | None = None
         self._layer: Layer | None = None
         self._stopped = False
+        self._logs = tempfile.TemporaryDirectory(prefix="autotune-measure-")
+        self._log = Path(self._logs.name, "worker.log")
+        self._log.touch()
         self.restarts = 0
 
     def prepare(self, layer: Layer) -> Any:
@@ -72,76 +78,94 @@ class WorkerProcess:
         self._layer = layer
         return answer
 
-    def call(
-        self, layer: Layer, function: "Callable[..., T | Failure | worker.NotReady]", *arguments: Any
-    ) -> "T | Failure":
+    def call(self, layer: Layer, function: "Callable[..., T | Failure]", *arguments: Any) -> "T | Failure":
         """Asks the worker, with `layer` loaded. Whatever a candidate does there comes back as a `Failure`.
 
         Raises:
             UserError: of the worker.
         """
+        if self._process is not None and not self._process.is_alive():
+            self._kill()  # from outside, while it was idle: no candidate is to blame
         if self._layer != layer:
             ready = self.prepare(layer)
             if isinstance(ready, Failure):
                 return ready
         answer = self._ask(function, *arguments, timeout=self._settings.timeout_s)
-        if isinstance(answer, worker.NotReady):  # killed from outside while it was idle; the pool replaced it
-            ready = self.prepare(layer)
-            if isinstance(ready, Failure):
-                return ready
-            answer = self._ask(function, *arguments, timeout=self._settings.timeout_s)
-        if isinstance(answer, Failure) and self._pool is not None:
+        if isinstance(answer, Failure) and self._process is not None:
             broken = self._ask(worker.recover, timeout=RECOVER_TIMEOUT_S)
-            if isinstance(broken, Failure):
-                log.info("worker replaced: %s", broken.reason)
+            if broken is not None:
+                log.info("worker replaced after %s", broken)
                 self._kill()
         result: T | Failure = answer
         return result
 
     def stop(self) -> None:
-        """Kills the process for good; a request under way comes back as a `Failure`."""
+        """Kills the process for good; a request under way, of another thread, comes back as a `Failure`."""
         self._stopped = True
-        self._kill()
+        if process := self._process:
+            process.kill()
+        self._logs.cleanup()
 
     def _ask(self, function: Callable[..., Any], *arguments: Any, timeout: float) -> Any:
         """The answer, or a `Failure` when the process hung or died, after which it is gone."""
-        if self._stopped:
-            return Failure(Status.RUNTIME_ERROR, "the measurer was closed")
-        if self._pool is None:
-            self._pool = ProcessPool(
-                max_workers=1,
-                context=multiprocessing.get_context("spawn"),
-                initializer=worker.start,
-                initargs=[self._environment],
-            )
         start = time.perf_counter()
+
+        def failure(status: Status, reason: str) -> Failure:
+            if self._stopped:
+                reason = "the measurer was closed"
+            return Failure(status, reason, time.perf_counter() - start)
+
+        if self._stopped:
+            return failure(Status.RUNTIME_ERROR, "")
+        connection = self._connection or self._start()
+        logged = self._log.stat().st_size
         try:
-            return self._pool.schedule(function, args=arguments, timeout=timeout).result()
-        except UserError:
-            raise
-        except TimeoutError:
-            self._kill()
-            reason = f"no answer within {timeout:g} s: a hang; the worker was killed"
-            return Failure(Status.TIMEOUT, reason, time.perf_counter() - start)
-        except ProcessExpired as error:
-            self._kill()
-            return Failure(Status.RUNTIME_ERROR, _death(error.exitcode), time.perf_counter() - start)
-        except CancelledError:
-            return Failure(Status.RUNTIME_ERROR, "the measurer was closed", time.perf_counter() - start)
+            connection.send((function, arguments))
+            if not connection.poll(timeout):
+                self._kill()
+                return failure(
+                    Status.TIMEOUT, f"no answer within {timeout:g} s: a hang; the worker was killed"
+                )
+            answer = connection.recv()
+        except (EOFError, OSError):  # its end of the pipe closed with it
+            exitcode = self._kill()
+            said = self._log.read_bytes()[logged:] if self._log.exists() else b""
+            return failure(Status.RUNTIME_ERROR, _death(exitcode, said))
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
 
-    def _kill(self) -> None:
-        pool, self._pool, self._layer = self._pool, None, None
-        if pool is not None:
-            self.restarts += 1
-            stop: Callable[[], None] = pool.stop
-            stop()
-            pool.join()
+    def _start(self) -> Connection:
+        # Spawned, not forked: a forked child would inherit threads' locks, and could not open the device.
+        context = multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe()
+        arguments = (theirs, self._environment, str(self._log), os.getpid())
+        self._process = context.Process(target=worker.serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()  # or its death would not close the pipe
+        self._connection = mine
+        return mine
+
+    def _kill(self) -> int:
+        """Makes sure that the process is gone; its exit code, negative for a signal."""
+        process, connection = self._process, self._connection
+        self._process, self._connection, self._layer = None, None, None
+        if process is None or connection is None:
+            return 0
+        # What died by itself has a moment to say how.
+        process.join(timeout=0.5)
+        process.kill()
+        process.join()
+        connection.close()
+        self.restarts += not self._stopped
+        return process.exitcode or 0
 
 
-def _death(exitcode: int | None) -> str:
-    """How a worker died, in words. A negative exit code is a signal's number."""
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        hint = ", as when the machine runs out of memory" if name == "SIGKILL" else ""
-        return f"the worker was killed by {name}{hint}"
-    return f"the worker ended with exit code {exitcode}"
+def _death(exitcode: int, said: bytes) -> str:
+    """How a worker died, with its last words. A negative exit code is a signal's number."""
+    if exitcode < 0:
+        how = f"the worker was killed by {signal.Signals(-exitcode).name}"
+    else:
+        how = f"the worker ended with exit code {exitcode}"
+    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    return f"{how}: {lines[-1][:300]}" if lines else how

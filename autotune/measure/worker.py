@@ -5,12 +5,16 @@ module-level `Worker`, can be made again from the requests, and is lost without 
 killed.
 """
 
+import contextlib
+import ctypes
 import gc
 import logging
 import os
+import resource
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from statistics import median
 from typing import TypeVar
 
@@ -49,11 +53,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class NotReady:
-    """The process is new and knows no layer: its predecessor died between two requests."""
-
-
 class Worker:
     """One runtime, one layer's weights, and what was prepared for them."""
 
@@ -66,11 +65,6 @@ class Worker:
         self._passed: dict[tuple[str, str, str], float] = {}
         self._replays: dict[tuple[str, str, str, int], tuple[Replay, int, int]] = {}
         self._digest = 0
-
-    @property
-    def ready(self) -> bool:
-        """Whether a layer is loaded."""
-        return self._workload is not None
 
     def prepare(self, layer: Layer, problems: Sequence[Problem]) -> Fingerprint:
         """Loads a layer's weights, unless they are there."""
@@ -241,9 +235,36 @@ class Worker:
 _worker: Worker | None = None
 
 
-def start(environment: Mapping[str, str]) -> None:
-    """The process's first act: its environment, before anything that reads it is imported."""
+def serve(requests: Connection, environment: Mapping[str, str], log_file: str, driver: int) -> None:
+    """The process: answers requests until the driver closes its end of the pipe.
+
+    A request is one of the functions below with its arguments.
+
+    Args:
+        environment: set before anything that reads it is imported.
+        log_file: takes what is printed: a dying runtime leaves its last words there.
+        driver: process id; without the driver there is no worker, which would keep the GPU.
+    """
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    with contextlib.suppress(OSError, AttributeError):  # Linux only: PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != driver:
+        return
+    output = os.open(log_file, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            function, arguments = requests.recv()
+        except EOFError:
+            return
+        try:
+            answer = function(*arguments)
+        except UserError as error:
+            answer = error
+        requests.send(answer)
 
 
 def prepare(
@@ -265,37 +286,36 @@ def prepare(
     return made
 
 
-def measure(problem: Problem, stage: Stage, config: Config) -> Measurement | Failure | NotReady:
+def measure(problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
     """One candidate's measurement, or why there is none."""
     return _with_worker(lambda worker: worker.measure(problem, stage, config))
 
 
-def check(problem: Problem, what: Sequence[What], config: Subject) -> float | Failure | NotReady:
+def check(problem: Problem, what: Sequence[What], config: Subject) -> float | Failure:
     """A finalist's numeric gate: its worst relative error."""
     return _with_worker(lambda worker: max(worker.check(problem, one, config) for one in what))
 
 
 def round_of(
     problem: Problem, what: Sequence[What], config: Subject, seed: int, samples: int
-) -> dict[str, float] | Failure | NotReady:
+) -> dict[str, float] | Failure:
     """One finalist's part of a round."""
     return _with_worker(lambda worker: worker.round(problem, what, config, seed, samples))
 
 
-def recover() -> Failure | NotReady | None:
+def recover() -> Failure | None:
     """See `Worker.recover`."""
     return _with_worker(Worker.recover)
 
 
-def throttled() -> bool | Failure | NotReady:
+def throttled() -> bool | Failure:
     """Whether the device limits its clock now."""
     return _with_worker(Worker.throttled)
 
 
-def _with_worker(act: Callable[[Worker], T]) -> T | Failure | NotReady:
+def _with_worker(act: Callable[[Worker], T]) -> T | Failure:
     worker = _worker
-    if worker is None or not worker.ready:
-        return NotReady()
+    assert worker is not None, "prepare() comes first"
     return _guarded(lambda: act(worker))
 
 
@@ -312,7 +332,7 @@ def _guarded(act: Callable[[], T]) -> T | Failure:
         raise
     except Incorrect as error:
         return Failure(Status.INCORRECT, str(error), time.perf_counter() - start, error.error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # see above
         log.debug("a candidate failed", exc_info=True)
         text = " ".join(str(error).split())[:300]
         reason = f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,133 @@
+"""Warm until settled, sample until precise, and never below an event's resolution."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autotune.measure.machine import CpuMachine
+from autotune.measure.runtime import Clock
+from autotune.measure.settings import MeasureSettings
+from autotune.measure.timer import CHUNK, passes_a_sample, settled, stop_reason, time_replay
+
+
+class Scripted:
+    """A replay whose n-th sample is `us(n)`."""
+
+    method = "graph"
+
+    def __init__(self, us: Callable[[int], float]) -> None:
+        self._us, self.taken, self.passes_a_sample = us, 0, 0
+
+    def passes(self, samples: int, passes_a_sample: int) -> list[float]:
+        self.passes_a_sample = passes_a_sample
+        made = [self._us(self.taken + i) for i in range(samples)]
+        self.taken += samples
+        return made
+
+    def close(self) -> None:
+        pass
+
+
+class Clocks(CpuMachine):
+    """A machine with given readings."""
+
+    def __init__(self, *readings: Clock) -> None:
+        self._readings = itertools.chain(readings, itertools.repeat(readings[-1]))
+
+    def clock(self) -> Clock:
+        return next(self._readings)
+
+
+def seconds() -> Callable[[], float]:
+    """A clock that advances a millisecond a look."""
+    ticks = itertools.count()
+    return lambda: next(ticks) * 1e-3
+
+
+STEADY = Clock(1980, throttled=False)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "says"),
+    [
+        ([[100.0], [100.0]], False),
+        ([[137.0], [100.2], [100.0], [100.4]], True),
+        ([[100.0], [100.8], [101.6]], False),  # neighbours agree, but it is still on its way
+    ],
+)
+def test_settled_when_three_chunks_agree(chunks: Sequence[Sequence[float]], says: bool) -> None:
+    assert settled(chunks) is says
+
+
+def test_samples_taken_while_the_clock_settles_do_not_count() -> None:
+    replay = Scripted(lambda n: 1370.0 if n < 40 else 1520.0)
+    timing = time_replay(Clocks(STEADY), replay, 1, MeasureSettings(warmup_s=1), seconds())
+    assert timing.settled
+    assert [s.us for s in timing.samples] == [1370.0] * len(timing.samples)
+
+    rising = Scripted(lambda n: 1370.0 + 5 * min(n, 30))
+    timing = time_replay(Clocks(STEADY), rising, 1, MeasureSettings(warmup_s=1), seconds())
+    assert timing.settled
+    assert {s.us for s in timing.samples} == {1520.0}
+
+
+def test_a_clock_that_never_settles_ends_the_warm_up_at_its_limit_and_is_said() -> None:
+    replay = Scripted(lambda n: 1000.0 * 1.02**n)
+    timing = time_replay(Clocks(STEADY), replay, 1, MeasureSettings(warmup_s=0.01, window_s=0.01), seconds())
+    assert not timing.settled
+    assert timing.ended in ("time", "steady")
+
+
+def test_a_quiet_kernel_ends_as_soon_as_it_may() -> None:
+    settings = MeasureSettings()
+    timing = time_replay(Clocks(STEADY), Scripted(lambda n: 640.0), 32, settings, seconds())
+    assert timing.ended == "precise"
+    assert len(timing.samples) == settings.min_samples
+    assert timing.samples[0].us == 20.0  # a launch, not a pass
+    assert timing.samples[0].clock_mhz == 1980
+
+
+def test_a_noisy_kernel_goes_on_until_it_is_precise() -> None:
+    rng = np.random.default_rng(0)
+    settings = MeasureSettings(target_rse=0.002, window_s=10)
+    replay = Scripted(lambda n: 640 * (1 + 0.01 * rng.standard_normal()))
+    timing = time_replay(Clocks(STEADY), replay, 32, settings, seconds())
+    assert timing.ended == "precise"
+    assert 20 <= len(timing.samples) <= 100
+
+
+def test_a_window_ends_at_its_time_limit() -> None:
+    rng = np.random.default_rng(0)
+    settings = replace(MeasureSettings(), target_rse=1e-9, window_s=0.004)
+    replay = Scripted(lambda n: 640 * (1 + 0.01 * rng.standard_normal()))
+    timing = time_replay(Clocks(STEADY), replay, 32, settings, seconds())
+    assert timing.ended == "time"
+    assert len(timing.samples) >= settings.min_samples
+
+
+def test_noise_that_no_longer_falls_ends_the_window() -> None:
+    drifting = [100 + 0.1 * n for n in range(80)]
+    assert stop_reason(drifting, 1e-6, 10) == "steady"
+    assert stop_reason(drifting[:20], 1e-6, 10) is None
+    rng = np.random.default_rng(0)
+    independent = (100 * (1 + 0.05 * rng.standard_normal(80))).tolist()
+    assert stop_reason(independent, 1e-6, 10) is None
+
+
+def test_a_throttled_reading_marks_the_samples_around_it() -> None:
+    clocks = Clocks(STEADY, STEADY, Clock(1410, throttled=True), STEADY, STEADY)
+    settings = MeasureSettings(min_samples=4 * CHUNK)
+    timing = time_replay(clocks, Scripted(lambda n: 640.0), 32, settings, seconds())
+    marks = [s.throttled for s in timing.samples]
+    assert marks == [False] * CHUNK + [True] * 2 * CHUNK + [False] * CHUNK
+
+
+@pytest.mark.parametrize(("pass_us", "passes"), [(10.0, 30), (299.0, 2), (300.0, 1), (5000.0, 1)])
+def test_a_sample_lasts_long_against_an_events_resolution(pass_us: float, passes: int) -> None:
+    assert passes_a_sample(pass_us, 300.0) == passes
+    replay = Scripted(lambda n: pass_us)
+    time_replay(Clocks(STEADY), replay, 1, MeasureSettings(), seconds())
+    assert replay.passes_a_sample == passes
