@@ -87,7 +87,9 @@ def fetch(registers: np.ndarray, m: int, blocks: int) -> np.ndarray:
     return out
 
 
-def multiply(name: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, base: str = "v", start: int = 0) -> np.ndarray:
+def multiply(
+    name: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, base: str = "v", start: int = 0
+) -> np.ndarray:
     """Runs one instruction on A [blocks, M, K], B [blocks, N, K] and C registers; result [blocks, M, N]."""
     m, k, blocks, kind_a, kind_b = SHAPES[name]
     k_lane = m * k * blocks // 64
@@ -98,7 +100,10 @@ def multiply(name: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, base: str =
     wave.v[offset + rows[0] : offset + rows[0] + count] = place(a, kind_a, k_lane)
     wave.v[offset + rows[1] : offset + rows[1] + count] = place(b, kind_b, k_lane)
     wave.v[offset + rows[2] : offset + rows[2] + outputs] = c
-    texts = [f"{base}[{r}:{r + n - 1}]" if n > 1 else f"{base}{r}" for r, n in zip(rows, (count, count, outputs), strict=True)]
+    texts = [
+        f"{base}[{r}:{r + n - 1}]" if n > 1 else f"{base}{r}"
+        for r, n in zip(rows, (count, count, outputs), strict=True)
+    ]
     execute(wave, f"{name} {texts[2]}, {texts[0]}, {texts[1]}, {texts[2]}")
     dtype = np.int32 if "i32" in name else np.float32
     return fetch(wave.v[offset + rows[2] : offset + rows[2] + outputs].view(dtype), m, blocks)
@@ -146,7 +151,11 @@ def test_integer_accumulator_wraps() -> None:
 def test_constant_addend() -> None:
     wave = fresh()
     wave.v[:4] = 0
-    execute(wave, "v_mfma_f32_16x16x16_f16 v[8:11], v[0:1], v[2:3], 1.0", "v_mfma_i32_16x16x32_i8 a[0:3], v[0:1], v[2:3], 0")
+    execute(
+        wave,
+        "v_mfma_f32_16x16x16_f16 v[8:11], v[0:1], v[2:3], 1.0",
+        "v_mfma_i32_16x16x32_i8 a[0:3], v[0:1], v[2:3], 0",
+    )
     assert (wave.v[8:12].view(np.float32) == 1).all()
     assert not wave.v[256:260].any()
 

@@ -138,7 +138,13 @@ def test_carry_chains() -> None:
     a, b = 0xFFFF_FFFF_0000_0001, 0x0000_0001_FFFF_FFFF
     wave.set64(4, a)
     wave.set64(6, b)
-    execute(wave, "s_add_u32 s8, s4, s6", "s_addc_u32 s9, s5, s7", "s_sub_u32 s10, s4, s6", "s_subb_u32 s11, s5, s7")
+    execute(
+        wave,
+        "s_add_u32 s8, s4, s6",
+        "s_addc_u32 s9, s5, s7",
+        "s_sub_u32 s10, s4, s6",
+        "s_subb_u32 s11, s5, s7",
+    )
     assert wave.get64(8) == (a + b) & M64
     assert wave.get64(10) == (a - b) & M64
     assert wave.scc == 0
@@ -188,7 +194,9 @@ def test_select_and_bits() -> None:
     execute(wave, "s_cselect_b32 s4, 11, 22", "s_cselect_b64 s[6:7], -1, 0")
     assert (wave.s[4], wave.get64(6)) == (11, M64)
     wave.s[8] = 0b1000
-    execute(wave, "s_bitcmp1_b32 s8, 3", "s_cselect_b32 s9, 1, 0", "s_bitcmp0_b32 s8, 3", "s_bitset1_b32 s8, 5")
+    execute(
+        wave, "s_bitcmp1_b32 s8, 3", "s_cselect_b32 s9, 1, 0", "s_bitcmp0_b32 s8, 3", "s_bitset1_b32 s8, 5"
+    )
     assert (wave.s[9], wave.scc, wave.s[8]) == (1, 0, 0b101000)
     execute(wave, "s_bitset0_b32 s8, 3", "s_cmov_b32 s9, 5")
     assert (wave.s[8], wave.s[9]) == (0b100000, 1)
@@ -211,7 +219,13 @@ def test_saveexec(name: str, expected: int) -> None:
 
 def test_exec_halves_and_m0() -> None:
     wave = fresh()
-    execute(wave, "s_mov_b32 exec_hi, 0", "s_mov_b32 m0, 0x1234", "s_and_b32 s4, exec_lo, 0xff", "s_mov_b32 s5, exec_hi")
+    execute(
+        wave,
+        "s_mov_b32 exec_hi, 0",
+        "s_mov_b32 m0, 0x1234",
+        "s_and_b32 s4, exec_lo, 0xff",
+        "s_mov_b32 s5, exec_hi",
+    )
     assert (wave.exec, wave.s[M0], wave.s[4], wave.s[5]) == (0xFFFF_FFFF, 0x1234, 0xFF, 0)
     execute(wave, "s_mov_b64 exec, -1", "s_or_b64 exec, exec, s[4:5]", "s_not_b64 s[6:7], exec")
     assert wave.full
