@@ -1,0 +1,209 @@
+"""Records a table: compiles and sweeps at the same time, then settles the order of the best."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from autotune.backends.base import Backend
+from autotune.compile.constraints import refusal
+from autotune.compile.pool import CompilePool
+from autotune.config import Config
+from autotune.data import data_dir
+from autotune.devices import Device
+from autotune.fingerprint import Fingerprint
+from autotune.problem import Problem, Stage
+from autotune.replay import sweep as sweeping
+from autotune.replay.journal import Journal, Key
+from autotune.replay.sweep import FAULT_EXIT, SweepSettings
+from autotune.replay.table import StageTable, Table
+from autotune.results import Compiled, Failure, Measurement, Status
+
+SWEEP_TIMEOUT_S = 120.0  # includes the start of the process: torch, weights
+SETTLE_TIMEOUT_S = 180.0
+AHEAD = 4  # sweeps waiting for the GPU: enough that it never waits for the driver
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What to record.
+
+    Attributes:
+        problems: of one layer, at concurrency 1, by tokens.
+        configs: by stage, the default first.
+        workers: compile processes.
+        command: how it was asked for.
+        environment: process environment that the kernels need.
+    """
+
+    backend: Backend
+    device: Device
+    problems: Sequence[Problem]
+    configs: Mapping[Stage, Sequence[Config]]
+    settings: SweepSettings
+    workers: int
+    command: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Canonical text: a journal of another recording is not continued."""
+        counts = ",".join(f"{stage}:{len(configs)}" for stage, configs in self.configs.items())
+        tokens = ",".join(str(problem.tokens) for problem in self.problems)
+        source = self.backend.source_digest()[:12]
+        return f"{self.problems[0].layer.key} m{tokens} {counts} {self.settings.measure.key} {source}"
+
+
+class Recorder:
+    """Runs a recording until it is whole or time is up; use it as a context manager."""
+
+    def __init__(self, recording: Recording, journal: Path, say: Callable[[str], None]) -> None:
+        self._recording = recording
+        self._journal = Journal(journal, recording.key)
+        self._say = say
+        self._pool: ProcessPool | None = None
+        self._fingerprint: Fingerprint | None = None
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            stop: Callable[[], None] = self._pool.stop
+            stop()
+            self._pool.join()
+
+    def run(self, limit_s: float | None = None) -> Table | None:
+        """The table; None: time was up first, and the same recording goes on later.
+
+        Raises:
+            UserError: what the backend needs is missing.
+        """
+        deadline = time.monotonic() + (limit_s or 1e9)
+        self._fingerprint = self._ask(sweeping.prepare).result()
+        for stage in self._recording.configs:
+            if not self._sweep(stage, deadline):
+                return None
+            for problem in self._recording.problems:
+                if time.monotonic() > deadline:
+                    return None
+                self._settle(stage, problem)
+        return self._table()
+
+    def _sweep(self, stage: Stage, deadline: float) -> bool:
+        recording, journal = self._recording, self._journal
+        todo = [config for config in recording.configs[stage] if not journal.finished((stage, config))]
+        started, done = time.monotonic(), 0
+        compiling: dict[Future[Compiled | Failure], Config] = {}
+        waiting = [config for config in todo if (stage, config) in journal.compiled]
+        uncompiled = [config for config in reversed(todo) if (stage, config) not in journal.compiled]
+        sweeping_now: dict[Future[Any], Config] = {}
+        problem = recording.problems[0]
+        device = recording.device
+        with CompilePool(recording.backend.name, device, workers=recording.workers) as pool:
+            while uncompiled or compiling or waiting or sweeping_now:
+                late = time.monotonic() > deadline
+                while uncompiled and len(compiling) < 4 * recording.workers:
+                    config = uncompiled.pop()
+                    compiling[pool.submit(problem.layer, problem.tokens, stage, config)] = config
+                while waiting and not late and len(sweeping_now) < AHEAD:
+                    config = waiting.pop()
+                    sweeping_now[self._ask(sweeping.sweep, stage, config)] = config
+                if late and not sweeping_now:
+                    break
+                for future in wait([*compiling, *sweeping_now], return_when=FIRST_COMPLETED).done:
+                    if future in compiling:
+                        config = compiling.pop(future)
+                        if self._compiled((stage, config), future.result()):
+                            waiting.append(config)
+                        continue
+                    config = sweeping_now.pop(future)
+                    self._swept((stage, config), future)
+                    done += 1
+                    if done % 200 == 0:
+                        rate = done / (time.monotonic() - started)
+                        self._say(f"{stage}: {done} of {len(todo)} configs, {rate:.1f} a second")
+        if todo:
+            self._say(f"{stage}: swept {done} configs in {time.monotonic() - started:.0f} s")
+        return all(journal.finished((stage, config)) for config in recording.configs[stage])
+
+    def _compiled(self, key: Key, outcome: Compiled | Failure) -> bool:
+        """Notes a compile; whether there is something to launch."""
+        if isinstance(outcome, Compiled):
+            reason = refusal(outcome.facts, self._recording.device, allow_spills=False)
+            if reason is not None:
+                outcome = Failure(Status.CONSTRAINT, reason, outcome.seconds)
+        self._journal.add_compiled(key, outcome)
+        return isinstance(outcome, Compiled)
+
+    def _swept(self, key: Key, future: Future[Any]) -> None:
+        try:
+            self._journal.add_outcomes(key, {p.tokens: o for p, o in future.result().items()})
+            return
+        except TimeoutError:
+            failure = Failure(Status.TIMEOUT, f"no answer within {SWEEP_TIMEOUT_S:g} s", SWEEP_TIMEOUT_S)
+        except ProcessExpired as error:
+            how = "the device faulted" if error.exitcode == FAULT_EXIT else f"exit code {error.exitcode}"
+            failure = Failure(Status.RUNTIME_ERROR, f"the process died: {how}")
+        self._journal.add_outcomes(key, {p.tokens: failure for p in self._recording.problems})
+
+    def _settle(self, stage: Stage, problem: Problem) -> None:
+        if (stage, problem.tokens) in self._journal.settled:
+            return
+        measured = []
+        for (of, config), outcomes in self._journal.outcomes.items():
+            outcome = outcomes[problem.tokens]
+            if of is stage and isinstance(outcome, Measurement):
+                measured.append((outcome.us, config.key, config))
+        best = [config for _, _, config in sorted(measured)[: self._recording.settings.contenders]]
+        started = time.monotonic()
+        settled = self._ask(sweeping.settle, problem, stage, best, timeout=SETTLE_TIMEOUT_S).result()
+        self._journal.add_settled(stage, problem.tokens, settled)
+        first = min(settled, key=lambda config: settled[config])
+        default = self._recording.configs[stage][0]
+        outcome = self._journal.outcomes[stage, default][problem.tokens]
+        against = f", default {outcome.us:.2f}" if isinstance(outcome, Measurement) else ""
+        self._say(
+            f"{stage} {problem.shape}: {settled[first]:.2f} µs{against}, {first}"
+            f" ({time.monotonic() - started:.1f} s for the order of {len(best)})"
+        )
+
+    def _table(self) -> Table:
+        recording = self._recording
+        assert self._fingerprint is not None
+        folder = data_dir("search_spaces") / recording.backend.name
+        stages = {
+            stage: StageTable(
+                (folder / f"{stage}.toml").read_text(),
+                tuple(self._journal.row((stage, config)) for config in configs),
+            )
+            for stage, configs in recording.configs.items()
+        }
+        first = recording.problems[0]
+        return Table(
+            layer=first.layer,
+            device=recording.device,
+            fingerprint=self._fingerprint,
+            workload=recording.settings.measure.key,
+            routing=first.routing,
+            tokens=tuple(problem.tokens for problem in recording.problems),
+            command=recording.command,
+            stages=stages,
+        )
+
+    def _ask(
+        self, function: Callable[..., Any], *arguments: Any, timeout: float = SWEEP_TIMEOUT_S
+    ) -> Future[Any]:
+        """Asks the process that owns the GPU; the pool replaces one that died."""
+        if self._pool is None:
+            self._pool = ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn"))
+        recording = self._recording
+        problems, environment = tuple(recording.problems), dict(recording.environment)
+        common = (recording.backend.name, problems, recording.settings, environment)
+        future: Future[Any] = self._pool.schedule(function, args=(*common, *arguments), timeout=timeout)
+        return future
