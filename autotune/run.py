@@ -22,8 +22,7 @@ from autotune.search.driver import Driver, DriverSettings, Task
 from autotune.search.evaluate import Compiler, Estimator, Evaluator
 from autotune.search.live import LiveJudge
 from autotune.search.study import Ask, StageSearch
-from autotune.store.records import ShortListed, TrialRecord, WinnerRecord
-from autotune.store.schema import RunState
+from autotune.store.records import RunState, ShortListed, TrialRecord, WinnerRecord
 from autotune.store.store import Store
 from autotune.targets import Target, offline_fingerprint
 
@@ -83,6 +82,9 @@ class Listener(Protocol):
 
     def on_confirm(self, problem: Problem, contenders: int) -> None:
         """The final of a problem begins."""
+
+    def on_no_winner(self, problem: Problem, reason: str) -> None:
+        """A problem ends without a winner."""
 
 
 class Judge(Protocol):
@@ -257,7 +259,11 @@ def _confirm(current: _Run, judge: Judge) -> list[WinnerRecord]:
             workload=judge.workload,
             kind=judge.kind,
         )
-        made.append(store.record_winner(current.id, stored))
+        try:
+            made.append(store.record_winner(current.id, stored))
+        except ValueError as error:
+            # The choice failed the numeric gate somewhere: this problem has no winner, the others may.
+            current.listener.on_no_winner(problem, str(error))
     return _winners(current, judge.kind, made)
 
 

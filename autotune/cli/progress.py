@@ -27,6 +27,7 @@ class Tally:
         self.compile_s = 0.0
         self.measure_s = 0.0
         self.resumed = 0
+        self.no_winner: dict[Problem, str] = {}
         self.started = time.monotonic()
 
     def on_start(self, tasks: dict[Task, StageSearch], *, resumed: int) -> None:
@@ -40,6 +41,9 @@ class Tally:
 
     def on_confirm(self, problem: Problem, contenders: int) -> None:
         pass
+
+    def on_no_winner(self, problem: Problem, reason: str) -> None:
+        self.no_winner[problem] = reason
 
     def __enter__(self) -> "Tally":
         return self

@@ -172,6 +172,7 @@ def _print_result(
             "trials": {str(status): count for status, count in store.trial_counts(result.run).items()},
             "merged": progress.merged,
             "resumed": progress.resumed,
+            "no_winner": {problem.key: reason for problem, reason in progress.no_winner.items()},
             "winners": [winner_json(summary) for summary in summaries],
         }
         typer.echo(json.dumps(content, indent=2))
@@ -183,6 +184,8 @@ def _print_result(
     if not result.complete:
         typer.echo("Time was up before the budget was spent: the same command goes on.")
     print_winners(summaries)
+    for problem, reason in progress.no_winner.items():
+        typer.echo(f"\n{problem.shape}: no winner, {reason}")
     if target.live:
         typer.echo("\nNext: autotune export --out deploy")
     elif target.table is not None:

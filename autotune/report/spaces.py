@@ -1,6 +1,7 @@
 """Search spaces as a table and as JSON."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from autotune.config import value_text
@@ -62,13 +63,10 @@ def print_spaces(described: Sequence[dict[str, Any]], title: str) -> None:
         for rule in space["rules"]:
             rules.add_row(rule["name"], rule["require"], rule["reason"])
         console.print(rules)
-        sizes = Table("shape", "tokens", "legal", "raw", "default", box=None, header_style="bold")
+        sizes = Table("shape", "tokens", "legal", "raw", box=None, header_style="bold")
         for shape in space["shapes"]:
-            sizes.add_row(
-                shape["shape"],
-                str(shape["tokens"]),
-                f"{shape['legal']:,}",
-                f"{shape['raw']:,}",
-                shape["default"],
-            )
+            sizes.add_row(shape["shape"], str(shape["tokens"]), f"{shape['legal']:,}", f"{shape['raw']:,}")
         console.print(sizes)
+        for default, shapes in groupby(space["shapes"], key=lambda shape: shape["default"]):
+            names = ", ".join(shape["shape"] for shape in shapes)
+            console.print(f"default at {names}: {default}", highlight=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from autotune.config import Config
 from autotune.problem import Stage
-from autotune.results import Kind, LayerConfig
+from autotune.results import Kind
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
 
@@ -26,9 +26,9 @@ class WinnerSummary:
 def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
     """Looks up the times behind a winner: its confirmation's medians, or the estimates of its trials."""
     if winner.confirmation is None:
-        return WinnerSummary(
-            winner, _estimates(store, winner, winner.default), _estimates(store, winner, winner.config)
-        )
+        # What ships is always an entry of the list.
+        default = next(entry for entry in store.short_list(winner) if entry.config == winner.default)
+        return WinnerSummary(winner, _estimates(store, default), _estimates(store, winner))
     confirmation = store.confirmation(winner.confirmation).confirmation
 
     def medians(finalist: int) -> dict[str, float]:
@@ -38,22 +38,13 @@ def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
     return WinnerSummary(winner, medians(0), medians(confirmation.winner))
 
 
-def _estimates(store: Store, winner: WinnerRecord, config: LayerConfig) -> dict[str, float]:
-    figures = {}
-    for stage in Stage:
-        trials = store.trials(
-            problem=winner.problem,
-            stage=stage,
-            backend=winner.backend,
-            environment_key=winner.environment.key,
-            workload=str(Kind.ESTIMATE),
-        )
-        figures[str(stage)] = next(
-            trial.figure_us
-            for trial in reversed(trials)
-            if trial.config == config.of(stage) and trial.figure_us is not None
-        )
-    return figures
+def _estimates(store: Store, entry: WinnerRecord) -> dict[str, float]:
+    """The figures of the trials that an entry of a short list comes from."""
+    assert entry.stage1_trial is not None
+    assert entry.stage2_trial is not None
+    stages = {Stage.STAGE1: entry.stage1_trial, Stage.STAGE2: entry.stage2_trial}
+    figures = {str(stage): store.trial(trial).figure_us for stage, trial in stages.items()}
+    return {stage: us for stage, us in figures.items() if us is not None}
 
 
 def as_json(summary: WinnerSummary) -> dict[str, Any]:
@@ -67,8 +58,8 @@ def as_json(summary: WinnerSummary) -> dict[str, Any]:
         "kind": str(winner.kind),
         "device": winner.environment.device,
         "kept_default": winner.kept_default,
-        "default_us": summary.default_us,
-        "winner_us": summary.winner_us,
+        "default_us": {what: round(us, 3) for what, us in summary.default_us.items()},
+        "winner_us": {what: round(us, 3) for what, us in summary.winner_us.items()},
         "gain": winner.gain,
         "gain_95": None if winner.gain_low is None else [winner.gain_low, winner.gain_high],
         "default": {str(stage): dict(winner.default.of(stage)) for stage in Stage},

@@ -81,6 +81,18 @@ class Trials(Sessions):
             query = select(Trial).where(Trial.run_id == run).order_by(Trial.number)
             return [_record(reader, row) for row in session.scalars(query)]
 
+    def trial(self, trial: int) -> StoredTrial:
+        """The trial with an id.
+
+        Raises:
+            LookupError: there is none.
+        """
+        with self.reading() as session:
+            row = session.get(Trial, trial)
+            if row is None:
+                raise LookupError(f"there is no trial {trial}")
+            return _record(Reader(session), row)
+
     def samples(self, trial: int) -> tuple[Sample, ...]:
         """A trial's raw samples in order; empty for one that shares another's machine code."""
         with self.reading() as session:

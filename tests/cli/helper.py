@@ -1,0 +1,21 @@
+"""Runs the command line as a user does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def autotune(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`autotune ARGUMENTS` in a process of its own, as if no GPU were here."""
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=env(**environment))
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", "autotune", *(str(a) for a in arguments)]
+
+
+def env(**environment: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **environment}

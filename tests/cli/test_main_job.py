@@ -1,0 +1,171 @@
+"""`autotune run` and `autotune export` on a machine without a GPU, as a user runs them."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from autotune.store.records import RunState
+from autotune.store.store import Store
+from tests.cli.helper import autotune, command, env
+from tests.compile.fakes import NAME, SPACE
+
+OFFLINE = ("--target", "offline:mi325x")
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Options of a run whose compiles take no time and go wrong in every way."""
+    monkeypatch.setenv("FAULTY_SPACES", str(tmp_path))
+    return ("--backend", NAME, "--workers", "2", "--compile-timeout", "2", *OFFLINE)
+
+
+def test_the_main_job_from_search_to_bundle(tmp_path: Path) -> None:
+    """Our Triton kernels are cross-compiled for gfx942, ranked and written out, labelled as estimates."""
+    ran = autotune("run", "--shape", "m4", "--trials", "3", *OFFLINE, "--json")
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout)
+    assert result["complete"]
+    assert sum(result["trials"].values()) == 6
+    (winner,) = result["winners"]
+    assert (winner["kind"], winner["device"]) == ("estimate", "offline:mi325x")
+    assert winner["default_us"].keys() == {"stage1", "stage2"}
+
+    refused = autotune("export", "--out", tmp_path / "deploy")
+    assert refused.returncode == 2
+    assert "--allow-estimates" in refused.stderr
+    assert not (tmp_path / "deploy").exists()
+
+    first, second = (
+        _export(tmp_path / "deploy", "--allow-estimates", "--bundle-path", "/opt/bundle") for _ in range(2)
+    )
+    assert first == second
+    assert first["autotune.env"].endswith("AUTOTUNE_MOE_CONFIG=/opt/bundle/moe_w4a8.json\n")
+    manifest = json.loads(first["manifest.json"])
+    assert manifest["measured"] is False
+    assert [entry["kind"] for entry in manifest["winners"]] == ["estimate"]
+    (entry,) = json.loads(first["moe_w4a8.json"])["entries"]
+    assert (entry["tokens"], entry["stage1"]) == (4, winner["config"]["stage1"])
+
+
+def _export(folder: Path, *options: str) -> dict[str, str]:
+    done = autotune("export", "--out", folder, *options)
+    assert done.returncode == 0, done.stderr
+    assert "not measured" in done.stdout
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.fault
+def test_a_mistake_of_ours_is_not_hidden(faulty: tuple[str, ...], tmp_path: Path) -> None:
+    for stage in ("stage1", "stage2"):
+        text = SPACE.replace("STAGE", stage).replace('"refuse"', '"bug"')
+        (tmp_path / f"{stage}.toml").write_text(text)
+    done = autotune("run", *faulty, "--trials", "160", "--json")
+    assert done.returncode == 1
+    assert "a mistake of ours" in done.stderr
+
+
+@pytest.mark.fault
+def test_planted_faults_end_with_the_other_trials_intact(faulty: tuple[str, ...]) -> None:
+    done = autotune("run", *faulty, "--trials", "160", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    # Two stages, two tile_m, eight widths: 32 configs meet each fault.
+    assert result["trials"] == {
+        "ok": 64,
+        "constraint": 64,
+        "compile_error": 128,
+        "compile_timeout": 32,
+    }
+    assert result["merged"] == 30
+    assert result["winners"][0]["config"]["stage1"]["fault"] in ("none", "twin")
+
+
+def test_the_same_command_does_not_repeat_what_is_stored(faulty: tuple[str, ...]) -> None:
+    options = ("run", *faulty, "--trials", "4", "--sampler", "random", "--json")
+    first, again = (json.loads(autotune(*options).stdout) for _ in range(2))
+    assert (sum(first["trials"].values()), first["resumed"]) == (8, 0)
+    assert (sum(again["trials"].values()), again["resumed"]) == (0, 8)
+    assert again["winners"] == first["winners"]
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(
+    faulty: tuple[str, ...], own_database: Path
+) -> None:
+    options = ("run", *faulty, "--trials", "100")
+    running = subprocess.Popen(
+        command(*options), env=env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for_a_trial(own_database)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "the same command resumes" in err
+    assert "Traceback" not in err
+    with Store.open(own_database) as store:
+        (run,) = store.runs()
+        finished = sum(store.trial_counts(run.id).values())
+    assert run.state is RunState.INTERRUPTED
+    assert f"{finished} finished trials are stored" in err
+    resumed = json.loads(autotune("run", *faulty, "--trials", "5", "--json").stdout)
+    assert resumed["resumed"] == finished
+
+
+def _wait_for_a_trial(database: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if database.exists():
+            with Store.open(database) as store:
+                if any(store.trial_counts(run.id) for run in store.runs()):
+                    return
+        time.sleep(0.1)
+    pytest.fail("no trial was stored within a minute")
+
+
+def test_time_that_is_up_is_said(faulty: tuple[str, ...]) -> None:
+    done = autotune("run", *faulty, "--trials", "100", "--timeout", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert "Time was up" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--tp", "3"), "use one of 1, 2, 4, 8"),
+        (("--shape", "m0"), "use m1 to m8"),
+        (("--concurrency", "0"), "use 1 or more"),
+        (("--model", "kimi"), "use one of kimi-k2.5-w4a8"),
+        (("--model-config", "/nowhere.json"), "give the model's config.json"),
+        (("--model", "gpt-oss-120b", "--fused-shared-experts"), "leave out --fused-shared-experts"),
+        (("--routing", "zipf"), "use uniform, zipf:S"),
+        (("--backend", "cutlass"), "use one of triton"),
+        (("--target", "offline:mi999"), "offline:mi325x"),
+        (("--sampler", "oracle"), "use one of tpe"),
+        (("--db", "/proc/nowhere/x.db"), "/proc/nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(options: tuple[str, ...], words: str) -> None:
+    done = autotune("run", *OFFLINE, *options)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_nothing_to_export_is_one_sentence() -> None:
+    done = autotune("export")
+    assert done.returncode == 2
+    assert "autotune run" in done.stderr
+
+
+def test_spaces_are_shown_with_their_sizes() -> None:
+    shown = json.loads(autotune("spaces", *OFFLINE, "--shape", "m1,m4", "--json").stdout)
+    assert [space["stage"] for space in shown] == ["stage1", "stage2"]
+    for space in shown:
+        assert all(0 < shape["legal"] < shape["raw"] for shape in space["shapes"])
+    plain = autotune("spaces", *OFFLINE).stdout
+    assert "tile_k" in plain
+    assert "because" in plain
