@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from statistics import fmean, median, stdev
 
 from autotune.config import Config
@@ -151,7 +152,7 @@ def unsettled(rounds: Mapping[Config, Sequence[float]]) -> list[Config]:
 
     def spread(config: Config) -> float:
         times = rounds[config]
-        return 2 * stdev(times) / len(times) ** 0.5
+        return 2 * stdev(times) / sqrt(len(times))
 
     best = min(rounds, key=lambda config: fmean(rounds[config]))
     limit = fmean(rounds[best]) + spread(best)
