@@ -89,7 +89,11 @@ def _decode_mad64(instruction: Instruction, signed: bool) -> Decoded:
         store_carry(wave, overflow)
         store(wave, total)
 
-    return Decoded(run, "valu", touched(*operands), touched(result, carry_out))
+    # Compilers use this as a 32-bit multiply-add with an undefined high half of the addend, whose high half of the
+    # result they then ignore; so that half is no read.
+    addend = plain(operands[2])
+    low = Reg(addend.file, addend.index, 1) if isinstance(addend, Reg) else addend
+    return Decoded(run, "valu", touched(*operands[:2], low), touched(result, carry_out))
 
 
 def _decode_div_scale(instruction: Instruction) -> Decoded:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class Pointer:
     address: int
 
 
-Argument = npt.NDArray[Any] | Pointer | int | float | np.generic | None
+Argument = npt.NDArray[Any] | Pointer | int | float | np.generic | bytes | None
 
 
 @dataclass(slots=True)
@@ -131,14 +131,15 @@ class Kernel:
         order: Order = "forward",
         seed: int = 0,
         check_races: bool = True,
+        lds_rules: Literal["strict", "hardware"] = "strict",
         budget: int = DEFAULT_BUDGET,
     ) -> Result:
         """Executes workgroups one after another.
 
         Args:
             arguments: in the kernel's order. Arrays are mapped and changed in place (read-only ones fault on a
-                store), `Pointer` refers to mapped memory, None is a null pointer; integers, floats and numpy scalars
-                are passed by value. Trailing pointers may be left out and are null.
+                store), `Pointer` refers to mapped memory, None is a null pointer; integers, floats, numpy scalars
+                and bytes (for structures) are passed by value. Trailing pointers may be left out and are null.
             grid: workgroups in x, y, z.
             threads: work-items of a workgroup; by default what the metadata says.
             lds_bytes: LDS of a workgroup, at least what the descriptor fixes (Triton: `metadata.shared`).
@@ -148,6 +149,9 @@ class Kernel:
             seed: of the poison in registers and LDS and of the shuffled order; results of a correct kernel do not
                 depend on it.
             check_races: whether to look for LDS races.
+            lds_rules: "strict" faults on an LDS access outside of the allocation and on a read of what nothing has
+                written; "hardware" drops or zeroes the first and gives poison for the second, to tell a kernel that
+                gets away with it from one whose result depends on it.
             budget: wave instructions for all workgroups together.
 
         Raises:
@@ -171,7 +175,7 @@ class Kernel:
         done = 0
         with np.errstate(all="ignore"):
             for workgroup in product_of(grid) if workgroups is None else workgroups:
-                lds = Lds(lds_bytes, random, check_races)
+                lds = Lds(lds_bytes, random, check_races, lds_rules == "strict")
                 for index, wave in enumerate(self._waves[:count]):
                     wave.reset(index, random)
                     wave.memory, wave.lds = memory, lds
@@ -311,7 +315,9 @@ def _pack(slot: KernelArgument, value: Argument, memory: Memory, number: int) ->
         raise ValueError(f"argument {number} is a pointer: give an array, a Pointer or None, not {value!r}")
     if slot.kind != "by_value":
         raise ValueError(f"argument {number} of kind {slot.kind} cannot be passed")
-    if isinstance(value, np.generic):
+    if isinstance(value, bytes):
+        raw = value
+    elif isinstance(value, np.generic):
         raw = value.tobytes()
     elif isinstance(value, float):
         raw = struct.pack("<f" if slot.size == 4 else "<d", value)

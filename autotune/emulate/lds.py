@@ -18,6 +18,7 @@ from autotune.emulate.registers import Array, LdsAccess, Wave
 # Writer codes of a byte: nobody ever, an atomic since the barrier, somebody before the barrier; else wave number + 1.
 _NEVER, _ATOMIC, _EARLIER = 0, 200, 255
 MAX_WAVES = 16
+GRANULE = 512  # bytes in which LDS is allocated
 
 
 _STEPS = np.arange(64)[:, None]
@@ -38,12 +39,22 @@ class Lds:
         size: bytes allocated.
         poison: fills it at the start, as the last kernel's left-overs would.
         check_races: whether to look for races.
+        strict: whether an access outside of the allocation, or a read of what nobody wrote, is a fault. Otherwise
+            it does what hardware does: outside (of whole granules) writes are dropped and reads give 0, and what
+            nobody wrote holds poison.
     """
 
     def __init__(
-        self, size: int, poison: np.random.Generator | None = None, check_races: bool = True
+        self,
+        size: int,
+        poison: np.random.Generator | None = None,
+        check_races: bool = True,
+        strict: bool = True,
     ) -> None:
+        if not strict:
+            size = -(-size // GRANULE) * GRANULE
         padded = (size + 7) // 8 * 8
+        self.strict = strict
         self.size = size
         self.check_races = check_races
         self.data = (
@@ -75,6 +86,12 @@ class Lds:
         Raises:
             Fault: outside of the allocation, never written, or a race.
         """
+        if not self.strict and int(starts.max()) + size > self.size:
+            inside = starts + size <= self.size
+            words = np.zeros(((size + 3) // 4, len(starts)), np.uint32)
+            if inside.any():
+                words[:, inside] = self.load(wave, starts[inside], size)
+            return words
         index, aligned = self._index(starts, size, "read")
         self._check_read(wave, index, aligned)
         if aligned:
@@ -89,6 +106,11 @@ class Lds:
         Raises:
             Fault: outside of the allocation, or a race.
         """
+        if not self.strict and int(starts.max()) + size > self.size:
+            inside = starts + size <= self.size
+            if inside.any():
+                self.store(wave, starts[inside], words[:, inside], size)
+            return
         index, aligned = self._index(starts, size, "write")
         values = words if aligned else np.ascontiguousarray(words.T).view(np.uint8)[:, :size].T
         self._check_write(wave, index, values, aligned)
@@ -137,9 +159,9 @@ class Lds:
 
     def _explain_read(self, own: int, positions: Array) -> None:
         codes = self._writer[positions]
-        if (codes == _NEVER).any():
+        if self.strict and (codes == _NEVER).any():
             raise Fault(f"LDS read of byte {int(positions[codes == _NEVER][0])}, which nothing has written")
-        foreign = (codes != own) & (codes != _EARLIER)
+        foreign = (codes != own) & (codes != _EARLIER) & (codes != _NEVER)
         if self.check_races and foreign.any():
             byte, code = int(positions[foreign][0]), int(codes[foreign][0])
             writer = "an atomic" if code == _ATOMIC else f"wave {code - 1}"
@@ -194,6 +216,7 @@ class Lds:
 
     def _carry_over(self, wave: int, access: LdsAccess) -> None:
         positions = access.starts + np.arange(access.size)[:, None]
+        positions = positions[positions < self.size]
         if access.write:
             self._writer[positions] = wave + 1
         else:
