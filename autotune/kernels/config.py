@@ -1,4 +1,4 @@
-"""The knobs of the two stages, typed. The search spaces in `search_spaces/triton/` say which values are tried."""
+"""The knobs of the two stages, typed. `search_spaces/triton/` says which values are tried."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -42,7 +42,8 @@ class LayerDims:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be positive")
         if self.model_dim % 2 or self.inter_dim % 2:
             raise UserError(
-                f"model_dim {self.model_dim} and inter_dim {self.inter_dim} must be even: INT4 weights come in pairs"
+                f"model_dim {self.model_dim} and inter_dim {self.inter_dim} must be even:"
+                " INT4 weights come in pairs"
             )
 
 
@@ -58,7 +59,8 @@ class _Knobs:
         group: blocks that run through an n tile before the next one.
         num_warps: warps (waves) a program.
         num_stages: depth of the software pipeline.
-        w_cache: how the weights are loaded: "none" (Triton's default), "cg" (past L1), "first" (first to leave L2).
+        w_cache: how the weights are loaded: "none" (Triton's default), "cg" (past L1), "first" (first to
+            leave L2).
         xcds: chiplets that neighbouring programs are kept together on; None: dispatch order (AMD).
         waves_per_eu: occupancy that the compiler aims at; None: its own choice (AMD).
         matrix_instr_nonkdim: MFMA shape; None: the compiler's own choice (AMD).
@@ -112,10 +114,10 @@ class Stage2Config(_Knobs):
     """Knobs of stage 2; see `_Knobs`.
 
     Attributes:
-        reduce: how the sum over a token's experts is made. "loop": in registers, a program walks over all blocks
-            (at most `sort.TOKEN_ROWS` tokens, split_k and group must be 1); "arrive": float32 partial sums, added
-            in slot order by the last program to arrive, deterministic; "atomic": float32 atomic adds, rounded
-            to bfloat16 by the last to arrive, in no fixed order.
+        reduce: how the sum over a token's experts is made. "loop": in registers, a program walks over all
+            blocks (at most `sort.TOKEN_ROWS` tokens, split_k and group must be 1); "arrive": float32 partial
+            sums, added in slot order by the last program to arrive, deterministic; "atomic": float32 atomic
+            adds, rounded to bfloat16 by the last to arrive, in no fixed order.
         split_blocks: programs of "loop" that share the blocks of an n tile, more of them for the same work; 1
             otherwise.
     """
@@ -129,7 +131,9 @@ class Stage2Config(_Knobs):
         if self.reduce == "loop" and (self.split_k != 1 or self.group != 1):
             raise UserError("reduce=loop walks over all blocks in one program: split_k and group must be 1")
         if self.split_blocks < 1 or (self.reduce != "loop" and self.split_blocks != 1):
-            raise UserError(f"split_blocks={self.split_blocks}: it must be 1 or more, and 1 unless reduce=loop")
+            raise UserError(
+                f"split_blocks={self.split_blocks}: it must be 1 or more, and 1 unless reduce=loop"
+            )
 
 
 def _fits(default: Any, value: Any) -> bool:

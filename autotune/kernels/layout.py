@@ -1,13 +1,14 @@
 """How INT4 weights are packed.
 
-A row of K weights (K even) takes K/2 bytes. Byte j keeps w[j] + 8 in its low nibble (offset binary) and w[j + K/2]
-in its high nibble (two's complement). Two ANDs then take it apart, with no shift and no sign extension:
+A row of K weights (K even) takes K/2 bytes. Byte j keeps w[j] + 8 in its low nibble (offset binary) and w[j
++ K/2] in its high nibble (two's complement). Two ANDs then take it apart, with no shift and no sign
+extension:
 
     b & 0x0F = w[j] + 8             as int8, in 0..15
     b & 0xF0 = 16 * w[j + K/2]      as int8, in -128..112
 
-and a tile of bytes j..j+t meets the activations j..j+t and K/2+j..K/2+j+t, both in natural order: the packing does
-not depend on the tile size. With a in [-127, 127],
+and a tile of bytes j..j+t meets the activations j..j+t and K/2+j..K/2+j+t, both in natural order: the
+packing does not depend on the tile size. With a in [-127, 127],
 
     sum_k a[k] w[k] = sum_j a[j] (b & 0x0F) - 8 sum_j a[j]  +  (sum_j a[j + K/2] (b & 0xF0)) >> 4
 

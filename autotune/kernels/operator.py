@@ -1,7 +1,7 @@
 """The W4A8 MoE layer as an operator: sort, quantise, stage 1, re-quantise, stage 2.
 
-Which config is launched depends on the number of tokens and comes from a file that `autotune export` wrote. After
-one call at a token count (which compiles), calls at it can be captured in a graph.
+Which config is launched depends on the number of tokens and comes from a file that `autotune export` wrote.
+After one call at a token count (which compiles), calls at it can be captured in a graph.
 """
 
 import os
@@ -45,17 +45,19 @@ def fused_moe_w4a8(
 ) -> torch.Tensor:
     """One MoE layer: out[t] = sum_j topk_weight[t, j] * down(silu(gate(x[t])) * up(x[t])), INT4 weights.
 
-    Activations are quantised to INT8 a row before each stage. Scratch memory is kept for the process and shared by
-    all calls on a device: calls must not overlap, i.e. run on one stream.
+    Activations are quantised to INT8 a row before each stage. Scratch memory is kept for the process and
+    shared by all calls on a device: calls must not overlap, i.e. run on one stream.
 
     Args:
         x: bfloat16 [tokens, model_dim].
-        w1: packed int8 or uint8 [experts, 2 * inter_dim, model_dim // 2], of `layout.pack_int4`; gate, then up.
+        w1: packed int8 or uint8 [experts, 2 * inter_dim, model_dim // 2], of `layout.pack_int4`; gate, then
+            up.
         w2: packed int8 or uint8 [experts, model_dim, inter_dim // 2].
         w1_scale: float32 [experts, 2 * inter_dim], one scale an output channel.
         w2_scale: float32 [experts, model_dim].
         topk_weight: float32 [tokens, top_k].
-        topk_ids: int32 (or another integer, then converted) [tokens, top_k], in [0, experts), distinct in a row.
+        topk_ids: int32 (or another integer, then converted) [tokens, top_k], in [0, experts), distinct in a
+            row.
         config: a file of `autotune export`, or a config for every token count; by default the file that
             the environment variable AUTOTUNE_MOE_CONFIG names, or the built-in default where it is unset.
 
@@ -63,8 +65,8 @@ def fused_moe_w4a8(
         bfloat16 [tokens, model_dim].
 
     Raises:
-        UserError: shapes, dtypes or devices do not fit each other, the file is not for this layer, or there is no
-            GPU.
+        UserError: shapes, dtypes or devices do not fit each other, the file is not for this layer, or there
+            is no GPU.
     """
     dims = _check(x, w1, w2, w1_scale, w2_scale, topk_weight, topk_ids)
     tokens = x.shape[0]
@@ -87,7 +89,14 @@ def fused_moe_w4a8(
         "valid_blocks": scratch.take("valid_blocks", Buffer((1,), "int32")),
     }
     rows = _quantised(scratch, "in", tokens, dims.model_dim)
-    values = {**sorted_slots, **rows, "x": x.contiguous(), "topk_ids": ids, "tokens": tokens, "blocks": blocks}
+    values = {
+        **sorted_slots,
+        **rows,
+        "x": x.contiguous(),
+        "topk_ids": ids,
+        "tokens": tokens,
+        "blocks": blocks,
+    }
     if slots <= sort.KERNEL_SLOTS:
         _run(both, tokens, values)
     else:
@@ -243,9 +252,7 @@ def _run(spec: KernelSpec, tokens: int, values: dict[str, Any]) -> None:
 
 
 class _Workspace:
-    """Scratch tensors of one device and token capacity. Never freed: a captured graph holds their addresses."""
-
-    _all: dict[tuple[torch.device, int, LayerDims, int], "_Workspace"] = {}
+    """Scratch of one device and token capacity. Never freed: a captured graph holds its addresses."""
 
     def __init__(self, device: torch.device, growth: float) -> None:
         self._device = device
@@ -257,9 +264,9 @@ class _Workspace:
         # By powers of two, so that the sum over all token counts stays below twice the largest.
         capacity = triton.next_power_of_2(tokens)
         key = (device, capacity, dims, tile_m)
-        if key not in cls._all:
-            cls._all[key] = cls(device, capacity / tokens)
-        return cls._all[key]
+        if key not in _workspaces:
+            _workspaces[key] = cls(device, capacity / tokens)
+        return _workspaces[key]
 
     def take(self, name: str, buffer: Buffer) -> torch.Tensor:
         """A tensor of that shape; its content is what the last call left there."""
@@ -276,3 +283,6 @@ class _Workspace:
         # A smaller one may be in a captured graph.
         if name in self._held:
             self._held[f"{name}#{len(self._held)}"] = self._held.pop(name)
+
+
+_workspaces: dict[tuple[torch.device, int, LayerDims, int], _Workspace] = {}

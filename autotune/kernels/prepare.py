@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 """Sort and quantisation of a step's tokens in one launch: they do not depend on each other. No torch here."""
 
 import triton
@@ -34,7 +35,16 @@ def prepare_kernel(
     pid = tl.program_id(0)
     if pid == 0:
         sort_slots(
-            block_expert, block_slots, valid_blocks, topk_ids, tokens, blocks, TOP_K, EXPERTS, TILE_M, TOKEN_ROWS
+            block_expert,
+            block_slots,
+            valid_blocks,
+            topk_ids,
+            tokens,
+            blocks,
+            TOP_K,
+            EXPERTS,
+            TILE_M,
+            TOKEN_ROWS,
         )
     else:
         quantise_row(q, scale, low_sum, x, pid - 1, K, HALF)

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 """Symmetric INT8 quantisation of rows, with the row sum that the GEMMs take the nibbles' offset back with.
 
     scale[r] = max_k |x[r, k]| / 127
@@ -50,6 +51,6 @@ def quantise_row(q, scale, low_sum, x, row, K: tl.constexpr, HALF: tl.constexpr)
 
 @triton.jit
 def _round(x):
-    # 1.5 * 2^23: adding it leaves no bits below one, so the addition itself rounds half to even. Works alike on
-    # every target and in the interpreter, unlike the math libraries' rint. |x| <= 127.
+    # 1.5 * 2^23: adding it leaves no bits below one, so the addition itself rounds half to even. Works alike
+    # on every target and in the interpreter, unlike the math libraries' rint. |x| <= 127.
     return (x + 12582912.0) - 12582912.0

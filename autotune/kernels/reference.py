@@ -1,8 +1,8 @@
 """The layer in float32, from the same quantised operands that the kernels get; on any torch device.
 
-The integer GEMMs are done in float32 and are exact there: products are integers, and no partial sum passes 2^24
-as long as 127 * 8 * K < 2^24 (K <= 16,512), provided that float32 products really are float32. On NVIDIA that
-needs TF32 off, which these functions see to. Nothing is rounded to bfloat16 on the way.
+The integer GEMMs are done in float32 and are exact there: products are integers, and no partial sum passes
+2^24 as long as 127 * 8 * K < 2^24 (K <= 16,512), provided that float32 products really are float32. On
+NVIDIA that needs TF32 off, which these functions see to. Nothing is rounded to bfloat16 on the way.
 """
 
 from collections.abc import Iterator
@@ -111,7 +111,7 @@ def _expert_gemm(
     out = torch.empty((a.shape[0], w.shape[1]), dtype=torch.float32, device=a.device)
     with _exact_float32():
         # Only the experts that are there: a real layer's weights would not fit unpacked.
-        for index in expert.unique().tolist():
+        for index in sorted(set(expert.tolist())):
             mine = expert == index
             product = a[mine].float() @ unpack_int4(w[index]).float().T
             out[mine] = product * a_scale[mine][:, None] * w_scale[index][None, :]

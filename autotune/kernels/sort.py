@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 """Token slots sorted by expert into blocks of `tile_m` rows, on the device and with static shapes.
 
 A slot is one (token, choice) pair: slot = token * top_k + choice. A block holds slots of one expert, padded:
@@ -6,9 +7,9 @@ A slot is one (token, choice) pair: slot = token * top_k + choice. A block holds
     block_slots   int32 [max_blocks, tile_m]  slot of the row; -1 where the row is padding
     valid_blocks  int32 [1]                   number of blocks
 
-Blocks ascend by expert. Up to `TOKEN_ROWS` tokens row r of a block belongs to token r, which lets stage 2 sum over
-experts in registers; above, the rows are filled without gaps, in slot order. Shapes depend on the number of
-tokens alone and nothing is read back, so the sort can be captured in a graph.
+Blocks ascend by expert. Up to `TOKEN_ROWS` tokens row r of a block belongs to token r, which lets stage 2
+sum over experts in registers; above, the rows are filled without gaps, in slot order. Shapes depend on the
+number of tokens alone and nothing is read back, so the sort can be captured in a graph.
 """
 
 from typing import TYPE_CHECKING
@@ -29,10 +30,10 @@ KERNEL_SLOTS = 2048
 
 
 def max_blocks(tokens: int, top_k: int, experts: int, tile_m: int) -> int:
-    """Blocks that any routing of `tokens` tokens can need: the length of the sorted arrays, and the grids' size.
+    """Blocks that any routing of `tokens` tokens can need: the length of the sorted arrays.
 
-    A token's experts are distinct, as every router's top-k makes them. Each block has a slot, and an expert has at
-    most one block that is not full.
+    A token's experts are distinct, as every router's top-k makes them. Each block has a slot, and an expert
+    has at most one block that is not full.
     """
     slots = tokens * top_k
     return min(slots, experts + slots // tile_m)
@@ -74,7 +75,8 @@ def sort_slots(
     TOKEN_ROWS: tl.constexpr,
 ):
     """The sort, done by the calling program alone."""
-    # Padding everywhere first, then the slots over it. The barrier orders the two: they are other threads' stores.
+    # Padding everywhere first, then the slots over it. The barrier orders the two: they are other threads'
+    # stores.
     WIDTH: tl.constexpr = 1024
     lane = tl.arange(0, WIDTH)
     nothing = tl.full((WIDTH,), -1, tl.int32)

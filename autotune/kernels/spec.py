@@ -1,15 +1,15 @@
 """What must be compiled for a config, and how it is launched.
 
-A `KernelSpec` holds everything that `triton.compile` is given, so a binary that a worker compiled, one that was
-cross-compiled without a GPU, and the one that is launched are the same. Use:
+A `KernelSpec` holds everything that `triton.compile` is given, so a binary that a worker compiled, one that
+was cross-compiled without a GPU, and the one that is launched are the same. Use:
 
     spec = stage_spec("stage1", {"tile_n": 64, ...}, layer, "cuda")
     compiled = compile_kernel(spec, GPUTarget("cuda", 90, 32))       # no GPU and no torch needed
     arguments = {"out": out, "a": a, ...}                            # a tensor for each of spec.run_time
     launch(spec, compiled, grid(spec, tokens), arguments)
 
-One binary serves every number of tokens: tokens are no part of a spec. The order in `KernelSpec.run_time` is the
-kernel's own; `buffers` says which shapes and dtypes the arguments have and which must start as zeros.
+One binary serves every number of tokens: tokens are no part of a spec. The order in `KernelSpec.run_time` is
+the kernel's own; `buffers` says which shapes and dtypes the arguments have and which must start as zeros.
 No torch at import time.
 """
 
@@ -369,6 +369,7 @@ def _make(
         if runtime != "hip" and "XCDS" in constexprs:
             constexprs["XCDS"] = 1
         constexprs["PDL"] = bool(config.pdl) and runtime == "cuda"
+        constexprs["HIP"] = runtime == "hip"
     options = dict(options or {})
     if constexprs["PDL"]:
         options["launch_pdl"] = True
@@ -376,7 +377,7 @@ def _make(
     types = {**_TYPES, "partial": "*i32" if stage == "stage1" else "*fp32"}
     names = fn.arg_names
     signature = {name: "constexpr" if name in constexprs else types[name] for name in names}
-    attrs = {
+    attrs: dict[tuple[int, ...], list[list[Any]]] = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(names)
         if signature[name].startswith("*")

@@ -1,18 +1,24 @@
-"""Stage 1: gate_up GEMM over expert-sorted blocks, SiLU(gate) * up. INT8 activations, INT4 weights; no torch here.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
+"""Stage 1: gate_up GEMM over expert-sorted blocks, SiLU(gate) * up; INT8 x INT4. No torch here.
 
     acc[slot, n] = sum_k a[token(slot), k] * w[expert(slot), n, k]                      INT32, exact
     y[slot, n]   = acc * a_scale[token] * w_scale[expert, n]                            float32
     out[slot, j] = silu(y[slot, j]) * y[slot, inter + j]                                bfloat16
 
 The nibbles of a weight byte are taken apart by two ANDs (`layout.py` says how they are stored and why that is
-exact). Both are INT8 dots of their own; the offset of the low nibbles is taken back with the row sums that the
-quantiser made.
+exact). Both are INT8 dots of their own; the offset of the low nibbles is taken back with the row sums that
+the quantiser made.
 """
 
 import triton
 import triton.language as tl
 
-from autotune.kernels.tiles import begin_after_previous_kernel, let_next_kernel_begin, tile_of_program
+from autotune.kernels.tiles import (
+    begin_after_previous_kernel,
+    let_next_kernel_begin,
+    publish_stores,
+    tile_of_program,
+)
 
 
 @triton.jit
@@ -39,6 +45,7 @@ def stage1_kernel(
     W_CACHE: tl.constexpr,
     W_EVICT: tl.constexpr,
     PDL: tl.constexpr,
+    HIP: tl.constexpr,
 ):
     let_next_kernel_begin(PDL)
     begin_after_previous_kernel(PDL)
@@ -59,8 +66,8 @@ def stage1_kernel(
     real = slot >= 0
     token = slot // TOP_K
 
-    # Gate and up rows alternate inside the tile: a column pair of the accumulator then lies in one thread, and
-    # SiLU(gate) * up needs no exchange.
+    # Gate and up rows alternate inside the tile: a column pair of the accumulator then lies in one thread,
+    # and SiLU(gate) * up needs no exchange.
     n = tl.arange(0, TILE_N)
     column = n_tile * HALF_N + n // 2
     row = (n % 2) * INTER + column
@@ -68,8 +75,8 @@ def stage1_kernel(
     first = split * (STEPS * STEP)
     w_tile = w + expert.to(tl.int64) * (2 * INTER * BYTES) + first + (row * BYTES)[None, :] + k[:, None]
     a_tile = a + first + (token * K)[:, None] + k[None, :]
-    # Asked for here, used after the loop: these are cold in memory, and would otherwise end every program with
-    # a wait of one full latency.
+    # Asked for here, used after the loop: these are cold in memory, and would otherwise end every program
+    # with a wait of one full latency.
     scale_n = tl.load(w_scale + expert.to(tl.int64) * (2 * INTER) + row, mask=column < INTER, other=0.0)
     scale_m = tl.load(a_scale + token, mask=real, other=0.0)
     low_sum = tl.load(a_low_sum + token, mask=real, other=0)
@@ -110,9 +117,8 @@ def stage1_kernel(
         WIDTH: tl.constexpr = N_TILES * TILE_N
         part = partial + (slot.to(tl.int64) * (SPLIT_K * WIDTH))[:, None] + (n_tile * TILE_N + n)[None, :]
         tl.store(part + split * WIDTH, acc, mask=real[:, None])
-        # Every thread's partial sums before the one thread that counts: barrier, then release at GPU scope.
-        # Nobody waits for anybody: whoever arrives last has all the others' sums in memory, and finishes.
-        tl.debug_barrier()
+        # Nobody waits for anybody: whoever arrives last finds all the others' sums in memory, and finishes.
+        publish_stores(HIP)
         before = tl.atomic_add(arrivals + block * N_TILES + n_tile, 1, sem="acq_rel", scope="gpu")
         if before == SPLIT_K - 1:
             tl.debug_barrier()

@@ -1,18 +1,25 @@
-"""Stage 2: down GEMM over expert-sorted blocks and the router-weighted sum over a token's experts; no torch here.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
+"""Stage 2: down GEMM over expert-sorted blocks, router-weighted sum over a token's experts. No torch here.
 
     acc[slot, n]  = sum_k a[slot, k] * w[expert(slot), n, k]                            INT32, exact
     y[slot, n]    = acc * a_scale[slot] * w_scale[expert, n] * topk_weight[slot]        float32
     out[token, n] = sum over the token's TOP_K slots of y                               bfloat16
 
 Two kernels. `stage2_loop_kernel`: a program owns columns of the output and walks over all blocks (or every
-SPLIT_BLOCKS-th), so the sum over experts stays in registers; at most `sort.TOKEN_ROWS` tokens. `stage2_tile_kernel`: a program computes one block's tile, and
-whoever arrives last at a token's columns sums up; any number of tokens. Each is one launch.
+SPLIT_BLOCKS-th), so the sum over experts stays in registers; at most `sort.TOKEN_ROWS` tokens.
+`stage2_tile_kernel`: a program computes one block's tile, and whoever arrives last at a token's columns sums
+up; any number of tokens. Each is one launch.
 """
 
 import triton
 import triton.language as tl
 
-from autotune.kernels.tiles import begin_after_previous_kernel, let_next_kernel_begin, tile_of_program
+from autotune.kernels.tiles import (
+    begin_after_previous_kernel,
+    let_next_kernel_begin,
+    publish_stores,
+    tile_of_program,
+)
 
 
 @triton.jit
@@ -40,6 +47,7 @@ def stage2_loop_kernel(
     W_CACHE: tl.constexpr,
     W_EVICT: tl.constexpr,
     PDL: tl.constexpr,
+    HIP: tl.constexpr,
 ):
     begin_after_previous_kernel(PDL)
     BYTES: tl.constexpr = K // 2
@@ -105,8 +113,8 @@ def stage2_loop_kernel(
     at = (m.to(tl.int64) * MODEL_DIM)[:, None] + column[None, :]
     if SPLIT_BLOCKS > 1:
         tl.store(partial + part * (TILE_M * MODEL_DIM) + at, total, mask=mine)
-        # As in stage 1: barrier, release, and the last to arrive finishes; in the order of the parts.
-        tl.debug_barrier()
+        # As in stage 1 the last to arrive finishes, and adds in the order of the parts.
+        publish_stores(HIP)
         before = tl.atomic_add(arrivals + n_tile, 1, sem="acq_rel", scope="gpu")
         if before == SPLIT_BLOCKS - 1:
             tl.debug_barrier()
@@ -146,6 +154,7 @@ def stage2_tile_kernel(
     W_EVICT: tl.constexpr,
     ATOMIC: tl.constexpr,
     PDL: tl.constexpr,
+    HIP: tl.constexpr,
 ):
     let_next_kernel_begin(PDL)
     begin_after_previous_kernel(PDL)
@@ -218,9 +227,9 @@ def stage2_tile_kernel(
     else:
         slot_at = (slot.to(tl.int64) * SPLIT_K + split) * MODEL_DIM
         tl.store(partial + slot_at[:, None] + column[None, :], y, mask=mine)
-    # Every thread's sums before the threads that count: barrier, then release at GPU scope. Nobody waits for
-    # anybody: whoever is last at a token's columns finds all of them in memory, and finishes that token.
-    tl.debug_barrier()
+    # Nobody waits for anybody: whoever is last at a token's columns finds all sums in memory, and finishes
+    # them.
+    publish_stores(HIP)
     counter = arrivals + token * N_TILES + n_tile
     before = tl.atomic_add(counter, 1, mask=real, sem="acq_rel", scope="gpu")
     last = real & (before == TOP_K * SPLIT_K - 1)

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 """Which tile of the output a program computes. Shared by the two GEMM kernels; no torch here."""
 
 import triton
@@ -43,7 +44,28 @@ def begin_after_previous_kernel(PDL: tl.constexpr):
 @triton.jit
 def let_next_kernel_begin(PDL: tl.constexpr):
     """Let the next kernel's programs be placed as soon as every program of this one has come here or ended. A
-    kernel whose successor has few, long programs must not come here early: they would take the places that are
-    free at that moment, most of them on few processors. Does nothing unless PDL."""
+    kernel whose successor has few, long programs must not come here early: they would take the places that
+    are free at that moment, most of them on few processors. Does nothing unless PDL."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def publish_stores(HIP: tl.constexpr):
+    """Before one thread of the program counts it as arrived: all its threads' stores and atomics are done.
+
+    CUDA: a barrier, then that thread's release at GPU scope covers what it has observed through the barrier.
+    CDNA: the release writes back L2, but what another wave has under way to L2 is no part of it, and the
+        barrier
+    alone waits for no store. So every wave first waits for its own.
+    """
+    if HIP:
+        tl.inline_asm_elementwise(
+            "s_waitcnt vmcnt(0)\n\tv_mov_b32 $0, $1",
+            "=v,v",
+            [tl.arange(0, 64)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+    tl.debug_barrier()

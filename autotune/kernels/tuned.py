@@ -1,6 +1,7 @@
-"""The JSON file of tuned configs that `autotune export` writes and the operator reads: which config at how many tokens.
+"""The JSON file that `autotune export` writes and the operator reads: which config at how many tokens.
 
-    {"format": "autotune-moe-w4a8", "version": 1, "model_dim": 7168, "inter_dim": 256, "experts": 384, "top_k": 8,
+    {"format": "autotune-moe-w4a8", "version": 1,
+     "model_dim": 7168, "inter_dim": 256, "experts": 384, "top_k": 8,
      "entries": [{"tokens": 4, "stage1": {"tile_m": 16, ...}, "stage2": {"tile_m": 16, ...}}, ...]}
 
 No torch and no Triton here.
