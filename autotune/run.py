@@ -38,7 +38,7 @@ class RunRequest:
         trials: configs a stage of each problem; a space that fits is swept whole.
         timeout_s: stop asking after this time; None: never.
         workers: compile processes.
-        min_gain: a winner's gain must exceed this fraction at 95 % confidence.
+        measuring: conditions and limits on a live target.
         command: the command line, for the record.
     """
 
@@ -52,7 +52,7 @@ class RunRequest:
     timeout_s: float | None = None
     compile_timeout_s: float = 60.0
     allow_spills: bool = False
-    min_gain: float = 0.01
+    measuring: MeasureSettings = MeasureSettings()  # noqa: RUF009 frozen
     command: str = ""
 
 
@@ -126,18 +126,17 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
         KeyboardInterrupt: the user stopped it; the run is marked so, and everything finished is stored.
     """
     backend = load_backend(request.backend)
-    settings = MeasureSettings(min_gain=request.min_gain)
     judge: Judge | None = None
     evaluator: Evaluator
     machine: ReplayMachine | None = None
     with ExitStack() as stack:
         if request.target.table is not None:
             table = read_table(request.target.table)
-            backend, judge = ReplayBackend(backend, table), ReplayJudge(table, settings)
+            backend, judge = ReplayBackend(backend, table), ReplayJudge(table, request.measuring)
             environment = judge.fingerprint
             evaluator = machine = ReplayMachine(table, compile_processes=request.workers)
         elif request.target.live:
-            judge = live = stack.enter_context(LiveJudge(backend, request.problems, settings))
+            judge = live = stack.enter_context(LiveJudge(backend, request.problems, request.measuring))
             environment = live.fingerprint
             evaluator = live
         else:
@@ -201,10 +200,15 @@ def _make_searches(current: _Run, workload: str) -> None:
 def _seeds(current: _Run, problem: Problem, stage: Stage) -> list[Ask]:
     """Published configs, then earlier winners at near shapes."""
     published = current.backend.seeds(problem.layer, problem.tokens, stage, current.request.target.device)
-    earlier = current.store.nearby_winners(problem, current.backend.name)
+    earlier = [
+        entry
+        for winner in current.store.nearby_winners(problem, current.backend.name)
+        # Of an estimate's short list every entry is worth a look, of a final only its winner.
+        for entry in (current.store.short_list(winner) if winner.kind is Kind.ESTIMATE else [winner])
+    ]
     return [
         *(Ask(config, label) for label, config in published.items()),
-        *(Ask(winner.config.of(stage), "earlier winner") for winner in earlier),
+        *(Ask(entry.config.of(stage), "earlier") for entry in earlier),
     ]
 
 

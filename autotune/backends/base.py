@@ -19,9 +19,13 @@ class Backend(Protocol):
     """A family of kernels: its spaces, and how a candidate is compiled.
 
     Instances are stateless: compile workers make their own from the name.
+
+    Attributes:
+        runtime: `module:function` that makes its `autotune.measure.runtime.Runtime` in a measure worker.
     """
 
     name: str
+    runtime: str
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         """The legal configs of a stage for the installed compiler.

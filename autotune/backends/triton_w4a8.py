@@ -27,6 +27,7 @@ class TritonW4A8:
     """Our W4A8 kernels; see `autotune.kernels`."""
 
     name = "triton"
+    runtime = "autotune.backends.triton_runtime:make"
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         return _spaces()[stage].at(layer, tokens, device, _compile_options(device))

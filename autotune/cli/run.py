@@ -94,6 +94,7 @@ def run(
 
       autotune run --target offline:mi325x --shape m4 --json
     """
+    from autotune.measure.settings import MeasureSettings
     from autotune.results import Kind
     from autotune.run import RunRequest
     from autotune.run import run as run_search
@@ -120,7 +121,7 @@ def run(
         timeout_s=timeout,
         compile_timeout_s=compile_timeout,
         allow_spills=allow_spills,
-        min_gain=min_gain,
+        measuring=MeasureSettings(min_gain=min_gain),
         command=shlex.join(["autotune", *sys.argv[1:]]),
     )
     with Store.open(db) as store:

@@ -22,7 +22,7 @@ class LiveJudge:
 
     def __init__(self, backend: Backend, problems: Sequence[Problem], settings: MeasureSettings) -> None:
         self._backend = backend
-        self._measurer = Measurer(backend.name, problems, settings)
+        self._measurer = Measurer(backend.runtime, problems, settings)
 
     def __enter__(self) -> "LiveJudge":
         self._measurer.__enter__()

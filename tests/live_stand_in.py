@@ -1,0 +1,74 @@
+"""A backend with the CPU stand-in of `tests.measure.fake_runtime` for a device: a live run without a GPU."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from autotune.compile.estimate import Work
+from autotune.config import Config
+from autotune.devices import DEVICES, Device
+from autotune.problem import Layer, Problem, Stage
+from autotune.results import Compiled, StaticFacts
+from autotune.space import BoundSpace, load_space
+from autotune.targets import Target
+
+TINY = Layer("tiny", model_dim=128, inter_dim=64, experts=16, top_k=2, tp=1)
+TARGET = Target("live", DEVICES["mi325x"], live=True, why="for the test")
+_SPACE = """
+backend = "stand-in"
+generation = "one"
+stage = "STAGE"
+doc = "a config says how long it takes and what goes wrong"
+[params.us]
+values = [8000, 10000, 12000]
+default = 10000
+doc = "thousandths of a microsecond"
+[params.fault]
+values = ["none", "wrong_tile", "sigkill", "hang"]
+default = "none"
+doc = "what goes wrong"
+[[rules]]
+name = "RULE"
+require = "REQUIRE"
+reason = "for the test"
+"""
+
+
+class StandIn:
+    """Every config compiles. Fast ones are to be had with each fault and without."""
+
+    name = "tests.live_stand_in:StandIn"
+    runtime = "tests.measure.fake_runtime:make"
+    require = "fault == 'none' or us == 8000"
+
+    def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
+        text = _SPACE.replace("STAGE", str(stage)).replace("REQUIRE", self.require)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "space.toml")
+            path.write_text(text)
+            return load_space(path).at(layer, tokens, device)
+
+    def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
+        return {}
+
+    def artefact_key(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> str:
+        return f"{layer.key}/{stage}/{config.key}"
+
+    def environment(self, config: Config) -> Mapping[str, str]:
+        return {}
+
+    def source_digest(self) -> str:
+        return "stand-in"
+
+    def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
+        return Work(1e6, 100, 1e4)
+
+    def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
+        return Compiled(f"{stage}{config.key}", StaticFacts(workgroups_per_cu=1), 0.001)
+
+
+class OnlyBrokenOnesAreFast(StandIn):
+    """Nothing that is right beats what ships."""
+
+    name = "tests.live_stand_in:OnlyBrokenOnesAreFast"
+    require = "us >= 10000 if fault == 'none' else us == 8000"

@@ -1,0 +1,85 @@
+"""A whole run on a live device, by way of the CPU stand-in: search, confirmation, winners, export."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autotune.cli.progress import Tally
+from autotune.config import Config
+from autotune.export.export import Selection, export
+from autotune.measure.settings import MeasureSettings
+from autotune.problem import Problem, Stage
+from autotune.results import Kind, Status
+from autotune.run import RunRequest, RunResult, run
+from autotune.store.store import Store
+from tests.live_stand_in import TARGET, TINY, OnlyBrokenOnesAreFast, StandIn
+
+PROBLEM = Problem(TINY, 2)
+
+
+@pytest.fixture
+def store(own_database: Path) -> Iterator[Store]:
+    with Store.open(own_database) as opened:
+        yield opened
+
+
+def _run(store: Store, backend: str, trials: int = 20) -> RunResult:
+    request = RunRequest(
+        backend=backend,
+        problems=[PROBLEM],
+        target=TARGET,
+        trials=trials,
+        seed=0,
+        sampler="tpe",
+        workers=1,
+        measuring=MeasureSettings(steps=4, timeout_s=3.0, select_rounds=2, judge_rounds=8),
+    )
+    return run(request, store, Tally())
+
+
+@pytest.mark.fault
+def test_the_winner_is_the_fastest_that_is_right(store: Store, tmp_path: Path) -> None:
+    result = _run(store, StandIn.name)
+    assert result.complete
+    assert result.environment.device != TARGET.device.name  # the machine's own word, not the request's
+    (winner,) = result.best
+    right = Config({"us": 8000, "fault": "none"})
+    assert (winner.kind, winner.config.stage1, winner.config.stage2) == (Kind.MEASURED, right, right)
+    assert winner.gain == pytest.approx(0.2, abs=0.02)
+    assert winner.gain_low is not None
+    assert winner.gain_low > 0.01
+
+    # Six configs a stage: a wrong one, a killed worker and a hang among them.
+    assert store.trial_counts(result.run) == {
+        Status.OK: 6,
+        Status.INCORRECT: 2,
+        Status.RUNTIME_ERROR: 2,
+        Status.TIMEOUT: 2,
+    }
+    for trial in store.trials_of(result.run):
+        assert (trial.figure_us is None) == (trial.status is not Status.OK)
+        assert bool(store.samples(trial.id)) == (trial.status is Status.OK)
+
+    exported = export(store, tmp_path / "deploy", Selection(backend=StandIn.name))
+    manifest = json.loads((exported.folder / "manifest.json").read_text())
+    assert manifest["measured"] is True
+    assert manifest["winners"][0]["config"]["stage1"] == {"fault": "none", "us": 8000}
+
+
+@pytest.mark.fault
+def test_what_ships_is_kept_where_only_broken_kernels_are_faster(store: Store) -> None:
+    (winner,) = _run(store, OnlyBrokenOnesAreFast.name).best
+    assert winner.kept_default
+    assert winner.config == winner.default
+    assert winner.config.stage1["fault"] == "none"
+
+
+def test_the_default_is_trial_0_of_each_stage(store: Store) -> None:
+    result = _run(store, StandIn.name, trials=1)
+    trials = store.trials_of(result.run)
+    assert {trial.stage for trial in trials} == set(Stage)
+    assert {trial.origin for trial in trials} == {"default"}
+    (winner,) = result.best
+    assert winner.kept_default
