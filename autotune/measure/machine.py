@@ -41,7 +41,7 @@ class GpuMachine:
         torch.cuda.set_device(0)
         self._properties: Any = torch.cuda.get_device_properties(0)
         self._hip = torch.version.hip is not None
-        self._sensors = open_sensors("hip" if self._hip else "cuda", pci_address(self._properties))
+        self._sensors = open_sensors(self._properties, hip=self._hip)
 
     def fingerprint(self, backend: str, kernel_source: str) -> Fingerprint:
         import torch
@@ -218,11 +218,3 @@ class _HostReplay:
 
     def close(self) -> None:
         pass
-
-
-def pci_address(properties: Any) -> str:
-    """`0000:1a:00.0` from torch's device properties; zeros where this torch does not tell."""
-    domain, bus, device = (
-        int(getattr(properties, f"pci_{part}_id", 0)) for part in ("domain", "bus", "device")
-    )
-    return f"{domain:04x}:{bus:02x}:{device:02x}.0"

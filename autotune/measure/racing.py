@@ -37,12 +37,14 @@ class Race:
             raise ValueError("finalists, band and windows are at least 1")
         self._finalists, self._band, self._windows = finalists, band, windows
         self._medians: dict[str, list[float]] = defaultdict(list)
+        self._centre: dict[str, float] = {}
         self._noise: dict[str, float] = {}
         self._gone: set[str] = set()
 
     def report(self, key: str, samples_us: Sequence[float]) -> None:
         """One more window of `key`: its samples, microseconds."""
         self._medians[key].append(median(samples_us))
+        self._centre[key] = fmean(self._medians[key])
         error = relative_standard_error(samples_us)
         # The noise within the worst window; between windows there is more, which `interval` sees once there
         # are two.
@@ -55,13 +57,13 @@ class Race:
     def interval(self, key: str) -> tuple[float, float]:
         """Where the true time of `key` is likely to be: its windows' mean, give or take two standard errors.
 
-        One window's own noise says nothing of what clocks and temperature do between windows, so the band
-        stands for that until there are two. Two windows that agree by chance still count 0.5 % apart.
+        One window's own noise says nothing of what clocks and temperature do between windows, so until there
+        are two the band stands for that. Two windows that agree by chance still count 0.5 % apart.
         """
         windows = self._medians[key]
-        centre = fmean(windows)
+        centre = self._centre[key]
         if len(windows) == 1:
-            return centre / math.sqrt(self._band), centre * math.sqrt(self._band)
+            return centre / self._band, centre * self._band
         between = pstdev(windows) / math.sqrt(len(windows) - 1)
         error = max(between, centre * self._noise[key], 0.0025 * centre)
         return centre - 2 * error, centre + 2 * error
@@ -69,7 +71,7 @@ class Race:
     def ranking(self) -> list[str]:
         """Everybody still in, best first."""
         there = [key for key in self._medians if key not in self._gone]
-        return sorted(there, key=lambda key: (fmean(self._medians[key]), key))
+        return sorted(there, key=lambda key: (self._centre[key], key))
 
     def next(self) -> str | None:
         """Whom to measure now; None: the race is over."""
@@ -77,19 +79,23 @@ class Race:
         return min(contenders, key=lambda key: len(self._medians[key]), default=None)
 
     def _contenders(self) -> list[str]:
-        """Those whose best case reaches the worst case of the last place to be had, best first.
+        """Those who may be among the finalists, best first.
 
-        With no more candidates than places everybody's place is certain, but not who leads: then it is the
-        best's.
+        After one window: who is within the band of the best. Later: whose interval reaches that of the last
+        place to be had; with no more candidates than places, of the first, as it is open who leads.
         """
         ranking = self.ranking()
         if not ranking:
             return []
-        last = (
-            ranking[min(self._finalists, len(ranking)) - 1] if len(ranking) > self._finalists else ranking[0]
-        )
+        near = self._band * self._centre[ranking[0]]
+        last = ranking[self._finalists - 1] if len(ranking) > self._finalists else ranking[0]
         limit = self.interval(last)[1]
-        return [key for key in ranking if self.interval(key)[0] <= limit]
+
+        def contends(key: str) -> bool:
+            once = len(self._medians[key]) == 1
+            return self._centre[key] <= near if once else self.interval(key)[0] <= limit
+
+        return [key for key in ranking if contends(key)]
 
     def finalists(self) -> list[str]:
         """The best, at most as many as there are places."""

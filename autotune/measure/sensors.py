@@ -55,15 +55,18 @@ class NoSensors:
 class NvmlSensors:
     """NVIDIA.
 
+    Args:
+        uuid: the card's, as NVML writes it: `GPU-…`.
+
     Raises:
         OSError: there is no NVML, or it does not know the card.
     """
 
-    def __init__(self, pci: str) -> None:
+    def __init__(self, uuid: str) -> None:
         self._nvml = ctypes.CDLL("libnvidia-ml.so.1")
         self._handle = ctypes.c_void_p()
         self._checked("nvmlInit_v2")
-        self._checked("nvmlDeviceGetHandleByPciBusId_v2", pci.encode(), ctypes.byref(self._handle))
+        self._checked("nvmlDeviceGetHandleByUUID", uuid.encode(), ctypes.byref(self._handle))
 
     def card(self) -> Card:
         driver = ctypes.create_string_buffer(96)
@@ -131,18 +134,25 @@ class AmdSensors:
         return Clock(mhz, self._violations() if self._violations else False)
 
 
-def open_sensors(runtime: str, pci: str) -> Sensors:
-    """The sensors of the card at a PCI address `0000:1a:00.0`; `NoSensors` where it cannot be asked.
-
-    Args:
-        runtime: `cuda` or `hip`.
-    """
+def open_sensors(properties: Any, *, hip: bool) -> Sensors:
+    """The sensors of the card with torch's device properties; `NoSensors` where it cannot be asked."""
     try:
-        if runtime == "cuda":
-            return NvmlSensors(pci)
+        if not hip:
+            return NvmlSensors(f"GPU-{properties.uuid}")
+        pci = pci_address(properties)
         return AmdSensors(SYSFS / pci, _amdsmi_violations(pci))
-    except (OSError, AttributeError):  # no library or folder; a library without the function
+    except (OSError, AttributeError):  # no library or folder; a library or torch that lacks what is asked
         return NoSensors()
+
+
+def pci_address(properties: Any) -> str:
+    """`0000:1a:00.0` from torch's device properties.
+
+    Raises:
+        AttributeError: this torch does not tell.
+    """
+    at = [int(getattr(properties, f"pci_{part}_id")) for part in ("domain", "bus", "device")]
+    return "{:04x}:{:02x}:{:02x}.0".format(*at)
 
 
 def _amdsmi_violations(pci: str) -> Callable[[], bool] | None:

@@ -43,7 +43,7 @@ def settled(chunks: Sequence[Sequence[float]], tolerance: float = 0.01) -> bool:
 def stop_reason(values: Sequence[float], target_rse: float, min_samples: int) -> str | None:
     """Why a window may end; None: go on.
 
-    `steady`: the error of all samples is no longer clearly below that of the first half. For independent
+    `steady`: the error of all samples is no longer below that of the first half. For independent
     noise it would be 1 / sqrt(2) of it; where it is not, the noise is drift, and no number of samples
     averages it away.
     """
@@ -52,7 +52,7 @@ def stop_reason(values: Sequence[float], target_rse: float, min_samples: int) ->
     error = relative_standard_error(values)
     if error <= target_rse:
         return "precise"
-    if len(values) >= 8 * min_samples and error > 0.9 * relative_standard_error(values[: len(values) // 2]):
+    if len(values) >= 8 * min_samples and error >= relative_standard_error(values[: len(values) // 2]):
         return "steady"
     return None
 

@@ -1,6 +1,7 @@
 """A tiny layer and quick settings, so that the real worker, pool and gate run in tests without a GPU."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -29,3 +30,12 @@ def measurer() -> Iterator[Measurer]:
     """One measurer for a module's tests: what one of them breaks must not harm the next."""
     with Measurer(FAKE, [PROBLEM], QUICK) as made:
         yield made
+
+
+@pytest.fixture
+def gpu() -> Any:
+    """Torch's properties of the GPU here; skips without one."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return torch.cuda.get_device_properties(0)

@@ -28,17 +28,19 @@ def test_those_outside_the_noise_band_are_not_measured_again() -> None:
     had = run({"best": 10, "near": 14, "far": 16, "hopeless": 40}, race, np.random.default_rng(0))
     assert had["far"] == had["hopeless"] == 1
     assert had["best"] > 1
+    assert had["near"] == 2
     assert race.finalists() == ["best"]
 
 
 def test_a_thousand_candidates_cost_few_further_windows_and_the_best_stay_in() -> None:
     rng = np.random.default_rng(1)
-    truth = {f"c{i}": float(us) for i, us in enumerate(10 * np.exp(rng.exponential(0.7, 1000)))}
+    # As seen on a GPU: the median is 2.5 times slower than the best, one in ten is within the noise band.
+    truth = {f"c{i}": float(us) for i, us in enumerate(10 * np.exp(np.abs(rng.normal(0.9, 0.4, 1000))))}
     race = Race(finalists=8)
     had = run(truth, race, rng)
     best = sorted(truth, key=truth.__getitem__)
     assert set(best[:2]) <= set(race.finalists())
-    assert sum(had.values()) < 2000
+    assert sum(had.values()) < 1300
 
 
 def test_nobody_gets_more_windows_than_allowed() -> None:

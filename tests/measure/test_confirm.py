@@ -1,0 +1,210 @@
+"""The final picks the right winner, drops the rest, and prefers the default when in doubt."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autotune.measure.confirm import (
+    JUDGE_SEED,
+    SELECT_SEED,
+    Comparison,
+    compare,
+    confirm,
+    interval_of,
+    ratio_of,
+    run_rounds,
+)
+from autotune.measure.settings import MeasureSettings
+from autotune.measure.statistics import Verdict
+from autotune.problem import Problem
+from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Status
+from tests.measure.fake_runtime import fake_config
+from tests.spaces import KIMI
+
+PROBLEM = Problem(KIMI, 4)
+SETTINGS = MeasureSettings(resamples=1000)
+DIED = Failure(Status.RUNTIME_ERROR, "died")
+
+
+class Card:
+    """Times contenders at their true microseconds, with noise, a routing effect that all share, and drift."""
+
+    def __init__(self, us: Sequence[float], *, noise: float = 0.002, drift: float = 0.0, seed: int = 0):
+        self.us, self.noise, self.drift = list(us), noise, drift
+        self.rng = np.random.default_rng(seed)
+        self.asked: list[tuple[int, int]] = []
+        self.dies: dict[int, int] = {}
+
+    def __call__(self, index: int, seed: int) -> dict[str, float] | Failure:
+        self.asked.append((index, seed))
+        if len(self.asked) >= self.dies.get(index, 1 << 30):
+            return DIED
+        routing = 1 + 0.02 * np.random.default_rng(seed).standard_normal()
+        noise = 1 + self.noise * self.rng.standard_normal()
+        return {"layer": self.us[index] * routing * noise * (1 + self.drift * len(self.asked))}
+
+
+def finalists(*labels: str) -> list[Finalist]:
+    configs = [fake_config(10 + i) for i in range(len(labels))]
+    return [
+        Finalist(label, LayerConfig(config, config)) for label, config in zip(labels, configs, strict=True)
+    ]
+
+
+def final(card: Card, *labels: str, settings: MeasureSettings = SETTINGS) -> Confirmation:
+    return confirm(PROBLEM, finalists(*labels), lambda index: 1e-3, card, settings)
+
+
+def test_a_winner_must_be_surely_better_by_the_least_gain() -> None:
+    result = final(Card([10, 9.5, 9.9, 12]), "default", "candidate", "candidate", "candidate")
+    assert result.winner == 1
+    assert result.gain == pytest.approx(0.05, abs=0.005)
+    assert result.gain_low > 0.01
+    assert result.gain_low < result.gain < result.gain_high
+
+
+def test_a_gain_below_the_least_one_keeps_the_default_and_says_so() -> None:
+    result = final(Card([10, 9.95]), "default", "candidate")
+    assert result.winner == 0
+    assert result.gain == pytest.approx(0.005, abs=0.003)
+    assert "kept default" in result.notes[-1]
+
+
+def test_noise_alone_never_makes_a_winner() -> None:
+    """Eight equal candidates, whose luckiest the selection takes: the judgement sees other rounds."""
+    labels = ["default", *["candidate"] * 8]
+    winners = [final(Card([10] * 9, noise=0.02, seed=seed), *labels).winner for seed in range(40)]
+    assert winners == [0] * 40
+
+
+def test_the_reported_gain_is_not_that_of_the_rounds_that_chose() -> None:
+    """With much noise the chosen one's selection rounds are lucky by about a percent; its gain is not."""
+    settings = replace(SETTINGS, min_gain=0.0, select_rounds=4)
+    gains = []
+    for seed in range(60):
+        card = Card([10] * 9, noise=0.02, seed=seed)
+        result = final(card, "default", *["candidate"] * 8, settings=settings)
+        gains.append(result.gain)
+    assert abs(float(np.mean(gains))) < 0.003
+
+
+def test_drift_does_not_decide() -> None:
+    """Half a percent slower with every run: whoever always ran first would look 0.5 % faster."""
+    result = final(Card([10, 10], noise=0, drift=0.005), "default", "candidate")
+    assert result.gain == pytest.approx(0, abs=1e-4)
+
+
+def test_rounds_alternate_and_each_pair_has_its_own_fresh_routings() -> None:
+    card = Card([10, 9, 9.5])
+    final(card, "default", "candidate", "candidate")
+    select = SETTINGS.select_rounds * 3
+    order = [index for index, _ in card.asked[:select]]
+    assert order == [0, 1, 2, 2, 1, 0] * (SETTINGS.select_rounds // 2)
+    seeds = [seed for _, seed in card.asked]
+    assert set(seeds[:select]) == {SELECT_SEED + i for i in range(SETTINGS.select_rounds // 2)}
+    assert set(seeds[select:]) == {JUDGE_SEED + i for i in range(SETTINGS.judge_rounds // 2)}
+
+
+def test_the_published_config_runs_in_every_round() -> None:
+    result = final(Card([10, 9.5, 8]), "default", "published", "candidate")
+    assert result.winner == 2
+    assert all(r.us[1] for r in result.rounds)
+    gain = ratio_of(result.rounds[SETTINGS.select_rounds :], 1, 0, "layer", SETTINGS)
+    assert gain.value == pytest.approx(0.95, abs=0.005)
+
+
+def test_the_published_config_can_win() -> None:
+    assert final(Card([10, 8, 9]), "default", "published", "candidate").winner == 1
+
+
+def test_losers_of_the_selection_do_not_run_again() -> None:
+    result = final(Card([10, 9, 9.5]), "default", "candidate", "candidate")
+    assert all(not r.us[2] for r in result.rounds[SETTINGS.select_rounds :])
+
+
+def test_who_fails_the_gate_is_never_timed() -> None:
+    card = Card([10, 5, 9])
+    result = confirm(
+        PROBLEM,
+        finalists("default", "candidate", "candidate"),
+        lambda index: Failure(Status.INCORRECT, "one wrong tile") if index == 1 else 1e-3,
+        card,
+        SETTINGS,
+    )
+    assert result.winner == 2
+    assert result.errors == (1e-3, None, 1e-3)
+    assert 1 not in {index for index, _ in card.asked}
+    assert "one wrong tile" in result.notes[0]
+
+
+def test_who_dies_in_a_round_is_out() -> None:
+    card = Card([10, 5, 9])
+    card.dies = {1: 5}
+    result = final(card, "default", "candidate", "candidate")
+    assert result.winner == 2
+    assert result.errors[1] is None
+
+
+def test_when_the_chosen_one_dies_in_the_judgement_the_default_is_kept() -> None:
+    card = Card([10, 5, 9])
+    card.dies = {1: SETTINGS.select_rounds * 3 + 3}
+    result = final(card, "default", "candidate", "candidate")
+    assert result.winner == 0
+    assert result.errors[1] is None
+
+
+@pytest.mark.parametrize("at", ["gate", "selection", "judgement"])
+def test_without_a_default_there_is_no_winner(at: str) -> None:
+    card = Card([10, 5, 9])
+    card.dies = {"gate": {}, "selection": {0: 4}, "judgement": {0: SETTINGS.select_rounds * 3 + 3}}[at]
+    result = confirm(
+        PROBLEM,
+        finalists("default", "candidate", "candidate"),
+        lambda index: DIED if at == "gate" and index == 0 else 1e-3,
+        card,
+        SETTINGS,
+    )
+    assert (result.winner, result.gain) == (0, 0.0)
+    assert result.errors[0] is None
+
+
+def test_the_default_is_no_challenger_of_itself() -> None:
+    same = Finalist("candidate", finalists("default")[0].config)
+    card = Card([10, 10])
+    result = confirm(PROBLEM, [*finalists("default"), same], lambda index: 1e-3, card, SETTINGS)
+    assert result.winner == 0
+    assert not card.asked
+    assert "no challenger" in result.notes[-1]
+
+
+def test_the_first_finalist_must_be_the_default() -> None:
+    with pytest.raises(ValueError, match="default"):
+        final(Card([10]), "candidate")
+
+
+@pytest.mark.parametrize(
+    ("b_us", "says"),
+    [(10.0, Verdict.SAME), (10.3, Verdict.SLOWER), (9.7, Verdict.FASTER)],
+)
+def test_a_comparison_is_right_20_times_of_20(b_us: float, says: Verdict) -> None:
+    for seed in range(20):
+        result = compare(Card([10, b_us], seed=seed), "layer", SETTINGS)
+        assert isinstance(result, Comparison)
+        assert result.verdict is says
+        assert result.ratio.value == pytest.approx(b_us / 10, abs=0.005)
+
+
+def test_a_comparison_with_one_that_dies_is_its_failure() -> None:
+    card = Card([10, 10])
+    card.dies = {1: 3}
+    assert compare(card, "layer", SETTINGS) == DIED
+
+
+def test_the_interval_of_one_contender_spans_its_routings() -> None:
+    rounds, failed = run_rounds(Card([10], noise=0), (0,), 1, 32, seed=0)
+    assert not failed
+    interval = interval_of(rounds, 0, "layer", SETTINGS)
+    assert interval.low < 10 < interval.high
+    assert interval.high - interval.low > 0.05  # routings differ by 2 %, whatever the timer's noise
