@@ -103,7 +103,7 @@ class GpuMachine:
             # as well, and shows itself again at this synchronisation.
             torch.cuda.synchronize()
             return _EventReplay(launches)
-        return _GraphReplay(graph)
+        return _GraphReplay(graph, launches)
 
 
 class _GraphReplay:
@@ -111,8 +111,10 @@ class _GraphReplay:
 
     method = "graph"
 
-    def __init__(self, graph: "torch.cuda.CUDAGraph") -> None:
+    def __init__(self, graph: "torch.cuda.CUDAGraph", launches: Sequence[Launch]) -> None:
         self._graph = graph
+        # The graph holds addresses, not tensors: what the launches own must live as long as it does.
+        self._launches = launches
 
     def passes(self, samples: int, passes_a_sample: int) -> list[float]:
         return _timed(self._graph.replay, samples, passes_a_sample)
