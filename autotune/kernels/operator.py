@@ -147,7 +147,7 @@ def choose_config(
         return config
     path = config or os.environ.get(CONFIG_VARIABLE)
     if not path:
-        return default_config(tokens)
+        return default_config(tokens, dims.inter_dim)
     tuned = load_tuned(Path(path))
     if tuned.dims != dims:
         raise UserError(

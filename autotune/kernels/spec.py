@@ -136,7 +136,8 @@ def quantise_spec(width: int, dims: Dims, runtime: str, *, pdl: bool = False) ->
     half = triton.next_power_of_2(width // 2)
     constants = {"K": width, "HALF": half, "PDL": pdl and runtime == "cuda"}
     warps = min(max(half // 512, 1), 8)
-    return _make("quantise", quantise.quantise_kernel, constants, None, layer, runtime, {"num_warps": warps})
+    options = {"num_warps": warps, "enable_fp_fusion": False}
+    return _make("quantise", quantise.quantise_kernel, constants, None, layer, runtime, options)
 
 
 def sort_spec(tile_m: int, dims: Dims, runtime: str, *, pdl: bool = False) -> KernelSpec:
@@ -155,7 +156,8 @@ def prepare_spec(tile_m: int, dims: Dims, runtime: str, *, pdl: bool = False) ->
         **_sort_constexprs(tile_m, layer),
         "PDL": pdl and runtime == "cuda",
     }
-    return _make("prepare", prepare.prepare_kernel, constants, None, layer, runtime, {"num_warps": 8})
+    options = {"num_warps": 8, "enable_fp_fusion": False}
+    return _make("prepare", prepare.prepare_kernel, constants, None, layer, runtime, options)
 
 
 def compile_kernel(spec: KernelSpec, target: GPUTarget) -> Any:

@@ -59,17 +59,18 @@ class TunedConfigs:
         serve so many tokens gives way to the default."""
         larger = [count for count in self.entries if count >= tokens]
         chosen = self.entries[min(larger) if larger else max(self.entries)]
-        return chosen if chosen.serves(tokens) else default_config(tokens)
+        return chosen if chosen.serves(tokens) else default_config(tokens, self.dims.inter_dim)
 
 
-def default_config(tokens: int) -> LayerConfig:
+def default_config(tokens: int, inter_dim: int) -> LayerConfig:
     """What is used where nothing was tuned; equal to the defaults in `search_spaces/triton/`."""
     tile_m = 16 if tokens <= 128 else 32 if tokens <= 1024 else 64
-    stages = 2 if tile_m == 64 else 3
-    return LayerConfig(
-        Stage1Config(tile_m=tile_m, tile_n=64, tile_k=512, num_warps=4, num_stages=stages),
-        Stage2Config(tile_m=tile_m, tile_n=64, tile_k=256, num_warps=4, num_stages=2),
-    )
+    one = Stage1Config(tile_m=tile_m, tile_n=64, tile_k=512, num_warps=4, num_stages=2 if tile_m == 64 else 3)
+    if tokens <= LOOP_TOKENS and inter_dim <= 256:
+        two = Stage2Config(tile_m=tile_m, tile_n=64, tile_k=256, num_warps=4, num_stages=8, reduce="loop")
+    else:
+        two = Stage2Config(tile_m=tile_m, tile_n=64, tile_k=256, num_warps=4, num_stages=2)
+    return LayerConfig(one, two)
 
 
 @lru_cache(maxsize=16)

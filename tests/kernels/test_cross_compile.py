@@ -106,6 +106,12 @@ def test_the_small_kernels_compile(target: GPUTarget) -> None:
         assert compile_kernel(spec, target).asm
 
 
+def test_the_quantiser_rounds_as_ieee_does() -> None:
+    text = compile_kernel(quantise_spec(7168, KIMI, "cuda"), SM_90).asm["ptx"]
+    assert "div.rn.f32" in text
+    assert not re.search(r"\bfma\.", text)
+
+
 WITHOUT_TORCH = """
 import json, sys
 class Blocked:

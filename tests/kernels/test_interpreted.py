@@ -2,7 +2,8 @@
 
 The interpreter is chosen when Triton is imported, and other tests compile: so this file runs itself in a
 process of its own. Bounds: integer results are equal, and float32
-ones to a few units in the last place, so a stage is as far from its reference as its bfloat16 output makes it.
+ones to a few units in the last place, so a stage is as far from its reference as its bfloat16 output makes
+it.
 """
 
 import json
@@ -141,7 +142,7 @@ else:
     ]
 
     @pytest.mark.parametrize("config", STAGE1, ids=str)
-    @pytest.mark.parametrize(("tokens", "kind"), [(3, "uniform"), (20, "uniform"), (20, "same")])
+    @pytest.mark.parametrize(("tokens", "kind"), [(3, "uniform"), (20, "same")])
     def test_stage1(config: dict, tokens: int, kind: str) -> None:
         dims = LayerDims(256, 64, 8, 3)
         out, reference = run_stage("stage1", config, layer(tokens, 256, 64, 8, 3, kind=kind), tokens, dims)
@@ -164,7 +165,7 @@ else:
     ]
 
     @pytest.mark.parametrize("config", STAGE2, ids=str)
-    @pytest.mark.parametrize(("tokens", "kind"), [(3, "uniform"), (16, "same"), (20, "uniform")])
+    @pytest.mark.parametrize(("tokens", "kind"), [(16, "same"), (20, "uniform")])
     def test_stage2(config: dict, tokens: int, kind: str) -> None:
         if config["reduce"] == "loop" and tokens > 16:
             pytest.skip("reduce=loop serves up to 16 tokens")
@@ -179,14 +180,14 @@ else:
         assert relative_error(out, reference) < STAGE_BOUND
 
     def simulated(a: Layer) -> torch.Tensor:
-        """The layer with the one rounding inside that the operator's path has: a bfloat16 intermediate, cut off."""
+        """The layer with the one rounding that the operator has inside: the intermediate, cut to bfloat16."""
         q, scale, _ = quantise_reference(a["x"])
         middle = stage1_reference(q, scale, a["w1"], a["w1_scale"], a["topk_ids"])
         middle = (middle.view(torch.int32) & -65536).view(torch.float32)
         q, scale, _ = quantise_reference(middle)
         return stage2_reference(q, scale, a["w2"], a["w2_scale"], a["topk_ids"], a["topk_weight"])
 
-    @pytest.mark.parametrize("tokens", [1, 4, 20])
+    @pytest.mark.parametrize("tokens", [1, 20])
     def test_the_whole_layer(tokens: int) -> None:
         a = layer(tokens, 256, 64, 8, 3)
         out = fused_moe_w4a8(**a)

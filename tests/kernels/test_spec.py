@@ -99,7 +99,7 @@ def test_whatever_the_space_yields_makes_a_spec(stage: Stage, device: str) -> No
 @pytest.mark.parametrize("tokens", [1, 8, 40, 160, 1024, 4096])
 def test_the_operator_s_default_is_the_space_s_default(tokens: int) -> None:
     layer = Layer.of(PRESETS["kimi-k2.5-w4a8"], 8)
-    default = default_config(tokens)
+    default = default_config(tokens, layer.inter_dim)
     for stage, config in ((Stage.STAGE1, default.stage1), (Stage.STAGE2, default.stage2)):
         space = SPACES[stage].at(layer, tokens, DEVICES["h100"])
         assert type(config).of(space.default) == config
@@ -126,7 +126,7 @@ def test_an_entry_is_picked_by_tokens() -> None:
 def test_an_entry_that_cannot_serve_so_many_tokens_gives_way_to_the_default() -> None:
     tuned = parse_tuned(tuned_file(8, reduce="loop"), "f.json")
     assert tuned.at(8).stage2.reduce == "loop"
-    assert tuned.at(40) == default_config(40)
+    assert tuned.at(40) == default_config(40, 256)
 
 
 @pytest.mark.parametrize(
