@@ -12,7 +12,9 @@ _BACKENDS = {
     "sglang_w4a16": "autotune.backends.sglang:SglangInt4",
     "sglang_fp8": "autotune.backends.sglang:SglangFp8",
     "vllm": "autotune.backends.vllm:VllmInt8",
+    "vllm_w4a16": "autotune.backends.vllm:VllmInt4",
     "vllm_fp8": "autotune.backends.vllm:VllmFp8",
+    "flydsl": "autotune.backends.flydsl.backend:Flydsl",
 }
 
 

@@ -1,5 +1,7 @@
 """Options that several commands share, and the library objects that they stand for."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,6 +60,37 @@ Database = Annotated[
     typer.Option("--db", help="Database path or URL; default: $AUTOTUNE_DB, else the user's data folder."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def _set(variable: str) -> "Callable[[str | None], str | None]":
+    """A callback that hands an option to backends, which live in other processes too, as a variable."""
+
+    def set_it(value: str | None) -> str | None:
+        if value is not None:
+            os.environ[variable] = value
+        return value
+
+    return set_it
+
+
+FlydslRoot = Annotated[
+    str | None,
+    typer.Option(
+        help="FlyDSL source tree; default: $DSL2_ROOT.",
+        rich_help_panel="Backends",
+        metavar="FOLDER",
+        callback=_set("DSL2_ROOT"),
+    ),
+]
+FlydslPython = Annotated[
+    str | None,
+    typer.Option(
+        help="Python that has the flydsl wheel; default: $AUTOTUNE_FLYDSL_PYTHON, else this one.",
+        rich_help_panel="Backends",
+        metavar="PYTHON",
+        callback=_set("AUTOTUNE_FLYDSL_PYTHON"),
+    ),
+]
 
 
 def make_layer(model: str, model_config: Path | None, tp: int, fused_shared: bool) -> "Layer":

@@ -11,6 +11,8 @@ from autotune.cli.options import (
     BackendName,
     Concurrency,
     Database,
+    FlydslPython,
+    FlydslRoot,
     FusedShared,
     Json,
     ModelConfig,
@@ -43,6 +45,8 @@ def run(
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
     target: TargetName = None,
+    flydsl_root: FlydslRoot = None,
+    flydsl_python: FlydslPython = None,
     device: Annotated[int | None, typer.Option(help="Index of the GPU to measure on.", min=0)] = None,
     trials: Annotated[
         int | None,

@@ -7,6 +7,8 @@ import typer
 from autotune.cli.options import (
     BackendName,
     Concurrency,
+    FlydslPython,
+    FlydslRoot,
     FusedShared,
     Json,
     ModelConfig,
@@ -28,6 +30,8 @@ def spaces(
     shape: Shape = "all",
     concurrency: Concurrency = "1",
     target: TargetName = None,
+    flydsl_root: FlydslRoot = None,
+    flydsl_python: FlydslPython = None,
     as_json: Json = False,
 ) -> None:
     """Show each search space: its knobs, its rules, and how many configs are legal at each shape.

@@ -1,0 +1,5 @@
+"""Backend `flydsl`: the W4A8 MoE kernels of a FlyDSL source tree, compiled without a GPU.
+
+The `flydsl` wheel ships no MoE kernel. They come from a tree, which `--flydsl-root` or `DSL2_ROOT` names
+(AITER reads the same variable), and are compiled by the wheel that belongs to it, in whichever Python has it.
+"""
