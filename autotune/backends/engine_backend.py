@@ -60,7 +60,11 @@ class EngineBackend:
 
     def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
         """Weights once, activations once, outputs once."""
-        tile_m, tile_n, tile_k = (int(str(config[name])) for name in ("tile_m", "tile_n", "tile_k"))
+        # Where the launch picks the tile, 64 by 32 stands for it.
+        tile_m, tile_n, tile_k = (
+            int(str(config[name] or usual))
+            for name, usual in (("tile_m", 16), ("tile_n", 64), ("tile_k", 32))
+        )
         n, k = gemm_dims(problem.layer, stage)
         slots = problem.tokens * problem.layer.top_k
         blocks = min(float(slots), problem.expected_experts() + slots // tile_m)

@@ -1,10 +1,7 @@
 """Backends `sglang`, `sglang_w4a16`, `sglang_fp8`: SGLang's own Triton fused-MoE kernel."""
 
 from autotune.backends.engine_backend import EngineBackend
-from autotune.engines.moe import Quantisation
-
-INT4_GROUP = 32
-"""Values of K that share a scale in Kimi-K2.5's INT4 checkpoint."""
+from autotune.engines.moe import INT4_GROUP, Quantisation
 
 
 class SglangInt8(EngineBackend):

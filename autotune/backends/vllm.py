@@ -1,7 +1,7 @@
-"""Backends `vllm`, `vllm_fp8`: vLLM's own Triton fused-MoE kernel. One config serves both stages there."""
+"""Backends `vllm`, `vllm_w4a16`, `vllm_fp8`: vLLM's own Triton fused-MoE kernel. One config serves both stages there."""
 
 from autotune.backends.engine_backend import EngineBackend
-from autotune.engines.moe import Quantisation
+from autotune.engines.moe import INT4_GROUP, Quantisation
 
 
 class VllmInt8(EngineBackend):
@@ -11,6 +11,15 @@ class VllmInt8(EngineBackend):
     engine = "vllm"
     spaces = "vllm"
     quantisation = Quantisation("int8_w8a8")
+
+
+class VllmInt4(EngineBackend):
+    """INT4 weights in groups along K, bfloat16 activations: Kimi-K2.5 as it is published."""
+
+    name = "vllm_w4a16"
+    engine = "vllm"
+    spaces = "vllm_w4a16"
+    quantisation = Quantisation("int4_w4a16", (0, INT4_GROUP))
 
 
 class VllmFp8(EngineBackend):

@@ -27,6 +27,9 @@ ENGINE_NAMES: Final[Mapping[str, str]] = {
 HIP_ONLY: Final = frozenset({"waves_per_eu", "matrix_instr_nonkdim", "kpack"})
 """Compile options that Triton's CUDA backend does not know: a launch with one raises there."""
 
+INT4_GROUP: Final = 32
+"""Values of K that share a scale in Kimi-K2.5's INT4 checkpoint."""
+
 
 @dataclass(frozen=True)
 class Quantisation:

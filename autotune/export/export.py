@@ -98,6 +98,7 @@ def plan(
     manifest = manifest_json(
         winners,
         files,
+        serving_folder=place.folder,
         variables=content.variables,
         lookups=content.lookups,
         decision=decision_json(decision) if decision else None,

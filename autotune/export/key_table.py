@@ -6,7 +6,8 @@ the engine's default: a file with the keys 1 to 8 serves M = 4096 with the confi
 to what was tuned, the engine's own default wherever nothing was tuned.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -38,12 +39,27 @@ def key_table(
         default: what the engine does at so many tokens without a file.
         most: tokens up to which the default is followed.
     """
-    rule = [default(m) for m in range(1, most + 1)]
-    steps = [m for m in range(1, most) if rule[m - 1] != rule[m]]
     anchors = {1 << power for power in range(most.bit_length()) if 1 << power <= most}
+    ends = sorted({*anchors, most})
+    steps = [step for low, high in pairwise(ends) for step in _steps(default, low, high, 4)]
     keys = anchors.union(steps, (step + 1 for step in steps), tuned)
     full = {key: tuned[key] if key in tuned else default(key) for key in sorted(keys)}
     return _thinned(full, keep=anchors)
+
+
+def _steps(default: Callable[[int], T], low: int, high: int, depth: int) -> Iterator[int]:
+    """Each m in low..high-1 after which the default changes.
+
+    An engine's rule has a handful of steps, so where both ends agree only a sixteenth of an octave is looked
+    into: a change that is undone within less would be missed.
+    """
+    if high - low == 1:
+        if default(low) != default(high):
+            yield low
+    elif depth > 0 or default(low) != default(high):
+        middle = (low + high) // 2
+        yield from _steps(default, low, middle, depth - 1)
+        yield from _steps(default, middle, high, depth - 1)
 
 
 def _thinned(table: Mapping[int, T], *, keep: set[int]) -> dict[int, T]:

@@ -15,6 +15,7 @@ def manifest_json(
     winners: Sequence[WinnerRecord],
     files: Mapping[str, str],
     *,
+    serving_folder: str | None = None,
     variables: Mapping[str, str] | None = None,
     lookups: Mapping[str, Any] | None = None,
     decision: Mapping[str, Any] | None = None,
@@ -24,6 +25,7 @@ def manifest_json(
     Args:
         winners: what the bundle deploys, in its order.
         files: the other files, name to text.
+        serving_folder: the path under which the serving process finds the bundle.
         variables: the process environment.
         lookups: what each engine must find in the files: what `autotune verify` goes by.
         decision: how a process-global setting was chosen.
@@ -41,6 +43,7 @@ def manifest_json(
             fingerprint.key: asdict(fingerprint)
             for fingerprint in sorted({w.environment for w in winners}, key=lambda f: f.key)
         },
+        "serving_folder": serving_folder,
         "variables": dict(sorted((variables or {}).items())),
         "lookups": lookups or {},
         **({"decision": decision} if decision else {}),

@@ -1,0 +1,79 @@
+"""`autotune verify`: an engine's own lookup, run on a bundle."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotune.cli.options import Json
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder that autotune export wrote.")],
+    engine: Annotated[
+        str | None,
+        typer.Option(help="sglang, vllm, aiter, triton, or env; default: each that the bundle is for."),
+    ] = None,
+    engine_source: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A wheel, or a source tree, whose lookup is run; default: the installed engine. For env"
+            " several: AITER's and FlyDSL's."
+        ),
+    ] = None,
+    device_name: Annotated[
+        str | None,
+        typer.Option(
+            help="The serving card's name as the engine makes it (vLLM on ROCm: or its PCI id, 0x74a5);"
+            " default: what the bundle was exported for."
+        ),
+    ] = None,
+    triton_version: Annotated[
+        str | None,
+        typer.Option(
+            help="Version of the serving stack's Triton; default: what the bundle was exported for."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which entry an engine selects at each shape, and fail where it is not the one intended.
+
+    The engine's own code is run, without a GPU, and without the rest of the engine. Exit code 1: it would not
+    use the bundle as meant; the reason is printed.
+
+    Examples:
+
+      autotune verify deploy
+
+      autotune verify deploy --engine sglang --engine-source sglang-0.5.23-*.whl --triton-version 3.6.0
+
+      autotune verify deploy --engine env --engine-source ~/aiter --engine-source ~/FlyDSL
+    """
+    from dataclasses import asdict
+
+    from autotune.verify.verify import verify_bundle
+
+    found = verify_bundle(
+        bundle,
+        engine=engine,
+        sources=engine_source or [],
+        device_name=device_name,
+        triton_version=triton_version,
+    )
+    if as_json:
+        typer.echo(json.dumps([{**asdict(one), "ok": one.ok} for one in found], indent=2))
+    else:
+        for one in found:
+            typer.echo(one.engine)
+            for check in one.checks:
+                mark = "ok  " if check.ok else "FAIL"
+                meant = "" if check.ok else f"  (meant: {check.expected})"
+                typer.echo(f"  {mark} {check.subject}: {check.found}{meant}")
+            for note in one.notes:
+                typer.echo(f"  the engine says: {note}")
+            for reason in one.reasons:
+                typer.echo(f"  {reason}")
+            typer.echo("  verified" if one.ok else "  NOT used as meant")
+    if not all(one.ok for one in found):
+        raise typer.Exit(1)

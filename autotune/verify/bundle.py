@@ -1,0 +1,91 @@
+"""A bundle as a server will see it: its files, and the environment that it is started with."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import UserError
+from autotune.export.bundle import MANIFEST
+
+ENV_FILE = "autotune.env"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk.
+
+    Attributes:
+        folder: where it is now.
+        manifest: what the export meant it to do.
+        variables: of its autotune.env.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    variables: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Bundle":
+        """Reads a bundle.
+
+        Raises:
+            UserError: the folder is none.
+        """
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{folder} is no bundle ({error}): give the folder that autotune export wrote"
+            ) from error
+        if not isinstance(manifest, dict) or manifest.get("format") != "autotune-bundle":
+            raise UserError(f"{folder}/{MANIFEST} is not a bundle's manifest: export it again")
+        env = folder / ENV_FILE
+        lines = env.read_text().splitlines() if env.is_file() else []
+        variables = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+        return cls(folder, manifest, variables)
+
+    def lookup(self, engine: str) -> Mapping[str, Any]:
+        """What the engine must find.
+
+        Raises:
+            UserError: the bundle is not for this engine.
+        """
+        lookups = self.manifest.get("lookups", {})
+        if engine not in lookups:
+            known = ", ".join(lookups) or "none"
+            raise UserError(
+                f"{self.folder} is not for {engine} (it is for: {known}): choose another --engine"
+            )
+        found: Mapping[str, Any] = lookups[engine]
+        return found
+
+    def changed(self) -> list[str]:
+        """What differs from what was exported, a sentence each."""
+        reasons = []
+        recorded: Mapping[str, Any] = self.manifest.get("files", {})
+        present = {
+            path.relative_to(self.folder).as_posix(): path
+            for path in self.folder.rglob("*")
+            if path.is_file()
+        }
+        for name, facts in recorded.items():
+            if name not in present:
+                reasons.append(f"{name} is missing from the bundle")
+            elif hashlib.sha256(present[name].read_bytes()).hexdigest() != facts["sha256"]:
+                reasons.append(f"{name} was changed since the export")
+        extra = sorted(present.keys() - recorded.keys() - {MANIFEST})
+        return reasons + [f"{name} is not part of the export" for name in extra]
+
+    def here(self, variable: str) -> str | None:
+        """A variable's path as it is on this machine; None: it is not set.
+
+        A bundle for a container names the container's path, which is this folder here.
+        """
+        value = self.variables.get(variable)
+        serving = self.manifest.get("serving_folder")
+        if value is None or not serving or not (value == serving or value.startswith(f"{serving}/")):
+            return value
+        return f"{self.folder.resolve()}{value[len(serving) :]}"

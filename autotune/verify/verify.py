@@ -1,0 +1,84 @@
+"""A bundle against every engine that it is for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autotune.engines.source import EngineSource, open_source
+from autotune.errors import UserError
+from autotune.export.operator_json import VARIABLE as OPERATOR_VARIABLE
+from autotune.verify.aiter import verify_aiter
+from autotune.verify.bundle import Bundle
+from autotune.verify.env_reads import verify_env
+from autotune.verify.fused_moe import known_engines, verify_fused_moe
+from autotune.verify.operator import verify_operator
+from autotune.verify.result import Verification
+
+ENGINES = (*known_engines(), "aiter", "triton", "env")
+
+
+def verify_bundle(
+    folder: Path,
+    *,
+    engine: str | None,
+    sources: Sequence[Path],
+    device_name: str | None = None,
+    triton_version: str | None = None,
+) -> list[Verification]:
+    """Runs the lookups.
+
+    Args:
+        engine: one of `ENGINES`; None: each that the bundle is for.
+        sources: wheels or source trees; empty: what is installed.
+
+    Raises:
+        UserError: the folder is no bundle, the engine is unknown or not there, or the bundle is not for it.
+    """
+    bundle = Bundle.read(folder)
+    if engine is not None and engine not in ENGINES:
+        raise UserError(f"unknown engine {engine!r}: use one of {', '.join(ENGINES)}")
+    chosen = [engine] if engine is not None else list(bundle.manifest.get("lookups", {}))
+    if not chosen:
+        raise UserError(f"{folder} says nothing of what an engine must find: export it again")
+    return [_one(bundle, name, sources, device_name, triton_version) for name in chosen]
+
+
+def _one(
+    bundle: Bundle,
+    engine: str,
+    sources: Sequence[Path],
+    device_name: str | None,
+    triton_version: str | None,
+) -> Verification:
+    if engine == "triton":
+        return verify_operator(bundle)
+    if engine == "env":
+        opened = [_env_source(path) for path in sources] or _installed_env_sources()
+        return verify_env(bundle.variables, opened, own=[OPERATOR_VARIABLE])
+    source = open_source(engine, sources[0] if sources else None)
+    if engine == "aiter":
+        return verify_aiter(bundle, source)
+    return verify_fused_moe(bundle, engine, source, device_name=device_name, triton_version=triton_version)
+
+
+def _env_source(path: Path) -> EngineSource:
+    """Any folder or wheel: what is searched for reads need not be a package."""
+    if path.is_dir():
+        return EngineSource("", path)
+    return open_source("aiter" if "aiter" in path.name else "flydsl", path)
+
+
+def _installed_env_sources() -> list[EngineSource]:
+    found = []
+    for engine in ("aiter", "flydsl"):
+        try:
+            found.append(open_source(engine))
+        except UserError:
+            continue
+    if not found:
+        raise UserError(
+            "neither AITER nor FlyDSL is installed here: give their source trees with --engine-source"
+        )
+    # An installed package lies beside all others: only its own folder is searched.
+    return [
+        EngineSource(one.engine, one.root / one.engine if one.root.is_dir() else one.root) for one in found
+    ]

@@ -1,0 +1,37 @@
+"""The real engines' lookup files, from their packages, at test time. Nothing of theirs is kept here.
+
+`AUTOTUNE_SGLANG_SRC` and `AUTOTUNE_VLLM_SRC` name a wheel or a source tree; with `AUTOTUNE_FETCH_ENGINES=1`
+the wheels are downloaded once into the user's cache (39 and 336 MB). Else what is installed is used, or the
+tests are skipped.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from autotune.engines.source import SOURCE_VARIABLES, EngineSource, open_source
+from autotune.errors import UserError
+from autotune.verify.fused_moe import _NEEDED
+
+
+def engine_source(engine: str, unpacked: Path) -> EngineSource:
+    """The engine's source, unpacked once; skips the test where there is none."""
+    if os.environ.get("AUTOTUNE_FETCH_ENGINES") == "1" and SOURCE_VARIABLES[engine] not in os.environ:
+        os.environ[SOURCE_VARIABLES[engine]] = str(_fetched(engine))
+    try:
+        source = open_source(engine)
+    except UserError as error:
+        pytest.skip(f"{error}; or set AUTOTUNE_FETCH_ENGINES=1 to download it once")
+    return EngineSource(engine, source.unpack(unpacked, *_NEEDED[engine]))
+
+
+def _fetched(engine: str) -> Path:
+    cache = platformdirs.user_cache_path("moe-autotune-tests") / engine
+    if not list(cache.glob("*.whl")):
+        command = ["pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(cache), engine]
+        subprocess.run([sys.executable, "-m", *command], check=True)
+    return next(cache.glob("*.whl"))

@@ -1,0 +1,275 @@
+"""Bundles against the lookup code of the real SGLang and vLLM, with each silent failure planted."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.backends.engine_backend import EngineBackend
+from autotune.backends.sglang import SglangFp8, SglangInt4, SglangInt8
+from autotune.backends.vllm import VllmFp8, VllmInt4, VllmInt8
+from autotune.devices import DEVICES
+from autotune.engines.moe import entry
+from autotune.engines.source import EngineSource
+from autotune.errors import UserError
+from autotune.verify.bundle import Bundle
+from autotune.verify.fused_moe import _run, verify_fused_moe
+from autotune.verify.result import Verification
+from tests.export.winners import KIMI
+from tests.verify.conftest import MakeBundle, plant
+
+
+def files(folder: Path, *, down: bool = False) -> Path:
+    """The stage's file in a bundle."""
+    (found,) = [p for p in folder.rglob("E=*.json") if p.name.endswith("_down.json") == down]
+    return found
+
+
+def edit(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
+    """Changes the body of stage 1's file."""
+
+    def act(folder: Path) -> None:
+        path = files(folder)
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+    return act
+
+
+def rename(old: str, new: str, *, down: bool | None = None) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        for path in list(folder.rglob("E=*.json")):
+            if down is None or path.name.endswith("_down.json") == down:
+                path.rename(path.with_name(path.name.replace(old, new)))
+
+    return act
+
+
+def env(old: str, new: str) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        path = folder / "autotune.env"
+        path.write_text(path.read_text().replace(old, new))
+
+    return act
+
+
+def decode_only(body: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if int(key) <= 8}
+
+
+def powers_of_two(body: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if int(key) not in (3, 5, 6, 7)}
+
+
+def descending(body: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(powers_of_two(body).items(), key=lambda item: -int(item[0])))
+
+
+def with_version(body: dict[str, Any]) -> dict[str, Any]:
+    return {"triton_version": "3.6.0", **body}
+
+
+def without_split_k(body: dict[str, Any]) -> dict[str, Any]:
+    return {m: {k: v for k, v in e.items() if k != "SPLIT_K"} for m, e in body.items()}
+
+
+def found(verification: Verification, subject: str) -> str:
+    (check,) = [check for check in verification.checks if check.subject == subject]
+    return check.found
+
+
+@pytest.mark.parametrize("backend", ["sglang", "sglang_w4a16"])
+def test_sglang_finds_the_sentinels_at_every_shape(
+    backend: str, bundle: MakeBundle, sglang: EngineSource
+) -> None:
+    verification = verify_fused_moe(bundle(backend), "sglang", sglang)
+    assert verification.reasons == ()
+    assert verification.ok
+    for m in (*range(1, 9), 160):
+        assert f"BLOCK_SIZE_N=64 BLOCK_SIZE_K=64 GROUP_SIZE_M={1000 + m}" in found(
+            verification, f"stage1 at M = {m}"
+        )
+        assert f"BLOCK_SIZE_N=128 BLOCK_SIZE_K=64 GROUP_SIZE_M={1000 + m}" in found(
+            verification, f"stage2 at M = {m}"
+        )
+    assert "GROUP_SIZE_M=8" in found(verification, "stage1 at M = 4096")
+
+
+@pytest.mark.parametrize("backend", ["vllm", "vllm_w4a16"])
+def test_vllm_finds_the_sentinels_at_every_shape(
+    backend: str, bundle: MakeBundle, vllm: EngineSource
+) -> None:
+    verification = verify_fused_moe(bundle(backend), "vllm", vllm)
+    assert verification.reasons == ()
+    assert verification.ok
+    for m in (*range(1, 9), 160):
+        assert f"GROUP_SIZE_M={1000 + m}" in found(verification, f"both stages at M = {m}")
+
+
+def test_a_triton_with_a_local_version_is_served_from_the_public_folder(
+    bundle: MakeBundle, sglang: EngineSource
+) -> None:
+    made = bundle("sglang")
+    assert verify_fused_moe(made, "sglang", sglang, triton_version="3.6.0+gitabc").ok
+
+
+# fmt: off
+# ruff: noqa: E501
+SGLANG_FAILURES = [
+    ("the blank of block_shape and the like lost", rename("per_channel_quant=True", "per_channel_quant=true"), {}, "name: .*per_channel_quant is 'true'"),
+    ("named for another card", rename("MI325X", "MI300X"), {}, "name: .*device_name is 'AMD_Instinct_MI300X' instead of 'AMD_Instinct_MI325X'"),
+    ("the container calls the card otherwise", lambda folder: None, {"device_name": "AMD Radeon Graphics"}, "name: .*instead of 'AMD_Radeon_Graphics'"),
+    ("the dtype left out", rename(",dtype=int8_w8a8", ""), {}, "name: .*dtype is 'missing'"),
+    ("no _down file", lambda folder: files(folder, down=True).unlink(), {}, "stage 2 runs with stage 1's configs"),
+    ("the configs/ level left out of the tree", lambda folder: (folder / "sglang/configs/triton_3_6_0").rename(folder / "sglang/triton_3_6_0"), {}, "folder: sglang looks for .*configs/triton_3_6_0"),
+    ("the variable names the configs/ level", env("/opt/b/sglang", "/opt/b/sglang/configs"), {}, "version: sglang raises FileNotFoundError|folder: sglang looks for"),
+    ("the variable names no folder", env("/opt/b/sglang", "/opt/elsewhere"), {}, "folder: SGLANG_MOE_CONFIG_DIR=/opt/elsewhere is no folder"),
+    ("the variable is not set", env("SGLANG_MOE_CONFIG_DIR", "SGLANG_CONFIG_DIR"), {}, "variable: autotune.env does not set SGLANG_MOE_CONFIG_DIR"),
+    ("tuned on another Triton", lambda folder: None, {"triton_version": "3.9.0"}, "version: the configs are for Triton 3.6.0, the server has 3.9.0"),
+    ("a folder with a local version", lambda folder: (folder / "sglang/configs/triton_3_6_0").rename(folder / "sglang/configs/triton_3_6_0+gitabc"), {}, "version: sglang raises ValueError: .*cannot take apart"),
+    ("a triton_version in the body", edit(with_version), {}, "version: sglang raises ValueError.*take triton_version out"),
+    ("decode keys only", edit(decode_only), {}, "bucket: M = 64 takes key 8"),
+    ("powers of two only", edit(powers_of_two), {}, "bucket: M = 3 takes key 2"),
+    ("keys descending", edit(descending), {}, "bucket: keys are not ascending, so M = 3 takes key 4"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(
+    ("change", "stack", "reason"), [f[1:] for f in SGLANG_FAILURES], ids=[f[0] for f in SGLANG_FAILURES]
+)
+def test_each_silent_failure_of_sglang_is_caught(
+    change: Callable[[Path], None],
+    stack: dict[str, str],
+    reason: str,
+    bundle: MakeBundle,
+    sglang: EngineSource,
+) -> None:
+    verification = verify_fused_moe(plant(bundle("sglang"), change), "sglang", sglang, **stack)
+    assert not verification.ok
+    assert _matches(reason, verification.reasons), verification.reasons
+
+
+def test_int4_named_by_the_unpacked_width_as_sglangs_own_tuner_does(
+    bundle: MakeBundle, sglang: EngineSource
+) -> None:
+    planted = plant(bundle("sglang_w4a16"), rename("N=128", "N=256"))
+    verification = verify_fused_moe(planted, "sglang", sglang)
+    assert _matches("name: .*N is '256' instead of '128'", verification.reasons)
+
+
+# fmt: off
+VLLM_FAILURES = [
+    ("a blank in the name", rename(",dtype", ", dtype"), {}, "name: "),
+    ("the other engine's name for the card", rename("MI325X", "MI325_OAM"), {}, "name: .*device_name is 'AMD_Instinct_MI325_OAM'"),
+    ("a folder between", lambda folder: _deeper(folder), {}, "folder: vllm looks for"),
+    ("the variable is not set", env("VLLM_TUNED_CONFIG_FOLDER", "VLLM_CONFIG_FOLDER"), {}, "variable: autotune.env does not set"),
+    ("decode keys only", edit(decode_only), {}, "bucket: M = 64 takes key 8"),
+    ("keys descending", edit(descending), {}, "bucket: keys are not ascending"),
+]
+# fmt: on
+
+
+def _deeper(folder: Path) -> None:
+    (folder / "vllm/configs").mkdir()
+    path = files(folder)
+    path.rename(folder / "vllm/configs" / path.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "stack", "reason"), [f[1:] for f in VLLM_FAILURES], ids=[f[0] for f in VLLM_FAILURES]
+)
+def test_each_silent_failure_of_vllm_is_caught(
+    change: Callable[[Path], None],
+    stack: dict[str, str],
+    reason: str,
+    bundle: MakeBundle,
+    vllm: EngineSource,
+) -> None:
+    verification = verify_fused_moe(plant(bundle("vllm"), change), "vllm", vllm, **stack)
+    assert not verification.ok
+    assert _matches(reason, verification.reasons), verification.reasons
+
+
+def test_grouped_weights_without_split_k_are_caught(bundle: MakeBundle, vllm: EngineSource) -> None:
+    planted = plant(bundle("vllm_w4a16"), edit(without_split_k))
+    verification = verify_fused_moe(planted, "vllm", vllm)
+    assert _matches("body: the entry at key 1 lacks SPLIT_K", verification.reasons)
+
+
+def test_vllm_takes_a_triton_version_in_the_body(bundle: MakeBundle, vllm: EngineSource) -> None:
+    assert verify_fused_moe(plant(bundle("vllm"), edit(with_version)), "vllm", vllm).ok
+
+
+def test_vllm_names_a_rocm_card_by_its_pci_id(bundle: MakeBundle, vllm: EngineSource) -> None:
+    assert verify_fused_moe(bundle("vllm"), "vllm", vllm, device_name="0x74a5").ok
+    assert verify_fused_moe(bundle("vllm"), "vllm", vllm, device_name="0x74b9").ok
+    assert not verify_fused_moe(bundle("vllm"), "vllm", vllm, device_name="0x74a1").ok
+    with pytest.raises(UserError, match="no 0x1234"):
+        verify_fused_moe(bundle("vllm"), "vllm", vllm, device_name="0x1234")
+
+
+def test_a_file_that_was_edited_after_the_export_is_told(bundle: MakeBundle, sglang: EngineSource) -> None:
+    made = bundle("sglang")
+    path = files(made.folder)
+    path.write_text(path.read_text() + "\n")
+    verification = verify_fused_moe(made, "sglang", sglang)
+    assert all(check.ok for check in verification.checks)
+    assert _matches("was changed since the export", verification.reasons)
+
+
+def test_a_bundle_for_another_engine_is_an_error(bundle: MakeBundle, vllm: EngineSource) -> None:
+    with pytest.raises(UserError, match="is not for vllm"):
+        verify_fused_moe(bundle("sglang"), "vllm", vllm)
+
+
+ENGINES = [SglangInt8(), SglangInt4(), SglangFp8(), VllmInt8(), VllmInt4(), VllmFp8()]
+
+
+@pytest.mark.parametrize("family", ENGINES, ids=lambda family: family.name)
+@pytest.mark.parametrize("card", ["mi325x", "h100"])
+def test_our_spaces_defaults_are_the_engines_own(
+    family: EngineBackend, card: str, request: pytest.FixtureRequest
+) -> None:
+    source: EngineSource = request.getfixturevalue(family.engine)
+    device = DEVICES[card]
+    tokens = [1, 2, 8, 16, 32, 33, 64, 65, 96, 97, 128, 129, 160, 384, 385, 512, 513, 4096, 16384]
+    answer = _run(
+        {
+            "engine": family.engine,
+            "root": str(source.root),
+            "arch": device.arch,
+            "device_name": "nothing is tuned for this one",
+            "triton_version": "3.6.0",
+            "tokens": tokens,
+            "experts": KIMI.experts,
+            "model_dim": KIMI.model_dim,
+            "inter_dim": KIMI.inter_dim,
+            "top_k": KIMI.top_k,
+            "quantisation": {
+                "dtype": family.quantisation.dtype,
+                "block_shape": family.quantisation.block_shape,
+                "per_channel": family.quantisation.per_channel,
+            },
+        },
+        "NOTHING",
+        None,
+    )
+    assert answer["error"] is None
+    for m in tokens:
+        ours = family.default(KIMI, m, device)
+        for what, theirs in answer["defaults"][str(m)].items():
+            config = ours.stage2 if what == "stage2" else ours.stage1
+            assert entry(config) == {k: v for k, v in theirs.items() if k != "SPLIT_K"}, (m, what)
+
+
+def _matches(pattern: str, reasons: tuple[str, ...]) -> bool:
+    import re
+
+    return any(re.search(pattern, reason) for reason in reasons)
+
+
+def test_a_folder_that_is_no_bundle_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="autotune export"):
+        Bundle.read(tmp_path)
