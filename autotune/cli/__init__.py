@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from autotune import __version__
-from autotune.cli import db, export, run, spaces
+from autotune.cli import db, export, run, spaces, verify
 
 app = typer.Typer(
     help="Search MoE kernel parameters at speculative-decoding verify shapes, and export the winners.",
@@ -33,4 +33,5 @@ def _root(
 app.command(name="run")(run.run)
 app.command(name="export")(export.export)
 app.command(name="spaces")(spaces.spaces)
+app.command(name="verify")(verify.verify)
 app.add_typer(db.app, name="db")
