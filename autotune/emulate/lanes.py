@@ -37,7 +37,14 @@ Sink = Callable[[Wave, Array], None]
 
 # Kinds of one register ("b32" is "u32" that takes neg and abs as a float does); those of two registers are "u64", "i64", "f64"; "lanes" is a mask in a scalar pair.
 KINDS = {"u32": U32, "b32": U32, "i32": I32, "f32": F32, "u16": U16, "i16": I16, "f16": F16}
-_DTYPES = {"u32": np.uint32, "b32": np.uint32, "i32": np.int32, "u16": np.uint16, "i16": np.int16, "f16": np.float16}
+_DTYPES = {
+    "u32": np.uint32,
+    "b32": np.uint32,
+    "i32": np.int32,
+    "u16": np.uint16,
+    "i16": np.int16,
+    "f16": np.float16,
+}
 WIDE = {"u64": np.uint64, "i64": np.int64, "f64": np.float64}
 _HIGH_HALF = 3  # from U16 to U16H
 
@@ -251,7 +258,9 @@ def sdwa_sink(operand: Operand, kind: str, select: str, unused: str) -> Sink:
     if bits == 32:
         return sink(operand, kind)
     raw = np.uint16 if is_half(kind) else np.uint32
-    target, narrow = (U16 + (_HIGH_HALF if shift else 0), np.uint16) if bits == 16 else (B8 + shift // 8, np.uint8)
+    target, narrow = (
+        (U16 + (_HIGH_HALF if shift else 0), np.uint16) if bits == 16 else (B8 + shift // 8, np.uint8)
+    )
     up = 32 - shift - bits
 
     def put(wave: Wave, value: Array) -> None:

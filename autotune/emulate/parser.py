@@ -127,7 +127,7 @@ _INTEGER = re.compile(r"^-?(0x[0-9a-fA-F]+|\d+)$")
 _FLOAT = re.compile(r"^-?\d+\.\d*(e[+-]?\d+)?$")
 _MODIFIER = re.compile(r"^([a-z_0-9]+):(\[[^\]]*\]|swizzle\(.*\)|[\w.+-]+)$")
 _FLAGS = frozenset(
-    "off offen idxen addr64 glc slc sc0 sc1 nt lds gds clamp row_mirror row_half_mirror high".split()
+    ["off", "offen", "idxen", "addr64", "glc", "slc", "sc0", "sc1", "nt", "lds", "gds", "clamp", "row_mirror", "row_half_mirror", "high"]
 ) - {"off"}
 _INSTRUCTION = re.compile(r"^(s|v|ds|global|flat|scratch|buffer|tbuffer|image|exp)_\w+")
 

@@ -161,7 +161,9 @@ class Wave:
         self.rows: tuple[list[Array], ...] = tuple([[] for _ in range(B8 + 4)])
         unused = views(np.zeros(LANES, np.uint32))
         for row in range(ROWS):
-            for column, view in zip(self.rows, views(self.v[row]) if used >> row & 1 else unused, strict=True):
+            for column, view in zip(
+                self.rows, views(self.v[row]) if used >> row & 1 else unused, strict=True
+            ):
                 column.append(view)
         self.height = (used & (1 << ROWS) - 1).bit_length()
         self.scratch = np.zeros((scratch_bytes, LANES), np.uint8)

@@ -209,7 +209,7 @@ _SAVEEXEC: dict[str, Callable[[int, int], int]] = {
 
 # Scheduling and cache control: they cannot change a value in a model that runs memory operations in program order.
 _NOTHING = frozenset(
-    "s_nop s_sleep s_setprio s_dcache_wb s_dcache_inv s_dcache_wb_vol s_dcache_inv_vol s_icache_inv s_ttracedata".split()
+    ["s_nop", "s_sleep", "s_setprio", "s_dcache_wb", "s_dcache_inv", "s_dcache_wb_vol", "s_dcache_inv_vol", "s_icache_inv", "s_ttracedata"]
 )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 
-def kernel(body: str, pointers: int = 1, threads: int = 64, lds: int = 0, directives: str = "", numbers: int = 0) -> str:
+def kernel(
+    body: str, pointers: int = 1, threads: int = 64, lds: int = 0, directives: str = "", numbers: int = 0
+) -> str:
     """Assembly text of a kernel `k` that gets `pointers` pointers and then `numbers` 32-bit integers.
 
     At its start s[0:1] points to the arguments, s2, s3, s4 are the workgroup, v0 is the work-item.
@@ -12,7 +14,8 @@ def kernel(body: str, pointers: int = 1, threads: int = 64, lds: int = 0, direct
         f"      - .address_space:  global\n        .offset: {8 * i}\n        .size: 8\n        .value_kind: global_buffer\n"
         for i in range(pointers)
     ) + "".join(
-        f"      - .offset: {8 * pointers + 4 * i}\n        .size: 4\n        .value_kind: by_value\n" for i in range(numbers)
+        f"      - .offset: {8 * pointers + 4 * i}\n        .size: 4\n        .value_kind: by_value\n"
+        for i in range(numbers)
     )
     return f"""
     .amdgcn_target "amdgcn-amd-amdhsa--gfx942"

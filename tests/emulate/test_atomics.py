@@ -89,13 +89,16 @@ def test_64_bit_and_compare_and_swap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("add_f32", np.float32), ("pk_add_f16", np.float16), ("pk_add_bf16", None), ("add_f64", np.float64)]
+    ("name", "dtype"),
+    [("add_f32", np.float32), ("pk_add_f16", np.float16), ("pk_add_bf16", None), ("add_f64", np.float64)],
 )
 def test_float_atomics(name: str, dtype: type | None) -> None:
     wave = fresh(EXECS["partial"])
     rng = np.random.default_rng(2)
     words = 2 if dtype is np.float64 else 1
-    numbers, start = (rng.standard_normal((64 if i == 0 else 8, 3 - words)).astype(np.float32) for i in range(2))
+    numbers, start = (
+        rng.standard_normal((64 if i == 0 else 8, 3 - words)).astype(np.float32) for i in range(2)
+    )
     encode = f32_to_bf16 if dtype is None else (lambda x: x.astype(dtype))
     if dtype is np.float32:
         numbers, start = numbers[:, :1], start[:, :1]
@@ -167,14 +170,22 @@ def test_lds_float_and_minmax_atomics() -> None:
     put(wave, 1, np.zeros(64, np.uint32))
     put(wave, 2, np.full(64, 1.5, np.float32))
     put(wave, 3, np.array([3, -4] * 32, np.int32))
-    execute(wave, "ds_write_b32 v1, v2", "ds_add_f32 v1, v2", "ds_write_b32 v1, v3 offset:4", "ds_min_i32 v1, v3 offset:4")
+    execute(
+        wave,
+        "ds_write_b32 v1, v2",
+        "ds_add_f32 v1, v2",
+        "ds_write_b32 v1, v3 offset:4",
+        "ds_min_i32 v1, v3 offset:4",
+    )
     assert wave.lds.data.view(np.float32)[0] == 4.5
     assert wave.lds.data.view(np.int32)[1] == -4
     execute(wave, "ds_max_u32 v1, v3 offset:4", "ds_wrxchg_rtn_b32 v5, v1, v3 offset:4")
     assert wave.v[5, :2].view(np.int32).tolist() == [-4, 3]
 
 
-@pytest.mark.parametrize("text", ["global_atomic_fmin_f99 v[2:3], v5, off", "ds_cmpst_b32 v1, v2, v3", "ds_append v1"])
+@pytest.mark.parametrize(
+    "text", ["global_atomic_fmin_f99 v[2:3], v5, off", "ds_cmpst_b32 v1, v2, v3", "ds_append v1"]
+)
 def test_not_emulated(text: str) -> None:
     with pytest.raises(NotEmulated):
         execute(fresh(), text)

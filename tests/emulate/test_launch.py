@@ -13,7 +13,16 @@ from tests.emulate.asm import STORE, kernel
 ORDERS = ["forward", "reverse", "shuffled"]
 
 
-def run(body: str, size: int = 64, grid=(1, 1, 1), arguments=(), numbers: int = 0, threads: int = 64, lds: int = 0, **options):
+def run(
+    body: str,
+    size: int = 64,
+    grid=(1, 1, 1),
+    arguments=(),
+    numbers: int = 0,
+    threads: int = 64,
+    lds: int = 0,
+    **options,
+):
     out = np.zeros(size, np.uint32)
     text = kernel(body, threads=threads, lds=lds, numbers=numbers)
     result = Kernel.from_asm(text).launch([out, *arguments], grid, **options)
@@ -147,13 +156,17 @@ def test_missing_barrier_without_the_race_check_depends_on_the_order() -> None:
 
 
 def test_waves_that_end_early_do_not_hold_up_a_barrier() -> None:
-    body = """
+    body = (
+        """
     v_readfirstlane_b32 s8, v0
     s_cmp_ge_u32 s8, 0x80
     s_cbranch_scc1 .Lout
     s_barrier
     v_mov_b32_e32 v1, 1
-    """ + STORE + ".Lout:\n"
+    """
+        + STORE
+        + ".Lout:\n"
+    )
     out, _ = run(body, size=256, threads=256)
     np.testing.assert_array_equal(out, np.arange(256) < 128)
 
@@ -219,7 +232,12 @@ def test_unknown_instruction_is_refused_even_if_never_reached() -> None:
 
 @pytest.mark.parametrize(
     "directive",
-    [".amdhsa_float_round_mode_32 1", ".amdhsa_float_denorm_mode_32 0", ".amdhsa_ieee_mode 0", ".amdhsa_user_sgpr_flat_scratch_init 1"],
+    [
+        ".amdhsa_float_round_mode_32 1",
+        ".amdhsa_float_denorm_mode_32 0",
+        ".amdhsa_ieee_mode 0",
+        ".amdhsa_user_sgpr_flat_scratch_init 1",
+    ],
 )
 def test_modes_that_are_not_emulated(directive: str) -> None:
     with pytest.raises(NotEmulated, match=directive.split()[0]):
@@ -313,7 +331,9 @@ def test_poison_differs_by_seed_and_shows_in_what_depends_on_it() -> None:
 
 def test_several_kernels_in_one_text() -> None:
     text = kernel("    v_mov_b32_e32 v1, 5\n" + STORE)
-    both = text + text.replace("k:", "k2:").replace(".amdhsa_kernel k", ".amdhsa_kernel k2").replace(".name: k", ".name: k2")
+    both = text + text.replace("k:", "k2:").replace(".amdhsa_kernel k", ".amdhsa_kernel k2").replace(
+        ".name: k", ".name: k2"
+    )
     with pytest.raises(NotEmulated, match="2 kernels"):
         Kernel.from_asm(both)
     with pytest.raises(NotEmulated, match="no kernel k3"):

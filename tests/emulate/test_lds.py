@@ -38,7 +38,9 @@ def test_wide_reads_and_writes(bits: int, offset: int, exec_name: str) -> None:
     source = f"v[130:{129 + words}]" if words > 1 else "v130"
     execute(wave, f"ds_write_b{bits} v1, {source} offset:{2048 + offset}")
     for lane in LANE[on]:
-        data[2048 + 16 * lane + offset :][: 4 * words] = np.ascontiguousarray(before[130 : 130 + words, lane]).view(np.uint8)
+        data[2048 + 16 * lane + offset :][: 4 * words] = np.ascontiguousarray(
+            before[130 : 130 + words, lane]
+        ).view(np.uint8)
     np.testing.assert_array_equal(wave.lds.data, data)
 
 
@@ -55,7 +57,9 @@ def test_pairs(bits: int, st64: str, exec_name: str) -> None:
     on = active(EXECS[exec_name])
     for half, offset in enumerate((1, 6)):
         for i in range(words):
-            expected = np.array([data[8 * lane + offset * unit + 4 * i :][:4].view(np.uint32)[0] for lane in LANE])
+            expected = np.array(
+                [data[8 * lane + offset * unit + 4 * i :][:4].view(np.uint32)[0] for lane in LANE]
+            )
             row = 140 + half * words + i
             np.testing.assert_array_equal(wave.v[row], np.where(on, expected, before[row]))
     a, b = ("v[150:151]", "v[160:161]") if words == 2 else ("v150", "v160")
@@ -86,7 +90,9 @@ def test_narrow_reads_and_writes(name: str, exec_name: str) -> None:
     expected = np.array([convert(x) & 0xFFFFFFFF for x in raw], np.uint32)
     np.testing.assert_array_equal(wave.v[200], np.where(on, expected, before[200]))
     for lane in LANE[on]:
-        data[16 * lane + 7 :][:size] = np.ascontiguousarray(before[130, lane : lane + 1]).view(np.uint8)[:size]
+        data[16 * lane + 7 :][:size] = np.ascontiguousarray(before[130, lane : lane + 1]).view(np.uint8)[
+            :size
+        ]
     np.testing.assert_array_equal(wave.lds.data, data)
 
 
@@ -94,13 +100,17 @@ def test_d16_forms() -> None:
     wave, data = filled(EXECS["full"])
     put(wave, 5, np.full(64, 0x11112222, np.uint32))
     put(wave, 6, np.full(64, 0x11112222, np.uint32))
-    execute(wave, "ds_read_u16_d16 v5, v1", "ds_read_u8_d16_hi v6, v1", "ds_write_b16_d16_hi v1, v130 offset:2")
+    execute(
+        wave, "ds_read_u16_d16 v5, v1", "ds_read_u8_d16_hi v6, v1", "ds_write_b16_d16_hi v1, v130 offset:2"
+    )
     assert wave.v[5, 2] == 0x11110000 | int(data[32:34].view(np.uint16)[0])
     assert wave.v[6, 2] == 0x2222 | int(data[32]) << 16
     assert wave.lds.data[34:36].view(np.uint16)[0] == wave.v[130, 2] >> 16
 
 
-@pytest.mark.parametrize("text", ["ds_read_b32 v2, v1 offset:4", "ds_write_b128 v1, v[4:7]", "ds_write_b8 v1, v2 offset:64"])
+@pytest.mark.parametrize(
+    "text", ["ds_read_b32 v2, v1 offset:4", "ds_write_b128 v1, v[4:7]", "ds_write_b8 v1, v2 offset:64"]
+)
 def test_access_past_the_allocation(text: str) -> None:
     wave = fresh(1, 64)
     put(wave, 1, np.full(64, 60 if "b8" not in text else 0, np.uint32))

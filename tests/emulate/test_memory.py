@@ -76,12 +76,16 @@ def test_narrow_loads(form: str, name: str, exec_name: str) -> None:
     np.testing.assert_array_equal(wave.v[200], np.where(active(EXECS[exec_name]), expected, before))
 
 
-@pytest.mark.parametrize(("name", "mask"), [("short_d16", 0xFFFF0000), ("short_d16_hi", 0xFFFF), ("ubyte_d16_hi", 0xFFFF)])
+@pytest.mark.parametrize(
+    ("name", "mask"), [("short_d16", 0xFFFF0000), ("short_d16_hi", 0xFFFF), ("ubyte_d16_hi", 0xFFFF)]
+)
 def test_d16_loads_keep_the_other_half(name: str, mask: int) -> None:
     wave, data = world(EXECS["partial"])
     before = wave.v[7].copy()
     execute(wave, f"global_load_{name} v7, v[2:3], off")
-    field = np.array([int.from_bytes(data[16 * lane :][: 1 if "byte" in name else 2].tobytes(), "little") for lane in LANE])
+    field = np.array(
+        [int.from_bytes(data[16 * lane :][: 1 if "byte" in name else 2].tobytes(), "little") for lane in LANE]
+    )
     expected = before & np.uint32(mask) | (field << (0 if mask > 0xFFFF else 16)).astype(np.uint32)
     np.testing.assert_array_equal(wave.v[7], np.where(active(EXECS["partial"]), expected, before))
 
@@ -98,7 +102,11 @@ def test_stores(form: str, width: str, size: int, exec_name: str) -> None:
     words = (size + 3) // 4
     address, tail = FORMS[form]
     source = "v140" if words == 1 else f"v[140:{139 + words}]"
-    text = f"{source}, {address}" if form.startswith("buffer") else ", ".join([address.split(", ")[0], source, *address.split(", ")[1:]])
+    text = (
+        f"{source}, {address}"
+        if form.startswith("buffer")
+        else ", ".join([address.split(", ")[0], source, *address.split(", ")[1:]])
+    )
     expected = data.copy()
     raw = np.ascontiguousarray(wave.v[140 : 140 + words].T).view(np.uint8)
     if "hi" in width:
@@ -111,7 +119,12 @@ def test_stores(form: str, width: str, size: int, exec_name: str) -> None:
 
 def test_accvgprs_as_data() -> None:
     wave, data = world(EXECS["full"])
-    execute(wave, "global_load_dwordx2 a[0:1], v[2:3], off", "s_waitcnt vmcnt(0)", "global_store_dwordx2 v[2:3], a[0:1], off offset:8")
+    execute(
+        wave,
+        "global_load_dwordx2 a[0:1], v[2:3], off",
+        "s_waitcnt vmcnt(0)",
+        "global_store_dwordx2 v[2:3], a[0:1], off offset:8",
+    )
     np.testing.assert_array_equal(data[:1024].reshape(64, 16)[:, :8], data[:1024].reshape(64, 16)[:, 8:])
 
 
@@ -175,7 +188,9 @@ def test_descriptor_with_stride_is_a_fault() -> None:
         execute(wave, "buffer_load_dword v20, v4, s[12:15], 0 offen")
 
 
-@pytest.mark.parametrize("text", ["global_load_dwordx4 v[20:23], v[2:3], off", "global_store_dwordx4 v[2:3], v[20:23], off"])
+@pytest.mark.parametrize(
+    "text", ["global_load_dwordx4 v[20:23], v[2:3], off", "global_store_dwordx4 v[2:3], v[20:23], off"]
+)
 @pytest.mark.parametrize("size", [1023, 1020, 1008])
 def test_one_byte_past_the_end_is_a_fault(text: str, size: int) -> None:
     wave, _ = world(EXECS["full"], size=size)
@@ -187,7 +202,10 @@ def test_inactive_lanes_may_point_anywhere() -> None:
     wave, data = world(0xFF)
     put(wave, 2, np.where(LANE < 8, get(wave, 2, np.uint64, 2), 12345).astype(np.uint64), 2)
     execute(
-        wave, "global_load_dword v20, v[2:3], off", "s_waitcnt vmcnt(0)", "global_store_dword v[2:3], v20, off offset:4"
+        wave,
+        "global_load_dword v20, v[2:3], off",
+        "s_waitcnt vmcnt(0)",
+        "global_store_dword v[2:3], v20, off offset:4",
     )
     assert data[4:8].tolist() == data[:4].tolist()
 
@@ -246,7 +264,9 @@ def test_scratch_is_private_to_a_lane(exec_name: str) -> None:
     )
     on = active(EXECS[exec_name])
     np.testing.assert_array_equal(wave.v[30], np.where(on, before[21], before[30]))
-    np.testing.assert_array_equal(wave.v[31], np.where(on, np.where(LANE % 2, before[21], before[20]), before[31]))
+    np.testing.assert_array_equal(
+        wave.v[31], np.where(on, np.where(LANE % 2, before[21], before[20]), before[31])
+    )
     np.testing.assert_array_equal(wave.v[32][on], wave.v[31][on] & 0xFFFF)
 
 

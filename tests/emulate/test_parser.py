@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from autotune.emulate.errors import NotEmulated
-from autotune.emulate.parser import Imm, KernelArgument, Operand, Reg, Symbol, parse_instruction, parse_operand, parse_program
+from autotune.emulate.parser import (
+    Imm,
+    KernelArgument,
+    Operand,
+    Reg,
+    Symbol,
+    parse_instruction,
+    parse_operand,
+    parse_program,
+)
 from tests.emulate.asm import kernel
 
 
@@ -57,7 +66,9 @@ def test_malformed(text: str) -> None:
 
 
 def test_program() -> None:
-    text = kernel("    v_mov_b32_e32 v1, 0   ; comment\n.L1:\n    s_branch .L1 // other comment", pointers=2, numbers=1)
+    text = kernel(
+        "    v_mov_b32_e32 v1, 0   ; comment\n.L1:\n    s_branch .L1 // other comment", pointers=2, numbers=1
+    )
     program = parse_program(text)
     assert [i.opcode for i in program.instructions] == ["v_mov_b32_e32", "s_branch", "s_endpgm"]
     assert program.labels == {"k": 0, ".L1": 1}
@@ -72,13 +83,20 @@ def test_program() -> None:
 
 
 def test_data_sections_are_no_code() -> None:
-    text = kernel("    s_nop 0") + '\n    .section .debug_str,"MS",@progbits,1\n.Linfo:\n    .asciz "v_mov; // x"\n'
+    text = (
+        kernel("    s_nop 0")
+        + '\n    .section .debug_str,"MS",@progbits,1\n.Linfo:\n    .asciz "v_mov; // x"\n'
+    )
     assert [i.opcode for i in parse_program(text).instructions] == ["s_nop", "s_endpgm"]
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("gfx942", "gfx90a"), ("    s_endpgm", "    ??? what"), (".amdhsa_user_sgpr_count 2", ".amdhsa_user_sgpr_count two")],
+    [
+        ("gfx942", "gfx90a"),
+        ("    s_endpgm", "    ??? what"),
+        (".amdhsa_user_sgpr_count 2", ".amdhsa_user_sgpr_count two"),
+    ],
 )
 def test_refused(old: str, new: str) -> None:
     text = kernel("    s_nop 0").replace(old, new, 1)

@@ -38,7 +38,9 @@ def test_use_before_the_wait(wave, load: str, use: str) -> None:
 
 
 def test_use_after_the_wait(wave) -> None:
-    execute(wave, LOAD.format(20), READ.format(21), "s_waitcnt vmcnt(0) lgkmcnt(0)", "v_add_u32_e32 v5, v20, v21")
+    execute(
+        wave, LOAD.format(20), READ.format(21), "s_waitcnt vmcnt(0) lgkmcnt(0)", "v_add_u32_e32 v5, v20, v21"
+    )
     np.testing.assert_array_equal(wave.v[5], 2 * LANE)
 
 
@@ -55,7 +57,12 @@ def test_vector_loads_return_in_order(wave) -> None:
 
 
 def test_stores_count_in_vmcnt(wave) -> None:
-    lines = [LOAD.format(20), "global_store_dword v[2:3], v6, off", "s_waitcnt vmcnt(1)", "v_mov_b32_e32 v5, v20"]
+    lines = [
+        LOAD.format(20),
+        "global_store_dword v[2:3], v6, off",
+        "s_waitcnt vmcnt(1)",
+        "v_mov_b32_e32 v5, v20",
+    ]
     execute(wave, *lines)
     with pytest.raises(Fault, match="v20"):
         execute(wave, LOAD.format(20), "s_waitcnt vmcnt(1)", "v_mov_b32_e32 v5, v20")
@@ -109,7 +116,14 @@ def test_a_full_counter_stalls_the_issue(wave, line: str, limit: int) -> None:
 
 
 def test_encoded_wait(wave) -> None:
-    execute(wave, LOAD.format(20), READ.format(21), "s_waitcnt 0x70", "v_mov_b32_e32 v5, v20", "v_mov_b32_e32 v5, v21")
+    execute(
+        wave,
+        LOAD.format(20),
+        READ.format(21),
+        "s_waitcnt 0x70",
+        "v_mov_b32_e32 v5, v20",
+        "v_mov_b32_e32 v5, v21",
+    )
     execute(wave, LOAD.format(20), READ.format(21), "s_waitcnt 0xf70", "v_mov_b32_e32 v5, v20")
     with pytest.raises(Fault, match="v21"):
         execute(wave, "v_mov_b32_e32 v5, v21")
