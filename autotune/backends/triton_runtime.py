@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     Tensors = dict[str, torch.Tensor]
 
 
+_SORTED_STEPS = 4096
+"""Steps whose sorted blocks are kept; a pass has some fifty, a final a few hundred."""
+
+
 def make() -> "TritonRuntime":
     """The runtime on the GPU; on the CPU where Triton interprets (`TRITON_INTERPRET=1`, for tests)."""
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -48,6 +52,7 @@ class TritonRuntime:
         self._layer: Layer | None = None
         self._copies: list[LogicalWeights] = []
         self._compiled: dict[str, Any] = {}
+        self._sorted: dict[tuple[int, int], tuple[Step, Tensors]] = {}
         self._runtime = "cuda" if interpret else _target().backend
 
     def kernel_source(self) -> str:
@@ -60,6 +65,7 @@ class TritonRuntime:
     def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
         self._layer = layer
         self._copies = [weights]
+        self._sorted.clear()
 
     def grow(self, copies: int) -> None:
         first = self._copies[0]
@@ -98,8 +104,8 @@ class TritonRuntime:
         shared |= {"a": a, "a_scale": a_scale, "a_low_sum": half.sum(dim=1).int()}
         launches = []
         for step in steps:
-            tensors = {**shared, **self._weights(stage, step), **self._sorted_like(buffers, tile_m)}
-            self._sort_now(tensors, step)
+            blocks = self._sorted_of(step, buffers, tile_m)
+            tensors = {**shared, **self._weights(stage, step), **blocks}
             run = self._launch(spec, tokens, {**tensors, "topk_weight": step.router.flatten()})
             launches.append(self._made(run, stage, inputs, output, scratch))
         return launches
@@ -194,6 +200,17 @@ class TritonRuntime:
             name: torch.empty(shape, dtype=torch.int32, device=self.machine.device)
             for name, shape in shapes.items()
         }
+
+    def _sorted_of(self, step: Step, buffers: Mapping[str, specs.Buffer], tile_m: int) -> "Tensors":
+        """A step's sorted blocks, made once: a pass is sorted for its first candidate, not for each."""
+        key = (id(step), tile_m)
+        if key not in self._sorted:
+            if len(self._sorted) >= _SORTED_STEPS:
+                self._sorted.clear()
+            blocks = self._sorted_like(buffers, tile_m)
+            self._sort_now(blocks, step)
+            self._sorted[key] = (step, blocks)  # with the step, so that its id stays its own
+        return self._sorted[key][1]
 
     def _sort_now(self, blocks: "Tensors", step: Step) -> None:
         names = ("block_expert", "block_slots", "valid_blocks")

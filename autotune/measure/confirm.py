@@ -179,10 +179,14 @@ def confirm(
     return decided(rounds, 0, ratio)
 
 
-def compare(run: RunRound, what: str, settings: MeasureSettings) -> "Comparison | Failure":
-    """Paired rounds of contender 1 (B) against contender 0 (A), and what they say."""
-    seed = settings.seed + COMPARE_SEED
-    rounds, failed = run_rounds(run, (0, 1), 2, settings.judge_rounds, seed)
+def compare(run: RunRound, what: str, settings: MeasureSettings, seed: int = 0) -> "Comparison | Failure":
+    """Paired rounds of contender 1 (B) against contender 0 (A), and what they say.
+
+    Args:
+        seed: of the routings, on top of the settings'.
+    """
+    first = settings.seed + COMPARE_SEED + seed * settings.judge_rounds
+    rounds, failed = run_rounds(run, (0, 1), 2, settings.judge_rounds, first)
     if failed:
         return failed[min(failed)]
     ratio = ratio_of(rounds, 1, 0, what, settings)

@@ -140,10 +140,15 @@ class Measurer:
         b: Subject,
         stage: Stage | None = None,
         environments: Environments | None = None,
+        *,
+        seed: int = 0,
     ) -> Comparison | Failure:
         """Paired rounds of `b` against `a`: of `stage`, or of the layer.
 
         A config that fails the gate is a `Failure`.
+
+        Args:
+            seed: another one compares on other routings.
         """
         what = What.LAYER if stage is None else What(stage.value)
         gate, run = self._contest(problem, (what,), (a, b), environments, None)
@@ -153,7 +158,7 @@ class Measurer:
                 checked = gate(index)
                 if isinstance(checked, Failure):
                     return checked
-            return confirming.compare(run, what.value, self.settings)
+            return confirming.compare(run, what.value, self.settings, seed)
 
         return self._turns.submit(act).result()
 

@@ -1,0 +1,68 @@
+"""Our Triton runtime with two knobs more, for proofs: what they change is known exactly.
+
+twin    nothing: configs that differ in it alone are one program
+pad_us  a spin kernel of so many microseconds (in thousandths) that a pass has at its end, which makes
+each
+        launch of the pass slower by its share
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from autotune.backends.triton_runtime import TritonRuntime
+from autotune.config import Config
+from autotune.measure.machine import GpuMachine
+from autotune.measure.runtime import Activations, Launch, Step
+from autotune.problem import Stage
+
+_OWN = ("twin", "pad_us")
+
+
+class PaddedTriton(TritonRuntime):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__(GpuMachine(), interpret=False)
+        self._cycles_a_us = _spin_rate()
+
+    def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
+        plain = Config({name: value for name, value in config.items() if name not in _OWN})
+        launches = super().stage(stage, plain, inputs, steps)
+        pad = config.get("pad_us")
+        if not isinstance(pad, int) or len(steps) == 1:
+            return launches
+        last, cycles = launches[-1], round(pad / 1000 * self._cycles_a_us)
+
+        def run() -> None:
+            last.run()
+            _spin(cycles)
+
+        return [*launches[:-1], replace(last, run=run)]
+
+
+def _spin(cycles: int) -> None:
+    import torch
+
+    sleep: Any = torch.cuda._sleep
+    sleep(cycles)
+
+
+def _spin_rate() -> float:
+    """Cycles that a spin kernel takes for a microsecond more, by the difference of two lengths."""
+    import torch
+
+    make: Any = torch.cuda.Event
+    times = []
+    for cycles in (1_000_000, 1_000_000, 3_000_000):  # the first warms up
+        first, last = make(enable_timing=True), make(enable_timing=True)
+        first.record()
+        _spin(cycles)
+        last.record()
+        last.synchronize()
+        times.append(1e3 * first.elapsed_time(last))
+    return float(2_000_000 / (times[2] - times[1]))
+
+
+def make() -> PaddedTriton:
+    return PaddedTriton()
