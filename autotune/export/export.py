@@ -9,8 +9,9 @@ from autotune.errors import UserError
 from autotune.export.bundle import MANIFEST, write_bundle
 from autotune.export.content import Place, Preview
 from autotune.export.env_file import env_files
+from autotune.export.env_knobs import env_knobs
 from autotune.export.formats import content_of
-from autotune.export.global_env import Setting, choose, decision_json, is_global
+from autotune.export.global_env import Setting, choose, decision_json
 from autotune.export.manifest import manifest_json
 from autotune.export.mix import UNTOLD, Decision, Mix
 from autotune.problem import Layer
@@ -87,7 +88,8 @@ def plan(
         UserError: there is nothing that may be exported, or it fits no file.
     """
     winners = select(store, selection)
-    decision = choose(store, winners, mix) if _is_confirmed(winners) and is_global(winners) else None
+    knobs = env_knobs(winners[0].backend)
+    decision = choose(store, winners, knobs, mix) if knobs else None
     content = content_of(winners, place, dict(decision.setting) if decision else None)
     comment = f"autotune: {winners[0].problem.layer.model}, {winners[0].environment.device}"
     files = {
@@ -104,10 +106,6 @@ def plan(
         decision=decision_json(decision) if decision else None,
     )
     return Plan(winners, {**files, MANIFEST: manifest}, content.previews, content.notes, decision)
-
-
-def _is_confirmed(winners: Sequence[WinnerRecord]) -> bool:
-    return all(winner.confirmation is not None for winner in winners)
 
 
 def write(store: Store, folder: Path, made: Plan, *, allow_estimates: bool) -> Exported:

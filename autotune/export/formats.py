@@ -17,13 +17,13 @@ from autotune.targets import known_device
 
 
 def content_of(
-    winners: Sequence[WinnerRecord], place: Place, environment: Mapping[str, str] | None = None
+    winners: Sequence[WinnerRecord], place: Place, setting: Mapping[str, str] | None = None
 ) -> Content:
     """The files of the winners' format, and the environment that their kernels need besides.
 
     Args:
         winners: of one layer on one stack, ascending by tokens.
-        environment: chosen for them all; None: what they agree on.
+        setting: the variables that deploy them, where variables do.
 
     Raises:
         UserError: they fit no file, or need unlike environments.
@@ -31,11 +31,11 @@ def content_of(
     backend = load_backend(winners[0].backend)
     if isinstance(backend, EngineBackend):
         return _engine_content(backend, winners, place)
-    environment = process_environment(winners) if environment is None else environment
-    if backend.name == "triton":
-        made = operator_content(winners, place)
-        return Content(made.files, {**made.variables, **environment}, made.lookups, made.previews, made.notes)
-    return Content({}, environment, {"env": {"variables": dict(environment)}})
+    if setting is not None:
+        return Content({}, setting, {"env": {"variables": dict(setting)}})
+    made = operator_content(winners, place)
+    environment = {**made.variables, **process_environment(winners)}
+    return Content(made.files, environment, made.lookups, made.previews, made.notes)
 
 
 def _engine_content(backend: EngineBackend, winners: Sequence[WinnerRecord], place: Place) -> Content:
@@ -66,20 +66,13 @@ def process_environment(winners: Sequence[WinnerRecord]) -> dict[str, str]:
         UserError: two winners need unlike values.
     """
     variables: dict[str, str] = {}
+    backend = load_backend(winners[0].backend)
     for winner in winners:
-        for name, value in environment_of(winner.backend, winner.config).items():
-            if variables.setdefault(name, value) != value:
-                raise UserError(
-                    f"winners at unlike shapes need {name}={variables[name]} and {name}={value},"
-                    " which one process cannot have: choose over the traffic with --mix, or export one shape"
-                )
-    return variables
-
-
-def environment_of(backend: str, config: LayerConfig) -> dict[str, str]:
-    """The process environment of one layer config; a knob that is unset is not in it."""
-    family = load_backend(backend)
-    variables: dict[str, str] = {}
-    for stage in Stage:
-        variables.update(family.environment(config.of(stage)))
+        for stage in Stage:
+            for name, value in backend.environment(winner.config.of(stage)).items():
+                if variables.setdefault(name, value) != value:
+                    raise UserError(
+                        f"winners at unlike shapes need {name}={variables[name]} and {name}={value},"
+                        " which one process cannot have: export one shape at a time"
+                    )
     return variables

@@ -8,51 +8,58 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from autotune.export.formats import environment_of
+from autotune.errors import UserError
+from autotune.export.env_knobs import EnvKnobs
 from autotune.export.mix import Decision, Mix, decide, even
-from autotune.results import LayerConfig
+from autotune.results import Confirmation, LayerConfig
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
 
 Setting = tuple[tuple[str, str], ...]
-"""Variables by name."""
+"""Variables by name; none at all is the engine as it ships."""
 
 
-def setting_of(backend: str, config: LayerConfig) -> Setting:
-    """The variables of a layer config."""
-    return tuple(sorted(environment_of(backend, config).items()))
-
-
-def is_global(winners: Sequence[WinnerRecord]) -> bool:
-    """Whether the winners' knobs are environment variables."""
-    return any(
-        setting_of(winner.backend, winner.config) != setting_of(winner.backend, winner.default)
-        for winner in winners
-    )
-
-
-def measured_times(store: Store, winners: Sequence[WinnerRecord]) -> dict[Setting, dict[int, float]]:
+def measured_times(
+    store: Store, winners: Sequence[WinnerRecord], knobs: EnvKnobs
+) -> dict[Setting, dict[int, float]]:
     """Median microseconds of the layer by setting and tokens, from the winners' confirmations.
 
-    Two finalists with one setting at one shape, e.g. of unlike block sizes, count with the faster.
+    Under one setting the engine runs different configs at different shapes, since its own rule decides what
+    is unset. So a setting counts as measured at a shape where the config that it makes of that shape's default
+    was a finalist.
     """
-    times: dict[Setting, dict[int, float]] = {}
+    shapes = []
+    settings: dict[Setting, None] = {(): None}
     for winner in winners:
         if winner.confirmation is None:
-            continue
-        confirmation = store.confirmation(winner.confirmation).confirmation
-        for index, finalist in enumerate(confirmation.finalists):
-            if confirmation.errors[index] is None:
-                continue  # it failed the numeric gate and was not timed
-            rounds = [one.us[index]["layer"] for one in confirmation.rounds if one.us[index]]
-            if rounds:
-                own = times.setdefault(setting_of(winner.backend, finalist.config), {})
-                tokens = winner.problem.tokens
-                own[tokens] = min(own.get(tokens, float("inf")), median(rounds))
+            raise UserError(
+                "a global setting is chosen from confirmations, and estimates have none: run on the card"
+            )
+        times = _times(store.confirmation(winner.confirmation).confirmation)
+        shapes.append((winner, times))
+        for config in times:
+            if knobs.deployable(config, winner.default):
+                settings[tuple(sorted(knobs.variables(config, winner.default).items()))] = None
+    measured: dict[Setting, dict[int, float]] = {setting: {} for setting in settings}
+    for setting in settings:
+        for winner, times in shapes:
+            config = knobs.overlay(winner.default, dict(setting))
+            if config in times:
+                measured[setting][winner.problem.tokens] = times[config]
+    return measured
+
+
+def _times(confirmation: Confirmation) -> dict[LayerConfig, float]:
+    """Median microseconds of each finalist that passed the numeric gate and was timed."""
+    times = {}
+    for index, finalist in enumerate(confirmation.finalists):
+        rounds = [one.us[index]["layer"] for one in confirmation.rounds if one.us[index]]
+        if confirmation.errors[index] is not None and rounds:
+            times[finalist.config] = median(rounds)
     return times
 
 
-def choose(store: Store, winners: Sequence[WinnerRecord], mix: Mix) -> Decision[Setting]:
+def choose(store: Store, winners: Sequence[WinnerRecord], knobs: EnvKnobs, mix: Mix) -> Decision[Setting]:
     """The setting to export.
 
     Args:
@@ -65,8 +72,7 @@ def choose(store: Store, winners: Sequence[WinnerRecord], mix: Mix) -> Decision[
         tokens = [winner.problem.tokens for winner in winners]
         decoding = [m for m in tokens if m not in mix.guards] or tokens
         mix = Mix.of(even(decoding), mix.guards, mix.margin)
-    default = setting_of(winners[0].backend, winners[0].default)
-    return decide(measured_times(store, winners), default, mix)
+    return decide(measured_times(store, winners, knobs), (), mix)
 
 
 def decision_json(decision: Decision[Setting]) -> dict[str, Any]:

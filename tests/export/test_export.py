@@ -1,16 +1,16 @@
 """From winners in a database to a bundle, for each kind of format."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from autotune.config import Config
 from autotune.errors import UserError
-from autotune.export import formats
 from autotune.export.content import Place
 from autotune.export.deploy import deploy_files, stack
+from autotune.export.env_knobs import FLYDSL
 from autotune.export.export import Selection, export, plan
 from autotune.export.mix import Mix
 from autotune.export.text import decision_lines, preview_lines
@@ -99,47 +99,75 @@ def test_a_preview_names_the_files_and_the_keys_and_writes_nothing(store: Store,
     assert list(tmp_path.glob("deploy*")) == []
 
 
-class Knobs:
-    """A backend whose one knob is an environment variable, as AITER's published generation has them."""
+def flydsl(tile_m: int = 16, **knobs: bool | int | str) -> LayerConfig:
+    """FlyDSL's default of the published generation at a block size, with changes by `STAGE_KNOB`."""
+    one: dict[str, bool | int | str] = {
+        "tile_m": tile_m,
+        "tile_n": 64,
+        "tile_k": 256 if tile_m == 16 else 128,
+        "sched": True,
+    }
+    two: dict[str, bool | int | str] = {
+        "tile_m": tile_m,
+        "tile_n": 256,
+        "tile_k": 64,
+        "mode": "atomic",
+        "sched": True,
+    }
+    for name, value in knobs.items():
+        stage, _, knob = name.partition("_")
+        (one if stage == "one" else two)[knob] = value
+    return LayerConfig(Config(one), Config(two))
 
-    name = "knobs"
 
-    def environment(self, config: Config) -> Mapping[str, str]:
-        value = config.get("sched")
-        return {} if value is None else {"FLYDSL_MOE_STAGE1_SCHED": str(value)}
-
-
-@pytest.fixture
-def knobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "load_backend", lambda name: Knobs())
-
-
-def sched(value: int | None) -> LayerConfig:
-    return LayerConfig(Config({"sched": value}), Config({}))
+def finals(store: Store, tokens: int, tile_m: int, us: dict[str, float]) -> None:
+    """The final of a shape: the default, stage 1's gate off, and besides stage 2's wider tile."""
+    configs = {
+        "default": flydsl(tile_m),
+        "gate": flydsl(tile_m, one_sched=False),
+        "both": flydsl(tile_m, one_sched=False, two_tile_k=256),
+    }
+    win(store, tokens, [configs[name] for name in us], list(us.values()), backend="flydsl")
 
 
-@pytest.mark.usefixtures("knobs")
-def test_a_global_knob_is_chosen_over_the_mix_and_its_table_is_kept(store: Store) -> None:
-    settings = [sched(None), sched(0), sched(1)]
-    win(store, 4, settings, [10.0, 8.0, 9.0], backend="knobs")
-    for guard in (64, 512, 4096):
-        win(store, guard, settings, [100.0, 102.0, 100.0], backend="knobs")
-    made = plan(store, Selection("knobs"), Place("/b"), mix=Mix.of({4: 1.0}))
-    # 0 is the best at 4 tokens, but prefill would lose 2 %.
-    assert "FLYDSL_MOE_STAGE1_SCHED=1\n" in made.files["autotune.env"]
+def test_global_knobs_are_chosen_over_the_mix_and_the_table_is_kept(store: Store) -> None:
+    finals(store, 4, 16, {"default": 10.0, "gate": 9.0, "both": 8.0})
+    finals(store, 160, 32, {"default": 40.0, "gate": 38.0, "both": 39.0})
+    finals(store, 64, 16, {"default": 20.0, "gate": 19.0, "both": 19.0})
+    finals(store, 512, 32, {"default": 90.0, "gate": 90.0, "both": 90.0})
+    # Prefill would lose 2 % to the wider tile.
+    finals(store, 4096, 64, {"default": 500.0, "gate": 500.0, "both": 510.0})
+    made = plan(store, Selection("flydsl"), Place("/b"), mix=Mix.of({4: 1.0, 160: 1.0}))
+    assert made.files["autotune.env"].splitlines()[1:] == ["FLYDSL_MOE_STAGE1_SCHED=0"]
     assert made.decision is not None
     lines = list(decision_lines(made.decision))
-    assert any("chosen: FLYDSL_MOE_STAGE1_SCHED=1" in line for line in lines)
-    assert any("refused: loses 2.0% at 64 tokens" in line for line in lines)
+    assert any("chosen: FLYDSL_MOE_STAGE1_SCHED=0" in line for line in lines)
+    assert any(
+        "AITER_FLYDSL_STAGE2_TILE_K=256 FLYDSL_MOE_STAGE1_SCHED=0 (refused: loses 2.0% at 4096 tokens)"
+        in line
+        for line in lines
+    )
     manifest = json.loads(made.files["manifest.json"])
     assert [c["chosen"] for c in manifest["decision"]["candidates"]].count(True) == 1
 
 
-@pytest.mark.usefixtures("knobs")
-def test_a_global_knob_without_measured_guards_is_not_exported(store: Store) -> None:
-    win(store, 4, [sched(None), sched(0)], [10.0, 8.0], backend="knobs")
+def test_a_tile_that_is_one_shapes_default_is_a_setting_at_another(store: Store) -> None:
+    # 256 is what the engine takes at 4 tokens by itself, and a change at 160.
+    win(store, 4, [flydsl(16), flydsl(16, one_sched=False)], [10.0, 11.0], backend="flydsl")
+    win(store, 160, [flydsl(32), flydsl(32, one_tile_k=256)], [40.0, 30.0], backend="flydsl")
+    made = plan(store, Selection("flydsl"), Place("/b"), mix=Mix.of({4: 1.0, 160: 1.0}, guards=()))
+    assert "AITER_FLYDSL_STAGE1_TILE_K=256\n" in made.files["autotune.env"]
+
+
+def test_global_knobs_without_measured_guards_are_not_exported(store: Store) -> None:
+    finals(store, 4, 16, {"default": 10.0, "both": 8.0})
     with pytest.raises(UserError, match="guard"):
-        plan(store, Selection("knobs"), Place("/b"), mix=Mix.of({4: 1.0}))
+        plan(store, Selection("flydsl"), Place("/b"), mix=Mix.of({4: 1.0}))
+
+
+def test_a_block_size_of_ones_own_cannot_be_deployed() -> None:
+    with pytest.raises(UserError, match="no variable"):
+        FLYDSL.variables(flydsl(32), flydsl(16))
 
 
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])

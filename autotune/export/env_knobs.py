@@ -1,0 +1,100 @@
+"""Which environment variables deploy a config, for kernels whose knobs are global to the process.
+
+Names as AITER 511df6a (`aiter/fused_moe.py`) and FlyDSL a1d8312 (`kernels/moe_gemm_2stage.py`) read them;
+`autotune verify --engine env` shows the lines. A knob that is as the engine's own rule has it stays unset:
+the default written out would switch that rule off for other shapes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from autotune.config import Config, Value, parse_value
+from autotune.errors import UserError
+from autotune.problem import Stage
+from autotune.results import LayerConfig
+
+_FLAG: Final = {"1": True, "0": False}
+
+
+@dataclass(frozen=True)
+class EnvKnobs:
+    """A backend's knobs as variables.
+
+    Attributes:
+        names: variable by stage and knob.
+    """
+
+    names: Mapping[Stage, Mapping[str, str]]
+
+    def variables(self, config: LayerConfig, default: LayerConfig) -> dict[str, str]:
+        """The variables that turn the engine's default at some shape into `config`.
+
+        Raises:
+            UserError: a knob differs that no variable sets.
+        """
+        made = {}
+        for stage in Stage:
+            for knob, value in config.of(stage).items():
+                if value == default.of(stage).get(knob):
+                    continue
+                if knob not in self.names[stage] or value is None:
+                    raise UserError(
+                        f"{stage} {knob}={value} cannot be deployed, no variable of the engine sets it:"
+                        " tune with the engine's own block size, or choose another backend"
+                    )
+                made[self.names[stage][knob]] = _text(value)
+        return made
+
+    def deployable(self, config: LayerConfig, default: LayerConfig) -> bool:
+        """Whether variables can make `config` of the default."""
+        return all(
+            value == default.of(stage).get(knob) or (knob in self.names[stage] and value is not None)
+            for stage in Stage
+            for knob, value in config.of(stage).items()
+        )
+
+    def overlay(self, default: LayerConfig, variables: Mapping[str, str]) -> LayerConfig:
+        """The config that the engine runs at a shape with this default, under these variables."""
+        return LayerConfig(*(self._stage(default.of(stage), stage, variables) for stage in Stage))
+
+    def _stage(self, default: Config, stage: Stage, variables: Mapping[str, str]) -> Config:
+        changes = {
+            knob: _value(variables[name], default.get(knob))
+            for knob, name in self.names[stage].items()
+            if name in variables and knob in default
+        }
+        return default.replaced(**changes)
+
+
+def _text(value: Value) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _value(text: str, like: Value) -> Value:
+    return _FLAG[text] if isinstance(like, bool) else parse_value(text)
+
+
+FLYDSL: Final = EnvKnobs(
+    {
+        Stage.STAGE1: {
+            "tile_n": "AITER_FLYDSL_STAGE1_TILE_N",
+            "tile_k": "AITER_FLYDSL_STAGE1_TILE_K",
+            "sched": "FLYDSL_MOE_STAGE1_SCHED",
+        },
+        Stage.STAGE2: {
+            "tile_n": "AITER_FLYDSL_STAGE2_TILE_N",
+            "tile_k": "AITER_FLYDSL_STAGE2_TILE_K",
+            "mode": "AITER_FLYDSL_MOE_GEMM2_MODE",
+            "sched": "FLYDSL_MOE_STAGE2_SCHED",
+        },
+    }
+)
+"""The sort's block size is the engine's own choice: it overwrites the variable for it."""
+
+_KNOBS: dict[str, EnvKnobs] = {"flydsl": FLYDSL}
+
+
+def env_knobs(backend: str) -> EnvKnobs | None:
+    """A backend's knobs as variables; None: it is not deployed by variables."""
+    return _KNOBS.get(backend)
