@@ -89,8 +89,14 @@ def plan(
     """
     winners = select(store, selection)
     knobs = env_knobs(winners[0].backend)
-    decision = choose(store, winners, knobs, mix) if knobs else None
-    content = content_of(winners, place, dict(decision.setting) if decision else None)
+    decision, setting = None, None
+    if knobs and len(winners) == 1 and winners[0].confirmation is None:
+        # One estimate, which the user let in: there is nothing to choose from.
+        setting = knobs.variables(winners[0].config, winners[0].default)
+    elif knobs:
+        decision = choose(store, winners, knobs, mix)
+        setting = dict(decision.setting)
+    content = content_of(winners, place, setting)
     comment = f"autotune: {winners[0].problem.layer.model}, {winners[0].environment.device}"
     files = {
         **content.files,

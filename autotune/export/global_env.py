@@ -25,15 +25,16 @@ def measured_times(
     """Median microseconds of the layer by setting and tokens, from the winners' confirmations.
 
     Under one setting the engine runs different configs at different shapes, since its own rule decides what
-    is unset. So a setting counts as measured at a shape where the config that it makes of that shape's default
-    was a finalist.
+    is unset. So a setting counts as measured at a shape where the config that it makes of that shape's
+    default was a finalist.
     """
     shapes = []
     settings: dict[Setting, None] = {(): None}
     for winner in winners:
         if winner.confirmation is None:
             raise UserError(
-                "a global setting is chosen from confirmations, and estimates have none: run on the card"
+                "a setting for several shapes is chosen from confirmations, and estimates have none: run on the"
+                " card, or export one shape"
             )
         times = _times(store.confirmation(winner.confirmation).confirmation)
         shapes.append((winner, times))
