@@ -1,0 +1,2 @@
+def unwrap(value):
+    return value
