@@ -32,10 +32,12 @@ class Stack:
 
     Attributes:
         environment: of both arms.
+        required: a variable that the stack itself must have set; "": none.
     """
 
     text: str
     environment: Mapping[str, str]
+    required: str = ""
 
 
 def stack(backend: str, engine: str) -> Stack:
@@ -64,6 +66,7 @@ def stack(backend: str, engine: str) -> Stack:
             " only one with the int8 W4A8 path; mainline SGLang runs this checkpoint as int4 x fp8 through"
             " AITER, which reads AITER_CONFIG_FMOE and none of these variables",
             _REACH,
+            "DSL2_ROOT",
         )
     return Stack(
         "mainline vLLM through AITER, which serves int4 x fp8 and reads AITER_CONFIG_FMOE; its int8 W4A8 path"
@@ -98,13 +101,14 @@ def deploy_files(
 
 def _script(engine: str, arm: str, needed: Stack, load: str, command: str) -> str:
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in needed.environment.items())
+    check = f': "${{{needed.required}:?the image sets it}}"\n' if needed.required else ""
     return (
         "#!/bin/sh\n"
         f"# The {arm} arm. Stack: {needed.text}.\n"
         "# MODEL and DRAFT are folders or Hugging Face names of the model and its EAGLE3 draft.\n"
         "# Rollback: start the baseline arm, and delete the bundle's folder; nothing else was changed.\n"
         "set -eu\n"
-        f"{exports}{load}"
+        f"{check}{exports}{load}"
         f"exec {command}\n"
     )
 

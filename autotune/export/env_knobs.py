@@ -5,6 +5,8 @@ Names as AITER 511df6a (`aiter/fused_moe.py`) and FlyDSL a1d8312 (`kernels/moe_g
 the default written out would switch that rule off for other shapes.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -23,9 +25,14 @@ class EnvKnobs:
 
     Attributes:
         names: variable by stage and knob.
+        unkeyed: variables that are compiled in and that the engine's disk cache has in no key: under another
+            value a kernel compiled before would be served.
+        cache_variable: names the folder of that cache.
     """
 
     names: Mapping[Stage, Mapping[str, str]]
+    unkeyed: frozenset[str] = frozenset()
+    cache_variable: str = ""
 
     def variables(self, config: LayerConfig, default: LayerConfig) -> dict[str, str]:
         """The variables that turn the engine's default at some shape into `config`.
@@ -45,6 +52,13 @@ class EnvKnobs:
                     )
                 made[self.names[stage][knob]] = _text(value)
         return made
+
+    def deployment(self, setting: Mapping[str, str]) -> dict[str, str]:
+        """A setting's variables, with a cache of its own where the common one would mix kernels up."""
+        if not self.unkeyed.intersection(setting):
+            return dict(setting)
+        digest = hashlib.sha256(json.dumps(dict(sorted(setting.items()))).encode()).hexdigest()[:12]
+        return {**setting, self.cache_variable: f"/tmp/autotune-kernels-{digest}"}
 
     def deployable(self, config: LayerConfig, default: LayerConfig) -> bool:
         """Whether variables can make `config` of the default."""
@@ -88,7 +102,9 @@ FLYDSL: Final = EnvKnobs(
             "mode": "AITER_FLYDSL_MOE_GEMM2_MODE",
             "sched": "FLYDSL_MOE_STAGE2_SCHED",
         },
-    }
+    },
+    unkeyed=frozenset({"FLYDSL_MOE_STAGE1_SCHED", "FLYDSL_MOE_STAGE2_SCHED"}),
+    cache_variable="FLYDSL_RUNTIME_CACHE_DIR",
 )
 """The sort's block size is the engine's own choice: it overwrites the variable for it."""
 

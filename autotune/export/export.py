@@ -96,7 +96,8 @@ def plan(
     elif knobs:
         decision = choose(store, winners, knobs, mix)
         setting = dict(decision.setting)
-    content = content_of(winners, place, setting)
+    deployed = knobs.deployment(setting) if knobs and setting is not None else None
+    content = content_of(winners, place, deployed)
     comment = f"autotune: {winners[0].problem.layer.model}, {winners[0].environment.device}"
     files = {
         **content.files,

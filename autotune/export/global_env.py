@@ -33,8 +33,8 @@ def measured_times(
     for winner in winners:
         if winner.confirmation is None:
             raise UserError(
-                "a setting for several shapes is chosen from confirmations, and estimates have none: run on the"
-                " card, or export one shape"
+                "a setting for several shapes is chosen from confirmations, and estimates have none: run on"
+                " the card, or export one shape"
             )
         times = _times(store.confirmation(winner.confirmation).confirmation)
         shapes.append((winner, times))

@@ -1,8 +1,9 @@
 """Which line of an engine's source reads an environment variable. A variable that none reads does nothing.
 
 The source is parsed, not searched: a name in a comment, in a message, or in an assignment to os.environ is no
-read. Python: `os.environ.get`, `os.environ[...]`, `os.getenv`, `... in os.environ`, and functions that hand
-their own parameter to one of these. C++: `getenv("NAME")`.
+read. Python: `os.environ.get`, `os.environ[...]`, `os.getenv`, `... in os.environ`, functions that hand
+their own parameter to one of these, and options that a class declares below an `env_prefix`. C++:
+`getenv("NAME")`.
 """
 
 import ast
@@ -105,12 +106,42 @@ def _python_reads(text: str) -> Iterator[tuple[str | re.Pattern[str], int]]:
         tree = ast.parse(text)
     except SyntaxError:
         return
+    yield from _declared(tree)
     helpers = _helpers(tree)
     for node in ast.walk(tree):
         argument = _read_argument(node, helpers)
         name = _name(argument) if argument is not None else None
         if name is not None:
             yield name, node.lineno  # type: ignore[attr-defined]
+
+
+def _declared(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Variables that a class declares one by one below an `env_prefix`, as FlyDSL's do."""
+    prefixes: dict[str, str] = {}
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        inherited = next(
+            (prefixes[b.id] for b in node.bases if isinstance(b, ast.Name) and b.id in prefixes), ""
+        )
+        own = ""
+        declared = []
+        for item in node.body:
+            name = _target(item)
+            value = item.value if isinstance(item, ast.Assign | ast.AnnAssign) else None
+            if name == "env_prefix" and isinstance(value, ast.Constant):
+                own = str(value.value)
+            elif name is not None and isinstance(value, ast.Call):
+                declared.append((name, item.lineno))
+        if inherited or own:
+            prefix = "_".join(filter(None, (inherited, own)))
+            prefixes[node.name] = prefix
+            yield from ((f"{prefix}_{name.upper()}", line) for name, line in declared)
+
+
+def _target(item: ast.stmt) -> str | None:
+    target = item.targets[0] if isinstance(item, ast.Assign) else getattr(item, "target", None)
+    return target.id if isinstance(target, ast.Name) else None
 
 
 def _read_argument(node: ast.AST, helpers: frozenset[str]) -> ast.expr | None:

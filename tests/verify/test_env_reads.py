@@ -26,6 +26,15 @@ def _flag(name, default):
 
 
 e = _flag("READ_E", "0")
+class Options:
+    env_prefix = "TOP"
+
+
+class Cache(Options):
+    env_prefix = "CACHE"
+    folder: str = Option(default="")
+
+
 f = {n: os.environ.get(f"READ_STAGE{n}_TILE", "") for n in (1, 2)}
 '''
 
@@ -49,8 +58,9 @@ def tree(tmp_path: Path) -> EngineSource:
         ("READ_C", 11),
         ("READ_D", 12),
         ("READ_E", 19),
-        ("READ_STAGE1_TILE", 20),
-        ("READ_STAGE2_TILE", 20),
+        ("READ_STAGE1_TILE", 29),
+        ("READ_STAGE2_TILE", 29),
+        ("TOP_CACHE_FOLDER", 26),
     ],
 )
 def test_each_way_of_reading_is_found(tree: EngineSource, name: str, line: int) -> None:
