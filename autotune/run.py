@@ -279,7 +279,9 @@ def _short_list(current: _Run) -> list[WinnerRecord]:
         default = _default(current, problem)
         times = dict(pairs(one, two))
         if default not in times:
-            continue  # the default was refused here, so there is nothing to compare with
+            reason = "what ships has no estimate here, so there is nothing to compare with"
+            current.listener.on_no_winner(problem, reason)
+            continue
         listed = dict.fromkeys([*list(times)[:SHORT_LIST], default])
         entries = [ShortListed(config, 1 - times[config] / times[default]) for config in listed]
         made += current.store.record_short_list(

@@ -187,7 +187,10 @@ class BoundSpace:
         for variables in self._walk(0, dict(self._variables), len(self.params)):
             yield Config({name: variables[name] for name in names})
 
-    def _walk(self, depth: int, variables: dict[str, Any], stop: int) -> Iterator[dict[str, Any]]:
+    def _walk(
+        self, depth: int, variables: dict[str, Any], stop: int, rng: random.Random | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Assignments of the first `stop` knobs that break no rule, depth first; with `rng` in random order."""
         if not all(rule.require(variables) for rule in self._decided[depth]):
             return
         if depth == stop:
@@ -195,9 +198,9 @@ class BoundSpace:
             return
         param = self.params[depth]
         before = variables[param.name]
-        for value in param.values:
+        for value in param.values if rng is None else rng.sample(param.values, len(param.values)):
             variables[param.name] = value
-            yield from self._walk(depth + 1, variables, stop)
+            yield from self._walk(depth + 1, variables, stop, rng)
         variables[param.name] = before
 
     def neighbours(self, config: Config) -> list[Config]:
@@ -211,12 +214,22 @@ class BoundSpace:
         return [other for other in near if self.is_legal(other)]
 
     def sample(self, rng: random.Random) -> Config:
-        """A legal config: uniform over the raw space, rejected while illegal; the walk when that is rare."""
-        for _ in range(1000):
+        """A legal config, at random: every one can come up.
+
+        Uniform as long as a few hundred draws from the raw space hit a legal one. Where legal configs are
+        rarer, a descent with random turns, which favours configs whose early knobs leave few choices.
+
+        Raises:
+            ValueError: no config is legal.
+        """
+        for _ in range(300):
             config = Config({param.name: rng.choice(param.values) for param in self.params})
             if self.is_legal(config):
                 return config
-        return rng.choice(list(self))
+        found = next(self._walk(0, dict(self._variables), len(self.params), rng), None)
+        if found is None:
+            raise ValueError(f"no {self.space.backend} {self.space.stage} config is legal here")
+        return Config({param.name: found[param.name] for param in self.params})
 
 
 def _offers(param: Param, value: Value) -> bool:

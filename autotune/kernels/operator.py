@@ -147,13 +147,13 @@ def choose_config(
         return config
     path = config or os.environ.get(CONFIG_VARIABLE)
     if not path:
-        return default_config(tokens, dims.inter_dim)
+        return default_config(tokens, dims.inter_dim, _build())
     tuned = load_tuned(Path(path))
     if tuned.dims != dims:
         raise UserError(
             f"{path} was tuned for {tuned.dims}, but the layer is {dims}: export a config for this layer"
         )
-    return tuned.at(tokens)
+    return tuned.at(tokens, _build())
 
 
 def _quantised(scratch: "_Workspace", name: str, rows: int, width: int) -> dict[str, torch.Tensor]:
@@ -217,6 +217,10 @@ def _runtime(x: torch.Tensor) -> str:
         return "cuda"
     if not x.is_cuda:
         raise UserError(f"x is on {x.device}: the kernels need a ROCm or CUDA device")
+    return _build()
+
+
+def _build() -> str:
     return "hip" if torch.version.hip else "cuda"
 
 

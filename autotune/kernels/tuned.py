@@ -54,19 +54,27 @@ class TunedConfigs:
     dims: LayerDims
     entries: Mapping[int, LayerConfig]
 
-    def at(self, tokens: int) -> LayerConfig:
-        """The entry for `tokens`; else that of the next larger count; else the largest. An entry that cannot
-        serve so many tokens gives way to the default."""
-        larger = [count for count in self.entries if count >= tokens]
-        chosen = self.entries[min(larger) if larger else max(self.entries)]
-        return chosen if chosen.serves(tokens) else default_config(tokens, self.dims.inter_dim)
+    def at(self, tokens: int, runtime: str) -> LayerConfig:
+        """The entry for `tokens`, else that of the next larger count up to twice as many, else the default.
+
+        Neighbouring counts agree on what is fast, distant ones do not: an entry tuned for decode must not
+        slow prefill down. An entry that cannot serve so many tokens gives way to the default as well.
+        """
+        near = [count for count in self.entries if tokens <= count <= 2 * tokens]
+        if near and self.entries[min(near)].serves(tokens):
+            return self.entries[min(near)]
+        return default_config(tokens, self.dims.inter_dim, runtime)
 
 
-def default_config(tokens: int, inter_dim: int) -> LayerConfig:
-    """What is used where nothing was tuned; equal to the defaults in `search_spaces/triton/`."""
+def default_config(tokens: int, inter_dim: int, runtime: str) -> LayerConfig:
+    """What is used where nothing was tuned; equal to the defaults in `search_spaces/triton/`.
+
+    Args:
+        runtime: `cuda` or `hip`.
+    """
     tile_m = 16 if tokens <= 128 else 32 if tokens <= 1024 else 64
     one = Stage1Config(tile_m=tile_m, tile_n=64, tile_k=512, num_warps=4, num_stages=2 if tile_m == 64 else 3)
-    if tokens <= LOOP_TOKENS and inter_dim <= 256:
+    if tokens <= LOOP_TOKENS and inter_dim <= 256 and runtime == "cuda":
         two = Stage2Config(tile_m=tile_m, tile_n=64, tile_k=256, num_warps=4, num_stages=8, reduce="loop")
     else:
         two = Stage2Config(tile_m=tile_m, tile_n=64, tile_k=256, num_warps=4, num_stages=2)

@@ -1,41 +1,64 @@
 """A winner against what ships, in microseconds: the rows of the tables that commands print."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 from autotune.config import Config
 from autotune.problem import Stage
-from autotune.results import Kind
+from autotune.results import Kind, StaticFacts
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
-
-LAYER = "layer"
 
 
 @dataclass(frozen=True)
 class WinnerSummary:
-    """A winner with times by what was timed: `stage1`, `stage2` and, where it was measured, `layer`."""
+    """A winner with what is known of it and of what ships.
+
+    Attributes:
+        default_us, winner_us: microseconds by what was timed: `stage1`, `stage2` and, where it was
+            measured, `layer`.
+        facts: of the winner's compiled code, by stage.
+    """
 
     winner: WinnerRecord
     default_us: dict[str, float]
     winner_us: dict[str, float]
+    facts: dict[str, StaticFacts]
 
 
 def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
     """Looks up the times behind a winner: its confirmation's medians, or the estimates of its trials."""
+    facts = {str(stage): _facts(store, winner, stage) for stage in Stage}
     if winner.confirmation is None:
         # What ships is always an entry of the list.
         default = next(entry for entry in store.short_list(winner) if entry.config == winner.default)
-        return WinnerSummary(winner, _estimates(store, default), _estimates(store, winner))
-    confirmation = store.confirmation(winner.confirmation).confirmation
+        return WinnerSummary(winner, _estimates(store, default), _estimates(store, winner), facts)
+    stored = store.confirmation(winner.confirmation)
+    confirmation = stored.confirmation
 
     def medians(finalist: int) -> dict[str, float]:
-        timed = [r.us[finalist] for r in confirmation.rounds]
-        return {what: median(times[what] for times in timed) for what in timed[0]}
+        timed: dict[str, list[float]] = {}
+        for paired in confirmation.rounds:  # not every round has every finalist
+            for what, us in paired.us[finalist].items():
+                timed.setdefault(what, []).append(us)
+        return {what: median(times) for what, times in timed.items()}
 
-    return WinnerSummary(winner, medians(0), medians(confirmation.winner))
+    return WinnerSummary(winner, medians(0), medians(confirmation.winner), facts)
+
+
+def _facts(store: Store, winner: WinnerRecord, stage: Stage) -> StaticFacts:
+    """Static facts of a winner's stage, from its newest trial on the same stack."""
+    trials = store.trials(
+        config=winner.config.of(stage),
+        workload=None,
+        problem=winner.problem,
+        stage=stage,
+        backend=winner.backend,
+        environment_key=winner.environment.key,
+    )
+    return trials[-1].facts if trials else StaticFacts()
 
 
 def _estimates(store: Store, entry: WinnerRecord) -> dict[str, float]:
@@ -62,6 +85,7 @@ def as_json(summary: WinnerSummary) -> dict[str, Any]:
         "winner_us": {what: round(us, 3) for what, us in summary.winner_us.items()},
         "gain": winner.gain,
         "gain_95": None if winner.gain_low is None else [winner.gain_low, winner.gain_high],
+        "facts": {stage: _known(facts) for stage, facts in summary.facts.items()},
         "default": {str(stage): dict(winner.default.of(stage)) for stage in Stage},
         "config": {str(stage): dict(winner.config.of(stage)) for stage in Stage},
     }
@@ -79,8 +103,12 @@ def print_winners(summaries: Sequence[WinnerSummary]) -> None:
         console.print(f"\n{title}: {verdict(winner)}", style="bold", highlight=False)
         table = Table("", f"default, {winner.kind} µs", f"best, {winner.kind} µs", "", box=None)
         for what, default_us in summary.default_us.items():
-            best_us = summary.winner_us[what]
-            table.add_row(what, f"{default_us:.2f}", f"{best_us:.2f}", f"{1 - best_us / default_us:+.1%}")
+            best_us = summary.winner_us.get(what)
+            if best_us is None:
+                continue
+            # The layer's gain is the confirmation's: the median of paired ratios, not the ratio of medians.
+            gain = winner.gain if what == "layer" else 1 - best_us / default_us
+            table.add_row(what, f"{default_us:.2f}", f"{best_us:.2f}", f"{gain:+.1%}")
         console.print(table, highlight=False)
         for stage in Stage:
             changed = {
@@ -89,6 +117,15 @@ def print_winners(summaries: Sequence[WinnerSummary]) -> None:
                 if winner.default.of(stage).get(name) != value
             }
             console.print(f"  {stage}: {Config(changed) if changed else 'as shipped'}", highlight=False)
+            known = _known(summary.facts[str(stage)])
+            if known:
+                words = ", ".join(f"{name} {value}" for name, value in known.items())
+                console.print(f"    compiled code: {words}", highlight=False, style="dim")
+
+
+def _known(facts: StaticFacts) -> dict[str, int]:
+    """The facts that this target's code tells."""
+    return {name: value for name, value in asdict(facts).items() if value is not None}
 
 
 def verdict(winner: WinnerRecord) -> str:

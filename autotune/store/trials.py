@@ -46,14 +46,16 @@ class Trials(Sessions):
         stage: Stage,
         backend: str,
         environment_key: str,
-        workload: str,
+        workload: str | None,
         space_digest: str | None = None,
+        config: Config | None = None,
     ) -> list[StoredTrial]:
-        """Comparable trials, oldest first: what a run of the same kind need not repeat.
+        """Trials of one stage of a problem on one stack, oldest first.
 
         Args:
-            workload: the measuring conditions; only equal ones are comparable.
+            workload: the measuring conditions; only figures of equal ones are comparable. None: any.
             space_digest: only trials of this search-space file; None: of any.
+            config: only trials of this config; None: of any.
         """
         query = (
             select(Trial)
@@ -64,10 +66,13 @@ class Trials(Sessions):
                 Environment.key == environment_key,
                 Trial.stage == stage,
                 Trial.backend == backend,
-                Trial.workload == workload,
             )
             .order_by(Trial.created_at, Trial.id)
         )
+        if workload is not None:
+            query = query.where(Trial.workload == workload)
+        if config is not None:
+            query = query.where(Trial.config == config.key)
         if space_digest is not None:
             query = query.where(Trial.space_digest == space_digest)
         with self.reading() as session:

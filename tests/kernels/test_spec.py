@@ -96,12 +96,13 @@ def test_whatever_the_space_yields_makes_a_spec(stage: Stage, device: str) -> No
                 config = rng.choice(space.neighbours(config))
 
 
+@pytest.mark.parametrize("device", ["h100", "mi325x"])
 @pytest.mark.parametrize("tokens", [1, 8, 40, 160, 1024, 4096])
-def test_the_operator_s_default_is_the_space_s_default(tokens: int) -> None:
+def test_the_operator_s_default_is_the_space_s_default(tokens: int, device: str) -> None:
     layer = Layer.of(PRESETS["kimi-k2.5-w4a8"], 8)
-    default = default_config(tokens, layer.inter_dim)
+    default = default_config(tokens, layer.inter_dim, DEVICES[device].runtime)
     for stage, config in ((Stage.STAGE1, default.stage1), (Stage.STAGE2, default.stage2)):
-        space = SPACES[stage].at(layer, tokens, DEVICES["h100"])
+        space = SPACES[stage].at(layer, tokens, DEVICES[device])
         assert type(config).of(space.default) == config
 
 
@@ -119,14 +120,22 @@ def tuned_file(*counts: int, reduce: str = "arrive") -> dict:
 
 def test_an_entry_is_picked_by_tokens() -> None:
     tuned = parse_tuned(tuned_file(2, 4, 8), "f.json")
-    picked = {tokens: tuned.at(tokens).stage1.num_stages for tokens in (1, 2, 3, 4, 5, 8, 40)}
-    assert picked == {1: 2, 2: 2, 3: 4, 4: 4, 5: 8, 8: 8, 40: 8}
+    picked = {tokens: tuned.at(tokens, "cuda").stage1.num_stages for tokens in (1, 2, 3, 4, 5, 8)}
+    assert picked == {1: 2, 2: 2, 3: 4, 4: 4, 5: 8, 8: 8}
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 40, 4096])
+def test_an_entry_is_not_carried_over_a_distance(tokens: int) -> None:
+    """More than double, or fewer than any entry was checked at: what ships is used, prefill above all."""
+    tuned = parse_tuned(tuned_file(4, 8, 160), "f.json")
+    assert tuned.at(tokens, "cuda") == default_config(tokens, 256, "cuda")
 
 
 def test_an_entry_that_cannot_serve_so_many_tokens_gives_way_to_the_default() -> None:
     tuned = parse_tuned(tuned_file(8, reduce="loop"), "f.json")
-    assert tuned.at(8).stage2.reduce == "loop"
-    assert tuned.at(40) == default_config(40, 256)
+    assert tuned.at(8, "cuda").stage2.reduce == "loop"
+    tuned = parse_tuned(tuned_file(24, reduce="loop"), "f.json")
+    assert tuned.at(20, "cuda") == default_config(20, 256, "cuda")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""Two candidates' machine code side by side."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from autotune.backends.base import Listing
+from autotune.compile.mix import instruction_mix
+from autotune.config import Config
+
+_FACTS = {
+    "vgprs": "VGPR a lane",
+    "agprs": "AGPR a lane",
+    "sgprs": "SGPR a wave",
+    "spills": "spilled VGPR",
+    "lds_bytes": "LDS bytes a workgroup",
+    "workgroups_per_cu": "workgroups a CU",
+    "waves_per_simd": "waves a SIMD",
+    "instructions": "instructions",
+}
+
+
+def facts_of(listing: Listing) -> dict[str, int]:
+    """Static facts and instruction mix under one set of names; what the code does not tell is left out."""
+    facts = asdict(listing.compiled.facts)
+    named = {name: facts[name] for name in _FACTS if facts[name] is not None}
+    return named | instruction_mix(listing.text)
+
+
+def compare(configs: Sequence[Config], listings: Sequence[Listing]) -> dict[str, Any]:
+    """Both columns and their difference, as JSON-ready values; instructions are counted in the text, once."""
+    a, b = (facts_of(listing) for listing in listings)
+    names = [*a, *(name for name in b if name not in a)]
+    return {
+        "a": dict(configs[0]),
+        "b": dict(configs[1]),
+        "same_code": listings[0].compiled.binary_hash == listings[1].compiled.binary_hash,
+        "compile_s": [round(listing.compiled.seconds, 2) for listing in listings],
+        "facts": {
+            name: {"a": a.get(name, 0), "b": b.get(name, 0), "b-a": b.get(name, 0) - a.get(name, 0)}
+            for name in names
+        },
+    }
+
+
+def print_comparison(compared: dict[str, Any], title: str) -> None:
+    """Prints what `compare` made, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(title, style="bold", highlight=False)
+    a, b = Config(compared["a"]), Config(compared["b"])
+    for name, config in (("A", a), ("B", b)):
+        console.print(f"  {name}: {config}", highlight=False)
+    table = Table("", *(f"[bold]{name}" for name in ("A", "B", "B - A")), box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, row in compared["facts"].items():
+        changed = f"{row['b-a']:+}" if row["b-a"] else ""
+        table.add_row(_FACTS.get(name, name), str(row["a"]), str(row["b"]), changed)
+    console.print(table, highlight=False)
+    if compared["same_code"]:
+        console.print("One program: the machine code is the same.", highlight=False)
