@@ -1,7 +1,7 @@
 """Where the lanes of a vector memory instruction point: GLOBAL, FLAT, MUBUF and SCRATCH address operands.
 
-Each closure gives the addresses of all 64 lanes; inactive ones are meaningless. CDNA3 ISA guide, "Vector memory
-operations", "Flat memory instructions".
+Each closure gives the addresses of all 64 lanes; inactive ones are meaningless. CDNA3 ISA guide, "Vector
+memory operations", "Flat memory instructions".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from autotune.emulate.decoded import Modifiers, plain, register, touched
 from autotune.emulate.errors import Fault, NotEmulated
 from autotune.emulate.parser import Operand, Symbol
 from autotune.emulate.registers import LANES, U32, Array, Wave, row_of
-from autotune.emulate.scalar import getter
+from autotune.emulate.scalar_operands import getter
 
 Addresses = Callable[[Wave], Array]
 
@@ -42,7 +42,7 @@ def is_off(operand: Operand) -> bool:
 
 
 def global_address(vaddr: Operand, saddr: Operand, modifiers: Modifiers) -> Addresses:
-    """A 64-bit address in two VGPRs, or a scalar base plus an unsigned 32-bit VGPR; plus a signed constant."""
+    """A 64-bit address in two VGPRs, or a scalar base plus a 32-bit VGPR; plus a signed constant."""
     offset = modifiers.number("offset")
     if is_off(saddr):
         row = row_of(register(vaddr, "v", 2))
@@ -50,7 +50,9 @@ def global_address(vaddr: Operand, saddr: Operand, modifiers: Modifiers) -> Addr
     base = getter(saddr, 64)
     row = row_of(register(vaddr, "v", 1))
     # Added as uint64, since a base may wrap around with its offset.
-    return lambda wave: (wave.rows[U32][row] + np.uint64(base(wave) + offset & (1 << 64) - 1)).view(np.int64)
+    return lambda wave: (
+        wave.rows[U32][row].astype(np.uint64) + np.uint64(base(wave) + offset & (1 << 64) - 1)
+    ).view(np.int64)
 
 
 def flat_address(vaddr: Operand, modifiers: Modifiers) -> Addresses:

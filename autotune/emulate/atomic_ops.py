@@ -1,12 +1,14 @@
 """Read-modify-write operations, shared by global, buffer, flat and LDS atomics.
 
-Lanes that hit the same address take effect one after another in lane order. CDNA3 ISA guide, "Memory atomics".
+Lanes that hit the same address take effect one after another in lane order. CDNA3 ISA guide, "Memory
+atomics".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +20,14 @@ Combine = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True, slots=True)
 class Atomic:
-    """An operation on `size` bytes a lane; `data` bytes come from registers (twice as many for compare-and-swap)."""
+    """An operation on `size` bytes a lane; it takes `data` bytes of registers (to compare and swap, twice)."""
 
     size: int
     data: int
     function: Combine
 
 
-def _typed(dtype: type, function: Callable[[Array, Array], Array]) -> Combine:
+def _typed(dtype: Any, function: Callable[[Array, Array], Array]) -> Combine:
     """Works on values of 4 or 8 bytes instead of words."""
     wide = np.dtype(dtype).itemsize == 8
 
@@ -51,7 +53,8 @@ def _pairs(function: Callable[[Array, Array], Array]) -> Combine:
 
 
 def _add_f16(a: Array, b: Array) -> Array:
-    return (a.view(np.float16) + b.view(np.float16)).view(np.uint16)
+    total: Array = a.view(np.float16) + b.view(np.float16)
+    return total.view(np.uint16)
 
 
 def bf16_to_f32(a: Array) -> Array:
@@ -71,7 +74,7 @@ def _add_bf16(a: Array, b: Array) -> Array:
 
 
 def _increment(old: Array, limit: Array) -> Array:
-    return np.where(old >= limit, old.dtype.type(0), old + old.dtype.type(1))
+    return np.asarray(np.where(old >= limit, 0, old + old.dtype.type(1)))
 
 
 def _decrement(old: Array, limit: Array) -> Array:
@@ -88,8 +91,8 @@ def _compare_swap(words: int) -> Combine:
     return run
 
 
-def _integers(suffix: str, unsigned: type, signed: type, size: int) -> dict[str, Atomic]:
-    table: dict[str, tuple[type, Callable[[Array, Array], Array]]] = {
+def _integers(suffix: str, unsigned: Any, signed: Any, size: int) -> dict[str, Atomic]:
+    table: dict[str, tuple[Any, Callable[[Array, Array], Array]]] = {
         "add": (unsigned, lambda a, b: a + b),
         "sub": (unsigned, lambda a, b: a - b),
         "smin": (signed, np.minimum),

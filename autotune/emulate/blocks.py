@@ -147,8 +147,8 @@ _LONG_TARGET = re.compile(r"^\(([\w.$@]+)-[\w.$@]+\)&4294967295$")
 def fold_long_branches(program: Program) -> None:
     """Rewrites branches that are too far for s_branch: s_getpc, s_add, s_addc with a label distance, s_setpc.
 
-    There are no addresses of instructions here, so only this one sequence of LLVM's is understood; the first three
-    become s_nop and the last one s_branch. Any other s_getpc_b64 stays, and is not emulated.
+    There are no addresses of instructions here, so only this one sequence of LLVM's is understood; the first
+    three become s_nop and the last one s_branch. Any other s_getpc_b64 stays, and is not emulated.
     """
     instructions = program.instructions
     for i, first in enumerate(instructions[:-3]):
@@ -241,7 +241,7 @@ def run_wave(wave: Wave, code: Code, budget: int) -> tuple[int, int]:
             block = blocks[position]
             block.executions += 1
             budget -= len(block)
-            for registers, run, decoded, instruction in block.body:
+            for registers, run, decoded, instruction in block.body:  # noqa: B007, for the except below
                 if registers & wave.hazard:
                     queue = wave.vm if decoded.joins == "vm" else wave.lgkm if decoded.joins else None
                     wave.check_hazard(decoded.reads, decoded.writes, queue)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from autotune.emulate import encodings
 from autotune.emulate import lanes as L
 from autotune.emulate.decoded import Decoded, Modifiers, expect, touched
 from autotune.emulate.floats import classify
@@ -76,7 +77,7 @@ def decode_compare(instruction: Instruction) -> Decoded | None:
     result, *operands = instruction.operands
     if encoding == "sdwa":
         first, second = (
-            L.sdwa_source(operand, kind, modifiers.word(f"src{i}_sel", "DWORD"))
+            encodings.sdwa_source(operand, kind, modifiers.word(f"src{i}_sel", "DWORD"))
             for i, (operand, kind) in enumerate(zip(operands, kinds, strict=True))
         )
     else:

@@ -16,7 +16,7 @@ from autotune.emulate.floats import div_fmas, div_scale
 from autotune.emulate.integer_ops import count_bits
 from autotune.emulate.parser import VCC, Instruction, Reg
 from autotune.emulate.registers import LANES, U32, Array, Wave, lanes, row_of
-from autotune.emulate.scalar import getter
+from autotune.emulate.scalar_operands import getter
 from autotune.emulate.vector import Valu, bind, split_encoding
 
 _VCC = Reg("s", VCC, 2)
@@ -89,8 +89,8 @@ def _decode_mad64(instruction: Instruction, signed: bool) -> Decoded:
         store_carry(wave, overflow)
         store(wave, total)
 
-    # Compilers use this as a 32-bit multiply-add with an undefined high half of the addend, whose high half of the
-    # result they then ignore; so that half is no read.
+    # Compilers use this as a 32-bit multiply-add with an undefined high half of the addend, whose high half
+    # of the result they then ignore; so that half is no read.
     addend = plain(operands[2])
     low = Reg(addend.file, addend.index, 1) if isinstance(addend, Reg) else addend
     return Decoded(run, "valu", touched(*operands[:2], low), touched(result, carry_out))

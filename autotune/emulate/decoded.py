@@ -18,8 +18,8 @@ class Decoded:
 
     Attributes:
         run: executes it on a wave.
-        klass: for the counts: "valu", "mfma", "salu", "smem", "vmem load", "vmem store", "atomic", "lds", "scratch",
-            "branch", "barrier", "wait" or "other".
+        klass: for the counts: "valu", "mfma", "salu", "smem", "vmem load", "vmem store", "atomic", "lds",
+            "scratch", "branch", "barrier", "wait" or "other".
         reads, writes: registers, as sets (see `registers`).
         joins: "vm" or "lgkm" if it is a vector memory or LDS instruction that returns in order, else "".
     """
@@ -77,7 +77,7 @@ def plain(operand: Operand) -> Reg | Imm | Symbol:
 
 
 def register(operand: Operand, files: str, count: int) -> Reg:
-    """The operand, which must be `count` registers of one of the files in `files` (a string of "v", "a", "s")."""
+    """The operand, which must be `count` registers of one of the files named in `files`, e.g. "va"."""
     base = plain(operand)
     if not isinstance(base, Reg) or base.file not in files or base.count != count:
         raise NotEmulated(f"operand {base} where {count} register(s) of {'/'.join(files)} are needed")

@@ -45,7 +45,8 @@ _ROUNDING: dict[str, Function] = {"floor": np.floor, "ceil": np.ceil, "trunc": n
 
 def _fract(a: Array) -> Array:
     below_one = np.nextafter(a.dtype.type(1), a.dtype.type(0))
-    return np.minimum(a - np.floor(a), below_one)
+    fraction: Array = np.minimum(a - np.floor(a), below_one)
+    return fraction
 
 
 def _arithmetic(kind: str, fma: Function) -> dict[str, Valu]:
@@ -90,7 +91,8 @@ def _pack16(low: Array, high: Array) -> Array:
 def _cvt_pk_u8(value: Array, position: Array, old: Array) -> Array:
     shift = (position & np.uint32(3)) * np.uint32(8)
     byte = to_int(np.rint(value), 0, 255).astype(np.uint32)
-    return old & ~(np.uint32(0xFF) << shift) | byte << shift
+    merged: Array = old & ~(np.uint32(0xFF) << shift) | byte << shift
+    return merged
 
 
 def _byte_to_float(position: int) -> Function:

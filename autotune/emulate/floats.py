@@ -1,8 +1,9 @@
 """Floating-point functions on `[64]` arrays, bit for bit where the ISA defines the bits.
 
-Add, subtract and multiply are IEEE with denormals, round to nearest even (the only MODE that is emulated). The
-transcendental functions are 1 ulp approximations on hardware and flush denormals; here they are correctly rounded,
-with the flush. CDNA3 ISA guide, "Vector ALU instructions" and the pseudocode of the instruction chapters.
+Add, subtract and multiply are IEEE with denormals, round to nearest even (the only MODE that is emulated).
+The transcendental functions are 1 ulp approximations on hardware and flush denormals; here they are correctly
+rounded, with the flush. CDNA3 ISA guide, "Vector ALU instructions" and the pseudocode of the instruction
+chapters.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MAX16 = np.float16(65504)
 
 
 def _odd_sum(product: Array, addend: Array) -> Array:
-    """product + addend in float64, rounded to odd, so that a further rounding to float32 or float16 is exact."""
+    """product + addend in float64, rounded to odd: a further rounding to float32 or float16 is then exact."""
     total = product + addend
     # Knuth's two-sum gives the error of that addition exactly.
     shadow = total - product
@@ -38,7 +39,7 @@ def fma32(a: Array, b: Array, c: Array) -> Array:
     result: Array = total.astype(np.float32)
     tie = (total.view(np.int64) & 0x1FFF_FFFF) == 0x1000_0000
     if tie.any() or (np.abs(total) < _TINY32).any():
-        # Only a sum that looks like a tie, or a denormal one, can round twice; `_odd_sum` costs five times as much.
+        # Only a sum that looks like a tie, or a denormal one, can round twice; `_odd_sum` is slow.
         result = _odd_sum(product, c.astype(np.float64)).astype(np.float32)
     return result
 
@@ -151,7 +152,7 @@ def div_scale(scaled: Array, denominator: Array, numerator: Array) -> tuple[Arra
     is_denominator, is_numerator = scaled == denominator, scaled == numerator
     quotient = np.abs(numerator / denominator)
     tiny_quotient = (quotient < _TINY32) & (quotient > 0)
-    # 1/d in float64 is denormal only for |d| > 2**1022, which no float32 reaches; the guide means float32 range.
+    # The guide asks whether 1/d is a denormal float64, which no float32 d gives; it means a float32.
     tiny_inverse = (np.abs(1.0 / wide) < float(_TINY32)) & np.isfinite(wide)
     conditions = [
         (numerator == 0) | (denominator == 0),

@@ -1,7 +1,7 @@
 """The 8-bit floats of gfx942, which are FNUZ: no infinity, no negative zero, 0x80 is the only NaN.
 
-"fp8" is E4M3 with bias 8 (largest 240), "bf8" is E5M2 with bias 16 (largest 57344). CDNA3 ISA guide, "Data types";
-these are not the OCP formats of later generations.
+"fp8" is E4M3 with bias 8 (largest 240), "bf8" is E5M2 with bias 16 (largest 57344). CDNA3 ISA guide, "Data
+types"; these are not the OCP formats of later generations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _table(mantissa_bits: int, bias: int) -> Array:
     values = np.ldexp(fraction, np.maximum(exponent, 1) - bias)
     values = np.where(codes & 0x80, -values, values)
     values[0x80] = np.nan
-    return values.astype(np.float32)
+    return np.asarray(values, np.float32)
 
 
 FP8_VALUES = _table(3, 8)

@@ -1,7 +1,7 @@
 """Integer vector operations: bitwise, shifts, arithmetic, bit fields, dot products, moves.
 
-Shift amounts use the low bits of the amount only, arithmetic wraps. `*rev` opcodes take the shift amount first.
-CDNA3 ISA guide, "VOP1 / VOP2 / VOP3A instructions".
+Shift amounts use the low bits of the amount only, arithmetic wraps. `*rev` opcodes take the shift amount
+first. CDNA3 ISA guide, "VOP1 / VOP2 / VOP3A instructions".
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def reverse_bits(a: Array) -> Array:
 
 def count_bits(a: Array) -> Array:
     """Number of set bits; uint32[64]."""
-    return np.bitwise_count(a).astype(np.uint32)
+    ones: Array = np.unpackbits(a.view(np.uint8)).reshape(64, 32).sum(1, dtype=np.uint32)
+    return ones
 
 
 def leading_zeros(a: Array) -> Array:
@@ -101,14 +102,16 @@ def dot(bits: int, signed: bool) -> Function:
         return np.where(values >> (bits - 1) & 1, values - (1 << bits), values) if signed else values
 
     def run(a: Array, b: Array, c: Array) -> Array:
-        return ((fields(a) * fields(b)).sum(0) + c.view(np.int32)).astype(np.uint32)
+        total: Array = (fields(a) * fields(b)).sum(0) + c.view(np.int32)
+        return total.astype(np.uint32)
 
     return run
 
 
 def _sad_u8(a: Array, b: Array, c: Array) -> Array:
     x, y = (v.view(np.uint8).reshape(64, 4).astype(np.int64) for v in (a, b))
-    return (np.abs(x - y).sum(1) + c).astype(np.uint32)
+    total: Array = np.abs(x - y).sum(1) + c
+    return total.astype(np.uint32)
 
 
 def _pack_saturated(low: int, high: int) -> Function:
@@ -139,13 +142,17 @@ def _mad(a: Array, b: Array, c: Array) -> Array:
     return a * b + c
 
 
+def _select(a: Array, b: Array, take: Array) -> Array:
+    return np.where(take, b, a)
+
+
 MOVES = {
     "v_mov_b32": Valu("u32", U, lambda a: a),
     "v_mov_b64": Valu("u64", ("u64",), lambda a: a),
     "v_accvgpr_read_b32": Valu("u32", U, lambda a: a),
     "v_accvgpr_write_b32": Valu("u32", U, lambda a: a),
     "v_accvgpr_mov_b32": Valu("u32", U, lambda a: a),
-    "v_cndmask_b32": Valu("u32", ("b32", "b32", "lanes"), lambda a, b, take: np.where(take, b, a)),
+    "v_cndmask_b32": Valu("u32", ("b32", "b32", "lanes"), _select),
 }
 
 INTEGER = MOVES | {

@@ -1,9 +1,9 @@
 """Launching a compiled kernel on the CPU: arguments, grid, initial registers, and what comes back.
 
 Example:
-    >>> kernel = Kernel.from_asm(compiled.asm["amdgcn"])                       # doctest: +SKIP
-    >>> result = kernel.launch([a, b, c, 4, 64], grid=(1, 2, 1), lds_bytes=compiled.metadata.shared)  # doctest: +SKIP
-    >>> result.counts.classes["mfma"]                                           # doctest: +SKIP
+    kernel = Kernel.from_asm(compiled.asm["amdgcn"])
+    result = kernel.launch([a, b, c, 4, 64], grid=(1, 2, 1), lds_bytes=compiled.metadata.shared)
+    result.counts.classes["mfma"]  # executed matrix instructions; the numbers are in c
 
 Initial state: AMDGPU backend guide, "Kernel dispatch" and "Initial kernel execution state", code object V5.
 """
@@ -51,7 +51,8 @@ class Counts:
         opcodes: executed wave instructions by mnemonic.
         classes: the same by class (see `decoded.Decoded.klass`, plus "branch" and "barrier").
         lines: the same by line of the text.
-        traffic: requested bytes and distinct 64-byte segments of "load", "store", "atomic" and "scalar" accesses.
+        traffic: requested bytes and distinct 64-byte segments of "load", "store", "atomic" and "scalar"
+            accesses.
         waits: bytes of vector loads in flight at each s_waitcnt with a vmcnt that was reached.
         workgroups: how many were executed.
     """
@@ -71,7 +72,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Result:
-    """Outcome of a launch: the memory that the kernel worked on (arrays were changed in place) and the counts."""
+    """Outcome of a launch: the memory that the kernel worked on, arrays changed in place, and the counts."""
 
     memory: Memory
     counts: Counts
@@ -137,21 +138,22 @@ class Kernel:
         """Executes workgroups one after another.
 
         Args:
-            arguments: in the kernel's order. Arrays are mapped and changed in place (read-only ones fault on a
-                store), `Pointer` refers to mapped memory, None is a null pointer; integers, floats, numpy scalars
-                and bytes (for structures) are passed by value. Trailing pointers may be left out and are null.
+            arguments: in the kernel's order. Arrays are mapped and changed in place (read-only ones fault on
+                a store), `Pointer` refers to mapped memory, None is a null pointer; integers, floats, numpy
+                scalars and bytes (for structures) are passed by value. Trailing pointers may be left out and
+                are null.
             grid: workgroups in x, y, z.
             threads: work-items of a workgroup; by default what the metadata says.
             lds_bytes: LDS of a workgroup, at least what the descriptor fixes (Triton: `metadata.shared`).
             workgroups: which ones to execute, in this order; by default all, x fastest.
             memory: where further buffers are mapped; a new one by default.
             order: of the waves between barriers.
-            seed: of the poison in registers and LDS and of the shuffled order; results of a correct kernel do not
-                depend on it.
+            seed: of the poison in registers and LDS and of the shuffled order; results of a correct kernel do
+                not depend on it.
             check_races: whether to look for LDS races.
-            lds_rules: "strict" faults on an LDS access outside of the allocation and on a read of what nothing has
-                written; "hardware" drops or zeroes the first and gives poison for the second, to tell a kernel that
-                gets away with it from one whose result depends on it.
+            lds_rules: "strict" faults on an LDS access outside of the allocation and on a read of what
+                nothing has written; "hardware" drops or zeroes the first and gives poison for the second, to
+                tell a kernel that gets away with it from one whose result depends on it.
             budget: wave instructions for all workgroups together.
 
         Raises:
@@ -209,7 +211,7 @@ class Kernel:
             wave.define(register_set(Reg("s", position, len(words))))
             position += len(words)
 
-        # Order of the user SGPRs; those that compute kernels here never ask for were refused in _check_descriptor.
+        # The order of the user SGPRs is fixed; the ones left out here were refused by _check_descriptor.
         if info.directive("user_sgpr_dispatch_ptr"):
             position += 2
         if info.directive("user_sgpr_queue_ptr"):
@@ -271,7 +273,8 @@ def _check_descriptor(info: KernelInfo) -> None:
     for name, wanted in (
         ("float_round_mode_32", 0), ("float_round_mode_16_64", 0), ("float_denorm_mode_32", 3),
         ("float_denorm_mode_16_64", 3), ("ieee_mode", 1), ("dx10_clamp", 1), ("fp16_overflow", 0),
-        ("user_sgpr_private_segment_buffer", 0), ("user_sgpr_flat_scratch_init", 0), ("uses_dynamic_stack", 0),
+        ("user_sgpr_private_segment_buffer", 0), ("user_sgpr_flat_scratch_init", 0),
+        ("uses_dynamic_stack", 0),
         ("system_sgpr_workgroup_info", 0), ("tg_split", 0),
     ):  # fmt: skip
         given = info.directive(name, wanted)

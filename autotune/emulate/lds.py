@@ -1,9 +1,10 @@
 """LDS: one workgroup's shared memory, checked for bounds, for reads of what nobody wrote, and for races.
 
-A race is a pair of accesses to a byte by different waves, at least one a write, with no barrier between them. It is
-found whatever the order in which the waves happen to run: for each byte the last writer since the last barrier and
-the readers since then are kept. An access that is still outstanding at a barrier (no s_waitcnt covered it) may take
-effect after the barrier and therefore counts on its other side too. CDNA3 ISA guide, "Data share".
+A race is a pair of accesses to a byte by different waves, at least one a write, with no barrier between them.
+It is found whatever the order in which the waves happen to run: for each byte the last writer since the last
+barrier and the readers since then are kept. An access that is still outstanding at a barrier (no s_waitcnt
+covered it) may take effect after the barrier and therefore counts on its other side too. CDNA3 ISA guide,
+"Data share".
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 from autotune.emulate.errors import Fault
 from autotune.emulate.registers import Array, LdsAccess, Wave
 
-# Writer codes of a byte: nobody ever, an atomic since the barrier, somebody before the barrier; else wave number + 1.
+# Writer codes of a byte: nobody ever, an atomic since the barrier, somebody before the barrier; else wave
+# number + 1.
 _NEVER, _ATOMIC, _EARLIER = 0, 200, 255
 MAX_WAVES = 16
 GRANULE = 512  # bytes in which LDS is allocated
@@ -39,9 +41,9 @@ class Lds:
         size: bytes allocated.
         poison: fills it at the start, as the last kernel's left-overs would.
         check_races: whether to look for races.
-        strict: whether an access outside of the allocation, or a read of what nobody wrote, is a fault. Otherwise
-            it does what hardware does: outside (of whole granules) writes are dropped and reads give 0, and what
-            nobody wrote holds poison.
+        strict: whether an access outside of the allocation, or a read of what nobody wrote, is a fault.
+            Otherwise it does what hardware does: outside (of whole granules) writes are dropped and reads
+            give 0, and what nobody wrote holds poison.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class Lds:
 
     def words_at(self, starts: Array, size: int) -> Array:
         """Words uint32[size / 4, n] at aligned byte offsets, unchecked (after `atomic_access`)."""
-        return self._words[(starts >> 2) + np.arange(size // 4)[:, None]]
+        return self._words.take((starts >> 2) + _STEPS[: size // 4])
 
     def put_words_at(self, starts: Array, words: Array) -> None:
         """Stores words uint32[k, n] at aligned byte offsets, unchecked (after `atomic_access`)."""
@@ -185,8 +187,8 @@ class Lds:
     def _explain_write(self, own: int, positions: Array, changes: Array) -> None:
         """Raises the race of a write, if it is one.
 
-        Compilers let several waves write the same value to the same place when a tile is replicated over them, which
-        no order can tell apart; `changes` says which bytes would get another value.
+        Compilers let several waves write the same value to the same place when a tile is replicated over
+        them, which no order can tell apart; `changes` says which bytes would get another value.
         """
         if not self.check_races:
             return
@@ -206,7 +208,9 @@ class Lds:
             )
 
     def barrier(self, waves: Iterable[Wave]) -> None:
-        """All waves have met: what they did before is ordered before what they do next, unless still outstanding."""
+        """All waves have met: what they did before is ordered before what they do next, unless still
+        outstanding.
+        """
         self._writer[self._writer != _NEVER] = _EARLIER
         self._readers[:] = 0
         for wave in waves:

@@ -1,11 +1,12 @@
 """Matrix products (MFMA) on VGPRs and AccVGPRs.
 
-One instruction multiplies, for each of B blocks, A (M x K) with B (K x N) and adds C (M x N), M = N. With k values a
-lane and K/k lane groups, lane l holds row (A) or column (B) l mod M of block or K group l div M, values k·group to
-k·group + k - 1. Result register r of lane l holds column l mod N; its row is 4·(l div N) + r mod 4, plus 8·(r div 4)
-where one block of 32 rows fills 16 registers. EXEC is ignored. Integers are exact and wrap; float products are exact
-and summed in float64 with the addend, then rounded once to float32, because the guide does not fix the order in
-which hardware adds. CDNA3 ISA guide, "Matrix arithmetic instructions".
+One instruction multiplies, for each of B blocks, A (M x K) with B (K x N) and adds C (M x N), M = N. With k
+values a lane and K/k lane groups, lane l holds row (A) or column (B) l mod M of block or K group l div M,
+values k·group to k·group + k - 1. Result register r of lane l holds column l mod N; its row is 4·(l div N) +
+r mod 4, plus 8·(r div 4) where one block of 32 rows fills 16 registers. EXEC is ignored. Integers are exact
+and wrap; float products are exact and summed in float64 with the addend, then rounded once to float32,
+because the guide does not fix the order in which hardware adds. CDNA3 ISA guide, "Matrix arithmetic
+instructions".
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from autotune.emulate.decoded import Decoded, Modifiers, expect, plain, register
 from autotune.emulate.errors import NotEmulated
 from autotune.emulate.parser import Imm, Instruction, Operand
 from autotune.emulate.registers import LANES, Array, Wave, row_of, splat
-from autotune.emulate.scalar import constant
+from autotune.emulate.scalar_operands import constant
 
 
 @dataclass(frozen=True, slots=True)

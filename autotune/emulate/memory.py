@@ -106,7 +106,8 @@ class Memory:
         if slot < 0:
             return "is below every buffer"
         region = self._regions[slot]
-        return f"is outside of every buffer; {region.name} has {len(region.data)} bytes, this is at {address - region.base}"
+        where = f"{region.name} has {len(region.data)} bytes, this is at {address - region.base}"
+        return f"is outside of every buffer; {where}"
 
     def count(self, kind: str, addresses: Array, size: int) -> None:
         """Adds one access of `size` bytes a lane to the statistics; addresses int64[active lanes]."""
@@ -150,7 +151,8 @@ class Memory:
         return np.ascontiguousarray(raw.view(np.uint32).T)
 
     def store(self, addresses: Array, words: Array, size: int) -> None:
-        """Writes the low `size` bytes a lane of uint32[ceil(size / 4), lanes]; the highest lane wins a conflict.
+        """Writes the low `size` bytes a lane of uint32[ceil(size / 4), lanes]; the highest lane wins a
+        conflict.
 
         Raises:
             Fault: an access that is not wholly inside of one writable buffer.

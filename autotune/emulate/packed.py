@@ -1,7 +1,7 @@
 """VOP3P: the same operation on both halves of a register (or on two registers), and mixed-precision fma.
 
-op_sel says which half of each source the low result uses, op_sel_hi the same for the high result; neg_lo and neg_hi
-negate them. CDNA3 ISA guide, "VOP3P instructions".
+op_sel says which half of each source the low result uses, op_sel_hi the same for the high result; neg_lo and
+neg_hi negate them. CDNA3 ISA guide, "VOP3P instructions".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from autotune.emulate.floats import clamp01, fma32
 from autotune.emulate.integer_ops import INTEGER16
 from autotune.emulate.parser import Imm, Instruction, Operand, Reg
 from autotune.emulate.registers import F32, U32, Array, Wave, register_set, row_of, splat
-from autotune.emulate.scalar import constant
+from autotune.emulate.scalar_operands import constant
 from autotune.emulate.vector import Function, Valu, clamped, low_bits
 
 PACKED16: dict[str, Valu] = {
@@ -123,7 +123,9 @@ def _decode32(instruction: Instruction, function: Function, count: int) -> Decod
 
 
 def _decode_move(instruction: Instruction) -> Decoded:
-    """V_PK_MOV_B32: the low result is a word of source 0, the high result a word of source 1 (both by op_sel)."""
+    """V_PK_MOV_B32: the low result is a word of source 0, the high result a word of source 1 (both by
+    op_sel).
+    """
     expect(instruction, 3)
     modifiers = Modifiers(instruction)
     choice = modifiers.bits("op_sel", (0, 0))

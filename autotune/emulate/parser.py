@@ -25,7 +25,9 @@ _NAMED_SCALARS: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Reg:
-    """`count` consecutive registers of one file, e.g. `v[2:3]` is `Reg("v", 2, 2)` and `vcc` is `Reg("s", 106, 2)`."""
+    """`count` consecutive registers of one file, e.g. `v[2:3]` is `Reg("v", 2, 2)` and `vcc` is `Reg("s",
+    106, 2)`.
+    """
 
     file: RegisterFile
     index: int
@@ -34,7 +36,9 @@ class Reg:
 
 @dataclass(frozen=True, slots=True)
 class Imm:
-    """An integer or floating-point constant; a float's bits depend on the width of the operand it stands for."""
+    """An integer or floating-point constant; a float's bits depend on the width of the operand it stands
+    for.
+    """
 
     value: int | float
 
@@ -77,7 +81,9 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class KernelArgument:
-    """One entry of `.args` in the metadata: byte offset and size in the kernarg segment, and the value kind."""
+    """One entry of `.args` in the metadata: byte offset and size in the kernarg segment, and the value
+    kind.
+    """
 
     offset: int
     size: int
@@ -127,7 +133,23 @@ _INTEGER = re.compile(r"^-?(0x[0-9a-fA-F]+|\d+)$")
 _FLOAT = re.compile(r"^-?\d+\.\d*(e[+-]?\d+)?$")
 _MODIFIER = re.compile(r"^([a-z_0-9]+):(\[[^\]]*\]|swizzle\(.*\)|[\w.+-]+)$")
 _FLAGS = frozenset(
-    ["off", "offen", "idxen", "addr64", "glc", "slc", "sc0", "sc1", "nt", "lds", "gds", "clamp", "row_mirror", "row_half_mirror", "high"]
+    [
+        "off",
+        "offen",
+        "idxen",
+        "addr64",
+        "glc",
+        "slc",
+        "sc0",
+        "sc1",
+        "nt",
+        "lds",
+        "gds",
+        "clamp",
+        "row_mirror",
+        "row_half_mirror",
+        "high",
+    ]
 ) - {"off"}
 _INSTRUCTION = re.compile(r"^(s|v|ds|global|flat|scratch|buffer|tbuffer|image|exp)_\w+")
 
@@ -225,7 +247,8 @@ def parse_program(text: str) -> Program:
         text: what the compiler printed for gfx942 (`.asm["amdgcn"]`, `*final_isa.s`).
 
     Raises:
-        NotEmulated: another target, or a line in a text section that is neither label, directive nor instruction.
+        NotEmulated: another target, or a line in a text section that is neither label, directive nor
+            instruction.
     """
     program = Program([], {}, {})
     in_text, in_metadata = True, False

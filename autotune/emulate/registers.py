@@ -1,8 +1,8 @@
 """The registers of one wave, and which of them may be read.
 
-Layout: VGPRs and AccVGPRs are one `uint32[512, 64]` array, row `i` for `v<i>` and row `256 + i` for `a<i>`. Scalars
-are Python integers at their operand encodings (s0..s101 at 0..101, VCC at 106, M0 at 124); EXEC is kept apart
-because every vector instruction needs it as a lane mask. CDNA3 ISA guide, chapter "Kernel state".
+Layout: VGPRs and AccVGPRs are one `uint32[512, 64]` array, row `i` for `v<i>` and row `256 + i` for `a<i>`.
+Scalars are Python integers at their operand encodings (s0..s101 at 0..101, VCC at 106, M0 at 124); EXEC is
+kept apart because every vector instruction needs it as a lane mask. CDNA3 ISA guide, chapter "Kernel state".
 
 Registers in sets are bits of one integer: bit `i` for `v<i>`, `256 + i` for `a<i>`, `512 + i` for scalar `i`.
 """
@@ -31,7 +31,8 @@ MASK32 = 0xFFFF_FFFF
 ROWS = 512
 _FILE_START: dict[RegisterFile, int] = {"v": 0, "a": 256, "s": ROWS}
 
-# Ways to look at one register as 64 values: whole, its low and its high 16-bit half, its four bytes from B8 on.
+# Ways to look at one register as 64 values: whole, its low and its high 16-bit half, its four bytes from B8
+# on.
 U32, I32, F32, U16, I16, F16, U16H, I16H, F16H, B8 = range(10)
 
 
@@ -149,14 +150,16 @@ class Wave:
     """
 
     __slots__ = (
-        "done", "exec", "full", "hazard", "height", "index", "lds", "lgkm", "mask", "memory", "pc", "pending", "rows", "s",
-        "scc", "scratch", "undefined", "v", "vm",
+        "done", "exec", "full", "hazard", "height", "index", "lds", "lgkm", "mask", "memory", "pc", "pending",
+        "rows", "s", "scc", "scratch", "undefined", "v", "vm",
     )  # fmt: skip
     memory: Memory
     lds: Lds
 
     def __init__(self, used: int = (1 << ROWS) - 1, scratch_bytes: int = 0) -> None:
-        """`used` are the vector registers that the program names, as a set; only these have views in `rows`."""
+        """`used` are the vector registers that the program names, as a set; only these have views in
+        `rows`.
+        """
         self.v = np.zeros((ROWS, LANES), np.uint32)
         self.rows: tuple[list[Array], ...] = tuple([[] for _ in range(B8 + 4)])
         unused = views(np.zeros(LANES, np.uint32))
@@ -172,7 +175,9 @@ class Wave:
         self.reset(0)
 
     def reset(self, index: int, poison: np.random.Generator | None = None) -> None:
-        """Makes it a new wave: nothing is defined but M0 and EXEC; vector registers hold `poison` or zeros."""
+        """Makes it a new wave: nothing is defined but M0 and EXEC; vector registers hold `poison` or
+        zeros.
+        """
         if poison is None:
             self.v[:] = 0
         else:
@@ -212,8 +217,8 @@ class Wave:
 
         Args:
             reads, writes: the instruction's registers, as sets.
-            ordered: the queue that the instruction itself joins with in-order return, if any: a load may overwrite
-                the register of an older load of its own kind, since they return in order.
+            ordered: the queue that the instruction itself joins with in-order return, if any: a load may
+                overwrite the register of an older load of its own kind, since they return in order.
 
         Raises:
             Fault: it reads a register that nothing wrote, or touches one whose load no s_waitcnt has covered.
@@ -226,9 +231,8 @@ class Wave:
                 in_order = ordered is not None and entry.ordered and any(entry is e for e in ordered)
                 clash = entry.writes & (reads if in_order else reads | writes)
                 if clash:
-                    raise Fault(
-                        f"touches {register_names(clash)} before an s_waitcnt covers the load of line {entry.line}"
-                    )
+                    early = register_names(clash)
+                    raise Fault(f"touches {early} before an s_waitcnt covers the load of line {entry.line}")
         self.define(writes)
 
     # Scalar access. Encodings 126 and 127 are EXEC, which lives apart.

@@ -1,63 +1,19 @@
 """Scalar instructions: SOP1, SOP2, SOPK, SOPC, and the SOPP ones that do nothing here.
 
-Every function works on unsigned Python integers of the operation's width and returns the result, or the result and
-SCC. CDNA3 ISA guide, "SOP2 / SOPK / SOP1 / SOPC instructions". Branches are in `blocks`, scalar loads in `memory`.
+Every function works on unsigned Python integers of the operation's width and returns the result, or the
+result and SCC. CDNA3 ISA guide, "SOP2 / SOPK / SOP1 / SOPC instructions". Branches are in `blocks`, scalar
+loads in `memory`.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
-from autotune.emulate.decoded import Decoded, Modifiers, expect, plain, register, touched
+from autotune.emulate.decoded import Decoded, Modifiers, expect, plain, touched
 from autotune.emulate.errors import NotEmulated
-from autotune.emulate.parser import EXEC, Imm, Instruction, Operand, Reg
+from autotune.emulate.parser import Imm, Instruction, Operand
 from autotune.emulate.registers import FULL, MASK32, Wave
-
-Get = Callable[[Wave], int]
-Put = Callable[[Wave, int], None]
-
-
-def signed(value: int, bits: int = 32) -> int:
-    """Reads an unsigned integer of that width as two's complement."""
-    return value - (1 << bits) if value >> (bits - 1) & 1 else value
-
-
-def constant(value: int | float, bits: int) -> int:
-    """Bits of an integer or float constant for an operand of 16, 32 or 64 bits.
-
-    Raises:
-        NotEmulated: a 64-bit operand with a 32-bit literal, whose extension the text does not tell.
-    """
-    if isinstance(value, float):
-        formats = {16: ("<e", "<H"), 32: ("<f", "<I"), 64: ("<d", "<Q")}[bits]
-        raw: int = struct.unpack(formats[1], struct.pack(formats[0], value))[0]
-        return raw
-    if bits == 64 and not -(1 << 31) <= value < 1 << 31:
-        raise NotEmulated(f"32-bit literal {value:#x} for a 64-bit operand")
-    return value & ((1 << bits) - 1)
-
-
-def getter(operand: Operand, bits: int) -> Get:
-    """Closure that reads a scalar source of 32 or 64 bits."""
-    base = plain(operand)
-    if isinstance(base, Imm):
-        fixed = constant(base.value, bits)
-        return lambda wave: fixed
-    index = register(operand, "s", bits // 32).index
-    if bits == 64:
-        return lambda wave: wave.get64(index)
-    if index >= EXEC:
-        return lambda wave: wave.get32(index)
-    return lambda wave: wave.s[index]
-
-
-def putter(operand: Operand, bits: int) -> Put:
-    """Closure that writes a scalar destination of 32 or 64 bits."""
-    index = register(operand, "s", bits // 32).index
-    if bits == 64:
-        return lambda wave, value: wave.set64(index, value)
-    return lambda wave, value: wave.set32(index, value)
+from autotune.emulate.scalar_operands import getter, putter, signed
 
 
 def _bits_reversed(value: int, bits: int) -> int:
@@ -207,9 +163,20 @@ _SAVEEXEC: dict[str, Callable[[int, int], int]] = {
     "s_orn1_saveexec_b64": lambda s, e: ~s | e,
 }
 
-# Scheduling and cache control: they cannot change a value in a model that runs memory operations in program order.
+# Scheduling and cache control: they cannot change a value in a model that runs memory operations in program
+# order.
 _NOTHING = frozenset(
-    ["s_nop", "s_sleep", "s_setprio", "s_dcache_wb", "s_dcache_inv", "s_dcache_wb_vol", "s_dcache_inv_vol", "s_icache_inv", "s_ttracedata"]
+    [
+        "s_nop",
+        "s_sleep",
+        "s_setprio",
+        "s_dcache_wb",
+        "s_dcache_inv",
+        "s_dcache_wb_vol",
+        "s_dcache_inv_vol",
+        "s_icache_inv",
+        "s_ttracedata",
+    ]
 )
 
 
@@ -371,11 +338,3 @@ def _decode_immediate(instruction: Instruction) -> Decoded | None:
             put(wave, old(wave) * value)
 
     return _scalar(run, () if name == "s_movk_i32" else operands[:1], operands[:1])
-
-
-def lane_source(operand: Operand) -> Callable[[Wave], int]:
-    """Closure that reads a 64-bit lane mask (VCC, EXEC or a scalar pair)."""
-    base = plain(operand)
-    if isinstance(base, Reg) and base.file == "s" and base.count == 2:
-        return getter(operand, 64)
-    raise NotEmulated(f"{base} where a lane mask is needed")

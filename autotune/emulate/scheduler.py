@@ -1,7 +1,7 @@
 """The waves of one workgroup, run one at a time from barrier to barrier.
 
-Hardware promises no order between barriers, so a correct kernel gives the same result in any: forward, reverse, or
-shuffled anew between any two barriers.
+Hardware promises no order between barriers, so a correct kernel gives the same result in any: forward,
+reverse, or shuffled anew between any two barriers.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ _READS = {
     "u16_d16": Access(2, False, "low"), "u16_d16_hi": Access(2, False, "high"),
 }  # fmt: skip
 _WRITES = {
-    "b8": Access(1), "b16": Access(2), "b32": Access(4), "b64": Access(8), "b96": Access(12), "b128": Access(16),
+    "b8": Access(1), "b16": Access(2),
+    "b32": Access(4), "b64": Access(8), "b96": Access(12), "b128": Access(16),
     "b8_d16_hi": Access(1, False, "high"), "b16_d16_hi": Access(2, False, "high"),
 }  # fmt: skip
 _PAIR = re.compile(r"^ds_(read|write)2(st64)?_b(32|64)$")
@@ -130,7 +131,8 @@ def _swizzle_lanes(text: str) -> Array:
     else:
         mode, arguments = match[1], [part.strip() for part in match[2].split(",")]
         if mode == "QUAD_PERM":
-            return (lane & ~3) + np.array([int(part) for part in arguments])[lane & 3]
+            choice: Array = np.array([int(part) for part in arguments])
+            return (lane & ~3) + choice.take(lane & 3)
         if mode == "SWAP":
             keep, put, flip = 31, 0, int(arguments[0])
         elif mode == "REVERSE":

@@ -1,4 +1,6 @@
-"""Scalar loads. They return in any order and count in lgkmcnt. CDNA3 ISA guide, "Scalar memory operations"."""
+"""Scalar loads. They return in any order and count in lgkmcnt. CDNA3 ISA guide, "Scalar memory
+operations".
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from autotune.emulate.decoded import Decoded, Modifiers, expect, plain, register
 from autotune.emulate.errors import NotEmulated
 from autotune.emulate.parser import EXEC, Imm, Instruction
 from autotune.emulate.registers import Wave, register_set
-from autotune.emulate.scalar import getter
+from autotune.emulate.scalar_operands import getter
 from autotune.emulate.waits import issue
 
 _MNEMONIC = re.compile(r"^s_(buffer_)?load_dword(?:x(2|4|8|16))?$")
@@ -17,7 +19,8 @@ _MNEMONIC = re.compile(r"^s_(buffer_)?load_dword(?:x(2|4|8|16))?$")
 def decode_smem(instruction: Instruction) -> Decoded | None:
     """Binds a scalar load; None if the opcode is not one.
 
-    The address is base plus scalar or constant offset, its low two bits ignored; a buffer load past the end gives 0.
+    The address is base plus scalar or constant offset, its low two bits ignored; a buffer load past the end
+    gives 0.
     """
     match = _MNEMONIC.match(instruction.opcode)
     if match is None:

@@ -1,7 +1,7 @@
 """Vector ALU instructions: how an opcode of the tables becomes a closure, in all its encodings.
 
-The tables of what each opcode computes are in `integer_ops` and `float_ops`; comparisons in `compare`, carries and
-lane exchanges in `crosslane`, packed math in `packed`, matrix products in `matrix`.
+The tables of what each opcode computes are in `integer_ops` and `float_ops`; comparisons in `compare`,
+carries and lane exchanges in `crosslane`, packed math in `packed`, matrix products in `matrix`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autotune.emulate import encodings
 from autotune.emulate import lanes as L
 from autotune.emulate.decoded import Decoded, Modifiers, expect, touched
 from autotune.emulate.errors import NotEmulated
@@ -32,8 +33,8 @@ class Valu:
         sources: kinds of the sources.
         function: from source arrays to the result array; must not write into its arguments.
         accumulates: the destination is read as a further, last source.
-        saturating: the same operation on int64 arrays, whose result the clamp modifier then limits; None if the
-            modifier is not known for it.
+        saturating: the same operation on int64 arrays, whose result the clamp modifier then limits; None if
+            the modifier is not known for it.
         amounts: (source, mask): only these low bits of that source count, as in a shift.
         keeps_half: VOP3 op_sel picks a half of the destination, and the other half is kept.
     """
@@ -55,12 +56,11 @@ def split_encoding(opcode: str) -> tuple[str, str]:
 
 def saturate(function: Function, kind: str) -> Function:
     """Wraps an operation on int64 arrays so that its result is limited to the range of an integer kind."""
-    dtype = {"u32": np.uint32, "i32": np.int32, "u16": np.uint16, "i16": np.int16}[kind]
-    limits = np.iinfo(dtype)
+    limits = np.iinfo({"u32": "uint32", "i32": "int32", "u16": "uint16", "i16": "int16"}[kind])
 
     def run(*arguments: Array) -> Array:
         wide = function(*(a.astype(np.int64) for a in arguments))
-        return np.clip(wide, limits.min, limits.max).astype(dtype)
+        return np.clip(wide, limits.min, limits.max).astype(limits.dtype)
 
     return run
 
@@ -77,11 +77,13 @@ def clamped(operation: Valu) -> Function:
 def bind(
     operation: Valu, result: Operand, operands: tuple[Operand, ...], encoding: str, modifiers: Modifiers
 ) -> tuple[L.Sink, list[L.Source]]:
-    """Binds the destination and the sources of an operation under its encoding, taking the encoding's modifiers."""
+    """Binds the destination and the sources of an operation under its encoding, taking the encoding's
+    modifiers.
+    """
     kinds = operation.sources
     if encoding == "sdwa":
         sources = [
-            L.sdwa_source(operand, kind, modifiers.word(f"src{i}_sel", "DWORD"))
+            encodings.sdwa_source(operand, kind, modifiers.word(f"src{i}_sel", "DWORD"))
             for i, (operand, kind) in enumerate(zip(operands, kinds, strict=True))
         ]
         select, unused = modifiers.word("dst_sel", "DWORD"), modifiers.word("dst_unused", "UNUSED_PAD")
@@ -89,7 +91,7 @@ def bind(
             if select != "DWORD":
                 raise NotEmulated(f"dst_sel {select} on a 64-bit result")
             return L.sink(result, operation.result), sources
-        return L.sdwa_sink(result, operation.result, select, unused), sources
+        return encodings.sdwa_sink(result, operation.result, select, unused), sources
     halves = modifiers.bits("op_sel", (0,) * (len(kinds) + 1))
     if any(half and not L.is_half(kind) for half, kind in zip(halves, kinds, strict=False)):
         raise NotEmulated("op_sel on a source that is not 16 bits wide")
@@ -103,9 +105,9 @@ def bind(
     else:
         store = L.sink(result, operation.result)
     if encoding == "dpp":
-        lane, valid = L.dpp_pattern(modifiers)
-        sources[0] = L.dpp_source(sources[0], lane, valid)
-        store = L.masked_sink(store, L.dpp_mask(modifiers, lane, valid))
+        lane, valid = encodings.dpp_pattern(modifiers)
+        sources[0] = encodings.dpp_source(sources[0], lane, valid)
+        store = encodings.masked_sink(store, encodings.dpp_mask(modifiers, lane, valid))
     return store, sources
 
 

@@ -1,7 +1,8 @@
 """Vector memory loads and stores: GLOBAL, FLAT, MUBUF and SCRATCH.
 
-Memory operations take effect in program order when they are issued; what hardware leaves open until an s_waitcnt is
-kept track of by `waits`. CDNA3 ISA guide, "Vector memory operations", "Flat memory instructions".
+Memory operations take effect in program order when they are issued; what hardware leaves open until an
+s_waitcnt is kept track of by `waits`. CDNA3 ISA guide, "Vector memory operations", "Flat memory
+instructions".
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from autotune.emulate.waits import issue
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Width of a load or store: bytes a lane, sign extension, and which 16-bit half of the register it uses."""
+    """Width of a load or store: bytes a lane, sign extension, and which 16-bit half of the register it
+    uses.
+    """
 
     size: int
     signed: bool = False
@@ -259,7 +262,7 @@ def _buffer_store(
         if wave.exec:
             address = buffer(wave)
             inside = in_range(address, size) & wave.mask
-            whole = inside.all(axis=0)
+            whole: Array = np.asarray(inside.all(axis=0))
             if whole.any():
                 where = address.offsets[whole] + address.base
                 wave.memory.count("store", where, size)

@@ -2,8 +2,9 @@
 
 vmcnt counts vector memory loads, stores and atomics, which return in the order of issue. lgkmcnt counts LDS
 instructions, in order among themselves, and scalar loads, in any order; so with scalar loads outstanding only
-lgkmcnt(0) says that one of them is back, and any of them may have returned before the LDS ones. FLAT instructions
-count in both and are ordered in neither. CDNA3 ISA guide, "Manually inserted wait states and S_WAITCNT".
+lgkmcnt(0) says that one of them is back, and any of them may have returned before the LDS ones. FLAT
+instructions count in both and are ordered in neither. CDNA3 ISA guide, "Manually inserted wait states and
+S_WAITCNT".
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def retire(wave: Wave, queue: deque[Outstanding], limit: int) -> None:
 
 
 def decode_waitcnt(instruction: Instruction, sites: list[WaitSite]) -> Decoded:
-    """s_waitcnt with its counters by name or as one encoded number (vmcnt in bits 15:14 and 3:0, lgkmcnt 11:8)."""
+    """s_waitcnt with its counters by name or as one encoded number (vmcnt in bits 15:14 and 3:0, lgkmcnt
+    11:8).
+    """
     vm = lgkm = -1
     for operand in instruction.operands:
         base = operand.base

@@ -11,7 +11,8 @@ def kernel(
     At its start s[0:1] points to the arguments, s2, s3, s4 are the workgroup, v0 is the work-item.
     """
     arguments = "".join(
-        f"      - .address_space:  global\n        .offset: {8 * i}\n        .size: 8\n        .value_kind: global_buffer\n"
+        f"      - .address_space:  global\n        .offset: {8 * i}\n"
+        "        .size: 8\n        .value_kind: global_buffer\n"
         for i in range(pointers)
     ) + "".join(
         f"      - .offset: {8 * pointers + 4 * i}\n        .size: 4\n        .value_kind: by_value\n"

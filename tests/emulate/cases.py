@@ -69,7 +69,9 @@ def gemm(kind: str, m: int = 21, n: int = 100, k: int = 256, tile_m: int = 16) -
 
 
 def moe(gated: bool, k: int = 256, tile_m: int = 16, split: int = 1, tokens: int = 11, n: int = 97) -> Case:
-    """One stage, every token with 2 of 3 experts: full and padded blocks, an empty one, a last tile that is not full."""
+    """One stage, every token with 2 of 3 experts: full and padded blocks, an empty one, a last tile that is
+    not full.
+    """
     rng = np.random.default_rng(4)
     topk, experts, width = 2, 3, 2 if gated else 1
     slots = np.arange(tokens * topk)
@@ -101,8 +103,18 @@ def moe(gated: bool, k: int = 256, tile_m: int = 16, split: int = 1, tokens: int
         total = (value * weight[:, None]).reshape(tokens, topk, n).sum(1)
         error = lambda: deviation(out, total)  # noqa: E731
     arguments = [
-        x, packed, out, x_scale, w_scale, np.array(token_of, np.int32), np.array(expert_of, np.int32), weight, tokens, n, topk,
-    ]  # fmt: skip
+        x,
+        packed,
+        out,
+        x_scale,
+        w_scale,
+        np.array(token_of, np.int32),
+        np.array(expert_of, np.int32),
+        weight,
+        tokens,
+        n,
+        topk,
+    ]
     return Case(arguments, (len(expert_of), 2, split), error)
 
 

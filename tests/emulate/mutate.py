@@ -75,7 +75,9 @@ def shifted_tiles(text: str) -> Mutants:
 
 
 def shifted_loads(text: str) -> Mutants:
-    """Each load from global memory moved by one element: a wrong scale row, a shifted weight or activation."""
+    """Each load from global memory moved by one element: a wrong scale row, a shifted weight or
+    activation.
+    """
 
     def move(match: re.Match[str]) -> str:
         body, step = match[0].rstrip(), 4 if "dword" in match[0] else 1

@@ -12,19 +12,45 @@ from autotune.emulate.parser import EXEC, VCC
 from tests.emulate.bench import EXECS, execute, fresh, put
 
 INTEGER = {
-    "lt": operator.lt, "le": operator.le, "eq": operator.eq, "ne": operator.ne, "gt": operator.gt, "ge": operator.ge,
-    "t": lambda a, b: True, "f": lambda a, b: False,
-}  # fmt: skip
+    "lt": operator.lt,
+    "le": operator.le,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "t": lambda a, b: True,
+    "f": lambda a, b: False,
+}
 nan = math.isnan
 FLOAT = {
-    "lt": operator.lt, "le": operator.le, "eq": operator.eq, "gt": operator.gt, "ge": operator.ge,
-    "lg": lambda a, b: a < b or a > b, "o": lambda a, b: not (nan(a) or nan(b)), "u": lambda a, b: nan(a) or nan(b),
-    "nge": lambda a, b: not a >= b, "nlg": lambda a, b: not (a < b or a > b), "ngt": lambda a, b: not a > b,
-    "nle": lambda a, b: not a <= b, "neq": lambda a, b: not a == b, "nlt": lambda a, b: not a < b,
-    "tru": lambda a, b: True, "f": lambda a, b: False,
-}  # fmt: skip
-DTYPES = {"i32": np.int32, "u32": np.uint32, "i16": np.int16, "u16": np.uint16, "i64": np.int64, "u64": np.uint64,
-          "f32": np.float32, "f16": np.float16, "f64": np.float64}  # fmt: skip
+    "lt": operator.lt,
+    "le": operator.le,
+    "eq": operator.eq,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "lg": lambda a, b: a < b or a > b,
+    "o": lambda a, b: not (nan(a) or nan(b)),
+    "u": lambda a, b: nan(a) or nan(b),
+    "nge": lambda a, b: not a >= b,
+    "nlg": lambda a, b: not (a < b or a > b),
+    "ngt": lambda a, b: not a > b,
+    "nle": lambda a, b: not a <= b,
+    "neq": operator.ne,
+    "nlt": lambda a, b: not a < b,
+    "tru": lambda a, b: True,
+    "f": lambda a, b: False,
+}
+DTYPES = {
+    "i32": np.int32,
+    "u32": np.uint32,
+    "i16": np.int16,
+    "u16": np.uint16,
+    "i64": np.int64,
+    "u64": np.uint64,
+    "f32": np.float32,
+    "f16": np.float16,
+    "f64": np.float64,
+}
 
 
 def operands(kind: str, row: int, wave) -> tuple[str, str, list, list]:
@@ -85,8 +111,10 @@ def test_float_modifiers_and_constants() -> None:
     assert [bool(wave.get64(6) >> i & 1) for i in range(64)] == (-x > 0.5).tolist()
 
 
-CLASSES = np.array([0x7F800001, 0x7FC00000, 0xFF800000, 0xBF800000, 0x80000001, 0x80000000, 0, 1, 0x3F800000, 0x7F800000],
-                   np.uint32)  # fmt: skip
+CLASSES = np.array(
+    [0x7F800001, 0x7FC00000, 0xFF800000, 0xBF800000, 0x80000001, 0x80000000, 0, 1, 0x3F800000, 0x7F800000],
+    np.uint32,
+)
 
 
 @pytest.mark.parametrize("bit", range(10))

@@ -18,10 +18,35 @@ from tests.emulate.bench import EXECS, active, bits, execute, fresh, get, lanewi
 
 F32, F16 = np.float32, np.float16
 EDGES = np.array(
-    [0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 1e-45, -1e-45, 2**-126, 2**-127, 3.4e38, -3.4e38, np.inf, -np.inf, np.nan,
-     127.5, 65504, 65520, 1e-7, 16777217, 2147483648, 4294967296, -0.1],
+    [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        1.5,
+        2.5,
+        -2.5,
+        1e-45,
+        -1e-45,
+        2**-126,
+        2**-127,
+        3.4e38,
+        -3.4e38,
+        np.inf,
+        -np.inf,
+        np.nan,
+        127.5,
+        65504,
+        65520,
+        1e-7,
+        16777217,
+        2147483648,
+        4294967296,
+        -0.1,
+    ],
     F32,
-)  # fmt: skip
+)
 
 
 def values(seed: int, dtype: type = F32) -> np.ndarray:
@@ -132,7 +157,8 @@ def test_fma_rounds_once(a: float, b: float, c: float) -> None:
 
 
 def test_fma_rounds_once_where_two_roundings_differ() -> None:
-    # a·b + c is 2**-56 below the middle of two float32; float64 sees exactly the middle and would go up to even.
+    # a·b + c is 2**-56 below the middle of two float32; float64 sees exactly the middle and would go up to
+    # even.
     a, b, c = F32(2**-12 * (1 + 2**-16)), F32(2**-12 * (1 - 2**-16)), F32(1 + 2**-23)
     with np.errstate(all="ignore"):
         got = floats.fma32(*(np.full(64, v) for v in (a, b, c)))[0]
@@ -225,11 +251,16 @@ CONVERSIONS: dict[str, tuple[type, type, Callable[[float], float]]] = {
     "v_cvt_i32_f32_e32": (F32, np.int32, lambda a: saturated(a, -(2**31), 2**31 - 1)),
     "v_cvt_u32_f32_e32": (F32, np.uint32, lambda a: saturated(a, 0, 2**32 - 1)),
     "v_cvt_flr_i32_f32_e32": (
-        F32, np.int32, lambda a: saturated(math.floor(a) if math.isfinite(a) else a, -(2**31), 2**31 - 1),
+        F32,
+        np.int32,
+        lambda a: saturated(math.floor(a) if math.isfinite(a) else a, -(2**31), 2**31 - 1),
     ),
-    **{f"v_cvt_f32_ubyte{i}_e32": (np.uint32, F32, lambda a, i=i: float(int(a) >> 8 * i & 255)) for i in range(4)},
+    **{
+        f"v_cvt_f32_ubyte{i}_e32": (np.uint32, F32, lambda a, i=i: float(int(a) >> 8 * i & 255))
+        for i in range(4)
+    },
     "v_cvt_off_f32_i4_e32": (np.uint32, F32, lambda a: ((int(a) & 15) - 16 * (int(a) >> 3 & 1)) / 16),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("exec_name", EXECS)

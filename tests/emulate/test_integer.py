@@ -93,7 +93,10 @@ CASES: dict[str, tuple[int, Callable[..., int]]] = {
     "v_bcnt_u32_b32": (2, lambda a, b: a.bit_count() + b),
     "v_cvt_pk_u16_u32": (2, lambda a, b: min(a, 0xFFFF) | min(b, 0xFFFF) << 16),
     "v_cvt_pk_i16_i32": (
-        2, lambda a, b: clamp(s32(a), -0x8000, 0x7FFF) & 0xFFFF | (clamp(s32(b), -0x8000, 0x7FFF) & 0xFFFF) << 16,
+        2,
+        lambda a, b: (
+            clamp(s32(a), -0x8000, 0x7FFF) & 0xFFFF | (clamp(s32(b), -0x8000, 0x7FFF) & 0xFFFF) << 16
+        ),
     ),
     "v_add3_u32": (3, lambda a, b, c: a + b + c),
     "v_or3_b32": (3, lambda a, b, c: a | b | c),
@@ -118,7 +121,10 @@ CASES: dict[str, tuple[int, Callable[..., int]]] = {
     "v_min3_i32": (3, lambda *v: min(map(s32, v))),
     "v_max3_i32": (3, lambda *v: max(map(s32, v))),
     "v_med3_i32": (3, lambda *v: sorted(map(s32, v))[1]),
-    "v_sad_u8": (3, lambda a, b, c: sum(abs(x - y) for x, y in zip(bytes_of(a), bytes_of(b), strict=True)) + c),
+    "v_sad_u8": (
+        3,
+        lambda a, b, c: sum(abs(x - y) for x, y in zip(bytes_of(a), bytes_of(b), strict=True)) + c,
+    ),
     "v_sad_u32": (3, lambda a, b, c: abs(a - b) + c),
     "v_dot4_i32_i8": (3, lambda a, b, c: dot(a, b, c, 8, True)),
     "v_dot4_u32_u8": (3, lambda a, b, c: dot(a, b, c, 8, False)),
@@ -126,7 +132,7 @@ CASES: dict[str, tuple[int, Callable[..., int]]] = {
     "v_dot8_u32_u4": (3, lambda a, b, c: dot(a, b, c, 4, False)),
     "v_dot2_i32_i16": (3, lambda a, b, c: dot(a, b, c, 16, True)),
     "v_dot2_u32_u16": (3, lambda a, b, c: dot(a, b, c, 16, False)),
-}  # fmt: skip
+}
 
 # Opcodes on the low 16 bits; the high half of the destination becomes zero.
 CASES16: dict[str, tuple[int, Callable[..., int]]] = {
@@ -155,8 +161,28 @@ KEEPING16: dict[str, tuple[int, Callable[..., int]]] = {
 
 def sources(count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(count)
-    edges = np.array([0, 1, 2, 31, 32, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFF, 0x800000, 0xFFFFFF,
-                      0x7FFFFFFF, 0x80000000, M32], np.uint32)  # fmt: skip
+    edges = np.array(
+        [
+            0,
+            1,
+            2,
+            31,
+            32,
+            0x7F,
+            0x80,
+            0xFF,
+            0x7FFF,
+            0x8000,
+            0xFFFF,
+            0x7FFFFF,
+            0x800000,
+            0xFFFFFF,
+            0x7FFFFFFF,
+            0x80000000,
+            M32,
+        ],
+        np.uint32,
+    )
     found = []
     for _ in range(count):
         values = rng.integers(0, 1 << 32, 64, np.uint32) >> rng.integers(0, 32, 64).astype(np.uint32)

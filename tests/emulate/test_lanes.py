@@ -31,7 +31,8 @@ def test_sdwa_sources(select: str, sext: bool, exec_name: str) -> None:
     first = "sext(v1)" if sext else "v1"
     execute(
         wave,
-        f"v_add_u32_sdwa v200, {first}, v2 dst_sel:DWORD dst_unused:UNUSED_PAD src0_sel:{select} src1_sel:BYTE_3",
+        f"v_add_u32_sdwa v200, {first}, v2 dst_sel:DWORD dst_unused:UNUSED_PAD "
+        f"src0_sel:{select} src1_sel:BYTE_3",
     )
     expected = np.array(
         [part(a, select, sext) + (b >> 24) & 0xFFFFFFFF for a, b in zip(*before[1:3].tolist(), strict=True)],
@@ -75,7 +76,8 @@ def test_sdwa_half_floats_and_cndmask() -> None:
     execute(
         wave,
         "v_add_f16_sdwa v2, -v1, |v1| dst_sel:WORD_1 dst_unused:UNUSED_PAD src0_sel:WORD_0 src1_sel:WORD_1",
-        "v_cndmask_b32_sdwa v3, v1, v1, vcc dst_sel:DWORD dst_unused:UNUSED_PAD src0_sel:DWORD src1_sel:WORD_1",
+        "v_cndmask_b32_sdwa v3, v1, v1, vcc dst_sel:DWORD dst_unused:UNUSED_PAD "
+        "src0_sel:DWORD src1_sel:WORD_1",
     )
     assert wave.v[2, 0] == int(np.float16(0.5).view(np.uint16)) << 16
     assert wave.v[3, 0] == wave.v[1, 0]

@@ -322,7 +322,9 @@ def test_a_kernel_can_be_launched_again_and_counts_start_over() -> None:
 
 
 def test_poison_differs_by_seed_and_shows_in_what_depends_on_it() -> None:
-    """v_mov_b32_dpp leaves lanes unwritten; the check of whole registers lets that pass, the poison does not."""
+    """v_mov_b32_dpp leaves lanes unwritten; the check of whole registers lets that pass, the poison does
+    not.
+    """
     body = "    v_mov_b32_dpp v1, v0 row_shr:1 row_mask:0xf bank_mask:0xf\n" + STORE
     first, second = (run(body, seed=seed)[0] for seed in (1, 2))
     assert first[1] == second[1] == 0

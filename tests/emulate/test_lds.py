@@ -73,9 +73,11 @@ def test_pairs(bits: int, st64: str, exec_name: str) -> None:
 
 
 NARROW = {
-    "u8": (1, lambda x: x), "i8": (1, lambda x: x - 256 * (x >> 7)),
-    "u16": (2, lambda x: x), "i16": (2, lambda x: x - 65536 * (x >> 15)),
-}  # fmt: skip
+    "u8": (1, lambda x: x),
+    "i8": (1, lambda x: x - 256 * (x >> 7)),
+    "u16": (2, lambda x: x),
+    "i16": (2, lambda x: x - 65536 * (x >> 15)),
+}
 
 
 @pytest.mark.parametrize("exec_name", EXECS)

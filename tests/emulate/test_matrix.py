@@ -1,4 +1,6 @@
-"""Every matrix instruction by one-hot operands, against the layout that the ISA guide gives, and by random ones."""
+"""Every matrix instruction by one-hot operands, against the layout that the ISA guide gives, and by random
+ones.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def place(matrix: np.ndarray, kind: str, k_lane: int) -> np.ndarray:
 
 
 def fetch(registers: np.ndarray, m: int, blocks: int) -> np.ndarray:
-    """Result registers [n, 64] into [blocks, M, N], written out shape by shape as the guide's tables have it."""
+    """Result registers [n, 64] into [blocks, M, N], written out shape by shape as the guide's tables have
+    it.
+    """
     out = np.zeros((blocks, m, m), registers.dtype)
     for r in range(len(registers)):
         for lane in range(64):

@@ -94,8 +94,17 @@ def test_d16_loads_keep_the_other_half(name: str, mask: int) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("width", "size"),
-    [("byte", 1), ("byte_d16_hi", 1), ("short", 2), ("short_d16_hi", 2), ("dword", 4), ("dwordx2", 8), ("dwordx3", 12), ("dwordx4", 16)],
-)  # fmt: skip
+    [
+        ("byte", 1),
+        ("byte_d16_hi", 1),
+        ("short", 2),
+        ("short_d16_hi", 2),
+        ("dword", 4),
+        ("dwordx2", 8),
+        ("dwordx3", 12),
+        ("dwordx4", 16),
+    ],
+)
 def test_stores(form: str, width: str, size: int, exec_name: str) -> None:
     wave, data = world(EXECS[exec_name])
     wave.s[16] = 0

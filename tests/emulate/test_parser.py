@@ -54,8 +54,9 @@ def test_instruction_with_modifiers() -> None:
 
 def test_waits_and_hardware_registers_are_operands() -> None:
     assert [o.base for o in parse_instruction("s_waitcnt vmcnt(0) & lgkmcnt(3)").operands] == [
-        Symbol("vmcnt(0)"), Symbol("lgkmcnt(3)"),
-    ]  # fmt: skip
+        Symbol("vmcnt(0)"),
+        Symbol("lgkmcnt(3)"),
+    ]
     assert len(parse_instruction("s_setreg_imm32_b32 hwreg(HW_REG_MODE, 4, 2), 3").operands) == 2
 
 
@@ -77,8 +78,10 @@ def test_program() -> None:
     assert info.directive("not_there", 7) == 7
     assert info.note("max_flat_workgroup_size") == 64
     assert info.arguments == [
-        KernelArgument(0, 8, "global_buffer"), KernelArgument(8, 8, "global_buffer"), KernelArgument(16, 4, "by_value"),
-    ]  # fmt: skip
+        KernelArgument(0, 8, "global_buffer"),
+        KernelArgument(8, 8, "global_buffer"),
+        KernelArgument(16, 4, "by_value"),
+    ]
     assert text.splitlines()[program.instructions[1].line - 1].strip().startswith("s_branch")
 
 

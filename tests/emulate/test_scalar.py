@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from operator import eq, ge, gt, le, lt, ne
 
 import pytest
 
@@ -153,19 +154,19 @@ def test_carry_chains() -> None:
 @pytest.mark.parametrize("kind", ["i32", "u32"])
 @pytest.mark.parametrize("name", ["eq", "lg", "gt", "ge", "lt", "le"])
 def test_comparisons(name: str, kind: str) -> None:
-    relation = {"eq": "==", "lg": "!=", "gt": ">", "ge": ">=", "lt": "<", "le": "<="}[name]
+    relation = {"eq": eq, "lg": ne, "gt": gt, "ge": ge, "lt": lt, "le": le}[name]
     wave = fresh()
     for a, b in itertools.product(WORDS, WORDS):
         wave.s[5], wave.s[6] = a, b
         execute(wave, f"s_cmp_{name}_{kind} s5, s6")
         x, y = (s(a), s(b)) if kind == "i32" else (a, b)
-        assert wave.scc == int(eval(f"x {relation} y")), (a, b)
+        assert wave.scc == int(relation(x, y)), (a, b)
     for a, text in itertools.product(WORDS, ("-1", "0x7fff", "0xffff") if kind == "i32" else ("0xffff", "2")):
         wave.s[5] = a
         execute(wave, f"s_cmpk_{name}_{kind} s5, {text}")
         immediate = int(text, 0) & 0xFFFF
         x, y = (s(a), s(immediate, 16)) if kind == "i32" else (a, immediate)
-        assert wave.scc == int(eval(f"x {relation} y")), (a, text)
+        assert wave.scc == int(relation(x, y)), (a, text)
 
 
 def test_compare_64() -> None:
@@ -205,9 +206,14 @@ def test_select_and_bits() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("and", 0x0F00), ("or", 0xFF0F), ("xor", 0xF00F), ("andn2", 0xF000), ("andn1", 0x000F), ("orn2", M64 ^ 0x000F),
+        ("and", 0x0F00),
+        ("or", 0xFF0F),
+        ("xor", 0xF00F),
+        ("andn2", 0xF000),
+        ("andn1", 0x000F),
+        ("orn2", M64 ^ 0x000F),
     ],
-)  # fmt: skip
+)
 def test_saveexec(name: str, expected: int) -> None:
     wave = fresh(0x0F0F)
     wave.set64(4, 0xFF00)
@@ -241,9 +247,17 @@ def test_whole_quad_mode_mask() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["s_frob_b32 s0, s1", "s_add_u32 s0, s1", "s_add_u32 s[0:1], s1, s2", "s_mov_b64 s[0:1], 0x80000000",
-     "s_add_u32 v0, s1, s2", "s_getreg_b32 s0, hwreg(HW_REG_HW_ID)", "s_memtime s[0:1]", "s_movk_i32 s0, 0x12345"],
-)  # fmt: skip
+    [
+        "s_frob_b32 s0, s1",
+        "s_add_u32 s0, s1",
+        "s_add_u32 s[0:1], s1, s2",
+        "s_mov_b64 s[0:1], 0x80000000",
+        "s_add_u32 v0, s1, s2",
+        "s_getreg_b32 s0, hwreg(HW_REG_HW_ID)",
+        "s_memtime s[0:1]",
+        "s_movk_i32 s0, 0x12345",
+    ],
+)
 def test_not_emulated(text: str) -> None:
     with pytest.raises(NotEmulated, match="line 1"):
         execute(fresh(), text)

@@ -16,9 +16,18 @@ BF16, F32 = 4e-3, 2e-6
 
 GEMM = {"a": "*i8", "b": "*i8", "c": "*bf16", "scale_a": "*fp32", "scale_b": "*fp32", "M": "i32", "N": "i32"}
 STAGE = {
-    "x": "*i8", "w": "*i8", "out": "*bf16", "x_scale": "*fp32", "w_scale": "*fp32", "token_of": "*i32",
-    "expert_of": "*i32", "route_weight": "*fp32", "tokens": "i32", "N": "i32", "topk": "i32",
-}  # fmt: skip
+    "x": "*i8",
+    "w": "*i8",
+    "out": "*bf16",
+    "x_scale": "*fp32",
+    "w_scale": "*fp32",
+    "token_of": "*i32",
+    "expert_of": "*i32",
+    "route_weight": "*fp32",
+    "tokens": "i32",
+    "N": "i32",
+    "topk": "i32",
+}
 MAX_ILP = "amdgpu-sched-strategy=max-ilp"
 
 GEMM_CASES = [

@@ -30,8 +30,15 @@ SCALAR = "s_load_dwordx2 s[{}:{}], s[8:9], 0x0"
 
 
 @pytest.mark.parametrize("load", [LOAD.format(20), READ.format(20)])
-@pytest.mark.parametrize("use", ["v_mov_b32_e32 v5, v20", "v_mov_b32_e32 v20, 0", "global_store_dword v[2:3], v20, off",
-                                 "v_mfma_f32_16x16x16_f16 v[24:27], v[20:21], v[28:29], 0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "use",
+    [
+        "v_mov_b32_e32 v5, v20",
+        "v_mov_b32_e32 v20, 0",
+        "global_store_dword v[2:3], v20, off",
+        "v_mfma_f32_16x16x16_f16 v[24:27], v[20:21], v[28:29], 0",
+    ],
+)
 def test_use_before_the_wait(wave, load: str, use: str) -> None:
     with pytest.raises(Fault, match=r"touches v20 before an s_waitcnt covers the load of line 1"):
         execute(wave, load, use)
