@@ -1,9 +1,8 @@
 """Our Triton runtime with two knobs more, for proofs: what they change is known exactly.
 
-twin    nothing: configs that differ in it alone are one program
-pad_us  a spin kernel of so many microseconds (in thousandths) that a pass has at its end, which makes
-each
-        launch of the pass slower by its share
+- `twin` changes nothing: configs that differ in it alone are one program.
+- `pad_us` makes each launch slower by so many thousandths of a microsecond: a spin kernel at the end of a
+  pass takes as long as all of its launches together are to lose.
 """
 
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ class PaddedTriton(TritonRuntime):
         pad = config.get("pad_us")
         if not isinstance(pad, int) or len(steps) == 1:
             return launches
-        last, cycles = launches[-1], round(pad / 1000 * self._cycles_a_us)
+        last, cycles = launches[-1], round(len(steps) * pad / 1000 * self._cycles_a_us)
 
         def run() -> None:
             last.run()

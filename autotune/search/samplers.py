@@ -9,6 +9,9 @@ from autotune.errors import UserError
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+JOINT = "joint"
+"""Our own, `autotune.search.joint`: one model of all shapes of a stage. Its study only keeps the record."""
+
 SamplerFactory = Callable[[int], "BaseSampler"]
 
 
@@ -34,7 +37,12 @@ def _gp(seed: int) -> "BaseSampler":
     return GPSampler(seed=seed)
 
 
-_FACTORIES: dict[str, SamplerFactory] = {"tpe": _tpe, "random": _random, "gp": _gp}
+_FACTORIES: dict[str, SamplerFactory] = {
+    JOINT: _random,
+    "tpe": _tpe,
+    "random": _random,
+    "gp": _gp,
+}
 
 
 def register_sampler(name: str, factory: SamplerFactory) -> None:

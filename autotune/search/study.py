@@ -15,7 +15,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotune.config import Config, Value
-from autotune.search.samplers import make_sampler
+from autotune.search.joint import JointModel
+from autotune.search.samplers import JOINT, make_sampler
 from autotune.space import BoundSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -28,7 +29,7 @@ class Ask:
     """A config to try.
 
     Attributes:
-        origin: `default`, a seed's label, `sweep`, `neighbour` or the sampler's name.
+        origin: `default`, a seed's label, `sweep`, `neighbour`, `shared` or the sampler's name.
     """
 
     config: Config
@@ -39,7 +40,15 @@ class StageSearch:
     """Ask/tell over the legal configs of one space."""
 
     def __init__(
-        self, space: BoundSpace, *, sampler: str, seed: int, budget: int, seeds: Iterable[Ask] = ()
+        self,
+        space: BoundSpace,
+        *,
+        sampler: str,
+        seed: int,
+        budget: int,
+        seeds: Iterable[Ask] = (),
+        model: JointModel | None = None,
+        tokens: int = 1,
     ) -> None:
         self.space = space
         self.budget = min(budget, space.size)
@@ -51,7 +60,10 @@ class StageSearch:
             for param in space.params
         }
         self._study = optuna.create_study(sampler=make_sampler(sampler, seed))
+        self._model = (model or JointModel(seed)) if sampler == JOINT else None
+        self._output = self._model.join(space, tokens) if self._model else 0
         self._running: dict[Config, int] = {}
+        self._void = 0  # suggestions that the study has on record though nobody tried them
         self._known: dict[Config, float | None] = {}
         self._queue = deque([Ask(space.default, "default"), *_fitting(space, seeds)])
         self._sweep = iter(space) if self.sweeps else None
@@ -118,27 +130,40 @@ class StageSearch:
         else:
             self._study.tell(number, us)
         self._known[config] = us
+        if self._model:
+            self._model.tell(self._output, config, us)
 
     def observe(self, config: Config, us: float | None) -> None:
         """A result that this search did not ask for: stored earlier, or measured for another problem."""
         if self.knows(config):
             return
-        self._study.add_trial(self._frozen(config, us))
+        state = TrialState.PRUNED if us is None else TrialState.COMPLETE
+        self._study.add_trial(self._frozen(config, state, us))
         self._known[config] = us
+        if self._model:
+            self._model.tell(self._output, config, us)
 
     def _give(self, ask: Ask) -> Ask:
-        self._study.enqueue_trial(_choices(ask.config))
-        trial = self._study.ask(self._distributions)
-        self._running[ask.config] = trial.number
+        # Not by way of `ask`: a sampler would work out a suggestion, only for it to be overruled.
+        self._study.add_trial(self._frozen(ask.config, TrialState.RUNNING))
+        self._running[ask.config] = len(self._known) + len(self._running) + self._void
+        if self._model:
+            self._model.start(ask.config)
         return ask
 
     def _suggest(self) -> Ask:
+        if self._model:
+            config = self._model.propose(self._output, self.knows)
+            if config is not None:
+                return self._give(Ask(config, JOINT))
+            return self._give(Ask(self._substitute(), "neighbour"))
         trial = self._study.ask(self._distributions)
         config = Config({name: _value(choice) for name, choice in trial.params.items()})
         if not self.knows(config) and self.space.is_legal(config):
             self._running[config] = trial.number
             return Ask(config, self._sampler_name)
         self._study.tell(trial.number, state=TrialState.FAIL)
+        self._void += 1
         return self._give(Ask(self._substitute(), "neighbour"))
 
     def _substitute(self) -> Config:
@@ -153,9 +178,9 @@ class StageSearch:
                 return config
         return next(config for config in self.space if not self.knows(config))
 
-    def _frozen(self, config: Config, us: float | None) -> FrozenTrial:
+    def _frozen(self, config: Config, state: TrialState, us: float | None = None) -> FrozenTrial:
         return create_trial(
-            state=TrialState.PRUNED if us is None else TrialState.COMPLETE,
+            state=state,
             params=_choices(config),
             distributions=self._distributions,
             value=us,

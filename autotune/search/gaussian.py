@@ -1,0 +1,170 @@
+"""A Gaussian process over a fixed set of points, several outputs at once, kept up to date point by point.
+
+The outputs (one config at several token counts) share the kernel and with it one Cholesky factor; each
+has its own scale. Between fits of the kernel a new point costs one row: O(points seen x points known of).
+Kernel: Matern 5/2 with a length a column, plus a nugget, which stands for what the columns do not explain:
+two configs that look alike to the model still differ, and repeatably so.
+"""
+
+from math import exp, log, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.search.features import Matrix
+
+_LENGTH_PRIOR = (0.3, 1.0)  # of a column's log length: mean, deviation; a column spans [0, 1]
+_NUGGET_PRIOR = (log(1e-2), 1.5)
+_LENGTH_BOUNDS = (-2.5, 3.0)
+_NUGGET_BOUNDS = (log(1e-5), log(0.3))
+
+
+class Process:
+    """Posterior of every point, given some.
+
+    Args:
+        points: rows of columns within [0, 1].
+    """
+
+    def __init__(self, points: Matrix) -> None:
+        self.points = points
+        self._log_lengths = np.full(points.shape[1], _LENGTH_PRIOR[0])
+        self._log_nugget = _NUGGET_PRIOR[0]
+        self.rows: list[int] = []
+        self._factor = np.zeros((0, 0))
+        self._whitened = np.zeros((0, len(points)))
+        self._explained = np.zeros(len(points))
+
+    def add(self, row: int) -> None:
+        """Takes a point into account; its values may come later."""
+        known = len(self.rows)
+        covariance = self._kernel(self.points[row : row + 1], self.points)[0]
+        self.rows.append(row)
+        if known == self._factor.shape[0]:
+            self._grow()
+        mixed = self._whitened[:known, row]
+        pivot = sqrt(max(1.0 + exp(self._log_nugget) - float(mixed @ mixed), 1e-10))
+        self._factor[known, :known] = mixed
+        self._factor[known, known] = pivot
+        self._whitened[known] = (covariance - mixed @ self._whitened[:known]) / pivot
+        self._explained += self._whitened[known] ** 2
+
+    def extend(self, points: Matrix) -> None:
+        """More points to know of."""
+        known = len(self.rows)
+        covariance = self._kernel(self.points[self.rows], points)
+        whitened = np.zeros((self._whitened.shape[0], len(points)))
+        for index in range(known):
+            rest = covariance[index] - self._factor[index, :index] @ whitened[:index]
+            whitened[index] = rest / self._factor[index, index]
+        self.points = np.vstack([self.points, points])
+        self._whitened = np.hstack([self._whitened, whitened])
+        self._explained = np.append(self._explained, (whitened**2).sum(axis=0))
+
+    def fit(self, values: Matrix, steps: int) -> None:
+        """Fits lengths and nugget to what is known, by gradient steps on the posterior density.
+
+        Args:
+            values: [points, outputs], standardised, for all rows added; NaN where not known yet.
+        """
+        known = ~np.isnan(values).any(axis=1)
+        chosen = np.array(self.rows)[known]
+        lengths, nugget = _fitted(
+            self.points[chosen], values[known], self._log_lengths, self._log_nugget, steps
+        )
+        self._log_lengths, self._log_nugget = lengths, nugget
+        rows, self.rows = self.rows, []
+        self._factor = np.zeros((0, 0))
+        self._whitened = np.zeros((0, len(self.points)))
+        self._explained = np.zeros(len(self.points))
+        for row in rows:
+            self.add(row)
+
+    def posterior(self, values: Matrix) -> tuple[Matrix, Matrix]:
+        """Mean and deviation of every point and output.
+
+        The deviation is that of a figure to come, nugget included: the next config's own peculiarity counts.
+
+        Args:
+            values: as for `fit`; a row that is not known yet is believed to come out as predicted.
+        """
+        count, outputs = values.shape
+        whitened = np.zeros((count, outputs))
+        for index in range(count):
+            if not np.isnan(values[index]).any():
+                rest = values[index] - self._factor[index, :index] @ whitened[:index]
+                whitened[index] = rest / self._factor[index, index]
+        mean = self._whitened[:count].T @ whitened
+        known = ~np.isnan(values).any(axis=1)
+        scale = np.maximum((whitened[known] ** 2).mean(axis=0), 1e-6)
+        left = np.maximum(1.0 - self._explained, 0.0) + exp(self._log_nugget)
+        return mean, np.sqrt(left[:, None] * scale[None, :])
+
+    def _grow(self) -> None:
+        """Room for more rows: twice as much, so that adding stays cheap."""
+        old = self._factor.shape[0]
+        new = max(32, 2 * old)
+        factor, whitened = np.zeros((new, new)), np.zeros((new, len(self.points)))
+        factor[:old, :old], whitened[:old] = self._factor, self._whitened[:old]
+        self._factor, self._whitened = factor, whitened
+
+    def _kernel(self, some: Matrix, others: Matrix) -> Matrix:
+        weights = np.exp(-self._log_lengths)
+        a, b = some * weights, others * weights
+        squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T
+        return matern(np.maximum(squares, 0.0))
+
+
+def matern(squares: Matrix) -> Matrix:
+    """Matern 5/2 of squared scaled distances."""
+    r = np.sqrt(5 * squares)
+    made: Matrix = (1 + r + r * r / 3) * np.exp(-r)
+    return made
+
+
+def _fitted(
+    points: Matrix, values: Matrix, log_lengths: NDArray[np.float64], log_nugget: float, steps: int
+) -> tuple[NDArray[np.float64], float]:
+    """The best lengths and nugget met on a walk down the negative log posterior (Adam)."""
+    differences = (points[:, None, :] - points[None, :, :]) ** 2
+    at = np.append(log_lengths, log_nugget)
+    means = np.append(np.full(len(log_lengths), _LENGTH_PRIOR[0]), _NUGGET_PRIOR[0])
+    deviations = np.append(np.full(len(log_lengths), _LENGTH_PRIOR[1]), _NUGGET_PRIOR[1])
+    low = np.append(np.full(len(log_lengths), _LENGTH_BOUNDS[0]), _NUGGET_BOUNDS[0])
+    high = np.append(np.full(len(log_lengths), _LENGTH_BOUNDS[1]), _NUGGET_BOUNDS[1])
+    momentum, energy = np.zeros_like(at), np.zeros_like(at)
+    best, least = at.copy(), np.inf
+    for step in range(1, steps + 1):
+        cost, slope = _cost(differences, values, at)
+        cost += float((((at - means) / deviations) ** 2).sum()) / 2
+        slope = slope + (at - means) / deviations**2
+        if cost < least:
+            best, least = at.copy(), cost
+        momentum = 0.9 * momentum + 0.1 * slope
+        energy = 0.99 * energy + 0.01 * slope**2
+        moved = momentum / (1 - 0.9**step) / (np.sqrt(energy / (1 - 0.99**step)) + 1e-8)
+        at = np.clip(at - 0.15 * moved, low, high)
+    return best[:-1], float(best[-1])
+
+
+def _cost(differences: Matrix, values: Matrix, at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """Negative log likelihood, each output's scale at its optimum, and its gradient.
+
+    With C = K + nugget, S = yᵀ C⁻¹ y / n an output's scale, the gradient to a parameter p is
+    1/2 tr((m C⁻¹ - Σ C⁻¹ y yᵀ C⁻¹ / S) dC/dp) over m outputs.
+    """
+    count, outputs = values.shape
+    squared_weights, nugget = np.exp(-2 * at[:-1]), exp(float(at[-1]))
+    r = np.sqrt(5 * (differences @ squared_weights))
+    fall = np.exp(-r)
+    covariance = (1 + r + r * r / 3) * fall + (nugget + 1e-8) * np.eye(count)
+    factor = np.linalg.cholesky(covariance)
+    inverse = np.linalg.inv(covariance)
+    solved = inverse @ values
+    scales = np.maximum((values * solved).sum(axis=0) / count, 1e-6)
+    cost = outputs * float(np.log(np.diag(factor)).sum()) + count / 2 * float(np.log(scales).sum())
+    weight = outputs * inverse - (solved / scales) @ solved.T
+    # d matern / d squares = -5/6 (1 + r) e^-r;  d squares / d log length = -2 difference / length².
+    along = weight * (5 / 6 * (1 + r) * fall)
+    lengths = np.einsum("ij,ijk->k", along, differences) * squared_weights
+    return cost, np.append(lengths, np.trace(weight) * nugget / 2)

@@ -1,0 +1,185 @@
+"""The model that the searches of one stage share: what one shape's figures say of another's.
+
+Neighbouring token counts agree on which configs are good, and one binary serves them all, so the searches of
+a stage at several token counts feed one model: a Gaussian process with an output a token count. A search asks
+for its own token count; whatever it compiles is measured at all.
+"""
+
+import random
+from collections.abc import Callable
+from math import log, pi, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.config import Config
+from autotune.search.features import Matrix, encode
+from autotune.search.gaussian import Process
+from autotune.space import BoundSpace
+
+POOL = 4000  # configs that the model weighs against each other; larger spaces are sampled
+_FIRST = 10  # configs spread over the space before the model has a say
+_REFIT = 1.25  # the kernel is fitted anew when there are so many times more results
+_SPREAD = 300  # configs that a spread-out one is picked from
+_SLOW = 4.0  # times the best: slower is as bad
+
+
+class JointModel:
+    """Proposes configs of several searches over equal knobs.
+
+    Args:
+        seed: equal seeds and equal results give equal proposals.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+        self._spaces: list[BoundSpace] = []
+        self._tokens: list[int] = []
+        self._us: dict[Config, dict[int, float | None]] = {}
+        self._pool: list[Config] = []
+        self._index: dict[Config, int] = {}
+        self._process: Process | None = None
+        self._started: list[Config] = []
+        self._next_fit = _FIRST
+        self._scale: dict[int, float] = {}
+        self._measured = np.zeros((0, 0), bool)
+
+    def join(self, space: BoundSpace, tokens: int) -> int:
+        """Adds a search; its number among the outputs. All join before the first proposal."""
+        self._spaces.append(space)
+        self._tokens.append(tokens)
+        return len(self._spaces) - 1
+
+    def start(self, config: Config) -> None:
+        """`config` is tried: the model counts on a result to come."""
+        if config not in self._us:
+            self._us[config] = {}
+            self._started.append(config)
+
+    def tell(self, output: int, config: Config, us: float | None) -> None:
+        """A result: microseconds, or None for a failure."""
+        self.start(config)
+        self._us[config][output] = us
+
+    def propose(self, output: int, known: Callable[[Config], bool]) -> Config | None:
+        """The config of the most expected improvement at `output`; None: the pool has nothing untried.
+
+        Args:
+            known: whether the search has had a config already.
+        """
+        process = self._ready()
+        values = self._values()
+        finished = int((~np.isnan(values).any(axis=1)).sum())
+        if len(self._started) < _FIRST or finished < 3:
+            return self._first_free(self._spread(), output, known)
+        if finished >= self._next_fit:
+            process.fit(values, steps=40 if self._next_fit == _FIRST else 15)
+            self._next_fit = int(finished * _REFIT) + 1
+        return self._first_free(np.argsort(-self._gain(process, values, output)), output, known)
+
+    def expected_gain(self, output: int, known: Callable[[Config], bool]) -> float | None:
+        """The most that an untried config is expected to gain, as a fraction; None: no say yet."""
+        if self._process is None or self._next_fit == _FIRST:
+            return None
+        gain = self._gain(self._ready(), self._values(), output)
+        best = self._first_free(np.argsort(-gain), output, known)
+        return 0.0 if best is None else float(gain[self._index[best]])
+
+    def _first_free(
+        self, order: NDArray[np.intp], output: int, known: Callable[[Config], bool]
+    ) -> Config | None:
+        """The first of the pool's rows that the search may try."""
+        for row in order:
+            config: Config = self._pool[row]
+            if not known(config) and self._spaces[output].is_legal(config):
+                return config
+        return None
+
+    def _ready(self) -> Process:
+        """The process, with every config that was started."""
+        if self._process is None:
+            self._pool = self._gather()
+            self._index = {config: row for row, config in enumerate(self._pool)}
+            self._process = Process(encode(self._spaces[0].params, self._pool))
+        new = [config for config in self._started if config not in self._index]
+        if new:
+            self._process.extend(encode(self._spaces[0].params, new))
+            self._index |= {config: len(self._pool) + n for n, config in enumerate(new)}
+            self._pool += new
+        for config in self._started[len(self._process.rows) :]:
+            self._process.add(self._index[config])
+        return self._process
+
+    def _gather(self) -> list[Config]:
+        """Legal configs to choose from: all of a small space, a seeded sample of a large one."""
+        pool: dict[Config, None] = {}
+        for space in self._spaces:
+            if space.size <= POOL:
+                pool.update(dict.fromkeys(space))
+            elif len(pool) < POOL:
+                drawn = (space.sample(self._rng) for _ in range(POOL - len(pool)))
+                pool.update(dict.fromkeys(drawn))
+        return list(pool)
+
+    def _values(self) -> Matrix:
+        """Standardised log times [started, outputs]; a row without any result is NaN.
+
+        A failure counts as the slowest seen, and what is more than four times the best as four times: how
+        slow a bad config is should not bend the model where the good ones are. An output that has no result
+        yet takes that of the nearest token count.
+        """
+        raw = np.full((len(self._started), len(self._spaces)), np.nan)
+        failed = np.zeros(raw.shape, bool)
+        for row, config in enumerate(self._started):
+            for output, us in self._us[config].items():
+                if us is None:
+                    failed[row, output] = True
+                else:
+                    raw[row, output] = log(us)
+        made = np.full(raw.shape, np.nan)
+        for output in range(raw.shape[1]):
+            column = raw[:, output]
+            seen = column[~np.isnan(column)]
+            if not len(seen):
+                continue
+            capped = np.minimum(column, seen.min() + log(_SLOW))
+            capped[failed[:, output]] = np.nanmax(capped)
+            made[:, output] = (capped - np.nanmean(capped)) / max(float(np.nanstd(capped)), 1e-6)
+            self._scale[output] = max(float(np.nanstd(capped)), 1e-6)
+        self._measured = ~np.isnan(made)
+        return self._filled(made)
+
+    def _filled(self, values: Matrix) -> Matrix:
+        """Gaps filled from the nearest token count that has a result for the same config."""
+        gaps = np.isnan(values) & ~np.isnan(values).all(axis=1, keepdims=True)
+        for row, output in np.argwhere(gaps):
+            there = [other for other in range(values.shape[1]) if self._measured[row, other]]
+            own = log(self._tokens[output])
+            nearest = min(there, key=lambda other: abs(log(self._tokens[other]) - own))
+            values[row, output] = values[row, nearest]
+        return values
+
+    def _spread(self) -> NDArray[np.intp]:
+        """Rows of a sample of the pool, the farthest from everything started first."""
+        assert self._process is not None
+        sample = np.array(self._rng.sample(range(len(self._pool)), min(_SPREAD, len(self._pool))))
+        started = self._process.points[self._process.rows]
+        if not len(started):
+            return sample
+        gaps = self._process.points[sample][:, None, :] - started[None, :, :]
+        made: NDArray[np.intp] = sample[np.argsort(-(gaps**2).sum(axis=2).min(axis=1))]
+        return made
+
+    def _gain(self, process: Process, values: Matrix, output: int) -> NDArray[np.float64]:
+        """Expected improvement on the best at `output`, as a fraction of its time, of every pool row."""
+        mean, deviation = process.posterior(values)
+        own = values[self._measured[:, output], output]
+        best = float(own.min() if len(own) else np.nanmin(values[:, output]))
+        z = (best - mean[:, output]) / deviation[:, output]
+        improvement = deviation[:, output] * (z * _normal(z) + np.exp(-z * z / 2) / sqrt(2 * pi))
+        return np.asarray(improvement * self._scale[output])
+
+
+def _normal(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distribution function of the standard normal, to 4e-4 (numpy has none)."""
+    return np.asarray((1 + np.tanh(sqrt(2 / pi) * (z + 0.044715 * z**3))) / 2)
