@@ -1,7 +1,8 @@
 """Configs as points: what a model of the search space measures distances by."""
 
 from collections.abc import Sequence
-from math import log2
+from dataclasses import dataclass
+from math import log2, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,26 +13,44 @@ from autotune.space import Param
 Matrix = NDArray[np.float64]
 
 
-def encode(params: Sequence[Param], configs: Sequence[Config]) -> Matrix:
-    """One row a config, one or more columns a knob, every column within [0, 1].
+@dataclass(frozen=True)
+class Features:
+    """Configs as points.
 
-    Numbers are placed by their logarithm, since tiles and splits work by ratios; one that may be unset has a
-    second column that says so. Words and switches have a column a value, two values share one.
+    Attributes:
+        points: one row a config, every column within [0, 1].
+        aspects: for each column, which aspect of the configs it belongs to; an aspect has one length scale.
+    """
+
+    points: Matrix
+    aspects: NDArray[np.intp]
+
+
+def encode(params: Sequence[Param], configs: Sequence[Config]) -> Features:
+    """Configs by their knobs.
+
+    A knob with several numbers has two aspects: its size, by the logarithm, since tiles and splits work by
+    ratios; and its identity, a column a value, since 48 is not always between 32 and 64. Words and switches
+    have the second alone.
     """
     columns: list[list[float]] = []
+    aspects: list[int] = []
     for param in params:
         values = [config.get(param.name) for config in configs]
-        numbers = [v for v in param.values if isinstance(v, int) and not isinstance(v, bool)]
-        words = [v for v in param.values if not isinstance(v, int) or isinstance(v, bool)]
-        if len(numbers) > 1:
+        numbers = [v for v in param.values if type(v) is int]
+        if len(param.values) < 2:
+            continue
+        if len(numbers) > 2:
             places = _places(numbers)
+            aspects.append(max(aspects, default=-1) + 1)
             columns.append([places.get(v, 0.5) if type(v) is int else 0.5 for v in values])
-            columns += [[float(v is word) for v in values] for word in words]
-        elif len(param.values) == 2:
-            columns.append([float(v == param.values[1] and type(v) is type(param.values[1])) for v in values])
-        elif len(param.values) > 2:
-            columns += [[float(v == word and type(v) is type(word)) for v in values] for word in param.values]
-    return np.array(columns, np.float64).T.reshape(len(configs), len(columns))
+        # Two configs of unlike values are then 1 apart, squared.
+        offered = param.values if len(param.values) > 2 else param.values[1:]
+        height = 1 / sqrt(2) if len(param.values) > 2 else 1.0
+        aspects += [max(aspects, default=-1) + 1] * len(offered)
+        columns += [[height * (v == o and type(v) is type(o)) for v in values] for o in offered]
+    points = np.array(columns, np.float64).T.reshape(len(configs), len(columns))
+    return Features(points, np.array(aspects, np.intp))
 
 
 def _places(numbers: Sequence[int]) -> dict[int, float]:

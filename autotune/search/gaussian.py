@@ -2,7 +2,7 @@
 
 The outputs (one config at several token counts) share the kernel and with it one Cholesky factor; each
 has its own scale. Between fits of the kernel a new point costs one row: O(points seen x points known of).
-Kernel: Matern 5/2 with a length a column, plus a nugget, which stands for what the columns do not explain:
+Kernel: Matern 5/2 with a length an aspect, plus a nugget, which stands for what the columns do not explain:
 two configs that look alike to the model still differ, and repeatably so.
 """
 
@@ -11,9 +11,9 @@ from math import exp, log, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.search.features import Matrix
+from autotune.search.features import Features, Matrix
 
-_LENGTH_PRIOR = (0.3, 1.0)  # of a column's log length: mean, deviation; a column spans [0, 1]
+_LENGTH_PRIOR = (0.5, 1.0)  # of an aspect's log length: mean, deviation; a column spans [0, 1]
 _NUGGET_PRIOR = (log(1e-2), 1.5)
 _LENGTH_BOUNDS = (-2.5, 3.0)
 _NUGGET_BOUNDS = (log(1e-5), log(0.3))
@@ -23,17 +23,18 @@ class Process:
     """Posterior of every point, given some.
 
     Args:
-        points: rows of columns within [0, 1].
+        features: of all points; each aspect has its own length.
     """
 
-    def __init__(self, points: Matrix) -> None:
-        self.points = points
-        self._log_lengths = np.full(points.shape[1], _LENGTH_PRIOR[0])
+    def __init__(self, features: Features) -> None:
+        self.points = features.points
+        self._aspects = features.aspects
+        self._log_lengths = np.full(int(self._aspects.max(initial=-1)) + 1, _LENGTH_PRIOR[0])
         self._log_nugget = _NUGGET_PRIOR[0]
         self.rows: list[int] = []
         self._factor = np.zeros((0, 0))
-        self._whitened = np.zeros((0, len(points)))
-        self._explained = np.zeros(len(points))
+        self._whitened = np.zeros((0, len(self.points)))
+        self._explained = np.zeros(len(self.points))
 
     def add(self, row: int) -> None:
         """Takes a point into account; its values may come later."""
@@ -69,9 +70,8 @@ class Process:
         """
         known = ~np.isnan(values).any(axis=1)
         chosen = np.array(self.rows)[known]
-        lengths, nugget = _fitted(
-            self.points[chosen], values[known], self._log_lengths, self._log_nugget, steps
-        )
+        apart = _apart(self.points[chosen], self._aspects)
+        lengths, nugget = _fitted(apart, values[known], self._log_lengths, self._log_nugget, steps)
         self._log_lengths, self._log_nugget = lengths, nugget
         rows, self.rows = self.rows, []
         self._factor = np.zeros((0, 0))
@@ -109,7 +109,7 @@ class Process:
         self._factor, self._whitened = factor, whitened
 
     def _kernel(self, some: Matrix, others: Matrix) -> Matrix:
-        weights = np.exp(-self._log_lengths)
+        weights = np.exp(-self._log_lengths)[self._aspects]
         a, b = some * weights, others * weights
         squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T
         return matern(np.maximum(squares, 0.0))
@@ -122,11 +122,22 @@ def matern(squares: Matrix) -> Matrix:
     return made
 
 
+def _apart(points: Matrix, aspects: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Squared distances by aspect: [points, points, aspects]."""
+    made = np.zeros((len(points), len(points), int(aspects.max(initial=-1)) + 1))
+    for column, aspect in enumerate(aspects):
+        made[:, :, aspect] += (points[:, None, column] - points[None, :, column]) ** 2
+    return made
+
+
 def _fitted(
-    points: Matrix, values: Matrix, log_lengths: NDArray[np.float64], log_nugget: float, steps: int
+    differences: NDArray[np.float64],
+    values: Matrix,
+    log_lengths: NDArray[np.float64],
+    log_nugget: float,
+    steps: int,
 ) -> tuple[NDArray[np.float64], float]:
     """The best lengths and nugget met on a walk down the negative log posterior (Adam)."""
-    differences = (points[:, None, :] - points[None, :, :]) ** 2
     at = np.append(log_lengths, log_nugget)
     means = np.append(np.full(len(log_lengths), _LENGTH_PRIOR[0]), _NUGGET_PRIOR[0])
     deviations = np.append(np.full(len(log_lengths), _LENGTH_PRIOR[1]), _NUGGET_PRIOR[1])

@@ -103,7 +103,7 @@ class JointModel:
             self._process = Process(encode(self._spaces[0].params, self._pool))
         new = [config for config in self._started if config not in self._index]
         if new:
-            self._process.extend(encode(self._spaces[0].params, new))
+            self._process.extend(encode(self._spaces[0].params, new).points)
             self._index |= {config: len(self._pool) + n for n, config in enumerate(new)}
             self._pool += new
         for config in self._started[len(self._process.rows) :]:
