@@ -1,0 +1,65 @@
+"""`autotune status`: winners and bundles against this machine's stack."""
+
+import json
+
+import typer
+
+from autotune.cli.options import Database, Json
+
+
+def status(db: Database = None, as_json: Json = False) -> None:
+    """List winners and bundles with the stack that they were made on, and tell which no longer fit this one.
+
+    Example: autotune status
+    """
+    from autotune.report.winners import verdict
+    from autotune.status import bundles_status, this_stack, winners_status
+    from autotune.store.store import Store
+
+    with Store.open(db) as store:
+        winners = winners_status(store, this_stack())
+        bundles = bundles_status(store, winners)
+    if as_json:
+        content = {
+            "winners": [
+                {
+                    "backend": one.winner.backend,
+                    "tokens": one.winner.problem.tokens,
+                    "layer": one.winner.problem.layer.key,
+                    "device": one.winner.environment.device,
+                    "kind": str(one.winner.kind),
+                    "fits": not one.differs,
+                    "differs": list(one.differs),
+                    "unknown": one.unknown,
+                }
+                for one in winners
+            ],
+            "bundles": [
+                {
+                    "host": one.export.host,
+                    "path": one.export.bundle_path,
+                    "made_at": one.export.created_at.isoformat(),
+                    "problems": list(one.problems),
+                }
+                for one in bundles
+            ],
+        }
+        typer.echo(json.dumps(content, indent=2))
+        return
+    if not winners:
+        typer.echo("No winners yet: autotune run makes some.")
+    for one in winners:
+        stack = one.winner.environment
+        typer.echo(
+            f"{one.winner.backend} {one.winner.problem.shape} ({one.winner.problem.tokens} tokens),"
+            f" {one.winner.problem.layer.key}\n"
+            f"  {verdict(one.winner)}\n"
+            f"  made on {stack.device}, {stack.runtime}, driver {stack.driver}, torch {stack.torch},"
+            f" Triton {stack.triton}\n"
+            f"  {one.verdict}"
+        )
+    for bundle in bundles:
+        export = bundle.export
+        typer.echo(f"bundle {export.bundle_path} on {export.host}, {export.created_at:%Y-%m-%d %H:%M} UTC")
+        for problem in bundle.problems or ("as exported, of winners that fit",):
+            typer.echo(f"  {problem}")

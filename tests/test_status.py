@@ -1,0 +1,83 @@
+"""What still fits the machine, and what does not."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autotune.backends import load_backend
+from autotune.export.export import Selection, export
+from autotune.status import Stack, bundles_status, this_stack, winners_status
+from autotune.store.store import Store
+from tests.export.test_export import both, win
+from tests.export.winners import fingerprint
+
+MI325X = {
+    name: getattr(fingerprint(), name)
+    for name in ("device", "arch", "compute_units", "driver", "runtime", "torch", "triton", "power_cap_w")
+}
+
+
+@pytest.fixture
+def store(own_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    family = type(load_backend("sglang"))
+    monkeypatch.setattr(family, "source_digest", lambda self: "abc")
+    with Store.open() as store:
+        win(store, 4, [both(), both(tile_n=64)], [10.0, 8.0])
+        yield store
+
+
+def test_on_the_stack_that_it_was_measured_on_a_winner_fits(store: Store) -> None:
+    (one,) = winners_status(store, Stack(MI325X, gpu=True))
+    assert one.verdict == "fits"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("triton", "3.9.0", "triton: 3.6.0 -> 3.9.0"),
+        ("device", "AMD Instinct MI300X", "device: AMD Instinct MI325X -> AMD Instinct MI300X"),
+        ("compute_units", 38, "compute_units: 304 -> 38"),
+        ("power_cap_w", 750, "power_cap_w: 1000 -> 750"),
+    ],
+)
+def test_each_change_of_the_stack_makes_it_stale(field: str, value: object, told: str, store: Store) -> None:
+    (one,) = winners_status(store, Stack({**MI325X, field: value}, gpu=True))
+    assert one.verdict == f"STALE: {told}"
+
+
+def test_new_kernels_make_it_stale(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(load_backend("sglang")), "source_digest", lambda self: "def")
+    (one,) = winners_status(store, Stack(MI325X, gpu=True))
+    assert one.differs == ("kernel_source: abc -> def",)
+
+
+def test_without_a_gpu_the_rest_is_compared_and_that_is_said(store: Store) -> None:
+    (one,) = winners_status(store, Stack({"triton": "3.6.0"}, gpu=False))
+    assert one.verdict == "fits as far as can be told: no GPU here to compare the card with"
+
+
+def test_a_bundle_is_followed_on_its_machine(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "deploy"
+    export(store, folder, Selection("sglang"))
+    fitting = winners_status(store, Stack(MI325X, gpu=True))
+    assert bundles_status(store, fitting)[0].problems == ()
+
+    stale = winners_status(store, Stack({**MI325X, "triton": "3.9.0"}, gpu=True))
+    assert bundles_status(store, stale)[0].problems == ("1 of its 1 winners are stale here: tune again",)
+
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    assert "changed" in bundles_status(store, fitting)[0].problems[0]
+
+    win(store, 4, [both(), both(tile_n=128)], [10.0, 7.0])
+    newer = winners_status(store, Stack(MI325X, gpu=True))
+    assert any("newer" in problem for problem in bundles_status(store, newer)[0].problems)
+
+    shutil.rmtree(folder)
+    assert bundles_status(store, newer)[0].problems == ("it was deleted",)
+
+
+def test_this_machine_tells_something() -> None:
+    assert "triton" in this_stack().fields
