@@ -20,7 +20,7 @@ Combine = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True, slots=True)
 class Atomic:
-    """An operation on `size` bytes a lane; it takes `data` bytes of registers (to compare and swap, twice)."""
+    """An operation on `size` bytes a lane that takes `data` bytes of registers (twice `size` for cmpswap)."""
 
     size: int
     data: int

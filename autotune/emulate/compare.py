@@ -32,8 +32,8 @@ _ORDERED: dict[str, Function] = {
     "lt": np.less, "eq": np.equal, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
 }  # fmt: skip
 # For integers "ne" is plain inequality; for floats "lg" is false and "neq" true when an operand is NaN.
-_INTEGER = _ORDERED | {"f": _never, "t": _always, "ne": np.not_equal}
-_FLOAT = _ORDERED | {
+INTEGER = _ORDERED | {"f": _never, "t": _always, "ne": np.not_equal}
+FLOAT = _ORDERED | {
     "f": _never,
     "tru": _always,
     "lg": lambda a, b: ~(_unordered(a, b) | (a == b)),
@@ -57,9 +57,9 @@ def _lookup(name: str) -> tuple[Function, tuple[str, str], bool] | None:
     if relation == "class" and kind in {"f32", "f16"}:
         return classify, (kind, "u32"), into_exec
     if kind in {"f16", "f32", "f64"}:
-        table = _FLOAT
+        table = FLOAT
     elif kind in {"i16", "i32", "i64", "u16", "u32", "u64"}:
-        table = _INTEGER
+        table = INTEGER
     else:
         return None
     return (table[relation], (kind, kind), into_exec) if relation in table else None

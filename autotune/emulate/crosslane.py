@@ -34,7 +34,7 @@ def _sub(a: Array, b: Array, borrow: Array) -> tuple[Array, Array]:
 
 _NO_CARRY = np.zeros(LANES, np.bool_)
 # Name: (function, sources exchanged, reads a carry).
-_CARRY: dict[str, tuple[Callable[[Array, Array, Array], tuple[Array, Array]], bool, bool]] = {
+CARRY: dict[str, tuple[Callable[[Array, Array, Array], tuple[Array, Array]], bool, bool]] = {
     "v_add_co_u32": (_add, False, False),
     "v_sub_co_u32": (_sub, False, False),
     "v_subrev_co_u32": (_sub, True, False),
@@ -46,7 +46,7 @@ _CARRY: dict[str, tuple[Callable[[Array, Array, Array], tuple[Array, Array]], bo
 
 def _decode_carry(instruction: Instruction, name: str, encoding: str) -> Decoded:
     """D, carry-out = S0 op S1 [op carry-in]; inactive lanes get a carry of 0."""
-    function, exchanged, has_carry = _CARRY[name]
+    function, exchanged, has_carry = CARRY[name]
     expect(instruction, 5 if has_carry else 4)
     result, carry_out, a, b, *carry = instruction.operands
     modifiers = Modifiers(instruction)
@@ -190,7 +190,7 @@ def _decode_swap(instruction: Instruction) -> Decoded:
 def decode_crosslane(instruction: Instruction) -> Decoded | None:
     """Binds one of this module's instructions; None if the opcode is not one of them."""
     name, encoding = split_encoding(instruction.opcode)
-    if name in _CARRY:
+    if name in CARRY:
         return _decode_carry(instruction, name, encoding)
     if encoding in {"sdwa", "dpp"}:
         return None

@@ -61,9 +61,6 @@ def _arithmetic(kind: str, fma: Function) -> dict[str, Valu]:
         "max": Valu(kind, two, maximum),
         "min": Valu(kind, two, minimum),
         "fma": Valu(kind, three, fma, keeps_half=kind == "f16"),
-        "fmac": Valu(kind, two, fma, accumulates=True),
-        "fmamk": Valu(kind, three, fma),
-        "fmaak": Valu(kind, three, fma),
         "max3": Valu(kind, three, lambda a, b, c: maximum(maximum(a, b), c), keeps_half=kind == "f16"),
         "min3": Valu(kind, three, lambda a, b, c: minimum(minimum(a, b), c), keeps_half=kind == "f16"),
         "med3": Valu(kind, three, median, keeps_half=kind == "f16"),
@@ -157,6 +154,9 @@ FLOAT = (
     | _arithmetic("f16", fma16)
     | CONVERSIONS
     | {
+        "v_fmac_f32": Valu("f32", _FF, fma32, accumulates=True),
+        "v_fmamk_f32": Valu("f32", F * 3, fma32),
+        "v_fmaak_f32": Valu("f32", F * 3, fma32),
         "v_rcp_iflag_f32": Valu("f32", F, transcendental32(_TRANSCENDENTAL["rcp"])),
         "v_frexp_exp_i32_f32": Valu("i32", F, frexp_exponent),
         "v_frexp_exp_i16_f16": Valu("i16", H, lambda a: frexp_exponent(a).astype(np.int16)),

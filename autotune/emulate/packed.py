@@ -149,18 +149,17 @@ def _decode_move(instruction: Instruction) -> Decoded:
 
 
 def _decode_mix(instruction: Instruction, name: str) -> Decoded:
-    """V_FMA_MIX*: op_sel_hi makes a source float16 (its half by op_sel); the arithmetic is float32."""
+    """V_FMA_MIX*: op_sel_hi makes a source float16 (its half by op_sel); neg and abs stand at the source."""
     expect(instruction, 4)
     modifiers = Modifiers(instruction)
     limit = modifiers.flag("clamp")
     halves, is_half = modifiers.bits("op_sel", (0, 0, 0)), modifiers.bits("op_sel_hi", (0, 0, 0))
-    negated = modifiers.bits("neg_lo", (0, 0, 0))
     modifiers.finish()
     operands = instruction.operands[1:]
     sources: list[L.Source] = []
-    for operand, half, narrow, negative in zip(operands, halves, is_half, negated, strict=True):
+    for operand, half, narrow in zip(operands, halves, is_half, strict=True):
         read = L.source(operand, "f16" if narrow else "f32", half if narrow else 0)
-        sources.append(_negated(_widened(read) if narrow else read, negative, "f32"))
+        sources.append(_widened(read) if narrow else read)
     result = instruction.operands[0]
     store = (
         L.sink(result, "f32")

@@ -71,7 +71,7 @@ def _lshl_add(shift: int) -> Callable[[int, int], tuple[int, int]]:
 _NZ = {32: _nonzero(32), 64: _nonzero(64)}
 
 # Name: (destination bits, source bits, function); the function returns (result, SCC).
-_SCC2: dict[str, tuple[int, tuple[int, int], Callable[[int, int], tuple[int, int]]]] = {
+SCC2: dict[str, tuple[int, tuple[int, int], Callable[[int, int], tuple[int, int]]]] = {
     "s_add_u32": (32, (32, 32), _add),
     "s_sub_u32": (32, (32, 32), _sub),
     "s_add_i32": (32, (32, 32), lambda a, b: _signed_overflow(signed(a) + signed(b))),
@@ -107,10 +107,10 @@ def _by_width(bits: int) -> dict[str, tuple[int, tuple[int, int], Callable[[int,
     }
 
 
-_SCC2 |= _by_width(32) | _by_width(64)
+SCC2 |= _by_width(32) | _by_width(64)
 
 # These leave SCC alone.
-_PLAIN2: dict[str, tuple[int, tuple[int, int], Callable[[int, int], int]]] = {
+PLAIN2: dict[str, tuple[int, tuple[int, int], Callable[[int, int], int]]] = {
     "s_mul_i32": (32, (32, 32), lambda a, b: a * b),
     "s_mul_hi_u32": (32, (32, 32), lambda a, b: a * b >> 32),
     "s_mul_hi_i32": (32, (32, 32), lambda a, b: signed(a) * signed(b) >> 32),
@@ -121,7 +121,7 @@ _PLAIN2: dict[str, tuple[int, tuple[int, int], Callable[[int, int], int]]] = {
     "s_pack_hh_b32_b16": (32, (32, 32), lambda a, b: a >> 16 | b & 0xFFFF_0000),
 }
 
-_PLAIN1: dict[str, tuple[int, int, Callable[[int], int]]] = {
+PLAIN1: dict[str, tuple[int, int, Callable[[int], int]]] = {
     "s_mov_b32": (32, 32, lambda a: a),
     "s_mov_b64": (64, 64, lambda a: a),
     "s_brev_b32": (32, 32, lambda a: _bits_reversed(a, 32)),
@@ -136,7 +136,7 @@ _PLAIN1: dict[str, tuple[int, int, Callable[[int], int]]] = {
     "s_flbit_i32_i64": (32, 64, lambda a: _leading_signs(a, 64)),
 }
 
-_SCC1: dict[str, tuple[int, int, Callable[[int], tuple[int, int]]]] = {
+SCC1: dict[str, tuple[int, int, Callable[[int], tuple[int, int]]]] = {
     "s_not_b32": (32, 32, lambda a: _NZ[32](~a)),
     "s_not_b64": (64, 64, lambda a: _NZ[64](~a)),
     "s_abs_i32": (32, 32, lambda a: _NZ[32](abs(signed(a)))),
@@ -147,13 +147,13 @@ _SCC1: dict[str, tuple[int, int, Callable[[int], tuple[int, int]]]] = {
     "s_wqm_b64": (64, 64, lambda a: _NZ[64](sum(0xF << 4 * i for i in range(16) if a >> 4 * i & 0xF))),
 }
 
-_RELATIONS: dict[str, Callable[[int, int], bool]] = {
+RELATIONS: dict[str, Callable[[int, int], bool]] = {
     "eq": lambda a, b: a == b, "lg": lambda a, b: a != b, "gt": lambda a, b: a > b,
     "ge": lambda a, b: a >= b, "lt": lambda a, b: a < b, "le": lambda a, b: a <= b,
 }  # fmt: skip
 
 # S_<op>_SAVEEXEC_B64: D = EXEC; EXEC = op(S0, EXEC); SCC = (EXEC != 0).
-_SAVEEXEC: dict[str, Callable[[int, int], int]] = {
+SAVEEXEC: dict[str, Callable[[int, int], int]] = {
     "s_and_saveexec_b64": lambda s, e: s & e,
     "s_or_saveexec_b64": lambda s, e: s | e,
     "s_xor_saveexec_b64": lambda s, e: s ^ e,
@@ -165,7 +165,7 @@ _SAVEEXEC: dict[str, Callable[[int, int], int]] = {
 
 # Scheduling and cache control: they cannot change a value in a model that runs memory operations in program
 # order.
-_NOTHING = frozenset(
+NOTHING = frozenset(
     [
         "s_nop",
         "s_sleep",
@@ -184,11 +184,11 @@ def decode_scalar(instruction: Instruction) -> Decoded | None:
     """Binds a scalar ALU instruction; None if the opcode is not one of them."""
     name, operands = instruction.opcode, instruction.operands
     Modifiers(instruction).finish()
-    if name in _NOTHING:
+    if name in NOTHING:
         return Decoded(lambda wave: None, "other")
-    if name in _SCC2:
+    if name in SCC2:
         expect(instruction, 3)
-        width, sources, combine = _SCC2[name]
+        width, sources, combine = SCC2[name]
         a, b, put = (
             getter(operands[1], sources[0]),
             getter(operands[2], sources[1]),
@@ -200,23 +200,23 @@ def decode_scalar(instruction: Instruction) -> Decoded | None:
             put(wave, value)
 
         return _scalar(run_scc2, operands[1:], operands[:1])
-    if name in _PLAIN2:
+    if name in PLAIN2:
         expect(instruction, 3)
-        width, sources, plain2 = _PLAIN2[name]
+        width, sources, plain2 = PLAIN2[name]
         a, b, put = (
             getter(operands[1], sources[0]),
             getter(operands[2], sources[1]),
             putter(operands[0], width),
         )
         return _scalar(lambda wave: put(wave, plain2(a(wave), b(wave))), operands[1:], operands[:1])
-    if name in _PLAIN1:
+    if name in PLAIN1:
         expect(instruction, 2)
-        width, source, plain1 = _PLAIN1[name]
+        width, source, plain1 = PLAIN1[name]
         a, put = getter(operands[1], source), putter(operands[0], width)
         return _scalar(lambda wave: put(wave, plain1(a(wave))), operands[1:], operands[:1])
-    if name in _SCC1:
+    if name in SCC1:
         expect(instruction, 2)
-        width, source, scc1 = _SCC1[name]
+        width, source, scc1 = SCC1[name]
         a, put = getter(operands[1], source), putter(operands[0], width)
 
         def run_scc1(wave: Wave) -> None:
@@ -255,9 +255,9 @@ def _decode_flags(instruction: Instruction) -> Decoded | None:
         a, put = getter(operands[1], bits), putter(operands[0], bits)
         old = getter(operands[0], bits)
         return _scalar(lambda wave: put(wave, a(wave) if wave.scc else old(wave)), operands, operands[:1])
-    if name in _SAVEEXEC:
+    if name in SAVEEXEC:
         expect(instruction, 2)
-        source, put, exchange = getter(operands[1], 64), putter(operands[0], 64), _SAVEEXEC[name]
+        source, put, exchange = getter(operands[1], 64), putter(operands[0], 64), SAVEEXEC[name]
 
         def run_exchange(wave: Wave) -> None:
             before = wave.exec
@@ -291,10 +291,10 @@ def _decode_flags(instruction: Instruction) -> Decoded | None:
 
         return _scalar(run_set, operands, operands[:1])
     parts = name.split("_")
-    if len(parts) == 4 and parts[1] == "cmp" and parts[2] in _RELATIONS and parts[3] in {"i32", "u32", "u64"}:
+    if len(parts) == 4 and parts[1] == "cmp" and parts[2] in RELATIONS and parts[3] in {"i32", "u32", "u64"}:
         expect(instruction, 2)
         bits = int(parts[3][1:])
-        relation, is_signed = _RELATIONS[parts[2]], parts[3][0] == "i"
+        relation, is_signed = RELATIONS[parts[2]], parts[3][0] == "i"
         a, b = getter(operands[0], bits), getter(operands[1], bits)
 
         def run_compare(wave: Wave) -> None:
@@ -309,7 +309,7 @@ def _decode_immediate(instruction: Instruction) -> Decoded | None:
     """SOPK: the second operand is a 16-bit immediate, sign-extended except for the unsigned comparisons."""
     name, operands = instruction.opcode, instruction.operands
     parts = name.split("_")
-    compare = len(parts) == 4 and parts[1] == "cmpk" and parts[2] in _RELATIONS and parts[3] in {"i32", "u32"}
+    compare = len(parts) == 4 and parts[1] == "cmpk" and parts[2] in RELATIONS and parts[3] in {"i32", "u32"}
     if not compare and name not in {"s_movk_i32", "s_cmovk_i32", "s_addk_i32", "s_mulk_i32"}:
         return None
     expect(instruction, 2)
@@ -320,7 +320,7 @@ def _decode_immediate(instruction: Instruction) -> Decoded | None:
     value = raw if compare and parts[3] == "u32" else signed(raw, 16)
     old, put = getter(operands[0], 32), putter(operands[0], 32)
     if compare:
-        relation, is_signed = _RELATIONS[parts[2]], parts[3] == "i32"
+        relation, is_signed = RELATIONS[parts[2]], parts[3] == "i32"
 
         def run_compare(wave: Wave) -> None:
             left = old(wave)

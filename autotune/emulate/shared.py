@@ -18,14 +18,14 @@ from autotune.emulate.registers import LANES, U32, Array, LdsAccess, Wave, regis
 from autotune.emulate.vmem import Access, data_register, extend, put_words, take_words
 from autotune.emulate.waits import issue
 
-_READS = {
+READS = {
     "b32": Access(4), "b64": Access(8), "b96": Access(12), "b128": Access(16),
     "u8": Access(1), "i8": Access(1, True), "u16": Access(2), "i16": Access(2, True),
     "u8_d16": Access(1, False, "low"), "u8_d16_hi": Access(1, False, "high"),
     "i8_d16": Access(1, True, "low"), "i8_d16_hi": Access(1, True, "high"),
     "u16_d16": Access(2, False, "low"), "u16_d16_hi": Access(2, False, "high"),
 }  # fmt: skip
-_WRITES = {
+WRITES = {
     "b8": Access(1), "b16": Access(2),
     "b32": Access(4), "b64": Access(8), "b96": Access(12), "b128": Access(16),
     "b8_d16_hi": Access(1, False, "high"), "b16_d16_hi": Access(2, False, "high"),
@@ -244,7 +244,7 @@ def decode_lds(instruction: Instruction) -> Decoded | None:
         return _decode_pair(instruction, pair[1] == "write", size, size * (64 if pair[2] else 1))
     single = _SINGLE.match(name)
     if single:
-        table: dict[str, Access] = _READS if single[1] == "read" else _WRITES
+        table: dict[str, Access] = READS if single[1] == "read" else WRITES
         decode: Callable[[Instruction, Access], Decoded] = (
             _decode_read if single[1] == "read" else _decode_write
         )

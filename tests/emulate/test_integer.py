@@ -258,7 +258,7 @@ def test_64_bits(opcode: str, base: int, exec_name: str) -> None:
         if kind == "u":
             texts.append(f"v{row}")
             inputs.append(get(wave, row, np.uint32).tolist())
-            row += 1
+            row += 2  # pairs start at even registers
         else:
             texts.append(f"v[{row}:{row + 1}]")
             inputs.append(get(wave, row, np.uint64, 2).tolist())

@@ -135,7 +135,7 @@ def test_mixed_precision() -> None:
         wave,
         "v_fma_mix_f32 v139, v1, v2, 1.0 op_sel:[1,0,0] op_sel_hi:[1,0,0]",
         "v_fma_mixlo_f16 v140, v1, v2, v2 op_sel_hi:[1,0,0]",
-        "v_fma_mixhi_f16 v140, v1, v2, v2 op_sel_hi:[1,0,0] neg_lo:[1,0,0]",
+        "v_fma_mixhi_f16 v140, -v1, v2, v2 op_sel_hi:[1,0,0]",
     )
     on = active(EXECS["partial"])
     assert get(wave, 139, np.float32)[on][0] == -5.5
