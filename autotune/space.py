@@ -190,7 +190,7 @@ class BoundSpace:
     def _walk(
         self, depth: int, variables: dict[str, Any], stop: int, rng: random.Random | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Assignments of the first `stop` knobs that break no rule, depth first; with `rng` in random order."""
+        """Assignments of the first `stop` knobs that break no rule; with `rng` in random order."""
         if not all(rule.require(variables) for rule in self._decided[depth]):
             return
         if depth == stop:
