@@ -1,7 +1,8 @@
 """What the search needs of a family of kernels."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from autotune.compile.estimate import Work
 from autotune.config import Config
@@ -51,6 +52,30 @@ class Backend(Protocol):
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
         """Compiles in this process; called in a worker that may be killed.
+
+        Raises:
+            CompileRefused: the compiler rejects it.
+        """
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A candidate's machine code.
+
+    Attributes:
+        text: assembly, or PTX.
+    """
+
+    text: str
+    compiled: Compiled
+
+
+@runtime_checkable
+class Lists(Protocol):
+    """A backend that shows its machine code."""
+
+    def listing(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Listing:
+        """Compiles in this process.
 
         Raises:
             CompileRefused: the compiler rejects it.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from autotune.backends.base import CompileRefused
+from autotune.backends.base import CompileRefused, Listing
 from autotune.compile.estimate import Work
 from autotune.compile.isa import machine_code_hash, static_facts
 from autotune.compile.occupancy import waves_per_simd, workgroups_per_cu
@@ -72,6 +72,9 @@ class TritonW4A8:
         )
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
+        return self.listing(layer, tokens, stage, config, device).compiled
+
+    def listing(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Listing:
         _require_triton()
         from autotune.kernels.spec import compile_kernel, grid, stage_spec
 
@@ -85,15 +88,17 @@ class TritonW4A8:
             raise CompileRefused(_first_line(error)) from error
         launch = (grid(spec, tokens), kernel.metadata.shared, kernel.metadata.num_warps)
         if device.runtime == "hip":
-            asm = kernel.asm["amdgcn"]
+            text = kernel.asm["amdgcn"]
             facts = _with_occupancy(
-                static_facts(asm, dynamic_lds_bytes=kernel.metadata.shared), kernel.metadata.num_warps, device
+                static_facts(text, dynamic_lds_bytes=kernel.metadata.shared),
+                kernel.metadata.num_warps,
+                device,
             )
-            code = machine_code_hash(asm, *launch)
         else:
+            text = kernel.asm["ptx"]
             facts = StaticFacts(lds_bytes=kernel.metadata.shared)
-            code = machine_code_hash(kernel.asm["ptx"], *launch)
-        return Compiled(code, facts, time.perf_counter() - started)
+        code = machine_code_hash(text, *launch)
+        return Listing(text, Compiled(code, facts, time.perf_counter() - started))
 
 
 def gpu_target(device: Device) -> "GPUTarget":

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from autotune import __version__
-from autotune.cli import db, export, run, spaces, verify
+from autotune.cli import ab, db, doctor, export, isa, run, spaces, status, verify
 
 app = typer.Typer(
     help="Search MoE kernel parameters at speculative-decoding verify shapes, and export the winners.",
@@ -33,5 +33,9 @@ def _root(
 app.command(name="run")(run.run)
 app.command(name="export")(export.export)
 app.command(name="spaces")(spaces.spaces)
+app.command(name="isa")(isa.isa)
+app.command(name="doctor")(doctor.doctor)
 app.command(name="verify")(verify.verify)
+app.command(name="ab")(ab.ab)
+app.command(name="status")(status.status)
 app.add_typer(db.app, name="db")

@@ -52,7 +52,7 @@ def print_comparison(compared: dict[str, Any], title: str) -> None:
     console.print(title, style="bold", highlight=False)
     a, b = Config(compared["a"]), Config(compared["b"])
     for name, config in (("A", a), ("B", b)):
-        console.print(f"  {name}: {config}", highlight=False)
+        console.print(f"  {name}: {config}", highlight=False, soft_wrap=True)
     table = Table("", *(f"[bold]{name}" for name in ("A", "B", "B - A")), box=None)
     for column in table.columns[1:]:
         column.justify = "right"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
+from autotune.backends.base import Listing
 from autotune.backends.flydsl.compiler import LdsOverflow, assembly
 from autotune.backends.flydsl.request import THREADS, Request, gate_environment
 from autotune.backends.flydsl.tree import Generation, find_tree
@@ -63,15 +64,14 @@ class Flydsl:
     def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
         return work_of(Request.of(find_tree(), problem.layer, stage, config, ""), problem)
 
-    def assembly(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> str:
-        """The machine code as text."""
-        return assembly(Request.of(find_tree(), layer, stage, config, device.arch))
-
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
+        return self.listing(layer, tokens, stage, config, device).compiled
+
+    def listing(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Listing:
         return compile_request(Request.of(find_tree(), layer, stage, config, device.arch), device)
 
 
-def compile_request(request: Request, device: Device, *launch: object) -> Compiled:
+def compile_request(request: Request, device: Device, *launch: object) -> Listing:
     """Compiles a request and reads its facts.
 
     Args:
@@ -86,10 +86,10 @@ def compile_request(request: Request, device: Device, *launch: object) -> Compil
     except LdsOverflow as overflow:
         # The published generation ends here, main goes on; with the fact known both are refused alike.
         facts = StaticFacts(lds_bytes=overflow.lds_bytes)
-        return Compiled(f"no code: {overflow}", facts, time.perf_counter() - started)
+        return Listing("", Compiled(f"no code: {overflow}", facts, time.perf_counter() - started))
     facts = with_occupancy(static_facts(code), THREADS // device.wave_size, device)
     binary = machine_code_hash(code, request.workgroups_n, THREADS, *launch)
-    return Compiled(binary, facts, time.perf_counter() - started)
+    return Listing(code, Compiled(binary, facts, time.perf_counter() - started))
 
 
 def with_occupancy(facts: StaticFacts, waves: int, device: Device) -> StaticFacts:

@@ -74,7 +74,7 @@ def test_an_lds_overflow_is_refused_whether_the_compiler_dies_of_it_or_goes_on(
     over = Request(find_tree(), KIMI, Stage.STAGE2, "gfx942", tile_m=256, tile_n=256, tile_k=128)
     from autotune.backends.flydsl.backend import compile_request
 
-    reason = refusal(compile_request(over, MI325X).facts, MI325X, allow_spills=False)
+    reason = refusal(compile_request(over, MI325X).compiled.facts, MI325X, allow_spills=False)
     assert reason is not None
     assert "131072 bytes of LDS" in reason
 

@@ -1,0 +1,79 @@
+"""`autotune isa`: two candidates' machine code side by side."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from autotune.cli.options import (
+    BackendName,
+    Concurrency,
+    FlydslPython,
+    FlydslRoot,
+    FusedShared,
+    Json,
+    ModelConfig,
+    ModelName,
+    TargetName,
+    Tp,
+    make_layer,
+    make_problems,
+)
+
+
+def isa(
+    config: Annotated[
+        list[str],
+        typer.Option(
+            help="Knobs over the default, e.g. tile_k=128,sched=false; `default` is the default itself. Give"
+            " it twice; one alone is compared with the default."
+        ),
+    ],
+    backend: BackendName = "triton",
+    stage: Annotated[str, typer.Option(help="stage1 or stage2.")] = "stage1",
+    shape: Annotated[str, typer.Option(help="m1 to m8.", rich_help_panel="Problem")] = "m4",
+    concurrency: Concurrency = "1",
+    model: ModelName = "kimi-k2.5-w4a8",
+    model_config: ModelConfig = None,
+    tp: Tp = 8,
+    fused_shared_experts: FusedShared = False,
+    target: TargetName = None,
+    flydsl_root: FlydslRoot = None,
+    flydsl_python: FlydslPython = None,
+    as_json: Json = False,
+) -> None:
+    """Compile two configs and show their registers, LDS and instructions with the differences.
+
+    Instructions are counted in the text: a loop's once.
+
+    Example:
+
+      autotune isa --backend flydsl --config tile_k=128 --config tile_k=128,sched=false
+    """
+    from autotune.backends import load_backend
+    from autotune.compile.listing import listings
+    from autotune.config import Config
+    from autotune.errors import UserError
+    from autotune.problem import Stage
+    from autotune.report.isa import compare, print_comparison
+    from autotune.targets import resolve_target
+
+    problems = make_problems(
+        make_layer(model, model_config, tp, fused_shared_experts), shape, concurrency, "uniform"
+    )
+    if len(problems) != 1:
+        raise UserError("isa looks at one problem: give one --shape and one --concurrency")
+    if not 1 <= len(config) <= 2:
+        raise UserError("isa compares two configs: give --config twice")
+    if stage not in list(Stage):
+        raise UserError(f"--stage {stage!r} is no stage: use stage1 or stage2")
+    (problem,), at = problems, Stage(stage)
+    device = resolve_target(target).device
+    space = load_backend(backend).space(problem.layer, problem.tokens, at, device)
+    texts = config if len(config) == 2 else ["default", *config]
+    configs = [space.default if text == "default" else space.complete(Config.parse(text)) for text in texts]
+    compared = compare(configs, listings(backend, problem.layer, problem.tokens, at, configs, device))
+    if as_json:
+        typer.echo(json.dumps(compared, indent=2))
+    else:
+        print_comparison(compared, f"{backend} {stage} at {problem.shape} on {device.name} ({device.arch})")

@@ -1,0 +1,129 @@
+"""AITER: which generation, which commit, and whether it has the third published patch."""
+
+import ast
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from autotune.backends.flydsl.tree import git_commit
+from autotune.doctor.finding import Finding, State
+from autotune.doctor.host import Host
+
+SOURCE_VARIABLE = "AUTOTUNE_AITER_SRC"
+
+
+class Generation(StrEnum):
+    """How AITER's MoE kernels are configured."""
+
+    PUBLISHED = "published"  # 511df6a, b5757d6: process environment
+    MAIN = "main"  # kernel names in tuned_fmoe.csv
+    OTHER = "neither published nor main"
+
+
+@dataclass(frozen=True)
+class Aiter:
+    """An AITER.
+
+    Attributes:
+        package: the folder `aiter/`.
+        version: of its distribution; None: a bare source tree.
+        commit: hex; None: no git checkout.
+        round_to_zero: whether FMHA rounds bfloat16 towards zero by default; None: its source does not tell.
+    """
+
+    package: Path
+    version: str | None
+    commit: str | None
+    generation: Generation
+    round_to_zero: bool | None
+
+
+def find_aiter(host: Host) -> Aiter | None:
+    """The AITER that `AUTOTUNE_AITER_SRC` names, or the installed one; None: there is none."""
+    named = host.environ.get(SOURCE_VARIABLE)
+    package = Path(named) / "aiter" if named else host.package("aiter")
+    if package is None or not (package / "fused_moe.py").is_file():
+        return None
+    version = None if named else host.version("amd_aiter") or host.version("aiter")
+    return Aiter(
+        package,
+        version,
+        git_commit(package.parent),
+        generation_of(package),
+        rounds_to_zero(package / "ops/mha.py"),
+    )
+
+
+def generation_of(package: Path) -> Generation:
+    """Tells by what the source reads: the published generation has a switch of its own for INT8."""
+    if "AITER_W4A8_USE_INT8" in (package / "fused_moe.py").read_text(errors="replace"):
+        return Generation.PUBLISHED
+    names = package / "ops/flydsl/moe_kernels.py"
+    if names.is_file() and "get_flydsl_kernel_params" in names.read_text(errors="replace"):
+        return Generation.MAIN
+    return Generation.OTHER
+
+
+def rounds_to_zero(source: Path) -> bool | None:
+    """Whether `how_v3_bf16_cvt` defaults to 2 in both public FMHA functions, as in aiter b5757d6, ops/mha.py.
+
+    None: the file is not there, or has no such functions.
+    """
+    try:
+        tree = ast.parse(source.read_text(errors="replace"))
+    except (OSError, SyntaxError):
+        return None
+    defaults = {
+        node.name: default
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name in ("flash_attn_func", "flash_attn_varlen_func")
+        for default in [_default(node, "how_v3_bf16_cvt")]
+        if default is not None
+    }
+    return all(value == 2 for value in defaults.values()) if defaults else None
+
+
+def _default(function: ast.FunctionDef, parameter: str) -> object:
+    """The constant that a parameter defaults to; None: it has no such parameter or default."""
+    arguments = function.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    pairs = [
+        *zip(reversed(positional), reversed(arguments.defaults), strict=False),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+    ]
+    return next(
+        (
+            value.value
+            for argument, value in pairs
+            if argument.arg == parameter and isinstance(value, ast.Constant)
+        ),
+        None,
+    )
+
+
+def aiter_findings(aiter: Aiter | None) -> list[Finding]:
+    """AITER, and its FMHA default, as findings."""
+    if aiter is None:
+        remedy = "use the image that serves the model, or name a source tree with AUTOTUNE_AITER_SRC"
+        return [Finding("AITER", State.NO, "not installed", remedy)]
+    known = [
+        aiter.generation,
+        aiter.version and f"version {aiter.version}",
+        aiter.commit and aiter.commit[:10],
+    ]
+    detail = ", ".join([*(str(part) for part in known if part), str(aiter.package)])
+    return [Finding("AITER", State.YES, detail), _fmha(aiter)]
+
+
+def _fmha(aiter: Aiter) -> Finding:
+    name = "FMHA rounds to zero"
+    if aiter.round_to_zero is None:
+        return Finding(name, State.NOTE, "ops/mha.py does not tell")
+    if aiter.round_to_zero:
+        return Finding(name, State.YES, "how_v3_bf16_cvt defaults to 2, as in the third published patch")
+    return Finding(
+        name,
+        State.NO,
+        "how_v3_bf16_cvt defaults to 1; no part of the MoE, but of the published figures",
+        "take aiter b5757d6 to repeat those, else leave it",
+    )

@@ -1,0 +1,32 @@
+"""One thing that was found."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """How a finding bears on tuning."""
+
+    YES = "yes"
+    NO = "no"
+    LIES = "could lie"  # works, and may give another kernel than the one that was asked for
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing.
+
+    Attributes:
+        detail: what is there, or why not; one sentence or less.
+        remedy: the one thing to do; empty: nothing needs to be done.
+    """
+
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+    @property
+    def there(self) -> bool:
+        return self.state is State.YES
