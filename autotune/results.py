@@ -175,7 +175,8 @@ class Confirmation:
         rounds: all of them, in order.
         errors: each finalist's numeric-gate error; None: it failed and was not timed.
         winner: index of the winner; 0 keeps the default.
-        gain: (default - winner) / default, of the layer's time: the median of the per-round ratios.
+        gain: (default - winner) / default, of the layer's time: the median of the per-round ratios; 0
+            where the default is kept.
         gain_low, gain_high: its 95 % bootstrap interval over rounds.
     """
 

@@ -176,7 +176,7 @@ def confirm(
         f"kept default: candidate {chosen}'s gain of {1 - ratio.value:.1%} (95 %: {1 - ratio.high:.1%} to"
         f" {1 - ratio.low:.1%}) is not surely above {settings.min_gain:.1%}"
     )
-    return decided(rounds, 0, ratio)
+    return decided(rounds, 0, None)
 
 
 def compare(run: RunRound, what: str, settings: MeasureSettings, seed: int = 0) -> "Comparison | Failure":

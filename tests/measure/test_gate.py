@@ -31,6 +31,7 @@ TOKENS = 4
 
 @pytest.fixture(scope="module")
 def weights() -> LogicalWeights:
+    torch.set_num_threads(1)  # matrices are small, and other tests run beside these
     return make_weights(LAYER, "cpu", seed=0)
 
 
@@ -50,6 +51,12 @@ def launched(result: torch.Tensor, *, accumulates: bool = False) -> Launch:
             output.tensor.copy_(result)
 
     return Launch(run, output.tensor, accumulates=accumulates, guards=output.guards)
+
+
+@pytest.fixture(scope="module")
+def parts(cases: list[Case], weights: LogicalWeights) -> list[torch.Tensor]:
+    """Each case's contributions."""
+    return [contributions(case, weights) for case in cases]
 
 
 def contributions(case: Case, weights: LogicalWeights) -> torch.Tensor:
@@ -97,11 +104,11 @@ def simulate(path: Path, parts: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", PATHS)
 def test_every_path_passes_at_about_half_of_its_bound(
-    name: str, cases: list[Case], weights: LogicalWeights
+    name: str, cases: list[Case], parts: list[torch.Tensor]
 ) -> None:
     path = PATHS[name]
-    for case in cases:
-        result = simulate(path, contributions(case, weights))
+    for case, summands in zip(cases, parts, strict=True):
+        result = simulate(path, summands)
         error = check_launch(launched(result), case, What.STAGE2, path)
         assert 0.35 < error / case.bound(What.STAGE2, path) < 0.65
 
@@ -114,8 +121,8 @@ def test_the_layers_path_passes_at_half_of_its_bound(cases: list[Case]) -> None:
         assert error / case.bound(What.LAYER, path) == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_rougher_path_than_declared_fails(cases: list[Case], weights: LogicalWeights) -> None:
-    rough = added_one_by_one(contributions(cases[0], weights))
+def test_a_rougher_path_than_declared_fails(cases: list[Case], parts: list[torch.Tensor]) -> None:
+    rough = added_one_by_one(parts[0])
     with pytest.raises(Incorrect, match="bound"):
         check_launch(launched(rough), cases[0], What.STAGE2, Path())
 
@@ -182,11 +189,11 @@ def test_the_global_norm_alone_would_hide_a_missing_split(cases: list[Case]) -> 
     assert (found.row, found.column) == (5, 0)
 
 
-def test_correct_tiles_stay_far_below_the_tile_bound(cases: list[Case], weights: LogicalWeights) -> None:
-    for case in cases:
+def test_correct_tiles_stay_far_below_the_tile_bound(cases: list[Case], parts: list[torch.Tensor]) -> None:
+    for case, summands in zip(cases, parts, strict=True):
         for path in PATHS.values():
             reference = case.references[What.STAGE2]
-            found = deviation(simulate(path, contributions(case, weights)), reference)
+            found = deviation(simulate(path, summands), reference)
             assert found.tile_error < 0.5 * TILE_ROOM * case.bound(What.STAGE2, path)
 
 

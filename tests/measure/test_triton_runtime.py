@@ -28,11 +28,11 @@ SCRIPT = """
     from autotune.problem import Layer, Problem, Stage
     from autotune.results import LayerConfig
 
-    layer = Layer("tiny", 128, 64, 6, 2, 1)
+    layer = Layer("tiny", 128, 64, 4, 2, 1)
     problem = Problem(layer, 2)
     worker = Worker("triton", MeasureSettings(steps=4, cold=0.2))
     worker.prepare(layer, [problem])
-    one = Config(dict(tile_m=16, tile_n=32, tile_k=64, num_warps=4, num_stages=2))
+    one = Config(dict(tile_m=16, tile_n=64, tile_k=64, num_warps=4, num_stages=2))
     print("stage1", worker.check(problem, What.STAGE1, one.replaced(split_k=2)))
     for reduce in ("arrive", "atomic"):
         print("stage2", worker.check(problem, What.STAGE2, one.replaced(reduce=reduce)))

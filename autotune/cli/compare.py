@@ -1,0 +1,117 @@
+"""`autotune compare`: two configs, runs or bundles against each other."""
+
+from typing import Annotated, Any
+
+import typer
+
+from autotune.cli.measure import Cold, MeasureSeed, Rounds
+from autotune.cli.options import (
+    BackendName,
+    Concurrency,
+    Database,
+    FusedShared,
+    Json,
+    ModelConfig,
+    ModelName,
+    RoutingModel,
+    Shape,
+    Tp,
+    make_layer,
+    make_problems,
+)
+
+_NAMED = "default, stage1:KNOB=VALUE,…, stage1:…;stage2:…, run:ID, or a bundle's folder."
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help=_NAMED)],
+    b: Annotated[str, typer.Argument(help=_NAMED)],
+    shape: Shape = "m4",
+    concurrency: Concurrency = "1",
+    model: ModelName = "kimi-k2.5-w4a8",
+    model_config: ModelConfig = None,
+    tp: Tp = 8,
+    fused_shared_experts: FusedShared = False,
+    routing: RoutingModel = "uniform",
+    backend: BackendName = "triton",
+    min_effect: Annotated[
+        float,
+        typer.Option(min=0.0, max=0.9, help="Least difference that counts.", rich_help_panel="Measuring"),
+    ] = 0.01,
+    cold: Cold = 2.0,
+    rounds: Rounds = 32,
+    seed: MeasureSeed = 0,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Put A and B through paired rounds; says whether B is faster, slower, the same, or whether that is open.
+
+    Examples:
+
+      autotune compare default stage1:split_k=2 --shape m4
+
+      autotune compare deploy-old deploy-new --shape all
+    """
+    import json
+    from dataclasses import asdict
+
+    from autotune.backends import load_backend
+    from autotune.measure.pool import Measurer, layer_environment
+    from autotune.measure.settings import MeasureSettings
+    from autotune.measure.subjects import Resolver
+    from autotune.results import Failure
+    from autotune.store.store import Store
+    from autotune.targets import resolve_target
+
+    problems = make_problems(
+        make_layer(model, model_config, tp, fused_shared_experts), shape, concurrency, routing
+    )
+    kernels = load_backend(backend)
+    device = resolve_target("live").device
+    settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_effect)
+    # A run's number is all that needs the database.
+    if a.startswith("run:") or b.startswith("run:"):
+        with Store.open(db) as store:
+            resolver = Resolver(kernels, device, store)
+            named = {p: resolver.alike(resolver.resolve(a, p), resolver.resolve(b, p)) for p in problems}
+    else:
+        resolver = Resolver(kernels, device)
+        named = {p: resolver.alike(resolver.resolve(a, p), resolver.resolve(b, p)) for p in problems}
+    environments = layer_environment(kernels.environment)
+    failed = False
+    results: list[dict[str, Any]] = []
+    with Measurer(kernels.runtime, problems, settings) as measurer:
+        card = measurer.fingerprint().device
+        for problem, (first, second) in named.items():
+            answer = measurer.compare(problem, first.subject, second.subject, first.stage, environments)
+            what = str(first.stage or "layer")
+            row: dict[str, Any] = {
+                "shape": problem.shape,
+                "what": what,
+                "device": card,
+                "workload": settings.key,
+            }
+            if isinstance(answer, Failure):
+                failed = True
+                results.append(
+                    {**row, "verdict": "failed", "status": str(answer.status), "reason": answer.reason}
+                )
+                line = f"{answer.status}: {answer.reason}"
+            else:
+                intervals = {
+                    "ratio": asdict(answer.ratio),
+                    "a_us": asdict(answer.a),
+                    "b_us": asdict(answer.b),
+                }
+                results.append({**row, "verdict": str(answer.verdict), **intervals})
+                ratio = answer.ratio
+                line = (
+                    f"B is {answer.verdict}: {answer.a.value:.2f} -> {answer.b.value:.2f} µs,"
+                    f" B/A {ratio.value:.4f} (95 %: {ratio.low:.4f} to {ratio.high:.4f})"
+                )
+            if not as_json:
+                typer.echo(f"{problem.shape} {what} on {card}: {line}")
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+    if failed:
+        raise typer.Exit(1)

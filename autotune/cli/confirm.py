@@ -1,0 +1,111 @@
+"""`autotune confirm`: stored winners on today's stack."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.cli.measure import Cold, MeasureSeed, Rounds
+from autotune.cli.options import (
+    BackendName,
+    Concurrency,
+    Database,
+    FusedShared,
+    Json,
+    ModelConfig,
+    ModelName,
+    RoutingModel,
+    Shape,
+    Tp,
+    make_layer,
+    make_problems,
+)
+
+if TYPE_CHECKING:
+    from autotune.measure.reconfirm import Recheck
+
+
+def confirm(
+    shape: Shape = "m4",
+    concurrency: Concurrency = "1",
+    model: ModelName = "kimi-k2.5-w4a8",
+    model_config: ModelConfig = None,
+    tp: Tp = 8,
+    fused_shared_experts: FusedShared = False,
+    routing: RoutingModel = "uniform",
+    backend: BackendName = "triton",
+    min_gain: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=0.9, help="Gain that a winner must exceed at 95 %.", rich_help_panel="Measuring"
+        ),
+    ] = 0.01,
+    cold: Cold = 2.0,
+    rounds: Rounds = 32,
+    seed: MeasureSeed = 1,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Confirm stored winners again on today's stack: paired rounds against today's default.
+
+    What comes out is stored as the winner of today's stack. The exit code is 1 when a winner no longer holds.
+
+    Examples:
+
+      autotune confirm --shape m4
+
+      autotune confirm --shape all --json
+    """
+    import json
+    import shlex
+    import sys
+
+    from autotune.backends import load_backend
+    from autotune.measure.reconfirm import reconfirm
+    from autotune.measure.settings import MeasureSettings
+    from autotune.store.store import Store
+    from autotune.targets import resolve_target
+
+    problems = make_problems(
+        make_layer(model, model_config, tp, fused_shared_experts), shape, concurrency, routing
+    )
+    settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_gain)
+    with Store.open(db) as store:
+        done = reconfirm(
+            store,
+            load_backend(backend),
+            resolve_target("live"),
+            problems,
+            settings,
+            shlex.join(["autotune", *sys.argv[1:]]),
+            (lambda recheck: None) if as_json else _print,
+        )
+    if as_json:
+        typer.echo(json.dumps([_as_json(recheck) for recheck in done], indent=2))
+    if not all(recheck.holds or recheck.before.kept_default for recheck in done):
+        raise typer.Exit(1)
+
+
+def _print(recheck: "Recheck") -> None:
+    before, after = recheck.before, recheck.after
+    now = f"{after.gain:+.1%} now (95 %: {after.gain_low:+.1%} to {after.gain_high:+.1%})"
+    says = f"holds, {now}" if recheck.holds else "kept default now"
+    typer.echo(f"{before.problem.shape}: gain {before.gain:+.1%} then; {says}")
+    for difference in recheck.differences:
+        typer.echo(f"  stack: {difference}")
+    for note in after.notes:
+        typer.echo(f"  {note}")
+
+
+def _as_json(recheck: "Recheck") -> dict[str, Any]:
+    after = recheck.after
+    return {
+        "shape": recheck.before.problem.shape,
+        "holds": recheck.holds,
+        "stored": recheck.stored,
+        "gain_before": recheck.before.gain,
+        "gain": after.gain,
+        "gain_95": [after.gain_low, after.gain_high],
+        "winner": after.winner,
+        "differences": list(recheck.differences),
+        "notes": list(after.notes),
+    }

@@ -1,0 +1,114 @@
+"""`autotune measure`: the time of one config, with its interval."""
+
+from typing import Annotated, Any
+
+import typer
+
+from autotune.cli.options import (
+    BackendName,
+    Concurrency,
+    FusedShared,
+    Json,
+    ModelConfig,
+    ModelName,
+    RoutingModel,
+    Shape,
+    Tp,
+    make_layer,
+    make_problems,
+)
+
+Cold = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="Bytes touched between two uses of one expert's weights, in last-level caches; 0 measures hot.",
+        rich_help_panel="Measuring",
+    ),
+]
+MeasureSeed = Annotated[
+    int, typer.Option("--seed", min=0, help="Seed of weights and routings.", rich_help_panel="Measuring")
+]
+Rounds = Annotated[
+    int,
+    typer.Option(min=2, help="Rounds; each pair has fresh routings.", rich_help_panel="Measuring"),
+]
+
+
+def measure(
+    config: Annotated[
+        str,
+        typer.Option(
+            help="default, stage1:KNOB=VALUE,…, or stage1:…;stage2:… for the layer."
+            " What is left out is the default's."
+        ),
+    ] = "default",
+    shape: Shape = "m4",
+    concurrency: Concurrency = "1",
+    model: ModelName = "kimi-k2.5-w4a8",
+    model_config: ModelConfig = None,
+    tp: Tp = 8,
+    fused_shared_experts: FusedShared = False,
+    routing: RoutingModel = "uniform",
+    backend: BackendName = "triton",
+    cold: Cold = 2.0,
+    rounds: Rounds = 32,
+    seed: MeasureSeed = 0,
+    as_json: Json = False,
+) -> None:
+    """Time one config on this machine's GPU, with its 95 % interval over fresh routings.
+
+    Examples:
+
+      autotune measure --config stage1:tile_k=256,split_k=2 --shape m4
+
+      autotune measure --config default --shape all
+    """
+    import json
+    from dataclasses import asdict
+
+    from autotune.backends import load_backend
+    from autotune.measure.pool import Measurer, layer_environment
+    from autotune.measure.settings import MeasureSettings
+    from autotune.measure.subjects import Resolver
+    from autotune.results import Failure
+    from autotune.targets import resolve_target
+
+    problems = make_problems(
+        make_layer(model, model_config, tp, fused_shared_experts), shape, concurrency, routing
+    )
+    kernels = load_backend(backend)
+    resolver = Resolver(kernels, resolve_target("live").device)
+    named = {problem: resolver.resolve(config, problem) for problem in problems}
+    settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2)
+    environments = layer_environment(kernels.environment)
+    failed = False
+    results: list[dict[str, Any]] = []
+    with Measurer(kernels.runtime, problems, settings) as measurer:
+        device = measurer.fingerprint().device
+        for problem, subject in named.items():
+            answer = measurer.interval(problem, subject.subject, subject.stage, environments)
+            what = str(subject.stage or "layer")
+            row: dict[str, Any] = {
+                "shape": problem.shape,
+                "what": what,
+                "device": device,
+                "workload": settings.key,
+            }
+            if isinstance(answer, Failure):
+                failed = True
+                results.append({**row, "status": str(answer.status), "reason": answer.reason})
+                line = f"{answer.status}: {answer.reason}"
+            else:
+                interval, error = answer
+                results.append({**row, "status": "ok", "us": asdict(interval), "gate_error": error})
+                line = (
+                    f"{interval.value:.2f} µs (95 %: {interval.low:.2f} to {interval.high:.2f}),"
+                    f" numeric error {error:.1e}"
+                )
+            if not as_json:
+                typer.echo(f"{problem.shape} {what} on {device}: {line}")
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+    if failed:
+        raise typer.Exit(1)

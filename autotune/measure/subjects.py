@@ -1,0 +1,135 @@
+"""What a user names to be measured or compared: configs, runs' winners and bundles."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.backends.base import Backend
+from autotune.config import Config
+from autotune.devices import Device
+from autotune.errors import UserError
+from autotune.measure.runtime import Subject
+from autotune.problem import Problem, Stage
+from autotune.results import LayerConfig
+from autotune.space import BoundSpace
+from autotune.store.store import Store
+
+FORMS = "default, stage1:KNOB=VALUE,…, stage1:…;stage2:…, run:ID, or a bundle's folder"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A subject as it was named.
+
+    Attributes:
+        stage: of a single stage's config; None: a layer.
+    """
+
+    name: str
+    stage: Stage | None
+    subject: Subject
+
+
+class Resolver:
+    """Finds what users name, for one backend on one device."""
+
+    def __init__(self, backend: Backend, device: Device, store: Store | None = None) -> None:
+        self._backend, self._device, self._store = backend, device, store
+
+    def default(self, problem: Problem) -> LayerConfig:
+        """What ships."""
+        one, two = (self._space(problem, stage).default for stage in Stage)
+        return LayerConfig(one, two)
+
+    def resolve(self, text: str, problem: Problem) -> Named:
+        """The subject that `text` names at a problem: one of `FORMS`.
+
+        Knobs that a config leaves out have the default's values.
+
+        Raises:
+            UserError: there is no such thing, or it is not legal at this problem.
+        """
+        if text == "default":
+            return Named(text, None, self.default(problem))
+        if text.startswith("run:"):
+            return Named(text, None, self._of_run(text, problem))
+        if Path(text).is_dir():
+            return Named(text, None, self._of_bundle(Path(text), problem))
+        stages = dict(self._stage_config(part, problem) for part in text.split(";"))
+        if len(stages) == 1:
+            ((stage, config),) = stages.items()
+            return Named(text, stage, config)
+        return Named(text, None, LayerConfig(stages[Stage.STAGE1], stages[Stage.STAGE2]))
+
+    def alike(self, a: Named, b: Named) -> tuple[Named, Named]:
+        """The two as what they have in common: a layer against one stage's config is that stage's.
+
+        Raises:
+            UserError: they are configs of unlike stages.
+        """
+        stage = a.stage or b.stage
+        if stage is None or a.stage is b.stage:
+            return a, b
+        if a.stage is not None and b.stage is not None:
+            raise UserError(f"{a.name} is of {a.stage} and {b.name} of {b.stage}: compare one stage")
+        return _as_stage(a, stage), _as_stage(b, stage)
+
+    def _space(self, problem: Problem, stage: Stage) -> BoundSpace:
+        return self._backend.space(problem.layer, problem.tokens, stage, self._device)
+
+    def _stage_config(self, text: str, problem: Problem) -> tuple[Stage, Config]:
+        name, _, knobs = text.strip().partition(":")
+        if name not in tuple(Stage) or not knobs:
+            raise UserError(f"{text!r} names nothing to measure: give {FORMS}")
+        stage = Stage(name)
+        space = self._space(problem, stage)
+        config = space.default if knobs == "default" else space.complete(Config.parse(knobs))
+        if broken := space.broken_rule(config):
+            raise UserError(f"{text} is not legal at {problem.shape} ({broken.name}): {broken.reason}")
+        return stage, config
+
+    def _of_run(self, text: str, problem: Problem) -> LayerConfig:
+        digits = text.removeprefix("run:")
+        if self._store is None or not digits.isdecimal():
+            raise UserError(f"{text!r} is no run: give its number, as `autotune run --json` prints it")
+        stored = self._store.winners(problem=problem, backend=self._backend.name)
+        # The latest winner of a problem may be a later run's: a run's own is in its confirmation.
+        for winner in reversed(stored):
+            if winner.run == int(digits):
+                return winner.config
+        raise UserError(
+            f"run {digits} has no winner at {problem.shape} that is still the latest of its stack:"
+            " give another run, or its config"
+        )
+
+    def _of_bundle(self, folder: Path, problem: Problem) -> LayerConfig:
+        path = folder / "manifest.json"
+        try:
+            manifest = json.loads(path.read_text())
+            found = [
+                LayerConfig(Config(entry["config"]["stage1"]), Config(entry["config"]["stage2"]))
+                for entry in manifest["winners"]
+                if entry["tokens"] == problem.tokens
+            ]
+            backend, layer = manifest["backend"], manifest["layer"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder} is no bundle ({error}): give a folder of `autotune export`") from error
+        if backend != self._backend.name:
+            raise UserError(f"{folder} is a bundle of backend {backend}: add --backend {backend}")
+        mine = problem.layer
+        dims = ("model_dim", "inter_dim", "experts", "top_k")
+        if any(layer.get(name) != getattr(mine, name) for name in dims):
+            raise UserError(
+                f"{folder} was tuned for another layer than {mine.key}: give its --model and --tp"
+            )
+        if not found:
+            raise UserError(
+                f"{folder} holds nothing for {problem.tokens} tokens: choose a --shape that it has"
+            )
+        return found[0]
+
+
+def _as_stage(named: Named, stage: Stage) -> Named:
+    if isinstance(named.subject, LayerConfig):
+        return Named(named.name, stage, named.subject.of(stage))
+    return named
