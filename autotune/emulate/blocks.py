@@ -17,6 +17,7 @@ from autotune.emulate.errors import EmulationError, Fault, NotEmulated
 from autotune.emulate.float_ops import FLOAT
 from autotune.emulate.integer_ops import INTEGER, INTEGER16
 from autotune.emulate.matrix import decode_matrix
+from autotune.emulate.modes import check_modes, decode_mode
 from autotune.emulate.packed import decode_packed
 from autotune.emulate.parser import VCC, Instruction, Operand, Program, Symbol
 from autotune.emulate.registers import Wave
@@ -74,6 +75,9 @@ def _decode(instruction: Instruction, sites: list[WaitSite]) -> Decoded | None:
         modifiers.finish()
         expect(instruction, 0)
         return Decoded(lambda wave: None, "other")
+    special = decode_mode(instruction)
+    if special is not None:
+        return special
     if name.startswith("s_"):
         return decode_smem(instruction) or decode_scalar(instruction)
     if name.startswith("ds_"):
@@ -174,6 +178,7 @@ def build(program: Program) -> Code:
         NotEmulated: some instruction is not known, reachable or not.
     """
     fold_long_branches(program)
+    check_modes(program.instructions)
     instructions = program.instructions
     leaders = {program.labels[name] for name in program.kernels if name in program.labels}
     for i, instruction in enumerate(instructions):

@@ -13,6 +13,7 @@ from autotune.emulate.floats import (
     f16_towards_zero,
     fma16,
     fma32,
+    fma64,
     frexp_exponent,
     frexp_mantissa,
     ldexp,
@@ -108,13 +109,6 @@ def _pair_from_fp8(kind: str) -> Function:
     return run
 
 
-def _to_fp8_pair(kind: str) -> Function:
-    def run(a: Array, b: Array) -> Array:
-        return fp8.encode(a, kind).astype(np.uint16) | fp8.encode(b, kind).astype(np.uint16) << np.uint16(8)
-
-    return run
-
-
 CONVERSIONS = {
     "v_cvt_f32_i32": Valu("f32", ("i32",), lambda a: a.astype(np.float32)),
     "v_cvt_f32_u32": Valu("f32", ("u32",), lambda a: a.astype(np.float32)),
@@ -146,7 +140,6 @@ CONVERSIONS = {
     **{f"v_cvt_f32_ubyte{i}": Valu("f32", ("u32",), _byte_to_float(i)) for i in range(4)},
     **{f"v_cvt_f32_{kind}": Valu("f32", ("u32",), _from_fp8(kind)) for kind in fp8.TABLES},
     **{f"v_cvt_pk_f32_{kind}": Valu("u64", ("u32",), _pair_from_fp8(kind)) for kind in fp8.TABLES},
-    **{f"v_cvt_pk_{kind}_f32": Valu("u16", _FF, _to_fp8_pair(kind), keeps_half=True) for kind in fp8.TABLES},
 }
 
 FLOAT = (
@@ -166,6 +159,8 @@ FLOAT = (
         "v_div_fixup_f32": Valu("f32", F * 3, div_fixup),
         "v_dot2_f32_f16": Valu("f32", ("u32", "u32", "f32"), _dot2),
         "v_dot2c_f32_f16": Valu("f32", ("u32", "u32"), _dot2, accumulates=True),
+        "v_fma_f64": Valu("f64", ("f64",) * 3, fma64),
+        "v_fmac_f64": Valu("f64", ("f64",) * 2, fma64, accumulates=True),
         "v_add_f64": Valu("f64", ("f64",) * 2, lambda a, b: a + b),
         "v_mul_f64": Valu("f64", ("f64",) * 2, lambda a, b: a * b),
         "v_max_f64": Valu("f64", ("f64",) * 2, maximum),

@@ -9,6 +9,8 @@ chapters.
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
+from math import inf, isfinite
 
 import numpy as np
 
@@ -49,6 +51,23 @@ def fma16(a: Array, b: Array, c: Array) -> Array:
     product = a.astype(np.float64) * b
     result: Array = _odd_sum(product, c.astype(np.float64)).astype(np.float16)
     return result
+
+
+def fma64(a: Array, b: Array, c: Array) -> Array:
+    """a·b + c with one rounding; float64[64]. Rational arithmetic lane by lane: exact, and slow."""
+
+    def one(x: float, y: float, z: float) -> float:
+        if not (isfinite(x) and isfinite(y) and isfinite(z)):
+            return x * y + z
+        total = Fraction(x) * Fraction(y) + Fraction(z)
+        if total == 0:
+            return x * y + z  # for the sign of zero
+        try:
+            return float(total)
+        except OverflowError:
+            return inf if total > 0 else -inf
+
+    return np.array([one(*lane) for lane in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)])
 
 
 def _ordered(a: Array, b: Array, larger: bool) -> Array:

@@ -32,10 +32,11 @@ def decode(codes: Array, kind: str) -> Array:
     return TABLES[kind][codes]
 
 
-def encode(values: Array, kind: str) -> Array:
-    """float32[n] to uint8[n], nearest even; NaN, infinity and what rounds past the largest value become 0x80.
+def encode(values: Array, kind: str, saturate: bool = False) -> Array:
+    """float32[n] to uint8[n], nearest even.
 
-    Saturation needs MODE.FP16_OVFL, which compilers do not set: they clamp the value first.
+    NaN becomes 0x80. What rounds past the largest value, infinity too, becomes 0x80 as well, or the largest
+    value if `saturate` (MODE.FP16_OVFL).
     """
     positive = TABLES[kind][:128].astype(np.float64)
     magnitude = np.abs(values.astype(np.float64))
@@ -47,6 +48,7 @@ def encode(values: Array, kind: str) -> Array:
     code = np.where(take_upper, upper, upper - 1)
     limit = positive[127] + (positive[127] - positive[126]) / 2
     # The code after the largest would be even, so the tie itself already overflows.
-    overflow = ~(magnitude < limit)
+    overflow = np.isnan(values) if saturate else ~(magnitude < limit)
+    code = np.where(magnitude >= limit, 127, code)
     negative = np.signbit(values) & (code > 0)
     return np.where(overflow, 0x80, code | np.where(negative, 0x80, 0)).astype(np.uint8)

@@ -139,6 +139,7 @@ class Wave:
         s: scalars by operand encoding, each 0 .. 2**32 - 1 (EXEC's entries are unused).
         exec, mask, full: EXEC as an integer, as `bool[64]`, and whether all lanes are active.
         scc: scalar condition code, 0 or 1.
+        saturate: MODE.FP16_OVFL.
         undefined: registers never written, as a set.
         pending: registers that an outstanding load will write, as a set.
         hazard: undefined | pending, the only thing that the fast path looks at.
@@ -151,7 +152,7 @@ class Wave:
 
     __slots__ = (
         "done", "exec", "full", "hazard", "height", "index", "lds", "lgkm", "mask", "memory", "pc", "pending",
-        "rows", "s", "scc", "scratch", "undefined", "v", "vm",
+        "rows", "s", "saturate", "scc", "scratch", "undefined", "v", "vm",
     )  # fmt: skip
     memory: Memory
     lds: Lds
@@ -188,6 +189,7 @@ class Wave:
         self.index = index
         self.scratch[:] = 0xA5
         self.scc = 0
+        self.saturate = False
         self.pc = 0
         self.done = False
         self.pending = 0

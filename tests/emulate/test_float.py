@@ -77,7 +77,8 @@ def round_fraction(value: Fraction, dtype: type) -> np.floating:
         exponent -= 1
     last = max(exponent - digits + 1, smallest)
     with np.errstate(all="ignore"):
-        return dtype(float(round(value / Fraction(2) ** last) * Fraction(2) ** last))
+        magnitude = float(round(abs(value) / Fraction(2) ** last) * Fraction(2) ** last)
+        return dtype(math.copysign(magnitude, value))  # what underflows keeps its sign
 
 
 def larger(a: float, b: float) -> float:
@@ -392,9 +393,28 @@ def test_legacy_multiply_ignores_infinity_times_zero() -> None:
     assert get(wave, 2, F32)[0] == 0
 
 
-@pytest.mark.parametrize(
-    "text", ["v_add_f32_e64 v0, v1, v2 mul:2", "v_fma_f64 v[0:1], v[2:3], v[4:5], v[6:7]"]
-)
+def test_double_precision() -> None:
+    wave = fresh()
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal(64), rng.standard_normal(64)
+    c = -a * b  # cancels all but the rounding error of the product, which a single rounding keeps
+    for row, column in ((2, a), (4, b), (6, c)):
+        put(wave, row, column, 2)
+    execute(
+        wave,
+        "v_fma_f64 v[8:9], v[2:3], v[4:5], v[6:7]",
+        "v_fmac_f64_e32 v[6:7], v[2:3], v[4:5]",
+        "v_add_f64 v[10:11], v[2:3], 1.0",
+        "v_cvt_f32_f64_e32 v12, v[10:11]",
+    )
+    exact = [float(Fraction(x) * Fraction(y) + Fraction(z)) for x, y, z in zip(a, b, c, strict=True)]
+    assert any(exact)
+    np.testing.assert_array_equal(get(wave, 8, np.float64, 2), exact)
+    np.testing.assert_array_equal(get(wave, 6, np.float64, 2), exact)
+    np.testing.assert_array_equal(get(wave, 12, F32), (a + 1).astype(F32))
+
+
+@pytest.mark.parametrize("text", ["v_add_f32_e64 v0, v1, v2 mul:2", "v_rcp_f64_e32 v[0:1], v[2:3]"])
 def test_not_emulated(text: str) -> None:
     with pytest.raises(NotEmulated):
         execute(fresh(), text)
