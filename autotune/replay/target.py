@@ -32,6 +32,7 @@ class ReplayBackend:
                 f"the table was recorded with backend {table.fingerprint.backend}:"
                 f" use --backend {table.fingerprint.backend}"
             )
+        self.runtime = backend.runtime
         self._backend, self._table = backend, table
         self.name = backend.name
 
