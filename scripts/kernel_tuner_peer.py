@@ -1,13 +1,13 @@
 """Runs Kernel Tuner's searchers on recorded problems, through its own simulation mode.
 
-Run by `compare_searchers.py` with the Python of an environment that has kernel-tuner. Reads a job as JSON from
-standard input:
+Run by `compare_searchers.py` with the Python of an environment that has kernel-tuner. Reads a job as JSON
+from standard input:
 
-    {"problems": [{"name": ..., "knobs": {name: [values]}, "configs": [[value, ...], ...], "times": [ms or null]}],
+    {"problems": [{"name", "space", "knobs": {name: [values]}, "configs": [[value]], "times": [ms or null]}],
      "strategies": [...], "seeds": [...], "evaluations": N, "processes": P}
 
-and writes one JSON line a run: {"problem", "strategy", "seed", "order": [indices into configs], "seconds"}. The
-order holds every config once, in the order of first evaluation; looking a config up again costs nothing.
+and writes one JSON line a run: {"problem", "strategy", "seed", "order": [rows of configs], "seconds"}. The
+order holds every config once, when it was first evaluated; looking one up again costs nothing.
 """
 
 import contextlib
