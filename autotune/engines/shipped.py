@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 from autotune.config import Config
@@ -22,13 +23,14 @@ _RELATED = {
 }
 
 
+@cache
 def shipped_config(
     engine: str, layer: Layer, tokens: int, stage: Stage, device: Device, quantisation: Quantisation
 ) -> Config | None:
     """The shipped entry nearest to `tokens` for this card, or a related one; None: the engine has none here.
 
-    A file counts that agrees in the dtype; among several, the card's own goes before a related one's, then
-    the nearest width and expert count.
+    Among several files one of this dtype goes before another's, then the card's own before a related one's,
+    then the nearest width and expert count.
     """
     source = find_source(engine)
     if source is None:
@@ -42,7 +44,11 @@ def shipped_config(
         return None
     body: dict[str, Any] = json.loads(source.text(min(found)[1]))
     entries = {int(key): value for key, value in body.items() if key.isdecimal()}
-    return config_of(entries[nearest(entries, tokens)]) if entries else None
+    if not entries:
+        return None
+    config = config_of(entries[nearest(entries, tokens)])
+    # 0 is how the engines' tuners write that a hint is not given.
+    return Config({name: None if value == 0 else value for name, value in config.items()})
 
 
 def _rank(
@@ -52,8 +58,9 @@ def _rank(
     if match is None:
         return None
     experts, width, card, dtype, rest, down = match.groups()
-    if (dtype or None) != quantisation.dtype or "block_shape" in (rest or "") or "backend=" in (rest or ""):
+    if "backend=" in (rest or "") or (dtype or "").startswith("int4") != _is_int4(quantisation):
         return None
+    other = (dtype or None) != quantisation.dtype or "block_shape" in (rest or "")
     names = _RELATED.get(device.name, (device.name,))
     near = [
         i for i, wanted in enumerate(names) if wanted in card.lower().split("_") or wanted in card.lower()
@@ -63,8 +70,14 @@ def _rank(
     # Stage 2's own file where there is one; else both stages take the same.
     misfit = float((down is not None or name.endswith("_down.json")) != (stage is Stage.STAGE2))
     return (
+        float(other),
         float(near[0]),
         abs(int(width) - layer.inter_dim),
         abs(int(experts) - layer.experts),
         misfit,
     )
+
+
+def _is_int4(quantisation: Quantisation) -> bool:
+    """Packed weights have another kernel: its tiles say nothing of the others'."""
+    return (quantisation.dtype or "").startswith("int4")

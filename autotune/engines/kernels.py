@@ -1,0 +1,172 @@
+"""An engine's own Triton fused-MoE kernel: loaded from its file, captured as it is launched, compiled.
+
+The file is run as it is; the rest of the engine is stood in for, whether it is installed or not. The list of
+what is stood in for, and by what, is `sglang_stand_ins`.
+"""
+
+import hashlib
+import importlib
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, Final
+
+from autotune.config import Config
+from autotune.devices import Device
+from autotune.engines.moe import Quantisation
+from autotune.engines.source import EngineSource, open_source
+from autotune.engines.stand_in import StandIns
+from autotune.errors import UserError
+from autotune.problem import Layer, Stage
+from autotune.results import StaticFacts
+
+KERNELS: Final = "sglang/kernels/ops/moe/fused_moe_triton_kernels.py"
+INT8_QUANTISATION: Final = "sglang/kernels/ops/quantization/int8_kernel.py"
+_FILES: Final = {"sglang": (KERNELS, INT8_QUANTISATION)}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine's loaded files.
+
+    Attributes:
+        moe: the module with `invoke_fused_moe_kernel`, `act_and_mul_triton`, `moe_sum_reduce_triton`.
+        quantise: the module with `per_token_quant_int8`.
+    """
+
+    moe: Any
+    quantise: Any
+
+
+def sglang_stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
+    """Attributes of the modules that SGLang's kernel files import and that are not run.
+
+    They are what these functions return on such a card with SGLang's own defaults.
+    """
+    hip = runtime == "hip"
+    major = 0 if hip else int(arch.removeprefix("sm_")[:-1])
+    return {
+        "sglang.srt.utils": {
+            "is_cuda": lambda: not hip,
+            "is_hip": lambda: hip,
+            "is_cpu": lambda: False,
+            "cpu_has_amx_support": lambda: False,
+            "is_sm90_supported": lambda *_: major == 9,
+        },
+        "sglang.srt.environ": {"envs": SimpleNamespace(SGLANG_USE_AITER=SimpleNamespace(get=lambda: False))},
+        "sglang.srt.batch_invariant_ops": {"is_batch_invariant_mode_enabled": lambda: False},
+        "sglang.srt.layers.moe.utils": {"get_moe_padding_size": lambda *_: 0},
+        # Programmatic dependent launch, which SGLang uses from Hopper on.
+        "sglang.kernels.jit.utils": {"is_arch_support_pdl": lambda: major >= 9},
+    }
+
+
+@cache
+def load_engine(engine: str, runtime: str, arch: str) -> Engine:
+    """Loads the kernels for a kind of card; once a process, which serves one kind only.
+
+    Raises:
+        UserError: the engine's source is not here, or it is not supported.
+    """
+    if engine not in _FILES:
+        raise UserError(
+            f"{engine}'s kernel cannot be run by this tool yet, only its files written: use --backend sglang"
+        )
+    root = _unpacked(open_source(engine))
+    names = [path.removesuffix(".py").replace("/", ".") for path in _FILES[engine]]
+    real = {name: root / path for name, path in zip(names, _FILES[engine], strict=True)}
+    StandIns(("sglang",), real, sglang_stand_ins(runtime, arch)).install()
+    for name in [name for name in sys.modules if name.partition(".")[0] == engine]:
+        del sys.modules[name]
+    quantise: ModuleType = importlib.import_module(names[1])
+    return Engine(importlib.import_module(names[0]), quantise)
+
+
+@cache
+def _unpacked(source: EngineSource) -> Path:
+    """A folder with the files; Triton reads a kernel's source from there for as long as the process lives."""
+    if not source.root.is_file():
+        return source.root
+    folder = tempfile.mkdtemp(prefix="autotune-engine-")
+    return source.unpack(Path(folder), *_FILES[source.engine])
+
+
+@cache
+def kernel_digest(engine: str) -> str:
+    """SHA-256 over the kernels' files, hex.
+
+    Raises:
+        UserError: the engine's source is not here, or it is not supported.
+    """
+    if engine not in _FILES:
+        raise UserError(
+            f"{engine}'s kernel cannot be run by this tool yet, only its files written: use --backend sglang"
+        )
+    source = open_source(engine)
+    texts = (source.text(path) for path in _FILES[engine])
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with the arguments of one launch."""
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+
+def captured(module: Any, act: Callable[[], None]) -> Launch:
+    """The launch of the fused-MoE kernel that `act` makes, without making it."""
+    taken: list[Launch] = []
+
+    class Recorder:
+        def __init__(self, kernel: Any) -> None:
+            self._kernel = kernel
+
+        def __getitem__(self, grid: Any) -> Callable[..., None]:
+            return lambda *args, **keywords: taken.append(Launch(self._kernel, args, keywords))
+
+    kernel = module.fused_moe_kernel
+    module.fused_moe_kernel = Recorder(kernel)
+    try:
+        act()
+    finally:
+        module.fused_moe_kernel = kernel
+    (launch,) = taken
+    return launch
+
+
+def compile_engine_kernel(
+    engine: str,
+    quantisation: Quantisation,
+    layer: Layer,
+    tokens: int,
+    stage: Stage,
+    config: Config,
+    device: Device,
+) -> tuple[str, StaticFacts]:
+    """Compiles what the engine would launch; needs no GPU.
+
+    Returns:
+        Hash of the machine code, and its facts.
+    """
+    from autotune.backends.flydsl.backend import with_occupancy
+    from autotune.backends.triton_w4a8 import gpu_target
+    from autotune.compile.isa import machine_code_hash, static_facts
+    from autotune.engines.invoke import describe_launch
+    from autotune.engines.specialise import compile_launch
+
+    loaded = load_engine(engine, device.runtime, device.arch)
+    launch = captured(loaded.moe, lambda: describe_launch(loaded, quantisation, layer, tokens, stage, config))
+    kernel = compile_launch(launch, gpu_target(device))
+    meta = kernel.metadata
+    if device.runtime == "hip":
+        code = kernel.asm["amdgcn"]
+        facts = static_facts(code, dynamic_lds_bytes=meta.shared)
+        return machine_code_hash(code, meta.num_warps), with_occupancy(facts, meta.num_warps, device)
+    return machine_code_hash(kernel.asm["ptx"], meta.num_warps), StaticFacts(lds_bytes=meta.shared)
