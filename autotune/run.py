@@ -11,7 +11,7 @@ from autotune.compile.pool import CompilePool
 from autotune.config import Config
 from autotune.fingerprint import Fingerprint
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Problem, Stage
+from autotune.problem import Layer, Problem, Stage
 from autotune.replay.files import read_table
 from autotune.replay.machine import ReplayMachine
 from autotune.replay.target import ReplayBackend, ReplayJudge
@@ -20,6 +20,7 @@ from autotune.search.choose import finalists, pairs
 from autotune.search.clock import Clock
 from autotune.search.driver import Driver, DriverSettings, Task
 from autotune.search.evaluate import Compiler, Estimator, Evaluator
+from autotune.search.joint import JointModel
 from autotune.search.live import LiveJudge
 from autotune.search.study import Ask, StageSearch
 from autotune.store.records import RunState, ShortListed, TrialRecord, WinnerRecord
@@ -171,10 +172,13 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
 def _make_searches(current: _Run, workload: str) -> None:
     """A search a stage and problem, told of everything comparable that the store holds."""
     request, resumed = current.request, 0
+    # A stage's searches learn from each other: a model of its own a layer and stage.
+    models: dict[tuple[Layer, Stage], JointModel] = {}
     for index, problem in enumerate(request.problems):
         for stage in Stage:
             device = request.target.device
             space = current.backend.space(problem.layer, problem.tokens, stage, device)
+            model = models.setdefault((problem.layer, stage), JointModel(request.seed * 1000 + len(models)))
             search = StageSearch(
                 space,
                 sampler=request.sampler,
@@ -182,6 +186,8 @@ def _make_searches(current: _Run, workload: str) -> None:
                 seed=request.seed * 1000 + 2 * index + (stage is Stage.STAGE2),
                 budget=request.trials,
                 seeds=_seeds(current, problem, stage),
+                model=model,
+                tokens=problem.tokens,
             )
             for trial in current.store.trials(
                 problem=problem,

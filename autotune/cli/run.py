@@ -62,8 +62,11 @@ def run(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.", rich_help_panel="Search")] = 0,
     sampler: Annotated[
-        str, typer.Option(help="Optuna sampler: tpe, random, gp.", rich_help_panel="Search")
-    ] = "tpe",
+        str,
+        typer.Option(
+            help="joint (one model of all shapes), or Optuna's tpe, gp or random.", rich_help_panel="Search"
+        ),
+    ] = "joint",
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Compile processes; default: one a core.", rich_help_panel="Search"),

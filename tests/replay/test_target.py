@@ -38,7 +38,7 @@ def replayed(table: Table, path: Path, store: Store, listener: Silent, *, trials
         target=resolve_target(f"replay:{path}"),
         trials=trials,
         seed=0,
-        sampler="tpe",
+        sampler="joint",
         workers=4,
     )
     return run(request, store, listener)

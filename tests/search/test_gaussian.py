@@ -1,0 +1,107 @@
+"""The Gaussian process against its textbook formulas."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autotune.search.features import Features
+from autotune.search.gaussian import _NUGGET_PRIOR, Process, _cost, matern
+
+SEEDS = st.integers(0, 10**6)
+
+
+def features(rng: np.random.Generator, count: int, columns: int = 3) -> Features:
+    return Features(rng.random((count, columns)), np.arange(columns))
+
+
+def direct(process: Process, points: np.ndarray, known: list[int], values: np.ndarray) -> np.ndarray:
+    """Posterior mean by one inverse."""
+    weights = np.exp(-process._log_lengths)
+    scaled = points * weights
+    covariance = matern(((scaled[:, None] - scaled[None]) ** 2).sum(axis=2))
+    noisy = covariance[np.ix_(known, known)] + np.exp(process._log_nugget) * np.eye(len(known))
+    made: np.ndarray = covariance[:, known] @ np.linalg.solve(noisy, values)
+    return made
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.integers(2, 40))
+def test_points_added_one_by_one_give_the_posterior_of_all_at_once(seed: int, known: int) -> None:
+    rng = np.random.default_rng(seed)
+    made = features(rng, 60)
+    process = Process(made)
+    rows = [int(row) for row in rng.permutation(60)[:known]]
+    for row in rows:
+        process.add(row)
+    values = rng.standard_normal((known, 2))
+    mean, _ = process.posterior(values)
+    assert mean == pytest.approx(direct(process, made.points, rows, values), abs=1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS)
+def test_points_that_come_later_are_as_if_they_had_been_there(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    whole = features(rng, 20)
+    early, late = Process(Features(whole.points[:12], whole.aspects)), Process(whole)
+    for row in (0, 3, 7):
+        early.add(row)
+        late.add(row)
+    early.extend(whole.points[12:])
+    early.add(15)
+    late.add(15)
+    values = rng.standard_normal((4, 1))
+    for one, other in zip(early.posterior(values), late.posterior(values), strict=True):
+        assert one == pytest.approx(other, abs=1e-9)
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS)
+def test_a_point_whose_value_is_to_come_changes_no_mean_but_is_less_uncertain(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    process = Process(features(rng, 20))
+    process.add(2)
+    before, wide = process.posterior(np.array([[1.0]]))
+    process.add(5)
+    after, narrow = process.posterior(np.array([[1.0], [np.nan]]))
+    assert after == pytest.approx(before)
+    assert narrow[5, 0] < wide[5, 0]
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS)
+def test_the_gradient_is_that_of_the_cost(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points, values = rng.random((12, 3)), rng.standard_normal((12, 2))
+    differences = (points[:, None] - points[None]) ** 2
+    at = np.append(rng.normal(0, 0.5, 3), -3.0)
+    _, slope = _cost(differences, values, at)
+    for index in range(len(at)):
+        step = np.zeros_like(at)
+        step[index] = 1e-5
+        up, down = _cost(differences, values, at + step)[0], _cost(differences, values, at - step)[0]
+        assert slope[index] == pytest.approx((up - down) / 2e-5, rel=1e-3, abs=1e-3)
+
+
+def test_a_column_that_matters_gets_the_shorter_length() -> None:
+    rng = np.random.default_rng(0)
+    made = features(rng, 60, columns=2)
+    process = Process(made)
+    for row in range(60):
+        process.add(row)
+    process.fit(np.sin(6 * made.points[:, :1]), steps=60)
+    assert process._log_lengths[0] < process._log_lengths[1]
+    assert process._log_nugget < _NUGGET_PRIOR[0]
+
+
+def test_a_fit_keeps_what_was_added() -> None:
+    rng = np.random.default_rng(1)
+    process = Process(features(rng, 40))
+    for row in range(35):
+        process.add(row)
+    values = rng.standard_normal((35, 1))
+    values[30] = np.nan
+    process.fit(values, steps=5)
+    assert process.rows == list(range(35))
+    assert np.isfinite(process.posterior(values)[0]).all()

@@ -1,0 +1,103 @@
+"""The model that a stage's searches share."""
+
+from pathlib import Path
+
+from autotune.config import Config
+from autotune.problem import Stage
+from autotune.replay.table import Table
+from autotune.search.joint import JointModel
+from autotune.search.study import StageSearch
+from tests.replay.conftest import table as table
+from tests.search.test_study import us_of
+from tests.spaces import toy_space
+
+
+def pair(folder: Path, *, budget: int = 30) -> tuple[StageSearch, StageSearch]:
+    """Two searches, at 1 and 4 tokens, of one model."""
+    model = JointModel(0)
+    one, two = (
+        StageSearch(toy_space(folder), sampler="joint", seed=0, budget=budget, model=model, tokens=tokens)
+        for tokens in (1, 4)
+    )
+    return one, two
+
+
+def test_equal_seeds_give_equal_proposals(tmp_path: Path) -> None:
+    def asked() -> list[Config]:
+        one, _ = pair(tmp_path)
+        made = []
+        while (ask := one.ask()) is not None:
+            made.append(ask.config)
+            one.tell(ask.config, us_of(ask.config))
+        return made
+
+    assert asked() == asked()
+
+
+def test_a_search_profits_from_what_another_has_found(tmp_path: Path) -> None:
+    one, two = pair(tmp_path)
+    while (ask := one.ask()) is not None:
+        one.tell(ask.config, us_of(ask.config))
+    best = one.best
+    assert best is not None
+    first = []
+    for _ in range(4):
+        ask = two.ask()
+        assert ask is not None
+        first.append(ask.config)
+        two.tell(ask.config, us_of(ask.config) + 5)
+    assert best[0] in first[1:], "the neighbour's best is tried as soon as the default was"
+
+
+def test_it_learns_where_the_good_configs_are(table: Table) -> None:
+    part = table.stages[Stage.STAGE1]
+    space = table.space(4, Stage.STAGE1)
+    optimum = part.optimum(4)[1]
+    needed = []
+    for seed in range(5):
+        search = StageSearch(space, sampler="joint", seed=seed, budget=space.size - 1)
+        count = 0
+        while (ask := search.ask()) is not None:
+            count += 1
+            us = part.by_config[ask.config].us(4)
+            search.tell(ask.config, us)
+            if us is not None and us <= 1.03 * optimum:
+                break
+        needed.append(count)
+    assert sorted(needed)[2] <= space.size / 10
+
+
+def test_failures_are_kept_away_from(tmp_path: Path) -> None:
+    one, _ = pair(tmp_path, budget=40)
+    tried = []
+    while (ask := one.ask()) is not None:
+        tried.append(ask.config)
+        one.tell(ask.config, None if ask.config["split_k"] == 4 else us_of(ask.config))
+    early = sum(config["split_k"] == 4 for config in tried[10:25])
+    assert early <= 4
+
+
+def test_expected_gain_falls_as_the_search_goes_on(tmp_path: Path) -> None:
+    model = JointModel(0)
+    search = StageSearch(toy_space(tmp_path), sampler="joint", seed=0, budget=45, model=model, tokens=4)
+    gains = []
+    while (ask := search.ask()) is not None:
+        search.tell(ask.config, us_of(ask.config))
+        gain = model.expected_gain(0, search.knows)
+        if gain is not None:
+            gains.append(gain)
+    assert gains[0] > gains[-1]
+    assert gains[-1] < 0.05
+
+
+def test_what_is_tried_from_outside_of_its_pool_is_learned_as_well(tmp_path: Path) -> None:
+    one, _ = pair(tmp_path)
+    for _ in range(12):
+        ask = one.ask()
+        assert ask is not None
+        one.tell(ask.config, us_of(ask.config))
+    strange = one.space.default.replaced(tile_n=128, split_k=4, waves_per_eu=2)
+    one.observe(strange, 7.0)
+    ask = one.ask()
+    assert ask is not None
+    assert one.space.is_legal(ask.config)
