@@ -8,7 +8,7 @@ the default written out would switch that rule off for other shapes.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from autotune.config import Config, Value, parse_value
@@ -25,12 +25,16 @@ class EnvKnobs:
 
     Attributes:
         names: variable by stage and knob.
+        flags: knobs that are true or false, written 1 and 0.
+        always: what leads the engine to these kernels at all.
         unkeyed: variables that are compiled in and that the engine's disk cache has in no key: under another
             value a kernel compiled before would be served.
         cache_variable: names the folder of that cache.
     """
 
     names: Mapping[Stage, Mapping[str, str]]
+    flags: frozenset[str] = frozenset()
+    always: Mapping[str, str] = field(default_factory=dict)
     unkeyed: frozenset[str] = frozenset()
     cache_variable: str = ""
 
@@ -56,17 +60,20 @@ class EnvKnobs:
     def deployment(self, setting: Mapping[str, str]) -> dict[str, str]:
         """A setting's variables, with a cache of its own where the common one would mix kernels up."""
         if not self.unkeyed.intersection(setting):
-            return dict(setting)
+            return {**self.always, **setting}
         digest = hashlib.sha256(json.dumps(dict(sorted(setting.items()))).encode()).hexdigest()[:12]
-        return {**setting, self.cache_variable: f"/tmp/autotune-kernels-{digest}"}
+        return {**self.always, **setting, self.cache_variable: f"/tmp/autotune-kernels-{digest}"}
 
     def deployable(self, config: LayerConfig, default: LayerConfig) -> bool:
-        """Whether variables can make `config` of the default."""
-        return all(
-            value == default.of(stage).get(knob) or (knob in self.names[stage] and value is not None)
-            for stage in Stage
-            for knob, value in config.of(stage).items()
-        )
+        """Whether variables can make `config` of the default.
+
+        They cannot where a knob has none, or where one variable sets a knob of both stages alike.
+        """
+        try:
+            variables = self.variables(config, default)
+        except UserError:
+            return False
+        return self.overlay(default, variables) == config
 
     def overlay(self, default: LayerConfig, variables: Mapping[str, str]) -> LayerConfig:
         """The config that the engine runs at a shape with this default, under these variables."""
@@ -74,7 +81,7 @@ class EnvKnobs:
 
     def _stage(self, default: Config, stage: Stage, variables: Mapping[str, str]) -> Config:
         changes = {
-            knob: _value(variables[name], default.get(knob))
+            knob: _FLAG[variables[name]] if knob in self.flags else parse_value(variables[name])
             for knob, name in self.names[stage].items()
             if name in variables and knob in default
         }
@@ -85,30 +92,30 @@ def _text(value: Value) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _value(text: str, like: Value) -> Value:
-    return _FLAG[text] if isinstance(like, bool) else parse_value(text)
-
-
-FLYDSL: Final = EnvKnobs(
+PUBLISHED: Final = EnvKnobs(
     {
         Stage.STAGE1: {
             "tile_n": "AITER_FLYDSL_STAGE1_TILE_N",
             "tile_k": "AITER_FLYDSL_STAGE1_TILE_K",
             "sched": "FLYDSL_MOE_STAGE1_SCHED",
+            "grid_trim": "AITER_FLYDSL_MOE_GRID_TRIM",
         },
         Stage.STAGE2: {
             "tile_n": "AITER_FLYDSL_STAGE2_TILE_N",
             "tile_k": "AITER_FLYDSL_STAGE2_TILE_K",
             "mode": "AITER_FLYDSL_MOE_GEMM2_MODE",
             "sched": "FLYDSL_MOE_STAGE2_SCHED",
+            "grid_trim": "AITER_FLYDSL_MOE_GRID_TRIM",
         },
     },
+    flags=frozenset({"sched", "grid_trim"}),
+    always={"AITER_W4A8_USE_INT8": "1"},
     unkeyed=frozenset({"FLYDSL_MOE_STAGE1_SCHED", "FLYDSL_MOE_STAGE2_SCHED"}),
     cache_variable="FLYDSL_RUNTIME_CACHE_DIR",
 )
 """The sort's block size is the engine's own choice: it overwrites the variable for it."""
 
-_KNOBS: dict[str, EnvKnobs] = {"flydsl": FLYDSL}
+_KNOBS: dict[str, EnvKnobs] = {"aiter": PUBLISHED, "flydsl": PUBLISHED}
 
 
 def env_knobs(backend: str) -> EnvKnobs | None:

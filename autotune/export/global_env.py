@@ -4,9 +4,9 @@ Per-shape winners of a backend whose knobs are environment variables contradict 
 is a setting that was measured, as a whole, at every shape of the mix and at every guard.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from autotune.errors import UserError
 from autotune.export.env_knobs import EnvKnobs
@@ -17,6 +17,32 @@ from autotune.store.store import Store
 
 Setting = tuple[tuple[str, str], ...]
 """Variables by name; none at all is the engine as it ships."""
+
+
+Shape = TypeVar("Shape", bound=Hashable)
+
+
+def shared_finalists(
+    knobs: EnvKnobs, defaults: Mapping[Shape, LayerConfig], best: Mapping[Shape, Sequence[LayerConfig]]
+) -> dict[Shape, list[LayerConfig]]:
+    """What a final must time at each shape, so that a setting for all of them can be chosen.
+
+    Every setting that is among the best of some shape is timed at every shape, the guards included: as the
+    config that the engine would run there under it.
+
+    Args:
+        defaults: the engine's default by shape, for all shapes and guards.
+        best: candidates by shape; guards need none.
+    """
+    settings: dict[Setting, None] = {}
+    for shape, configs in best.items():
+        for config in configs:
+            if knobs.deployable(config, defaults[shape]):
+                settings[tuple(sorted(knobs.variables(config, defaults[shape]).items()))] = None
+    return {
+        shape: list(dict.fromkeys([default, *(knobs.overlay(default, dict(s)) for s in settings)]))
+        for shape, default in defaults.items()
+    }
 
 
 def measured_times(

@@ -20,6 +20,7 @@ from autotune.export.aiter_csv import (
     table_csv,
     without_keys,
 )
+from autotune.export.aiter_rows import choose_rows
 
 KEY = FmoeKey("gfx942", 304, 7168, 256, 384, 8, "torch.float8_e4m3fnuz", ("torch.uint32", "torch.int4"))
 PLAIN = FmoeKey("gfx942", 304, 7168, 256, 384, 8, "torch.int8", ("torch.int8",))
@@ -95,3 +96,13 @@ def test_ours_is_merged_first() -> None:
     assert merge_list(["/b/ours.csv", "/a/tuned_fmoe.csv"]) == f"/b/ours.csv{os.pathsep}/a/tuned_fmoe.csv"
     with pytest.raises(UserError, match="splits the list"):
         merge_list([f"/b{os.pathsep}c/ours.csv"])
+
+
+def test_a_buckets_row_is_chosen_for_every_count_that_it_serves() -> None:
+    times = {
+        "default": {3: 10.0, 4: 10.0, 8: 12.0},
+        "best at 4": {3: 11.0, 4: 7.0, 8: 12.0},
+        "good at both": {3: 9.0, 4: 9.0, 8: 13.0},
+    }
+    chosen = choose_rows(times, "default", Generation.MAIN)
+    assert {tokens: one.setting for tokens, one in chosen.items()} == {4: "good at both", 8: "default"}

@@ -10,11 +10,12 @@ from autotune.config import Config
 from autotune.errors import UserError
 from autotune.export.content import Place
 from autotune.export.deploy import deploy_files, stack
-from autotune.export.env_knobs import FLYDSL
+from autotune.export.env_knobs import PUBLISHED
 from autotune.export.export import Selection, export, plan
+from autotune.export.global_env import shared_finalists
 from autotune.export.mix import Mix
 from autotune.export.text import decision_lines, preview_lines
-from autotune.problem import Problem
+from autotune.problem import Problem, Stage
 from autotune.results import Confirmation, Finalist, LayerConfig, Round
 from autotune.store.store import Store
 from tests.export.winners import KIMI, config, fingerprint, winner
@@ -138,7 +139,8 @@ def test_global_knobs_are_chosen_over_the_mix_and_the_table_is_kept(store: Store
     # Prefill would lose 2 % to the wider tile.
     finals(store, 4096, 64, {"default": 500.0, "gate": 500.0, "both": 510.0})
     made = plan(store, Selection("flydsl"), Place("/b"), mix=Mix.of({4: 1.0, 160: 1.0}))
-    knob, cache = made.files["autotune.env"].splitlines()[1:]
+    path, knob, cache = made.files["autotune.env"].splitlines()[1:]
+    assert path == "AITER_W4A8_USE_INT8=1"
     assert knob == "FLYDSL_MOE_STAGE1_SCHED=0"
     # The gate is in no key of FlyDSL's disk cache: a warm one would serve the other kernel.
     assert cache.startswith("FLYDSL_RUNTIME_CACHE_DIR=/tmp/autotune-kernels-")
@@ -162,6 +164,30 @@ def test_a_tile_that_is_one_shapes_default_is_a_setting_at_another(store: Store)
     assert "AITER_FLYDSL_STAGE1_TILE_K=256\n" in made.files["autotune.env"]
 
 
+def test_a_variable_that_both_stages_read_deploys_what_both_agree_on() -> None:
+    unset = {"tile_m": 16, "tile_n": None, "tile_k": None, "sched": None, "grid_trim": None}
+    default = LayerConfig(Config(unset), Config({**unset, "mode": None}))
+    off = LayerConfig(*(default.of(stage).replaced(grid_trim=False, sched=False) for stage in Stage))
+    assert PUBLISHED.variables(off, default) == {
+        "AITER_FLYDSL_MOE_GRID_TRIM": "0",
+        "FLYDSL_MOE_STAGE1_SCHED": "0",
+        "FLYDSL_MOE_STAGE2_SCHED": "0",
+    }
+    assert PUBLISHED.deployable(off, default)
+    half = LayerConfig(off.stage1, default.stage2)
+    assert not PUBLISHED.deployable(half, default)
+
+
+def test_every_setting_goes_to_the_final_of_every_shape_and_guard() -> None:
+    defaults = {4: flydsl(16), 160: flydsl(32), 4096: flydsl(64)}
+    best = {4: [flydsl(16, one_sched=False)], 160: [flydsl(32, two_tile_k=256)]}
+    assert shared_finalists(PUBLISHED, defaults, best) == {
+        4: [flydsl(16), flydsl(16, one_sched=False), flydsl(16, two_tile_k=256)],
+        160: [flydsl(32), flydsl(32, one_sched=False), flydsl(32, two_tile_k=256)],
+        4096: [flydsl(64), flydsl(64, one_sched=False), flydsl(64, two_tile_k=256)],
+    }
+
+
 def test_global_knobs_without_measured_guards_are_not_exported(store: Store) -> None:
     finals(store, 4, 16, {"default": 10.0, "both": 8.0})
     with pytest.raises(UserError, match="guard"):
@@ -170,7 +196,7 @@ def test_global_knobs_without_measured_guards_are_not_exported(store: Store) -> 
 
 def test_a_block_size_of_ones_own_cannot_be_deployed() -> None:
     with pytest.raises(UserError, match="no variable"):
-        FLYDSL.variables(flydsl(32), flydsl(16))
+        PUBLISHED.variables(flydsl(32), flydsl(16))
 
 
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
