@@ -18,11 +18,13 @@ from autotune.fingerprint import Fingerprint
 from autotune.problem import Problem, Stage
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
 from autotune.search.clock import Clock, WallClock
-from autotune.search.evaluate import Compiler, Evaluator, Outcome
+from autotune.search.evaluate import Compiler, Estimate, Evaluator, Outcome
 from autotune.search.study import Ask, StageSearch
 from autotune.store.records import TrialRecord
 
 Task = tuple[Problem, Stage]
+
+_AHEAD = 1.5  # compiles' worth of work that waits for the device
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,22 @@ class _Evaluation:
     ask: Ask
     compiled: Compiled
     twins: list[tuple[Ask, Compiled]] = field(default_factory=list)
+
+
+@dataclass
+class _Cost:
+    """Mean seconds of what was done so far."""
+
+    count: int = 0
+    total: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.total += seconds
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count if self.count else 0.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,7 @@ class Driver:
         self._clock = clock or WallClock()
         self._compiling: dict[Future[Compiled | Failure], list[_Candidate]] = {}
         self._evaluating: dict[Future[Outcome], _Evaluation] = {}
+        self._compiles, self._evaluations = _Cost(), _Cost()
         self._by_binary: dict[tuple[Task, str], _Evaluation | _Twin] = {}
 
     def run(self) -> bool:
@@ -119,9 +138,19 @@ class Driver:
                     self._evaluated(self._evaluating.pop(future), future.result())
 
     def _has_room(self) -> bool:
-        """Enough in flight keeps every worker busy; more would be asked for without feedback."""
-        ahead = self._settings.compile_ahead
-        return len(self._compiling) < ahead and len(self._evaluating) < ahead * len(self._searches)
+        """Whether another compile is worth while now.
+
+        What is in flight is asked for without feedback, so there should be only as much as keeps the device
+        busy: as much work for it as the next compile takes. Until both costs are known, and where evaluating
+        costs nothing, the compile workers set the pace.
+        """
+        if len(self._compiling) >= self._settings.compile_ahead:
+            return False
+        coming = sum(len(candidate.tasks) for waiting in self._compiling.values() for candidate in waiting)
+        queued = (len(self._evaluating) + coming) * self._evaluations.mean
+        return (
+            not self._compiles.count or queued <= _AHEAD * self._compiles.mean or not self._evaluations.mean
+        )
 
     def _turns(self) -> Iterator[Task]:
         """Tasks in turn, so that no problem waits for another's budget."""
@@ -149,6 +178,7 @@ class Driver:
                 yield other
 
     def _compiled(self, candidate: _Candidate, outcome: Compiled | Failure) -> None:
+        self._compiles.add(outcome.seconds)
         for index, task in enumerate(candidate.tasks):
             ask = candidate.ask if index == 0 else replace(candidate.ask, origin="shared")
             if isinstance(outcome, Failure):
@@ -174,6 +204,7 @@ class Driver:
 
     def _evaluated(self, evaluation: _Evaluation, outcome: Outcome) -> None:
         task, ask, compiled = evaluation.task, evaluation.ask, evaluation.compiled
+        self._evaluations.add(0.0 if isinstance(outcome, Estimate) else outcome.seconds)
         samples: tuple[Sample, ...] = ()
         if isinstance(outcome, Failure):
             record = self._failed(task, ask, outcome, compiled)

@@ -17,6 +17,7 @@ _LENGTH_PRIOR = (0.5, 1.0)  # of an aspect's log length: mean, deviation; a colu
 _NUGGET_PRIOR = (log(1e-2), 1.5)
 _LENGTH_BOUNDS = (-2.5, 3.0)
 _NUGGET_BOUNDS = (log(1e-5), log(0.3))
+_FITTED = 160  # results that the kernel is fitted to at most
 
 
 class Process:
@@ -68,9 +69,14 @@ class Process:
         Args:
             values: [points, outputs], standardised, for all rows added; NaN where not known yet.
         """
-        known = ~np.isnan(values).any(axis=1)
-        chosen = np.array(self.rows)[known]
-        apart = _apart(self.points[chosen], self._aspects)
+        known = np.flatnonzero(~np.isnan(values).any(axis=1))
+        if len(known) > _FITTED:
+            # The best half and an even sample of the rest: what the good region looks like matters most.
+            ranked = known[np.argsort(values[known].mean(axis=1))]
+            rest = ranked[_FITTED // 2 :]
+            spread = rest[np.linspace(0, len(rest) - 1, _FITTED - _FITTED // 2).astype(np.intp)]
+            known = np.concatenate([ranked[: _FITTED // 2], spread])
+        apart = _apart(self.points[np.array(self.rows)[known]], self._aspects)
         lengths, nugget = _fitted(apart, values[known], self._log_lengths, self._log_nugget, steps)
         self._log_lengths, self._log_nugget = lengths, nugget
         rows, self.rows = self.rows, []

@@ -8,7 +8,7 @@ from typing import Any
 from autotune.backends.base import Backend
 from autotune.config import Config
 from autotune.fingerprint import Fingerprint
-from autotune.measure.pool import Measurer
+from autotune.measure.pool import Measurer, layer_environment
 from autotune.measure.settings import MeasureSettings
 from autotune.problem import Problem, Stage
 from autotune.results import Compiled, Confirmation, Finalist, Kind
@@ -50,4 +50,5 @@ class LiveJudge:
 
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
         """Paired rounds on fresh routings."""
-        return self._measurer.confirm(problem, finalists)
+        environments = layer_environment(self._backend.environment)
+        return self._measurer.confirm(problem, finalists, environments)
