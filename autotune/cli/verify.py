@@ -26,7 +26,7 @@ def verify(
         str | None,
         typer.Option(
             help="The serving card's name as the engine makes it (vLLM on ROCm: or its PCI id, 0x74a5);"
-            " default: what the bundle was exported for."
+            " default: the GPU here, else what the bundle was exported for."
         ),
     ] = None,
     triton_version: Annotated[

@@ -1,11 +1,14 @@
 """A bundle against every engine that it is for."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from autotune.engines.source import EngineSource, open_source
 from autotune.errors import UserError
 from autotune.export.operator_json import VARIABLE as OPERATOR_VARIABLE
+from autotune.targets import TRITON_DISTRIBUTIONS, package_version
 from autotune.verify.aiter import verify_aiter
 from autotune.verify.bundle import Bundle
 from autotune.verify.env_reads import verify_env
@@ -57,7 +60,27 @@ def _one(
     source = open_source(engine, sources[0] if sources else None)
     if engine == "aiter":
         return verify_aiter(bundle, source)
+    # What is not said is asked of this machine, where it is one that could serve.
+    device_name = device_name or card_here(engine)
+    if triton_version is None and not sources and device_name is not None:
+        triton_version = package_version(*TRITON_DISTRIBUTIONS)
     return verify_fused_moe(bundle, engine, source, device_name=device_name, triton_version=triton_version)
+
+
+def card_here(engine: str) -> str | None:
+    """The serving card's name as the engine would make it; None: there is no GPU here, or no torch.
+
+    SGLang takes torch's name, and so does vLLM on NVIDIA; on ROCm vLLM goes by the PCI device id.
+    """
+    if engine == "vllm" and Path("/dev/kfd").exists():
+        for card in sorted(Path("/sys/class/drm").glob("card*/device")):
+            if (card / "vendor").read_text().strip() == "0x1002":
+                return (card / "device").read_text().strip()
+    if not any(Path(node).exists() for node in ("/dev/kfd", "/dev/nvidiactl")):
+        return None
+    program = "import torch; print(torch.cuda.get_device_name(0))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _env_source(path: Path) -> EngineSource:
