@@ -8,6 +8,7 @@ stores such an array in the active lanes. SDWA and DPP are in `encodings`. CDNA3
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -79,6 +80,8 @@ def write_wide(wave: Wave, row: int, value: Array) -> None:
         np.copyto(wave.v[row : row + 2], parts, where=wave.mask)
 
 
+# Closures hold no state of a wave, so equal operands of a program share one.
+@lru_cache(maxsize=16384)
 def source(operand: Operand, kind: str, half: int = 0) -> Source:
     """Closure that reads a vector source.
 
@@ -151,6 +154,7 @@ def _wide_base(operand: Operand, kind: str) -> Source:
     return lambda wave: np.full(LANES, value(wave), np.uint64).view(dtype)
 
 
+@lru_cache(maxsize=4096)
 def sink(operand: Operand, kind: str) -> Sink:
     """Closure that stores a result of `kind`; a 16-bit result clears the high half (as on GFX9)."""
     base = plain(operand)

@@ -10,9 +10,11 @@ Initial state: AMDGPU backend guide, "Kernel dispatch" and "Initial kernel execu
 
 from __future__ import annotations
 
+import gc
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal
@@ -102,6 +104,11 @@ class Kernel:
         Raises:
             NotEmulated: no such kernel, or something in the text that this interpreter does not know.
         """
+        with _without_collector():
+            return cls._decode(text, name)
+
+    @classmethod
+    def _decode(cls, text: str, name: str | None) -> Kernel:
         program = parse_program(text)
         if name is None:
             if len(program.kernels) != 1:
@@ -252,6 +259,18 @@ class Kernel:
                 counts.lines[block.exit.line] += block.executions
         counts.waits = [site for site in self.code.sites if site.executions]
         return counts
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pauses the garbage collector, which would walk the objects of a decoded program again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def product_of(grid: Grid) -> Iterable[Grid]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -51,6 +52,7 @@ _K["bf8"] = _K["fp8"]
 _BITS = {"f32": 32, "xf32": 32, "f16": 16, "bf16": 16, "i8": 8, "fp8": 8, "bf8": 8}
 
 
+@lru_cache(maxsize=64)
 def operand_index(shape: Shape) -> Array:
     """Position of element [block, i, k] among a lane-major list of values: int64[blocks, M, K]."""
     groups = shape.k // shape.per_lane
@@ -59,6 +61,7 @@ def operand_index(shape: Shape) -> Array:
     return np.asarray(lane * shape.per_lane + k % shape.per_lane)
 
 
+@lru_cache(maxsize=64)
 def result_index(shape: Shape) -> Array:
     """For register r and lane l the flat position in [blocks, M, N]: int64[registers, 64]."""
     m = shape.m

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from autotune.emulate.errors import NotEmulated
@@ -34,13 +35,20 @@ class Reg:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Imm:
-    """An integer or floating-point constant; a float's bits depend on the width of the operand it stands
-    for.
+    """An integer or floating-point constant; a float's bits depend on the width of the operand it stands for.
+
+    1 and 1.0 are different constants, though Python calls them equal.
     """
 
     value: int | float
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Imm) and repr(self.value) == repr(other.value)
+
+    def __hash__(self) -> int:
+        return hash(repr(self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +162,7 @@ _FLAGS = frozenset(
 _INSTRUCTION = re.compile(r"^(s|v|ds|global|flat|scratch|buffer|tbuffer|image|exp)_\w+")
 
 
+@lru_cache(maxsize=8192)
 def parse_operand(text: str) -> Operand:
     """Parses one operand, e.g. `v[2:3]`, `-|s4|`, `sext(v1)`, `0x7fff`, `1.0`, `.LBB0_2`."""
     neg = absolute = sext = False

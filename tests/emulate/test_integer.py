@@ -317,6 +317,12 @@ def test_scalar_and_constant_sources() -> None:
     np.testing.assert_array_equal(wave.v[4], wave.v[2] & np.uint32(0xFF00FF))
 
 
+def test_the_same_number_as_integer_and_as_float_constant() -> None:
+    wave = fresh()
+    execute(wave, "v_mov_b32_e32 v1, 1", "v_mov_b32_e32 v2, 1.0", "v_mov_b32_e32 v3, 1")
+    assert [int(wave.v[row, 5]) for row in (1, 2, 3)] == [1, 0x3F800000, 1]
+
+
 def test_moves_between_vgprs_and_accvgprs() -> None:
     wave = fresh(EXECS["partial"])
     source, target = wave.v[130].copy(), wave.v[256 + 200].copy()

@@ -44,6 +44,12 @@ def test_operands(text: str, operand: Operand) -> None:
     assert parse_operand(text) == operand
 
 
+def test_integer_and_float_constants_differ() -> None:
+    assert Imm(1) != Imm(1.0)
+    assert Imm(0.0) != Imm(-0.0)
+    assert len({Imm(1), Imm(1.0), Imm(1)}) == 2
+
+
 def test_instruction_with_modifiers() -> None:
     found = parse_instruction("  buffer_load_dwordx4 v[0:3], v4, s[8:11], 0 offen offset:16 sc1", 12)
     assert (found.line, found.opcode, len(found.operands)) == (12, "buffer_load_dwordx4", 4)
