@@ -1,4 +1,7 @@
-"""Backends `vllm`, `vllm_w4a16`, `vllm_fp8`: vLLM's own Triton fused-MoE kernel. One config serves both stages there."""
+"""Backends `vllm`, `vllm_w4a16`, `vllm_fp8`: vLLM's own Triton fused-MoE kernel.
+
+One config serves both stages there.
+"""
 
 from autotune.backends.engine_backend import EngineBackend
 from autotune.engines.moe import INT4_GROUP, Quantisation
