@@ -95,15 +95,34 @@ class GpuMachine:
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
-                for launch in launches:
-                    launch.run()
+            _capture(graph, launches)
         except RuntimeError:
             # Something in it cannot be captured (a backend that synchronises, say). A device fault lands here
             # as well, and shows itself again at this synchronisation.
             torch.cuda.synchronize()
             return _EventReplay(launches)
         return _GraphReplay(graph, launches)
+
+
+def _capture(graph: "torch.cuda.CUDAGraph", launches: Sequence[Launch]) -> None:
+    """Captures a pass.
+
+    As `torch.cuda.graph` does, without the garbage collection and the emptied cache that it begins with: they
+    take longer than a candidate's whole window.
+    """
+    import torch
+
+    make: Callable[[], torch.cuda.Stream] = torch.cuda.Stream
+    stream = make()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            for launch in launches:
+                launch.run()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 class _GraphReplay:

@@ -13,7 +13,7 @@ from autotune.config import Config
 from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
 from autotune.measure import confirm as confirming
-from autotune.measure import worker
+from autotune.measure import requests
 from autotune.measure.confirm import Comparison
 from autotune.measure.process import WorkerProcess
 from autotune.measure.runtime import Subject, What
@@ -110,7 +110,7 @@ class Measurer:
         """Gate and one window of a stage's config, when its turn comes."""
         process = environment or {}
         return self._turns.submit(
-            lambda: self._call(problem.layer, process, worker.measure, problem, stage, config)
+            lambda: self._call(problem.layer, process, requests.measure, problem, stage, config)
         )
 
     def confirm(
@@ -198,12 +198,12 @@ class Measurer:
         done = 0
 
         def gate(index: int) -> float | Failure:
-            return self._call(problem.layer, processes[index], worker.check, problem, what, configs[index])
+            return self._call(problem.layer, processes[index], requests.check, problem, what, configs[index])
 
         def run(index: int, seed: int) -> dict[str, float] | Failure:
             nonlocal done
             asked = (problem, what, configs[index], seed, ROUND_SAMPLES)
-            answer = self._call(problem.layer, processes[index], worker.round_of, *asked)
+            answer = self._call(problem.layer, processes[index], requests.round_of, *asked)
             done += 1
             if progress:
                 progress(done)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autotune.errors import UserError
-from autotune.measure import worker
+from autotune.measure import requests
 from autotune.measure.settings import MeasureSettings
 from autotune.problem import Layer, Problem
 from autotune.results import Failure, Status
@@ -63,7 +63,7 @@ class WorkerProcess:
         """
         problems = tuple(problem for problem in self._problems if problem.layer == layer)
         answer = self._ask(
-            worker.prepare,
+            requests.prepare,
             self._backend,
             self._settings,
             layer,
@@ -92,7 +92,7 @@ class WorkerProcess:
                 return ready
         answer = self._ask(function, *arguments, timeout=self._settings.timeout_s)
         if isinstance(answer, Failure) and self._process is not None:
-            broken = self._ask(worker.recover, timeout=RECOVER_TIMEOUT_S)
+            broken = self._ask(requests.recover, timeout=RECOVER_TIMEOUT_S)
             if broken is not None:
                 log.info("worker replaced after %s", broken)
                 self._kill()
@@ -140,7 +140,7 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
         arguments = (theirs, self._environment, str(self._log), os.getpid())
-        self._process = context.Process(target=worker.serve, args=arguments, daemon=True)
+        self._process = context.Process(target=requests.serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()  # or its death would not close the pipe
         self._connection = mine

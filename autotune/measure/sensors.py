@@ -138,7 +138,7 @@ def open_sensors(properties: Any, *, hip: bool) -> Sensors:
     """The sensors of the card with torch's device properties; `NoSensors` where it cannot be asked."""
     try:
         if not hip:
-            return NvmlSensors(f"GPU-{properties.uuid}")
+            return NvmlSensors("GPU-" + str(properties.uuid).removeprefix("GPU-"))
         pci = pci_address(properties)
         return AmdSensors(SYSFS / pci, _amdsmi_violations(pci))
     except (OSError, AttributeError):  # no library or folder; a library or torch that lacks what is asked

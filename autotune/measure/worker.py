@@ -1,29 +1,20 @@
-"""The process that owns the GPU: answers requests, one at a time.
+"""What the process that owns the GPU does for a request: gate, window, part of a round.
 
-Functions at the end are what the driver calls, through `process.WorkerProcess`. All state hangs on one
-module-level `Worker`, can be made again from the requests, and is lost without harm when the process is
-killed.
+A `Worker` holds one runtime and one layer. It is only called by `requests`, which turns what goes wrong
+into values.
 """
 
-import contextlib
-import ctypes
 import gc
 import logging
-import os
-import resource
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Sequence
 from statistics import median
 from typing import TypeVar
 
 from autotune.config import Config
-from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
 from autotune.measure.gate import (
     Case,
-    Incorrect,
     check_launch,
     judge,
     make_case,
@@ -45,7 +36,7 @@ from autotune.measure.settings import MeasureSettings
 from autotune.measure.timer import CHUNK, passes_a_sample, time_replay
 from autotune.measure.workload import Pass, Workload
 from autotune.problem import Layer, Problem, Stage
-from autotune.results import Failure, LayerConfig, Measurement, Status
+from autotune.results import LayerConfig, Measurement
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +56,7 @@ class Worker:
         self._passed: dict[tuple[str, str, str], float] = {}
         self._replays: dict[tuple[str, str, str, int], tuple[Replay, int, int]] = {}
         self._digest = 0
+        self._digests: dict[int, int] = {}
 
     def prepare(self, layer: Layer, problems: Sequence[Problem]) -> Fingerprint:
         """Loads a layer's weights, unless they are there."""
@@ -149,9 +141,9 @@ class Worker:
         self.runtime.machine.free_bytes()
         if self._workload is not None and self.runtime.digest() != self._digest:
             raise RuntimeError("the weights were overwritten")
-        # References and activations may be as well; they are cheap to make again.
-        self._cases.clear()
-        self._last_steps.clear()
+        # References may be as well; and passes, which are cheap to make again.
+        if any(case.digest() != self._digests[id(case)] for case in self._all_cases()):
+            raise RuntimeError("the references were overwritten")
         self._load().forget_passes()
 
     def _load(self) -> Workload:
@@ -177,7 +169,7 @@ class Worker:
             weights = self._load().weights
             assert weights is not None
             own = tokens == problem.tokens
-            self._cases[key] = make_cases(
+            made = make_cases(
                 problem.layer,
                 weights,
                 tokens,
@@ -187,6 +179,8 @@ class Worker:
                 self.settings.seed + tokens,
                 thorough=own,
             )
+            self._digests |= {id(case): case.digest() for case in made}
+            self._cases[key] = made
         return self._cases[key]
 
     def _check_replay(
@@ -203,7 +197,10 @@ class Worker:
             weights = self._load().weights
             assert weights is not None
             case = make_case("the last step of the timed pass", weights, work.inputs, work.steps[-1])
+            self._digests[id(case)] = case.digest()
             self._last_steps[key] = case
+        if launches[-1].accumulates:  # its output holds every step's sums by now
+            return 0.0
         poison(launches[-1:])
         replay.passes(1, 1)
         return judge(launches[-1], self._last_steps[key], what, self.runtime.path(what, config))
@@ -220,6 +217,9 @@ class Worker:
             self._replays[key] = replay, len(launches), passes
         return self._replays[key]
 
+    def _all_cases(self) -> list[Case]:
+        return [case for cases in self._cases.values() for case in cases] + list(self._last_steps.values())
+
     def _close_replays(self) -> None:
         for replay, _, _ in self._replays.values():
             replay.close()
@@ -229,111 +229,5 @@ class Worker:
         self._close_replays()
         self._cases.clear()
         self._last_steps.clear()
+        self._digests.clear()
         self._passed.clear()
-
-
-_worker: Worker | None = None
-
-
-def serve(requests: Connection, environment: Mapping[str, str], log_file: str, driver: int) -> None:
-    """The process: answers requests until the driver closes its end of the pipe.
-
-    A request is one of the functions below with its arguments.
-
-    Args:
-        environment: set before anything that reads it is imported.
-        log_file: takes what is printed: a dying runtime leaves its last words there.
-        driver: process id; without the driver there is no worker, which would keep the GPU.
-    """
-    os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    with contextlib.suppress(OSError, AttributeError):  # Linux only: PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != driver:
-        return
-    output = os.open(log_file, os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    while True:
-        try:
-            function, arguments = requests.recv()
-        except EOFError:
-            return
-        try:
-            answer = function(*arguments)
-        except UserError as error:
-            answer = error
-        requests.send(answer)
-
-
-def prepare(
-    backend: str, settings: MeasureSettings, layer: Layer, problems: Sequence[Problem]
-) -> Fingerprint | Failure:
-    """Makes the worker and loads a layer; what is there already is kept.
-
-    Raises:
-        UserError: the backend cannot run here, or there is too little memory.
-    """
-
-    def act() -> Fingerprint:
-        global _worker
-        if _worker is None:
-            _worker = Worker(backend, settings)
-        return _worker.prepare(layer, problems)
-
-    made: Fingerprint | Failure = _guarded(act)
-    return made
-
-
-def measure(problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
-    """One candidate's measurement, or why there is none."""
-    return _with_worker(lambda worker: worker.measure(problem, stage, config))
-
-
-def check(problem: Problem, what: Sequence[What], config: Subject) -> float | Failure:
-    """A finalist's numeric gate: its worst relative error."""
-    return _with_worker(lambda worker: max(worker.check(problem, one, config) for one in what))
-
-
-def round_of(
-    problem: Problem, what: Sequence[What], config: Subject, seed: int, samples: int
-) -> dict[str, float] | Failure:
-    """One finalist's part of a round."""
-    return _with_worker(lambda worker: worker.round(problem, what, config, seed, samples))
-
-
-def recover() -> Failure | None:
-    """See `Worker.recover`."""
-    return _with_worker(Worker.recover)
-
-
-def throttled() -> bool | Failure:
-    """Whether the device limits its clock now."""
-    return _with_worker(Worker.throttled)
-
-
-def _with_worker(act: Callable[[Worker], T]) -> T | Failure:
-    worker = _worker
-    assert worker is not None, "prepare() comes first"
-    return _guarded(lambda: act(worker))
-
-
-def _guarded(act: Callable[[], T]) -> T | Failure:
-    """Does it, and turns what a candidate may do wrong into a value.
-
-    A kernel's launch may raise anything: Triton's errors, torch's, the runtime's, and each would have to be
-    imported by the driver to be unpickled there. Whether it broke more than itself is found out by `recover`.
-    """
-    start = time.perf_counter()
-    try:
-        return act()
-    except UserError:
-        raise
-    except Incorrect as error:
-        return Failure(Status.INCORRECT, str(error), time.perf_counter() - start, error.error)
-    except (Exception, SystemExit) as error:  # see above
-        log.debug("a candidate failed", exc_info=True)
-        text = " ".join(str(error).split())[:300]
-        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        return Failure(Status.RUNTIME_ERROR, reason, time.perf_counter() - start)

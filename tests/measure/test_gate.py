@@ -5,19 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.measure.bounds import BF16, ROOM, TILE_ROOM, bound, deviation, to_bf16
 from autotune.measure.gate import (
-    BF16,
-    ROOM,
-    TILE_ROOM,
     Case,
     Incorrect,
-    bound,
     case_routings,
     check_launch,
-    deviation,
     make_cases,
     served_tokens,
-    to_bf16,
 )
 from autotune.measure.runtime import Launch, LogicalWeights, Output, Path, What
 from autotune.measure.workload import make_activations, make_weights, without_ties
@@ -296,3 +291,11 @@ def test_one_bfloat16_rounding_is_what_the_bound_takes_it_for() -> None:
     assert float(error) == pytest.approx(BF16, rel=0.02)
     cut = (to_bf16(x, toward_zero=True) - x).norm() / x.norm()
     assert float(cut) == pytest.approx(2 * BF16, rel=0.02)
+
+
+def test_a_case_knows_when_what_it_judges_by_was_overwritten(weights: LogicalWeights) -> None:
+    (case, *_) = make_cases(LAYER, weights, 1, None, 1, "cpu", seed=9, thorough=False)
+    before = case.digest()
+    assert case.digest() == before
+    case.references[What.STAGE2][0, 5] += 1e-3
+    assert case.digest() != before

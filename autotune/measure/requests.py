@@ -1,0 +1,135 @@
+"""The process that owns the GPU: answers requests, one at a time.
+
+The functions here are what the driver calls, through `process.WorkerProcess`. All state hangs on one
+`Worker`, can be made again from the requests, and is lost without harm when the process is killed.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+from autotune.config import Config
+from autotune.errors import UserError
+from autotune.fingerprint import Fingerprint
+from autotune.measure.gate import Incorrect
+from autotune.measure.runtime import Subject, What
+from autotune.measure.settings import MeasureSettings
+from autotune.measure.worker import Worker
+from autotune.problem import Layer, Problem, Stage
+from autotune.results import Failure, Measurement, Status
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_worker: Worker | None = None
+
+
+def serve(requests: Connection, environment: Mapping[str, str], log_file: str, driver: int) -> None:
+    """The process: answers requests until the driver closes its end of the pipe.
+
+    A request is one of the functions below with its arguments.
+
+    Args:
+        environment: set before anything that reads it is imported.
+        log_file: takes what is printed: a dying runtime leaves its last words there.
+        driver: process id; without the driver there is no worker, which would keep the GPU.
+    """
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    with contextlib.suppress(OSError, AttributeError):  # Linux only: PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != driver:
+        return
+    output = os.open(log_file, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            function, arguments = requests.recv()
+        except EOFError:
+            return
+        try:
+            answer = function(*arguments)
+        except UserError as error:
+            answer = error
+        requests.send(answer)
+
+
+def prepare(
+    backend: str, settings: MeasureSettings, layer: Layer, problems: Sequence[Problem]
+) -> Fingerprint | Failure:
+    """Makes the worker and loads a layer; what is there already is kept.
+
+    Raises:
+        UserError: the backend cannot run here, or there is too little memory.
+    """
+
+    def act() -> Fingerprint:
+        global _worker
+        if _worker is None:
+            _worker = Worker(backend, settings)
+        return _worker.prepare(layer, problems)
+
+    made: Fingerprint | Failure = _guarded(act)
+    return made
+
+
+def measure(problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
+    """One candidate's measurement, or why there is none."""
+    return _with_worker(lambda worker: worker.measure(problem, stage, config))
+
+
+def check(problem: Problem, what: Sequence[What], config: Subject) -> float | Failure:
+    """A finalist's numeric gate: its worst relative error."""
+    return _with_worker(lambda worker: max(worker.check(problem, one, config) for one in what))
+
+
+def round_of(
+    problem: Problem, what: Sequence[What], config: Subject, seed: int, samples: int
+) -> dict[str, float] | Failure:
+    """One finalist's part of a round."""
+    return _with_worker(lambda worker: worker.round(problem, what, config, seed, samples))
+
+
+def recover() -> Failure | None:
+    """See `Worker.recover`."""
+    return _with_worker(Worker.recover)
+
+
+def throttled() -> bool | Failure:
+    """Whether the device limits its clock now."""
+    return _with_worker(Worker.throttled)
+
+
+def _with_worker(act: Callable[[Worker], T]) -> T | Failure:
+    worker = _worker
+    assert worker is not None, "prepare() comes first"
+    return _guarded(lambda: act(worker))
+
+
+def _guarded(act: Callable[[], T]) -> T | Failure:
+    """Does it, and turns what a candidate may do wrong into a value.
+
+    A kernel's launch may raise anything: Triton's errors, torch's, the runtime's, and each would have to be
+    imported by the driver to be unpickled there. Whether it broke more than itself is found out by `recover`.
+    """
+    start = time.perf_counter()
+    try:
+        return act()
+    except UserError:
+        raise
+    except Incorrect as error:
+        return Failure(Status.INCORRECT, str(error), time.perf_counter() - start, error.error)
+    except (Exception, SystemExit) as error:  # see above
+        log.debug("a candidate failed", exc_info=True)
+        text = " ".join(str(error).split())[:300]
+        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return Failure(Status.RUNTIME_ERROR, reason, time.perf_counter() - start)
