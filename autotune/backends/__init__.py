@@ -15,6 +15,7 @@ _BACKENDS = {
     "vllm_w4a16": "autotune.backends.vllm:VllmInt4",
     "vllm_fp8": "autotune.backends.vllm:VllmFp8",
     "flydsl": "autotune.backends.flydsl.backend:Flydsl",
+    "aiter": "autotune.backends.aiter.backend:Aiter",
 }
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from autotune.doctor.aiter import Aiter, Generation
+from autotune.backends.aiter.source import Generation
+from autotune.doctor.aiter import Aiter
 from autotune.doctor.flydsl import Flydsl
 from autotune.doctor.gpu import Gpu
 from autotune.doctor.host import Host

@@ -2,22 +2,12 @@
 
 import ast
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
+from autotune.backends.aiter.source import SOURCE_VARIABLE, Generation, generation_of
 from autotune.backends.flydsl.tree import git_commit
 from autotune.doctor.finding import Finding, State
 from autotune.doctor.host import Host
-
-SOURCE_VARIABLE = "AUTOTUNE_AITER_SRC"
-
-
-class Generation(StrEnum):
-    """How AITER's MoE kernels are configured."""
-
-    PUBLISHED = "published"  # 511df6a, b5757d6: process environment
-    MAIN = "main"  # kernel names in tuned_fmoe.csv
-    OTHER = "neither published nor main"
 
 
 @dataclass(frozen=True)
@@ -52,16 +42,6 @@ def find_aiter(host: Host) -> Aiter | None:
         generation_of(package),
         rounds_to_zero(package / "ops/mha.py"),
     )
-
-
-def generation_of(package: Path) -> Generation:
-    """Tells by what the source reads: the published generation has a switch of its own for INT8."""
-    if "AITER_W4A8_USE_INT8" in (package / "fused_moe.py").read_text(errors="replace"):
-        return Generation.PUBLISHED
-    names = package / "ops/flydsl/moe_kernels.py"
-    if names.is_file() and "get_flydsl_kernel_params" in names.read_text(errors="replace"):
-        return Generation.MAIN
-    return Generation.OTHER
 
 
 def rounds_to_zero(source: Path) -> bool | None:
