@@ -59,6 +59,10 @@ Database = Annotated[
     str | None,
     typer.Option("--db", help="Database path or URL; default: $AUTOTUNE_DB, else the user's data folder."),
 ]
+DevicePart = Annotated[
+    str | None, typer.Option("--device", help="Only what was made on a device whose name holds this.")
+]
+Limit = Annotated[int, typer.Option(min=0, help="How many at most; 0: all.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

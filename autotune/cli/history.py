@@ -1,0 +1,37 @@
+"""`autotune history`: the runs."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from autotune.cli.options import Database, DevicePart, Json, Limit
+
+
+def history(
+    device: DevicePart = None,
+    sort: Annotated[str, typer.Option(help="started, took or trials; the greatest first.")] = "started",
+    limit: Limit = 20,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs, the newest first: when, where, how many trials, how many winners.
+
+    Examples:
+
+      autotune history
+
+      autotune history --device H100 --sort trials --limit 5 --json
+    """
+    from autotune.report.history import episode_json, episodes, history_lines
+    from autotune.store.store import Store
+
+    with Store.open(db, read_only=True) as store:
+        found = episodes(store, device=device, sort=sort, limit=limit)
+        if as_json:
+            typer.echo(json.dumps([episode_json(episode) for episode in found], indent=2))
+        elif found:
+            typer.echo("\n".join(history_lines(found)))
+        else:
+            on = f" on a device called {device}" if device else ""
+            typer.echo(f"No runs{on} in {store.location}: autotune run --shape m4 makes one.")

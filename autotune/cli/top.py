@@ -1,0 +1,70 @@
+"""`autotune top`: the best candidates."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from autotune.cli.options import Database, DevicePart, Json, Limit
+
+
+def top(
+    shape: Annotated[
+        str | None, typer.Option(help="Only these verify tokens: m4, m1,m4, all; default: any.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Only stage1 or stage2.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Only this family of kernels.")] = None,
+    device: DevicePart = None,
+    run: Annotated[int | None, typer.Option(help="Only trials of this run.", min=1)] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(help="Those that met this fate, e.g. incorrect; default: those with a figure."),
+    ] = None,
+    sort: Annotated[str, typer.Option(help="us, trial, gate-error or compile.")] = "us",
+    limit: Limit = 10,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """List the best candidates of each stage and shape, and how they differ from what ships.
+
+    These are figures of the search: the fastest of many noisy ones is too good to be true. What was decided,
+    autotune show tells.
+
+    Examples:
+
+      autotune top --shape m4 --limit 5
+
+      autotune top --stage stage2 --status incorrect --sort gate-error
+
+      autotune top --run 3 --json
+    """
+    from autotune.errors import UserError
+    from autotune.problem import Stage, parse_shapes
+    from autotune.report.top import Filter, ranking_json, ranking_lines, rankings
+    from autotune.results import Status
+    from autotune.store.store import Store
+
+    if stage is not None and stage not in list(Stage):
+        raise UserError(f"--stage {stage!r} is no stage: use {' or '.join(Stage)}")
+    if status is not None and status not in list(Status):
+        raise UserError(f"--status {status!r} is no fate: use one of {', '.join(Status)}")
+    chosen = Filter(
+        verify_tokens=tuple(parse_shapes(shape)) if shape else None,
+        stage=Stage(stage) if stage else None,
+        backend=backend,
+        device=device,
+        run=run,
+        status=Status(status) if status else None,
+    )
+    with Store.open(db, read_only=True) as store:
+        found = rankings(store, chosen, sort=sort, limit=limit)
+        if as_json:
+            typer.echo(json.dumps([row for ranking in found for row in ranking_json(ranking)], indent=2))
+            return
+        if not found:
+            typer.echo(
+                f"No such candidates in {store.location}: autotune history lists the runs,"
+                " autotune run --shape m4 makes one."
+            )
+        for index, ranking in enumerate(found):
+            typer.echo("\n".join([*([""] if index else []), *ranking_lines(ranking)]))

@@ -1,0 +1,169 @@
+"""What `autotune show` shows: the winners at a glance, or all that is known of one trial."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from autotune.errors import UserError
+from autotune.report.configs import layer_changes
+from autotune.report.text_table import Column, duration, percent, text_table
+from autotune.report.winners import WinnerSummary, as_json, summarise
+from autotune.results import Kind
+from autotune.store.records import StoredTrial
+from autotune.store.store import Store
+
+COLUMNS = (
+    Column("shape"),
+    Column("tokens", right=True),
+    Column("routing"),
+    Column("backend"),
+    Column("device"),
+    Column("kind"),
+    Column("default µs", right=True),
+    Column("winner µs", right=True),
+    Column("gain", right=True),
+    Column("95 %"),
+    Column("changed"),
+)
+
+
+def winners_at_a_glance(store: Store, *, device: str | None = None) -> list[WinnerSummary]:
+    """The latest winner of each problem, backend, stack and kind, by backend, device and tokens.
+
+    Args:
+        device: part of the device's name; None: any.
+    """
+    found = [
+        winner
+        for winner in store.winners()
+        if device is None or device.lower() in winner.environment.device.lower()
+    ]
+    found.sort(key=lambda w: (w.backend, w.environment.device, w.kind, w.problem.tokens, w.created_at))
+    return [summarise(store, winner) for winner in found]
+
+
+def winner_lines(summaries: Sequence[WinnerSummary]) -> list[str]:
+    """A table of winners for people."""
+    rows = []
+    for summary in summaries:
+        winner = summary.winner
+        interval = (
+            ""
+            if winner.gain_low is None or winner.gain_high is None or winner.kept_default
+            else f"{percent(winner.gain_low)} to {percent(winner.gain_high)}"
+        )
+        kept = "kept default" if winner.kept_default else layer_changes(winner.config, winner.default)
+        rows.append(
+            [
+                winner.problem.shape,
+                str(winner.problem.tokens),
+                winner.problem.routing.key,
+                winner.backend,
+                winner.environment.device,
+                str(winner.kind),
+                _microseconds(summary.default_us),
+                _microseconds(summary.winner_us),
+                "" if winner.kept_default else percent(winner.gain),
+                interval,
+                kept,
+            ]
+        )
+    lines = text_table(COLUMNS, rows)
+    if any(summary.winner.kind is Kind.ESTIMATE for summary in summaries):
+        lines += ["", "An estimate is a formula on the compiled code: nothing ran on that device."]
+    return lines
+
+
+def winner_json(summary: WinnerSummary) -> dict[str, Any]:
+    """A winner as JSON values."""
+    winner = summary.winner
+    return {
+        **as_json(summary),
+        "backend": winner.backend,
+        "layer": winner.problem.layer.key,
+        "run": winner.run,
+        "environment": winner.environment.key,
+        "made_at": winner.created_at.isoformat(),
+    }
+
+
+def _microseconds(us: dict[str, float]) -> str:
+    """The layer's time; an estimate has only its stages', whose sum it is."""
+    total = us["layer"] if "layer" in us else sum(us.values())
+    return f"{total:.2f}" if us else ""
+
+
+def find_trial(store: Store, number: int) -> StoredTrial:
+    """The trial with an id.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return store.trial(number)
+    except LookupError:
+        raise UserError(
+            f"there is no trial {number} in {store.location}: `autotune top` lists trials with their numbers"
+        ) from None
+
+
+def trial_json(store: Store, trial: StoredTrial) -> dict[str, Any]:
+    """A trial with its samples, as JSON values."""
+    samples = store.samples(trial.id)
+    return {
+        "trial": trial.id,
+        "run": trial.run,
+        "number": trial.number,
+        "problem": trial.problem.key,
+        "shape": trial.problem.shape,
+        "tokens": trial.problem.tokens,
+        "stage": str(trial.stage),
+        "backend": trial.backend,
+        "device": trial.environment.device,
+        "environment": trial.environment.key,
+        "workload": trial.workload,
+        "config": dict(trial.config),
+        "origin": trial.origin,
+        "status": str(trial.status),
+        "kind": str(trial.kind),
+        "us": trial.figure_us,
+        "gate_error": trial.gate_error,
+        "reason": trial.reason,
+        "facts": {name: fact for name, fact in asdict(trial.facts).items() if fact is not None},
+        "binary_hash": trial.binary_hash,
+        "compile_s": trial.compile_s,
+        "measure_s": trial.measure_s,
+        "merged_into": trial.merged_into,
+        "made_at": trial.created_at.isoformat(),
+        "samples_us": [sample.us for sample in samples],
+        "throttled_samples": sum(sample.throttled for sample in samples),
+    }
+
+
+def trial_lines(store: Store, trial: StoredTrial) -> list[str]:
+    """All that is known of a trial, for people."""
+    samples = [sample.us for sample in store.samples(trial.id)]
+    facts = {name: fact for name, fact in asdict(trial.facts).items() if fact is not None}
+    known = {
+        "trial": f"{trial.id}, number {trial.number} of run {trial.run}, {trial.origin}",
+        "problem": f"{trial.problem.shape} {trial.stage}, {trial.problem.key}",
+        "backend": trial.backend,
+        "device": f"{trial.environment.device}, {trial.environment.runtime}",
+        "config": str(trial.config),
+        "status": str(trial.status) + (f": {trial.reason}" if trial.reason else ""),
+        "figure": "" if trial.figure_us is None else f"{trial.figure_us:.2f} µs, {trial.kind}",
+        "samples": _spread(samples),
+        "merged": f"its machine code is trial {trial.merged_into}'s, whose figure this is"
+        if trial.merged_into is not None
+        else "",
+        "gate error": "" if trial.gate_error is None else f"{trial.gate_error:.2e}",
+        "code": ", ".join(f"{name} {fact}" for name, fact in facts.items()),
+        "cost": f"compile {duration(trial.compile_s)}, device {trial.measure_s:.2f} s",
+        "conditions": trial.workload,
+    }
+    return [f"{name:<11} {text}" for name, text in known.items() if text]
+
+
+def _spread(us: Sequence[float]) -> str:
+    return f"{len(us)}, {min(us):.2f} to {max(us):.2f} µs, median {median(us):.2f}" if us else ""

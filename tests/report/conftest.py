@@ -1,0 +1,35 @@
+"""Databases to report on: a real one from an H100, and one of many trials made up."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autotune.store.store import Store
+from tests.report.synthetic import fill
+
+RECORDED = Path(__file__).parents[2] / "notebooks" / "data" / "h100-m4.db.gz"
+
+
+@pytest.fixture
+def h100(own_database: Path) -> Iterator[Store]:
+    """`autotune run --shape m4 --trials 150` as an NVIDIA H100 80GB HBM3 measured it."""
+    own_database.write_bytes(gzip.decompress(RECORDED.read_bytes()))
+    with Store.open() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """5,000 trials over eight shapes, with failures of every kind."""
+    path = tmp_path_factory.mktemp("large") / "large.db"
+    with Store.open(path) as store:
+        fill(store, trials=5000)
+    return path
+
+
+@pytest.fixture
+def large(large_file: Path) -> Iterator[Store]:
+    with Store.open(large_file, read_only=True) as store:
+        yield store
