@@ -22,6 +22,7 @@ _NEEDED = {
         "vllm/utils/platform_utils.py",
         "vllm/platforms/rocm.py",
         "vllm/model_executor/layers/fused_moe/fused_moe.py",
+        "vllm/model_executor/layers/quantization/utils/int8_utils.py",
         "vllm/model_executor/layers/fused_moe/configs",
     ),
 }

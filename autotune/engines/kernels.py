@@ -1,7 +1,7 @@
 """An engine's own Triton fused-MoE kernel: loaded from its file, captured as it is launched, compiled.
 
 The file is run as it is; the rest of the engine is stood in for, whether it is installed or not. The list of
-what is stood in for, and by what, is `sglang_stand_ins`.
+what is stood in for, and by what, is `sglang_stand_ins` and `vllm_stand_ins`.
 """
 
 import hashlib
@@ -12,34 +12,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, Final
 
 from autotune.config import Config
 from autotune.devices import Device
+from autotune.engines.calls import EngineCalls, describe_launch
 from autotune.engines.moe import Quantisation
+from autotune.engines.sglang_calls import SglangCalls
 from autotune.engines.source import EngineSource, open_source
 from autotune.engines.stand_in import StandIns
-from autotune.errors import UserError
+from autotune.engines.vllm_calls import VllmCalls
 from autotune.problem import Layer, Stage
 from autotune.results import StaticFacts
 
-KERNELS: Final = "sglang/kernels/ops/moe/fused_moe_triton_kernels.py"
-INT8_QUANTISATION: Final = "sglang/kernels/ops/quantization/int8_kernel.py"
-_FILES: Final = {"sglang": (KERNELS, INT8_QUANTISATION)}
-
-
-@dataclass(frozen=True)
-class Engine:
-    """An engine's loaded files.
-
-    Attributes:
-        moe: the module with `invoke_fused_moe_kernel`, `act_and_mul_triton`, `moe_sum_reduce_triton`.
-        quantise: the module with `per_token_quant_int8`.
-    """
-
-    moe: Any
-    quantise: Any
+FILES: Final = {
+    "sglang": (
+        "sglang/kernels/ops/moe/fused_moe_triton_kernels.py",
+        "sglang/kernels/ops/quantization/int8_kernel.py",
+    ),
+    "vllm": (
+        "vllm/model_executor/layers/fused_moe/fused_moe.py",
+        "vllm/model_executor/layers/quantization/utils/int8_utils.py",
+    ),
+}
+"""The file with the fused-MoE kernel, and the one that quantises activations to INT8."""
 
 
 def sglang_stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
@@ -65,25 +62,47 @@ def sglang_stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def vllm_stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
+    """The same for vLLM's files."""
+    import triton
+    import triton.language as tl
+
+    hip = runtime == "hip"
+    major = 0 if hip else int(arch.removeprefix("sm_")[:-1])
+    platform = SimpleNamespace(
+        is_rocm=lambda: hip,
+        is_cuda=lambda: not hip,
+        is_xpu=lambda: False,
+    )
+    return {
+        "vllm.platforms": {"current_platform": platform},
+        "vllm.triton_utils": {"tl": tl, "triton": triton},
+        "vllm.model_executor.layers.fused_moe.utils": {
+            "enable_swap_ab": lambda m, n: major == 9 and m < 64 <= n,
+            "resolve_moe_use_td": lambda: False,
+            "warn_if_moe_use_td_ineffective": lambda *_, **__: None,
+        },
+    }
+
+
 @cache
-def load_engine(engine: str, runtime: str, arch: str) -> Engine:
+def load_engine(engine: str, runtime: str, arch: str, quantisation: Quantisation) -> EngineCalls:
     """Loads the kernels for a kind of card; once a process, which serves one kind only.
 
     Raises:
-        UserError: the engine's source is not here, or it is not supported.
+        UserError: the engine's source is not here.
     """
-    if engine not in _FILES:
-        raise UserError(
-            f"{engine}'s kernel cannot be run by this tool yet, only its files written: use --backend sglang"
-        )
     root = _unpacked(open_source(engine))
-    names = [path.removesuffix(".py").replace("/", ".") for path in _FILES[engine]]
-    real = {name: root / path for name, path in zip(names, _FILES[engine], strict=True)}
-    StandIns(("sglang",), real, sglang_stand_ins(runtime, arch)).install()
+    names = [path.removesuffix(".py").replace("/", ".") for path in FILES[engine]]
+    real = {name: root / path for name, path in zip(names, FILES[engine], strict=True)}
+    made = sglang_stand_ins if engine == "sglang" else vllm_stand_ins
+    StandIns((engine,), real, made(runtime, arch)).install()
     for name in [name for name in sys.modules if name.partition(".")[0] == engine]:
         del sys.modules[name]
-    quantise: ModuleType = importlib.import_module(names[1])
-    return Engine(importlib.import_module(names[0]), quantise)
+    quantise, moe = importlib.import_module(names[1]), importlib.import_module(names[0])
+    if engine == "sglang":
+        return SglangCalls(moe, quantisation)
+    return VllmCalls(moe, quantise, quantisation)
 
 
 @cache
@@ -92,7 +111,7 @@ def _unpacked(source: EngineSource) -> Path:
     if not source.root.is_file():
         return source.root
     folder = tempfile.mkdtemp(prefix="autotune-engine-")
-    return source.unpack(Path(folder), *_FILES[source.engine])
+    return source.unpack(Path(folder), *FILES[source.engine])
 
 
 @cache
@@ -100,14 +119,10 @@ def kernel_digest(engine: str) -> str:
     """SHA-256 over the kernels' files, hex.
 
     Raises:
-        UserError: the engine's source is not here, or it is not supported.
+        UserError: the engine's source is not here.
     """
-    if engine not in _FILES:
-        raise UserError(
-            f"{engine}'s kernel cannot be run by this tool yet, only its files written: use --backend sglang"
-        )
     source = open_source(engine)
-    texts = (source.text(path) for path in _FILES[engine])
+    texts = (source.text(path) for path in FILES[engine])
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
@@ -158,11 +173,11 @@ def compile_engine_kernel(
     from autotune.backends.flydsl.backend import with_occupancy
     from autotune.backends.triton_w4a8 import gpu_target
     from autotune.compile.isa import machine_code_hash, static_facts
-    from autotune.engines.invoke import describe_launch
     from autotune.engines.specialise import compile_launch
 
-    loaded = load_engine(engine, device.runtime, device.arch)
-    launch = captured(loaded.moe, lambda: describe_launch(loaded, quantisation, layer, tokens, stage, config))
+    calls = load_engine(engine, device.runtime, device.arch, quantisation)
+    act = describe_launch(calls, quantisation, layer, tokens, stage, config)
+    launch = captured(calls.moe, act)
     kernel = compile_launch(launch, gpu_target(device))
     meta = kernel.metadata
     if device.runtime == "hip":

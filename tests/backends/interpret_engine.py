@@ -1,41 +1,45 @@
-"""Run as a program with TRITON_INTERPRET=1: SGLang's kernel through the numeric gate, on the CPU, small.
+"""Run as a program with TRITON_INTERPRET=1: an engine's kernel through the numeric gate, small.
 
-Prints `ok` and the worst error of each of stage 1, stage 2 and the layer.
+The engine is the first argument. Prints `ok` and the worst error of each of stage 1, stage 2 and the layer.
 """
+
+import sys
+from typing import Any
 
 import torch
 
-from autotune.backends.sglang_runtime import make
 from autotune.config import Config
 from autotune.kernels.reference import quantise_reference
 from autotune.measure.gate import check_launch, make_cases
-from autotune.measure.runtime import What
+from autotune.measure.runtime import What, load_runtime
 from autotune.measure.workload import make_weights
 from autotune.problem import Layer, Stage
 from autotune.results import LayerConfig
 from autotune.routing import UNIFORM
 
-TINY = Layer("tiny", model_dim=64, inter_dim=32, experts=6, top_k=2, tp=1)
+TINY = Layer("tiny", model_dim=64, inter_dim=32, experts=8, top_k=2, tp=1)
 CONFIG = Config(
     {"tile_m": 16, "tile_n": 32, "tile_k": 32, "group_m": 1, "num_warps": None, "num_stages": None}
 )
 
 
 def main() -> None:
-    runtime = make()
+    runtime: Any = load_runtime(sys.argv[1])
 
     def quantise(x, *_, **__):  # type: ignore[no-untyped-def]
-        # SGLang's own rounds by a device library that Triton's interpreter does not have.
+        # The engines' own rounds by a device library that Triton's interpreter does not have.
         q, scale, _ = quantise_reference(x)
         return q, scale[:, None]
 
     def activate(gate_up, out, *_, **__):  # type: ignore[no-untyped-def]
-        # SGLang's own multiplies bfloat16 values, which the interpreter holds as integers.
+        # SGLang's own multiplies bfloat16 values, which the interpreter holds as integers; and cutting
+        # everything off, as the interpreter does, adds up to more than rounding ever does.
         gate, up = gate_up.float().chunk(2, dim=1)
         out.copy_(torch.nn.functional.silu(gate) * up)
 
-    runtime._engine.moe.per_token_quant_int8 = quantise
-    runtime._engine.moe.act_and_mul_triton = activate
+    calls = runtime.calls
+    (calls.moe if sys.argv[1] == "sglang" else calls.quantise).per_token_quant_int8 = quantise
+    calls.activate = activate
     weights = make_weights(TINY, "cpu", 1)
     runtime.prepare(TINY, weights)
     runtime.grow(2)

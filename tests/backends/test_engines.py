@@ -1,6 +1,6 @@
-"""SGLang's own kernel: compiled without a GPU, and run through the numeric gate by Triton's interpreter.
+"""SGLang's and vLLM's own kernels: compiled without a GPU, run through the numeric gate by the interpreter.
 
-Needs SGLang's files: see `tests.verify.engines`.
+Needs the engines' files: see `tests.verify.engines`.
 """
 
 import os
@@ -16,26 +16,37 @@ from hypothesis import strategies as st
 from autotune.backends import load_backend
 from autotune.backends.base import CompileRefused
 from autotune.devices import DEVICES
-from autotune.engines.invoke import align, sorted_sizes
+from autotune.engines.moe import Quantisation
+from autotune.engines.order import align
+from autotune.engines.sglang_calls import SglangCalls
 from autotune.engines.source import SOURCE_VARIABLES, find_source
+from autotune.engines.vllm_calls import VllmCalls
 from autotune.measure.runtime import load_runtime
 from autotune.problem import Problem, Stage
 from tests.export.winners import KIMI
 
 MI325X, H100 = DEVICES["mi325x"], DEVICES["h100"]
-needs_sglang = pytest.mark.skipif(
-    find_source("sglang") is None, reason=f"no SGLang here: set {SOURCE_VARIABLES['sglang']} to its wheel"
-)
 
 
-@needs_sglang
+def needs(engine: str) -> pytest.MarkDecorator:
+    reason = f"no {engine} here: set {SOURCE_VARIABLES[engine]} to its wheel"
+    return pytest.mark.skipif(find_source(engine) is None, reason=reason)
+
+
+needs_sglang = needs("sglang")
+ENGINES = [pytest.param(name, marks=needs(name)) for name in ("sglang", "vllm")]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("device", [MI325X, H100], ids=lambda device: device.name)
 @pytest.mark.parametrize("stage", Stage)
-def test_the_engines_kernel_compiles_for_a_card_that_is_not_here(device: object, stage: Stage) -> None:
-    backend = load_backend("sglang")
+def test_the_engines_kernel_compiles_for_a_card_that_is_not_here(
+    device: object, stage: Stage, engine: str
+) -> None:
+    backend = load_backend(engine)
     config = backend.space(KIMI, 4, stage, device).default  # type: ignore[arg-type]
     compiled = backend.compile(KIMI, 4, stage, config, device)  # type: ignore[arg-type]
-    other = backend.compile(KIMI, 4, stage, config.replaced(tile_n=64), device)  # type: ignore[arg-type]
+    other = backend.compile(KIMI, 4, stage, config.replaced(tile_n=128), device)  # type: ignore[arg-type]
     assert compiled.binary_hash != other.binary_hash
     assert compiled.facts.lds_bytes
 
@@ -59,13 +70,13 @@ def test_what_is_not_run_yet_is_refused_with_a_reason() -> None:
         backend.compile(KIMI, 4, Stage.STAGE1, config, MI325X)
 
 
-@needs_sglang
-def test_the_engines_kernel_passes_the_numeric_gate() -> None:
-    program = "tests.backends.interpret_sglang"
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_engines_kernel_passes_the_numeric_gate(engine: str) -> None:
+    program = "tests.backends.interpret_engine"
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", program],
+        [sys.executable, "-m", program, engine],
         cwd=root,
         env=environment,
         capture_output=True,
@@ -99,9 +110,10 @@ def test_every_slot_is_sorted_into_a_block_of_its_expert(tokens: int, block: int
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand((tokens, experts), generator=generator)
     ids = scores.topk(top_k, dim=1).indices.int()
-    made = align(ids, experts, block)
-    size, blocks = sorted_sizes(tokens * top_k, experts, block)
-    assert (len(made.slots), len(made.experts)) == (size, blocks)
+    size = SglangCalls(None, Quantisation(None)).slots_size(tokens, top_k, experts, block)
+    made = align(ids, experts, block, size)
+    assert made.slots is not None
+    assert (len(made.slots), len(made.experts)) == (size, -(-size // block))
     padded = int(made.padded)
     assert padded % block == 0
     used = made.slots[:padded]
@@ -112,3 +124,10 @@ def test_every_slot_is_sorted_into_a_block_of_its_expert(tokens: int, block: int
         mine = rows[rows < tokens * top_k].long()
         assert len(mine)
         assert set(ids.flatten()[mine].tolist()) == {int(made.experts[index])}
+
+
+def test_vllm_does_not_sort_a_few_tokens() -> None:
+    calls = VllmCalls(None, None, Quantisation(None))
+    # A quarter of 384 experts is 96 slots, which 12 tokens have.
+    assert calls.slots_size(12, 8, 384, 16) is None
+    assert calls.slots_size(13, 8, 384, 16) == 13 * 8 * 16

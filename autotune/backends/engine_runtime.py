@@ -1,0 +1,199 @@
+"""An engine's own Triton fused MoE on the device, for the measure worker.
+
+INT4 weights are widened to INT8, which the engines' int8_w8a8 kernels take; activations are quantised by
+token by the engine's own kernel. The sort, a compiled extension in both, is made by torch beforehand and is
+in no figure. SGLang's silu_and_mul, another, is `act_and_mul_triton` of its kernels' file; vLLM's, and its
+sum over slots, are `autotune.engines.glue`.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from autotune.backends.engine_backend import EngineBackend
+from autotune.config import Config
+from autotune.engines.calls import EngineCalls, make_order
+from autotune.engines.kernels import kernel_digest, load_engine
+from autotune.engines.moe import entry
+from autotune.engines.order import Sorted
+from autotune.measure.machine import CpuMachine, GpuMachine
+from autotune.measure.runtime import (
+    Activations,
+    Launch,
+    LogicalWeights,
+    Machine,
+    Output,
+    Path,
+    Step,
+    Subject,
+    What,
+)
+from autotune.problem import Layer, Stage
+from autotune.results import LayerConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+def make_runtime(backend: EngineBackend) -> "EngineRuntime":
+    """The runtime on the GPU; on the CPU where Triton interprets (`TRITON_INTERPRET=1`, for tests)."""
+    engine, quantisation = backend.engine, backend.quantisation
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        calls = load_engine(engine, "hip", "gfx942", quantisation)
+        return EngineRuntime(backend, CpuMachine(), calls, interpret=True)
+    machine = GpuMachine()
+    arch = machine.fingerprint(engine, "").arch
+    calls = load_engine(engine, "hip" if arch.startswith("gfx") else "cuda", arch, quantisation)
+    return EngineRuntime(backend, machine, calls, interpret=False)
+
+
+class EngineRuntime:
+    """Launches an engine's kernel through the engine's own function."""
+
+    def __init__(
+        self, backend: EngineBackend, machine: Machine, calls: EngineCalls, *, interpret: bool
+    ) -> None:
+        self.name = backend.name
+        self.machine = machine
+        self.calls = calls
+        self._engine = backend.engine
+        self._interpret = interpret
+        self._layer: Layer | None = None
+        self._copies: list[LogicalWeights] = []
+
+    def kernel_source(self) -> str:
+        return kernel_digest(self._engine)
+
+    def packed_bytes(self, layer: Layer) -> int:
+        # As INT8, twice what the logical weights take.
+        scales = 2 * layer.inter_dim + layer.model_dim
+        return layer.experts * (3 * layer.inter_dim * layer.model_dim + 4 * scales)
+
+    def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
+        self._layer = layer
+        self._copies = [
+            LogicalWeights(
+                _widened(weights.w1),
+                weights.w1_scale[..., None],
+                _widened(weights.w2),
+                weights.w2_scale[..., None],
+            )
+        ]
+
+    def grow(self, copies: int) -> None:
+        first = self._copies[0]
+        while len(self._copies) < copies:
+            cloned = (t.clone() for t in (first.w1, first.w1_scale, first.w2, first.w2_scale))
+            self._copies.append(LogicalWeights(*cloned))
+
+    def digest(self) -> int:
+        import torch
+
+        weights = self._copies[0]
+        total = 0
+        for tensor in (weights.w1, weights.w1_scale, weights.w2, weights.w2_scale):
+            total += int(tensor.flatten().view(torch.int16).sum(dtype=torch.int64))
+        return total
+
+    def serves(self, what: What, config: Subject, tokens: int) -> bool:
+        return True
+
+    def path(self, what: What, config: Subject) -> Path:
+        # Gate and up, or each expert's contribution, are rounded to bfloat16 before the output is.
+        return Path(contributions_bf16=True, requantised=what is What.LAYER, toward_zero=self._interpret)
+
+    def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
+        layer, tokens = self._on(), inputs.hidden.shape[0]
+        one = stage is Stage.STAGE1
+        a = inputs.a1 if one else inputs.a2.flatten(0, 1)
+        a_scale = (inputs.a1_scale if one else inputs.a2_scale).reshape(-1, 1)
+        middle = self._empty(tokens * layer.top_k, 2 * layer.inter_dim if one else layer.model_dim)
+        shape = (tokens * layer.top_k, layer.inter_dim) if one else (tokens, layer.model_dim)
+        out = Output.allocate(shape, self.machine.device)
+        finish = self.calls.activate if one else self.calls.sum
+        launches = []
+        for step in steps:
+            gemm = self._gemm(stage, entry(config), step, a, middle, a_scale=a_scale)
+
+            def run(gemm: Callable[[], None] = gemm) -> None:
+                gemm()
+                finish(middle, out.tensor)
+
+            launches.append(Launch(run, out.tensor, scratch=(middle,), guards=out.guards))
+        if not one:
+            return launches
+        return [
+            replace(launch, output=out.tensor.view(tokens, layer.top_k, layer.inter_dim))
+            for launch in launches
+        ]
+
+    def layer(self, config: LayerConfig, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
+        layer, tokens = self._on(), inputs.hidden.shape[0]
+        slots = tokens * layer.top_k
+        gate_up = self._empty(slots, 2 * layer.inter_dim)
+        middle = self._empty(slots, layer.inter_dim)
+        contributions = self._empty(slots, layer.model_dim)
+        out = Output.allocate((tokens, layer.model_dim), self.machine.device)
+        one, two = entry(config.stage1), entry(config.stage2)
+        launches = []
+        for step in steps:
+            order = self._sorted(step, one["BLOCK_SIZE_M"])
+            up = self._gemm(Stage.STAGE1, one, step, inputs.hidden, gate_up, order=order)
+            down = self._gemm(Stage.STAGE2, two, step, middle, contributions, order=order)
+
+            def run(up: Callable[[], None] = up, down: Callable[[], None] = down) -> None:
+                up()
+                self.calls.activate(gate_up, middle)
+                down()
+                self.calls.sum(contributions, out.tensor)
+
+            scratch = (gate_up, middle, contributions)
+            launches.append(Launch(run, out.tensor, scratch=scratch, guards=out.guards))
+        return launches
+
+    def _on(self) -> Layer:
+        assert self._layer is not None, "prepare() comes first"
+        return self._layer
+
+    def _empty(self, rows: int, width: int) -> "torch.Tensor":
+        import torch
+
+        return torch.zeros((rows, width), dtype=torch.bfloat16, device=self.machine.device)
+
+    def _sorted(self, step: Step, block: int) -> Sorted:
+        return make_order(self.calls, step.ids, self._on().experts, block)
+
+    def _gemm(
+        self,
+        stage: Stage,
+        knobs: Mapping[str, int],
+        step: Step,
+        a: "torch.Tensor",
+        out: "torch.Tensor",
+        *,
+        a_scale: "torch.Tensor | None" = None,
+        order: Sorted | None = None,
+    ) -> Callable[[], None]:
+        """One GEMM of a step; its sort is made now, not when it is launched."""
+        layer, weights = self._on(), self._copies[step.copy]
+        one = stage is Stage.STAGE1
+        arguments: dict[str, Any] = {
+            "a": a,
+            "a_scale": a_scale,
+            "w": weights.w1 if one else weights.w2,
+            "w_scale": weights.w1_scale if one else weights.w2_scale,
+            "out": out.view(*step.ids.shape, -1),
+            "router": step.router,
+            "ids": step.ids,
+            "order": order or self._sorted(step, knobs["BLOCK_SIZE_M"]),
+            "top_k": layer.top_k,
+        }
+        return partial(self.calls.gemm, stage, knobs, **arguments)
+
+
+def _widened(packed: "torch.Tensor") -> "torch.Tensor":
+    from autotune.kernels.layout import unpack_int4
+
+    return unpack_int4(packed)

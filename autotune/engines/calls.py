@@ -1,0 +1,102 @@
+"""An engine's fused-MoE launches, one class an engine, behind what both have in common."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from autotune.config import Config
+from autotune.engines.moe import Quantisation, entry
+from autotune.engines.order import Sorted, align
+from autotune.errors import UserError
+from autotune.problem import Layer, Stage, gemm_dims
+
+if TYPE_CHECKING:
+    import torch
+
+
+class EngineCalls(Protocol):
+    """The parts of a layer in the order in which the engine runs them.
+
+    Attributes:
+        moe: the engine's module of kernels.
+    """
+
+    moe: Any
+
+    def slots_size(self, tokens: int, top_k: int, experts: int, block: int) -> int | None:
+        """Elements of `Sorted.slots`; None: the engine does not sort so few tokens."""
+
+    def gemm(
+        self,
+        stage: Stage,
+        knobs: Mapping[str, int],
+        *,
+        a: "torch.Tensor",
+        a_scale: "torch.Tensor | None",
+        w: "torch.Tensor",
+        w_scale: "torch.Tensor",
+        out: "torch.Tensor",
+        router: "torch.Tensor",
+        ids: "torch.Tensor",
+        order: Sorted,
+        top_k: int,
+    ) -> None:
+        """One GEMM. `a` is INT8 with its scales, or bfloat16 without: the engine quantises it first."""
+
+    def activate(self, gate_up: "torch.Tensor", out: "torch.Tensor") -> None:
+        """SiLU(gate) * up."""
+
+    def sum(self, contributions: "torch.Tensor", out: "torch.Tensor") -> None:
+        """Sum over each token's slots."""
+
+
+def make_order(calls: EngineCalls, ids: "torch.Tensor", experts: int, block: int) -> Sorted:
+    """A routing's order as the engine would make it."""
+    import torch
+
+    size = calls.slots_size(len(ids), ids.shape[1], experts, block)
+    if size is not None:
+        return align(ids, experts, block, size)
+    padded = torch.full((1,), ids.numel() * block, dtype=torch.int32, device=ids.device)
+    return Sorted(None, ids.flatten(), padded)
+
+
+def describe_launch(
+    calls: EngineCalls, quantisation: Quantisation, layer: Layer, tokens: int, stage: Stage, config: Config
+) -> Callable[[], None]:
+    """A stage's launch on tensors without storage, to be captured.
+
+    Raises:
+        UserError: this quantisation is not run yet.
+    """
+    import torch
+
+    if quantisation.dtype != "int8_w8a8":
+        raise UserError(f"{quantisation.dtype} is written and verified, not run yet: use int8_w8a8")
+    knobs = entry(config)
+    n, k = gemm_dims(layer, stage)
+    slots = tokens * layer.top_k
+    rows = tokens if stage is Stage.STAGE1 else slots
+
+    def empty(*shape: int, dtype: Any) -> "torch.Tensor":
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    block = knobs["BLOCK_SIZE_M"]
+    size = calls.slots_size(tokens, layer.top_k, layer.experts, block)
+    order = Sorted(
+        None if size is None else empty(size, dtype=torch.int32),
+        empty(slots if size is None else -(-size // block), dtype=torch.int32),
+        empty(1, dtype=torch.int32),
+    )
+    return lambda: calls.gemm(
+        stage,
+        knobs,
+        a=empty(rows, k, dtype=torch.int8),
+        a_scale=empty(rows, 1, dtype=torch.float32),
+        w=empty(layer.experts, n, k, dtype=torch.int8),
+        w_scale=empty(layer.experts, n, 1, dtype=torch.float32),
+        out=empty(tokens, layer.top_k, n, dtype=torch.bfloat16),
+        router=empty(tokens, layer.top_k, dtype=torch.float32),
+        ids=empty(tokens, layer.top_k, dtype=torch.int32),
+        order=order,
+        top_k=layer.top_k,
+    )

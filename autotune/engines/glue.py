@@ -1,0 +1,46 @@
+"""Small kernels that stand in for an engine's compiled extensions between its two GEMMs."""
+
+from typing import TYPE_CHECKING
+
+import triton
+import triton.language as tl
+
+if TYPE_CHECKING:
+    import torch
+
+_COLUMNS = 1024
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _silu_mul(gate_up, out, width, columns: tl.constexpr):  # type: ignore[no-untyped-def]
+    row, first = tl.program_id(0), tl.program_id(1) * columns
+    at = first + tl.arange(0, columns)
+    mask = at < width
+    gate = tl.load(gate_up + row * 2 * width + at, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + (row * 2 + 1) * width + at, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + row * width + at, (gate * tl.sigmoid(gate) * up).to(tl.bfloat16), mask=mask)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _slot_sum(slots, out, width, top_k: tl.constexpr, columns: tl.constexpr):  # type: ignore[no-untyped-def]
+    row, first = tl.program_id(0), tl.program_id(1) * columns
+    at = first + tl.arange(0, columns)
+    mask = at < width
+    total = tl.zeros((columns,), tl.float32)
+    for k in range(top_k):
+        total += tl.load(slots + (row * top_k + k) * width + at, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + row * width + at, total.to(tl.bfloat16), mask=mask)
+
+
+def silu_mul(gate_up: "torch.Tensor", out: "torch.Tensor") -> None:
+    """out = silu(gate) * up; bfloat16 [rows, 2 * width] and [rows, width], gate first."""
+    rows, width = out.shape
+    _silu_mul[(rows, triton.cdiv(width, _COLUMNS))](gate_up, out, width, columns=_COLUMNS)
+
+
+def slot_sum(slots: "torch.Tensor", out: "torch.Tensor") -> None:
+    """out = the sum over each token's slots; bfloat16 [tokens * top_k, width] and [tokens, width]."""
+    tokens, width = out.shape
+    top_k = slots.numel() // out.numel()
+    grid = (tokens, triton.cdiv(width, _COLUMNS))
+    _slot_sum[grid](slots, out, width, top_k=top_k, columns=_COLUMNS)
