@@ -15,13 +15,14 @@ from autotune.problem import Layer, Problem, Stage
 from autotune.replay.files import read_table
 from autotune.replay.machine import ReplayMachine
 from autotune.replay.target import ReplayBackend, ReplayJudge
-from autotune.results import Confirmation, Finalist, Kind, LayerConfig
-from autotune.search.choose import finalists, pairs
+from autotune.results import Confirmation, Failure, Finalist, Kind, LayerConfig, Measurement
+from autotune.search.choose import Ranked, finalists, pairs
 from autotune.search.clock import Clock
 from autotune.search.driver import Driver, DriverSettings, Task
 from autotune.search.evaluate import Compiler, Estimator, Evaluator
 from autotune.search.joint import JointModel
 from autotune.search.live import LiveJudge
+from autotune.search.race import settle, window_of
 from autotune.search.study import Ask, StageSearch
 from autotune.store.records import RunState, ShortListed, TrialRecord, WinnerRecord
 from autotune.store.store import Store
@@ -40,6 +41,7 @@ class RunRequest:
         timeout_s: stop asking after this time; None: never.
         workers: compile processes.
         measuring: conditions and limits on a live target.
+        stop_when: a search ends when less gain than this fraction is to be expected; None: at its budget.
         command: the command line, for the record.
     """
 
@@ -54,6 +56,7 @@ class RunRequest:
     compile_timeout_s: float = 60.0
     allow_spills: bool = False
     measuring: MeasureSettings = MeasureSettings()  # noqa: RUF009 frozen
+    stop_when: float | None = None
     command: str = ""
 
 
@@ -64,12 +67,14 @@ class RunResult:
     Attributes:
         complete: every search used its budget.
         best: the winner of each problem, or offline the best of its short list.
+        stopped: why searches ended before their budget, and what they left untried; a sentence each.
     """
 
     run: int
     environment: Fingerprint
     complete: bool
     best: Sequence[WinnerRecord]
+    stopped: Sequence[str] = ()
 
 
 class Listener(Protocol):
@@ -98,6 +103,9 @@ class Judge(Protocol):
     @property
     def workload(self) -> str:
         """Text of the conditions."""
+
+    def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure | None:
+        """One more window of a config; None: there is nothing new to learn."""
 
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
         """Paired rounds; the default is the first finalist."""
@@ -166,7 +174,12 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
             raise
         finally:
             store.end_run(current.id, state)
-    return RunResult(current.id, environment, complete, best)
+    stopped = [
+        f"{problem.shape} {stage}: {search.stopped}"
+        for (problem, stage), search in current.searches.items()
+        if search.stopped
+    ]
+    return RunResult(current.id, environment, complete, best, stopped)
 
 
 def _make_searches(current: _Run, workload: str) -> None:
@@ -174,10 +187,13 @@ def _make_searches(current: _Run, workload: str) -> None:
     request, resumed = current.request, 0
     # A stage's searches learn from each other: a model of its own a layer and stage.
     models: dict[tuple[Layer, Stage], JointModel] = {}
+    samples: dict[tuple[Layer, Stage], Config] = {}
     for index, problem in enumerate(request.problems):
         for stage in Stage:
             device = request.target.device
             space = current.backend.space(problem.layer, problem.tokens, stage, device)
+            # Whether two problems share binaries shows in one config's keys at both.
+            sample = samples.setdefault((problem.layer, stage), space.default)
             model = models.setdefault((problem.layer, stage), JointModel(request.seed * 1000 + len(models)))
             search = StageSearch(
                 space,
@@ -186,8 +202,10 @@ def _make_searches(current: _Run, workload: str) -> None:
                 seed=request.seed * 1000 + 2 * index + (stage is Stage.STAGE2),
                 budget=request.trials,
                 seeds=_seeds(current, problem, stage),
+                stop_when=request.stop_when,
                 model=model,
                 tokens=problem.tokens,
+                binary=current.backend.artefact_key(problem.layer, problem.tokens, stage, sample),
             )
             for trial in current.store.trials(
                 problem=problem,
@@ -251,7 +269,7 @@ def _confirm(current: _Run, judge: Judge) -> list[WinnerRecord]:
     store, backend = current.store, current.backend.name
     made = []
     for problem in current.request.problems:
-        one, two = (current.searches[problem, stage].results for stage in Stage)
+        one, two = (_settle(current, judge, problem, stage) for stage in Stage)
         contenders = finalists(
             one,
             two,
@@ -275,6 +293,31 @@ def _confirm(current: _Run, judge: Judge) -> list[WinnerRecord]:
             # The choice failed the numeric gate somewhere: this problem has no winner, the others may.
             current.listener.on_no_winner(problem, str(error))
     return _winners(current, judge.kind, made)
+
+
+def _settle(current: _Run, judge: Judge, problem: Problem, stage: Stage) -> Ranked:
+    """The stage's configs in settled order; every further window is stored as a trial of its own."""
+    store, search = current.store, current.searches[problem, stage]
+
+    def again(config: Config) -> Measurement | Failure | None:
+        return judge.again(problem, stage, config)
+
+    settled = settle(search.results, again)
+    for config, outcome in settled.windows:
+        first = store.trials(
+            problem=problem,
+            stage=stage,
+            backend=current.backend.name,
+            environment_key=current.environment.key,
+            workload=judge.workload,
+            config=config,
+        )[0]
+        store.record_trial(
+            current.id,
+            window_of(first, outcome),
+            outcome.samples if isinstance(outcome, Measurement) else (),
+        )
+    return settled.ranking
 
 
 def _short_list(current: _Run) -> list[WinnerRecord]:

@@ -9,6 +9,7 @@ import typer
 
 from autotune.cli.options import (
     BackendName,
+    Cold,
     Concurrency,
     Database,
     FlydslPython,
@@ -85,6 +86,17 @@ def run(
             min=0.0, max=0.9, help="Gain that a winner must exceed at 95 %.", rich_help_panel="Search"
         ),
     ] = 0.01,
+    cold: Cold = 2.0,
+    stop_when: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=0.5,
+            help="End a search when less gain than this fraction is to be expected, e.g. 0.001; what it left"
+            " untried is said. Default: never.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -128,7 +140,8 @@ def run(
         timeout_s=timeout,
         compile_timeout_s=compile_timeout,
         allow_spills=allow_spills,
-        measuring=MeasureSettings(min_gain=min_gain),
+        measuring=MeasureSettings(min_gain=min_gain, cold=cold),
+        stop_when=stop_when,
         command=shlex.join(["autotune", *sys.argv[1:]]),
     )
     with Store.open(db) as store:
@@ -180,6 +193,7 @@ def _print_result(
             "trials": {str(status): count for status, count in store.trial_counts(result.run).items()},
             "merged": progress.merged,
             "resumed": progress.resumed,
+            "stopped": list(result.stopped),
             "no_winner": {problem.key: reason for problem, reason in progress.no_winner.items()},
             "winners": [winner_json(summary) for summary in summaries],
         }
@@ -189,6 +203,8 @@ def _print_result(
         f"\n{progress.done} trials: {progress.by_status()}; compile {progress.compile_s:.0f} s,"
         f" device {progress.measure_s:.0f} s"
     )
+    for line in result.stopped:
+        typer.echo(f"stopped early: {line}")
     if not result.complete:
         typer.echo("Time was up before the budget was spent: the same command goes on.")
     print_winners(summaries)

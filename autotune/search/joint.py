@@ -1,8 +1,8 @@
 """The model that the searches of one stage share: what one shape's figures say of another's.
 
 Neighbouring token counts agree on which configs are good, and one binary serves them all, so the searches of
-a stage at several token counts feed one model: a Gaussian process with an output a token count. A search asks
-for its own token count; whatever it compiles is measured at all.
+a stage at several token counts feed one model: a Gaussian process with an output a token count. What is
+compiled for one is measured at all that share the binary, so a config's expected gains at all of them count.
 """
 
 import random
@@ -21,6 +21,7 @@ POOL = 4000  # configs that the model weighs against each other; larger spaces a
 _FIRST = 10  # configs spread over the space before the model has a say
 _REFIT = 1.25  # the kernel is fitted anew when there are so many times more results
 _SPREAD = 300  # configs that a spread-out one is picked from
+_NEIGHBOUR_EVERY = 4  # proposals
 _SLOW = 4.0  # times the best: slower is as bad
 
 
@@ -35,6 +36,8 @@ class JointModel:
         self._rng = random.Random(seed)
         self._spaces: list[BoundSpace] = []
         self._tokens: list[int] = []
+        self._binaries: list[str] = []
+        self._proposals = 0
         self._us: dict[Config, dict[int, float | None]] = {}
         self._pool: list[Config] = []
         self._index: dict[Config, int] = {}
@@ -44,10 +47,15 @@ class JointModel:
         self._scale: dict[int, float] = {}
         self._measured = np.zeros((0, 0), bool)
 
-    def join(self, space: BoundSpace, tokens: int) -> int:
-        """Adds a search; its number among the outputs. All join before the first proposal."""
+    def join(self, space: BoundSpace, tokens: int, binary: str = "") -> int:
+        """Adds a search; its number among the outputs. All join before the first proposal.
+
+        Args:
+            binary: searches of equal text share their binaries: each measures what another compiles.
+        """
         self._spaces.append(space)
         self._tokens.append(tokens)
+        self._binaries.append(binary)
         return len(self._spaces) - 1
 
     def start(self, config: Config) -> None:
@@ -62,7 +70,11 @@ class JointModel:
         self._us[config][output] = us
 
     def propose(self, output: int, known: Callable[[Config], bool]) -> Config | None:
-        """The config of the most expected improvement at `output`; None: the pool has nothing untried.
+        """The config to try next for `output`; None: the pool has nothing untried.
+
+        That of the most expected improvement over all outputs that share its binary. Every fourth time it is
+        the most promising neighbour of the best at `output` instead: what one knob less or more does is what
+        the model knows the least of, and costs little to know.
 
         Args:
             known: whether the search has had a config already.
@@ -75,10 +87,18 @@ class JointModel:
         if finished >= self._next_fit:
             process.fit(values, steps=40 if self._next_fit == _FIRST else 15)
             self._next_fit = int(finished * _REFIT) + 1
+        self._proposals += 1
+        if self._proposals % _NEIGHBOUR_EVERY == 0:
+            near = self._first_free(self._neighbours(process, values, output), output, known)
+            if near is not None:
+                return near
         return self._first_free(np.argsort(-self._gain(process, values, output)), output, known)
 
     def expected_gain(self, output: int, known: Callable[[Config], bool]) -> float | None:
-        """The most that an untried config is expected to gain, as a fraction; None: no say yet."""
+        """The most that an untried config is expected to gain, as a fraction; None: no say yet.
+
+        The mean over the outputs that share its binary.
+        """
         if self._process is None or self._next_fit == _FIRST:
             return None
         gain = self._gain(self._ready(), self._values(), output)
@@ -170,14 +190,28 @@ class JointModel:
         made: NDArray[np.intp] = sample[np.argsort(-(gaps**2).sum(axis=2).min(axis=1))]
         return made
 
+    def _neighbours(self, process: Process, values: Matrix, output: int) -> NDArray[np.intp]:
+        """Pool rows one knob away from the best at `output`, the fastest by the model first."""
+        column = np.where(self._measured[:, output], values[:, output], np.inf)
+        best = self._started[int(np.argmin(column))]
+        rows = [self._index[near] for near in self._spaces[output].neighbours(best) if near in self._index]
+        near = np.array(rows, np.intp)
+        mean, _ = process.posterior(values)
+        made: NDArray[np.intp] = near[np.argsort(mean[near, output])]
+        return made
+
     def _gain(self, process: Process, values: Matrix, output: int) -> NDArray[np.float64]:
-        """Expected improvement on the best at `output`, as a fraction of its time, of every pool row."""
+        """Expected improvement as a fraction of the best's time, of every pool row; the mean over outputs."""
         mean, deviation = process.posterior(values)
-        own = values[self._measured[:, output], output]
-        best = float(own.min() if len(own) else np.nanmin(values[:, output]))
-        z = (best - mean[:, output]) / deviation[:, output]
-        improvement = deviation[:, output] * (z * _normal(z) + np.exp(-z * z / 2) / sqrt(2 * pi))
-        return np.asarray(improvement * self._scale[output])
+        total = np.zeros(len(mean))
+        sharing = [i for i, binary in enumerate(self._binaries) if binary == self._binaries[output]]
+        for other in sharing:
+            own = values[self._measured[:, other], other]
+            best = float(own.min() if len(own) else np.nanmin(values[:, other]))
+            z = (best - mean[:, other]) / deviation[:, other]
+            density = np.exp(-z * z / 2) / sqrt(2 * pi)
+            total += deviation[:, other] * (z * _normal(z) + density) * self._scale.get(other, 1.0)
+        return total / len(sharing)
 
 
 def _normal(z: NDArray[np.float64]) -> NDArray[np.float64]:

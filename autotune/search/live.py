@@ -11,7 +11,7 @@ from autotune.fingerprint import Fingerprint
 from autotune.measure.pool import Measurer, layer_environment
 from autotune.measure.settings import MeasureSettings
 from autotune.problem import Problem, Stage
-from autotune.results import Compiled, Confirmation, Finalist, Kind
+from autotune.results import Compiled, Confirmation, Failure, Finalist, Kind, Measurement
 from autotune.search.evaluate import Outcome
 
 
@@ -47,6 +47,10 @@ class LiveJudge:
         # A future is invariant in its result: this one's is one of an evaluation's outcomes.
         future: Future[Any] = self._measurer.submit(problem, stage, config, self._backend.environment(config))
         return future
+
+    def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
+        """One more window of a config."""
+        return self._measurer.submit(problem, stage, config, self._backend.environment(config)).result()
 
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
         """Paired rounds on fresh routings."""

@@ -21,6 +21,8 @@ from autotune.space import BoundSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+_LEAST_RESULTS = 30  # before a search may be stopped
+_PATIENCE = 60  # results without gain after which a sampler without a model is stopped
 _NEAR_BEST = 5  # neighbours are taken of this many of the best
 
 
@@ -37,7 +39,17 @@ class Ask:
 
 
 class StageSearch:
-    """Ask/tell over the legal configs of one space."""
+    """Ask/tell over the legal configs of one space.
+
+    Args:
+        sampler: see `samplers.sampler_names`.
+        budget: configs; a space that fits is swept whole.
+        seeds: to try after the default.
+        stop_when: ends when less gain than this fraction of the best's time is to be expected; None: never.
+        model: what the sampler `joint` shares with the stage's searches at other token counts; None: alone.
+        tokens: that the layer sees, for the model.
+        binary: searches of equal text measure what another compiles; for the model.
+    """
 
     def __init__(
         self,
@@ -47,8 +59,10 @@ class StageSearch:
         seed: int,
         budget: int,
         seeds: Iterable[Ask] = (),
+        stop_when: float | None = None,
         model: JointModel | None = None,
         tokens: int = 1,
+        binary: str = "",
     ) -> None:
         self.space = space
         self.budget = min(budget, space.size)
@@ -61,8 +75,12 @@ class StageSearch:
         }
         self._study = optuna.create_study(sampler=make_sampler(sampler, seed))
         self._model = (model or JointModel(seed)) if sampler == JOINT else None
-        self._output = self._model.join(space, tokens) if self._model else 0
+        self._output = self._model.join(space, tokens, binary) if self._model else 0
         self._running: dict[Config, int] = {}
+        self.stopped: str | None = None
+        """Why it ended before its budget, and what it left untried; None: it did not."""
+        self._stop_when = stop_when
+        self._since_gain = 0  # results since one was better than the best by more than `stop_when`
         self._void = 0  # suggestions that the study has on record though nobody tried them
         self._known: dict[Config, float | None] = {}
         self._queue = deque([Ask(space.default, "default"), *_fitting(space, seeds)])
@@ -75,8 +93,8 @@ class StageSearch:
 
     @property
     def done(self) -> bool:
-        """The budget is spent, or nothing untried is left."""
-        return self.asked >= self.budget
+        """The budget is spent, nothing untried is left, or it was stopped."""
+        return self.asked >= self.budget or self.stopped is not None
 
     @property
     def results(self) -> list[tuple[Config, float]]:
@@ -105,7 +123,8 @@ class StageSearch:
         if self._sweep is not None:
             config = next(c for c in self._sweep if not self.knows(c))
             return self._give(Ask(config, "sweep"))
-        return self._suggest()
+        self._consider_stopping()
+        return None if self.done else self._suggest()
 
     def join(self, config: Config) -> bool:
         """Takes on a config that another search asks for, since one binary serves both.
@@ -113,7 +132,7 @@ class StageSearch:
         Returns:
             Whether this search takes part: the config is legal here, not known yet, and budget is left.
         """
-        if self.knows(config) or not self.space.is_legal(config):
+        if self.done or self.knows(config) or not self.space.is_legal(config):
             return False
         # What is queued has its place in the budget: the default is tried whatever others ask for.
         if self.asked + sum(not self.knows(ask.config) for ask in self._queue) >= self.budget:
@@ -123,6 +142,9 @@ class StageSearch:
 
     def tell(self, config: Config, us: float | None) -> None:
         """What became of a config that `ask` gave: its microseconds, or None when there are none."""
+        best = self.best
+        gained = us is not None and (best is None or us < best[1] * (1 - (self._stop_when or 0.0)))
+        self._since_gain = 0 if gained else self._since_gain + 1
         number = self._running.pop(config)
         # A failure is pruned, not failed: samplers learn to keep away from what was pruned.
         if us is None:
@@ -142,6 +164,20 @@ class StageSearch:
         self._known[config] = us
         if self._model:
             self._model.tell(self._output, config, us)
+
+    def _consider_stopping(self) -> None:
+        """Stops, with the reason, when further gain is unlikely: by the model, or by a long lack of it."""
+        if self._stop_when is None or len(self._known) < _LEAST_RESULTS:
+            return
+        left = f"{self.space.size - self.asked:,} of {self.space.size:,} legal configs were not tried"
+        if self._model:
+            gain = self._model.expected_gain(self._output, self.knows)
+            if gain is not None and gain < self._stop_when:
+                reason = f"no untried config is expected to gain more than {gain:.2%}"
+                self.stopped = f"{reason} (--stop-when {self._stop_when:g}); {left}"
+        elif self._since_gain >= _PATIENCE:
+            reason = f"the last {self._since_gain} results gained nothing"
+            self.stopped = f"{reason} (--stop-when {self._stop_when:g}); {left}"
 
     def _give(self, ask: Ask) -> Ask:
         # Not by way of `ask`: a sampler would work out a suggestion, only for it to be overruled.

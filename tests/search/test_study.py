@@ -140,3 +140,29 @@ def test_results_are_sorted_the_fastest_first(tmp_path: Path) -> None:
     drain(made)
     figures = [us for _, us in made.results]
     assert figures == sorted(figures)
+
+
+@pytest.mark.parametrize("sampler", ["joint", "random"])
+def test_it_stops_when_little_gain_is_to_be_expected_and_says_what_it_left(
+    tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotune.search.study._PATIENCE", 5)
+    made = search(tmp_path, budget=45, sampler=sampler, stop_when=0.4)
+    asked = len(drain(made))
+    assert 30 <= asked < 45
+    assert made.done
+    assert made.stopped is not None
+    assert f"{made.space.size - asked} of {made.space.size} legal configs were not tried" in made.stopped
+    assert "--stop-when 0.4" in made.stopped
+
+
+def test_it_never_stops_early_unless_asked_to(tmp_path: Path) -> None:
+    made = search(tmp_path, budget=45)
+    assert len(drain(made)) == 45
+    assert made.stopped is None
+
+
+def test_a_stopped_search_joins_no_more(tmp_path: Path) -> None:
+    made = search(tmp_path, budget=45, sampler="joint", stop_when=0.4)
+    tried = {ask.config for ask in drain(made)}
+    assert not any(made.join(config) for config in made.space if config not in tried)

@@ -1,0 +1,78 @@
+"""Before the final: the leaders of a search are measured again until their order is settled.
+
+The fastest of hundreds of single windows is fast partly by luck. Whoever may be among the best gets further
+windows, so that places in the final go to configs that are fast every time.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+from autotune.config import Config
+from autotune.measure.racing import Race
+from autotune.results import Failure, Measurement
+from autotune.store.records import TrialRecord
+
+Again = Callable[[Config], Measurement | Failure | None]
+"""Measures a config once more; None: there is nothing new to learn."""
+
+# Two windows of one candidate differ by 0.1 to 3 % (H100, our kernels): who is further back is no contender.
+_BAND = 1.05
+_WINDOWS = 4
+_LEADERS = 8
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A race's end.
+
+    Attributes:
+        ranking: configs with the mean of their windows' medians, microseconds, the fastest first.
+        windows: what was measured on the way, in order.
+    """
+
+    ranking: Sequence[tuple[Config, float]]
+    windows: Sequence[tuple[Config, Measurement | Failure]]
+
+
+def settle(ranked: Sequence[tuple[Config, float]], again: Again) -> Settled:
+    """Races the leaders of `ranked`, which is sorted by microseconds."""
+    race = Race(finalists=_LEADERS, band=_BAND, windows=_WINDOWS)
+    configs = {config.key: config for config, _ in distinct(ranked)}
+    for config, us in distinct(ranked):
+        race.report(config.key, [us])
+    windows: list[tuple[Config, Measurement | Failure]] = []
+    while (key := race.next()) is not None:
+        outcome = again(configs[key])
+        if outcome is None:
+            break
+        windows.append((configs[key], outcome))
+        if isinstance(outcome, Failure):
+            race.drop(key)
+        else:
+            race.report(key, [sample.us for sample in outcome.samples])
+    ranking = [(configs[key], sum(race.interval(key)) / 2) for key in race.ranking()]
+    return Settled(ranking, windows)
+
+
+def distinct(ranked: Sequence[tuple[Config, float]]) -> list[tuple[Config, float]]:
+    """One config of each program: those with equal machine code share one figure, to the last bit."""
+    first: dict[float, Config] = {}
+    for config, us in ranked:
+        first.setdefault(us, config)
+    return [(config, us) for us, config in first.items()]
+
+
+def window_of(first: TrialRecord, outcome: Measurement | Failure) -> TrialRecord:
+    """A further window of an earlier trial's config, as a trial of its own with origin `race`."""
+    known = {field.name: getattr(first, field.name) for field in fields(TrialRecord)}
+    trial = TrialRecord(**{**known, "origin": "race", "compile_s": 0.0, "merged_into": None})
+    if isinstance(outcome, Failure):
+        return replace(
+            trial,
+            status=outcome.status,
+            figure_us=None,
+            reason=outcome.reason,
+            gate_error=outcome.error,
+            measure_s=outcome.seconds,
+        )
+    return replace(trial, figure_us=outcome.us, gate_error=outcome.error, measure_s=outcome.seconds)
