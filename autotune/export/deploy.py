@@ -1,7 +1,7 @@
 """Launch examples: the same server twice, once as it ships and once with the bundle.
 
 The model is Kimi-K2.5 with an EAGLE3 draft model whose verify step takes four tokens a sequence: shape `m4`.
-Flags as in SGLang 0.5.23 (`srt/server_args.py`) and vLLM 0.33.0 (`config/speculative.py`).
+Flags as in SGLang 0.5.23 (`srt/arg_groups/fields/spec.py`) and vLLM 0.33.0 (`config/speculative.py`).
 """
 
 import json

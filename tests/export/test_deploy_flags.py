@@ -1,0 +1,33 @@
+"""The launch examples against the real engines' options."""
+
+import re
+
+import pytest
+
+from autotune.engines.source import find_source
+from autotune.export.deploy import deploy_files
+from tests.export.winners import winner
+
+
+def test_sglang_has_every_speculative_flag_of_the_example() -> None:
+    source = find_source("sglang")
+    if source is None or not list(source.names("sglang/srt/arg_groups")):
+        pytest.skip("no whole SGLang here: set AUTOTUNE_SGLANG_SRC to its wheel")
+    fields = source.text("sglang/srt/arg_groups/fields/spec.py")
+    script = deploy_files("sglang", "/b", [winner(4)], {})["deploy/sglang-tuned.sh"]
+    flags = re.findall(r"--(speculative-[a-z-]+)", script)
+    assert len(flags) == 5
+    for flag in flags:
+        assert re.search(rf"\b{flag.replace('-', '_')}\b", fields), flag
+    assert "EAGLE3" in fields
+
+
+def test_vllm_has_every_field_of_the_examples_speculative_config() -> None:
+    source = find_source("vllm")
+    if source is None or "vllm/config/speculative.py" not in set(source.names("vllm/config")):
+        pytest.skip("no whole vLLM here: set AUTOTUNE_VLLM_SRC to its wheel")
+    config = source.text("vllm/config/speculative.py")
+    script = deploy_files("vllm", "/b", [winner(4, backend="vllm")], {})["deploy/vllm-tuned.sh"]
+    for field in re.findall(r'"(\w+)": ', script):
+        assert re.search(rf"^    {field}\b", config, re.MULTILINE), field
+    assert '"eagle3"' in config
