@@ -5,7 +5,23 @@ from typing import Annotated
 import typer
 
 from autotune import __version__
-from autotune.cli import ab, db, doctor, export, history, isa, run, show, spaces, status, top, verify
+from autotune.cli import (
+    ab,
+    compare,
+    confirm,
+    db,
+    doctor,
+    export,
+    history,
+    isa,
+    measure,
+    run,
+    show,
+    spaces,
+    status,
+    top,
+    verify,
+)
 
 app = typer.Typer(
     help="Search MoE kernel parameters at speculative-decoding verify shapes, and export the winners.",
@@ -38,6 +54,9 @@ app.command(name="doctor")(doctor.doctor)
 app.command(name="verify")(verify.verify)
 app.command(name="ab")(ab.ab)
 app.command(name="status")(status.status)
+app.command(name="measure")(measure.measure)
+app.command(name="compare")(compare.compare)
+app.command(name="confirm")(confirm.confirm)
 app.command(name="show")(show.show)
 app.command(name="top")(top.top)
 app.command(name="history")(history.history)

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.measure import Cold, MeasureSeed, Rounds
+from autotune.cli.measure import MeasureSeed, Rounds
 from autotune.cli.options import (
     BackendName,
+    Cold,
     Concurrency,
     Database,
     FusedShared,

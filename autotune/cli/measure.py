@@ -6,6 +6,7 @@ import typer
 
 from autotune.cli.options import (
     BackendName,
+    Cold,
     Concurrency,
     FusedShared,
     Json,
@@ -18,14 +19,6 @@ from autotune.cli.options import (
     make_problems,
 )
 
-Cold = Annotated[
-    float,
-    typer.Option(
-        min=0.0,
-        help="Bytes touched between two uses of one expert's weights, in last-level caches; 0 measures hot.",
-        rich_help_panel="Measuring",
-    ),
-]
 MeasureSeed = Annotated[
     int, typer.Option("--seed", min=0, help="Seed of weights and routings.", rich_help_panel="Measuring")
 ]

@@ -63,6 +63,14 @@ DevicePart = Annotated[
     str | None, typer.Option("--device", help="Only what was made on a device whose name holds this.")
 ]
 Limit = Annotated[int, typer.Option(min=0, help="How many at most; 0: all.")]
+Cold = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="Bytes touched between two uses of one expert's weights, in last-level caches; 0 measures hot.",
+        rich_help_panel="Measuring",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

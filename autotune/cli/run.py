@@ -190,7 +190,7 @@ def _print_result(
             "device": result.environment.device,
             "environment": result.environment.key,
             "complete": result.complete,
-            "trials": {str(status): count for status, count in store.trial_counts(result.run).items()},
+            "trials": {str(status): count for status, count in progress.counts.items()},
             "merged": progress.merged,
             "resumed": progress.resumed,
             "stopped": list(result.stopped),

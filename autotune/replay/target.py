@@ -82,6 +82,10 @@ class ReplayJudge:
         recorded = self._table.fingerprint
         return replace(recorded, device=f"replay of {recorded.device}")
 
+    def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure | None:
+        """None: a recorded figure is the same every time."""
+        return None
+
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
         """The same decision as a live one's, on recorded figures."""
 

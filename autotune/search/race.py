@@ -36,9 +36,12 @@ class Settled:
 
 def settle(ranked: Sequence[tuple[Config, float]], again: Again) -> Settled:
     """Races the leaders of `ranked`, which is sorted by microseconds."""
+    leaders = distinct(ranked)
+    if len(leaders) < 2:
+        return Settled(leaders, ())
     race = Race(finalists=_LEADERS, band=_BAND, windows=_WINDOWS)
-    configs = {config.key: config for config, _ in distinct(ranked)}
-    for config, us in distinct(ranked):
+    configs = {config.key: config for config, _ in leaders}
+    for config, us in leaders:
         race.report(config.key, [us])
     windows: list[tuple[Config, Measurement | Failure]] = []
     while (key := race.next()) is not None:
