@@ -4,6 +4,7 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.backends.aiter.contract import check_aiter
 from autotune.backends.aiter.source import SOURCE_VARIABLE, Generation, generation_of
 from autotune.backends.flydsl.tree import git_commit
 from autotune.doctor.finding import Finding, State
@@ -92,7 +93,19 @@ def aiter_findings(aiter: Aiter | None) -> list[Finding]:
         aiter.commit and aiter.commit[:10],
     ]
     detail = ", ".join([*(str(part) for part in known if part), str(aiter.package)])
-    return [Finding("AITER", State.YES, detail), _fmha(aiter)]
+    found = [Finding("AITER", State.YES, detail), _fmha(aiter)]
+    if aiter.generation is not Generation.OTHER:
+        found.append(contract_finding("AITER", check_aiter(aiter.package, aiter.generation)))
+    return found
+
+
+def contract_finding(source: str, misfits: list[str]) -> Finding:
+    """Whether a source is what the adapter relies on."""
+    name = f"{source} as expected"
+    if not misfits:
+        return Finding(name, State.YES, "signatures, variables, defaults and columns")
+    remedy = "use a commit that fits (511df6a, b5757d6, or main of August 2026), or report this list"
+    return Finding(name, State.NO, "; ".join(misfits), remedy)
 
 
 def _fmha(aiter: Aiter) -> Finding:

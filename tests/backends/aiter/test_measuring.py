@@ -1,6 +1,7 @@
 """The adapter end to end: through real measure workers and the numeric gate, over a stand-in AITER."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,15 @@ def test_tiles_mode_and_trim_reach_the_kernels_and_the_numbers_are_right(
     assert {launch["tile_m"] for launch in launches()} == {16}
 
 
-def test_the_layer_is_confirmed_with_both_stages_knobs(measurer: Measurer, launches: Launches) -> None:
+def test_the_layer_is_confirmed_with_both_stages_knobs(launches: Launches) -> None:
     default, published = (
         LayerConfig(config(Stage.STAGE1, **one), config(Stage.STAGE2, **two))
         for one, two in (({}, {}), ({"sched": False}, {"tile_k": 256}))
     )
-    confirmation = measurer.confirm(
-        PROBLEM,
-        [Finalist("default", default), Finalist("published", published)],
-        layer_environment(BACKEND.environment),
-    )
+    finalists = [Finalist("default", default), Finalist("published", published)]
+    few = replace(QUICK, steps=1, cold=0.0, select_rounds=2, judge_rounds=2, min_sample_us=1.0)
+    with Measurer(NAME, [PROBLEM], few) as measurer:
+        confirmation = measurer.confirm(PROBLEM, finalists, layer_environment(BACKEND.environment))
     assert all(error is not None and error < 0.02 for error in confirmation.errors), confirmation.notes
     ran = {(one["stage"], one["gate"], one["tile_k"]) for one in launches()}
     assert ran == {(1, True, 256), (1, False, 256), (2, True, 64), (2, True, 256)}

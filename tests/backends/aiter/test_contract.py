@@ -1,0 +1,75 @@
+"""What no longer fits is listed; the given sources fit.
+
+The real ones are looked at where AUTOTUNE_AITER_SRC and AUTOTUNE_FLYDSL_SRC name source trees.
+"""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+
+from autotune.backends.aiter.contract import check_aiter, check_flydsl, environment_reads
+from autotune.backends.aiter.source import Generation, generation_of
+from autotune.backends.flydsl.tree import Generation as TreeGeneration
+from autotune.backends.flydsl.tree import open_tree
+from tests.standins import MAIN_TREE, PUBLISHED_TREE, SITE
+
+AITER = os.environ.get("AUTOTUNE_AITER_SRC")
+FLYDSL = os.environ.get("AUTOTUNE_FLYDSL_SRC")
+
+
+def test_reads_of_the_environment_are_found_with_their_defaults() -> None:
+    text = "a = os.environ.get('A', '1')\nb = os.getenv('B')\nc = os.environ.get(name, 'x')\nA = os.environ.get('A')"
+    assert environment_reads(ast.parse(text)) == {"A": {"1", None}, "B": {None}}
+
+
+def test_the_stand_in_has_the_functions_that_the_adapter_calls() -> None:
+    found = check_aiter(SITE / "aiter", Generation.PUBLISHED)
+    assert not any("function" in misfit or "begins with (" in misfit for misfit in found), found
+    assert not any("parameter" in misfit for misfit in found), found
+
+
+@pytest.mark.parametrize(("tree", "gates"), [(PUBLISHED_TREE, False), (MAIN_TREE, True)])
+def test_a_tree_of_the_other_generation_does_not_fit(tree: Path, gates: bool) -> None:
+    assert check_flydsl(tree, gates=gates)
+
+
+def test_every_misfit_is_one_sentence_of_a_list(tmp_path: Path) -> None:
+    (tmp_path / "fused_moe.py").write_text(
+        "import os\n"
+        "def moe_sorting(topk_ids, weights): ...\n"
+        "def flydsl_moe_stage1(hidden_states, w1, w2, sorted_token_ids, sorted_expert_ids, num_valid_ids, out,"
+        " topk, w1_scale): tile_n = 128\n"
+        "X = os.environ.get('AITER_ENFORCE_DSL', '0')\n"
+    )
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "tuned_fmoe.csv").write_text("token,model_dim\n")
+    found = check_aiter(tmp_path, Generation.PUBLISHED)
+    for words in (
+        "moe_sorting begins with (topk_ids, weights)",
+        "no function fused_moe",
+        "flydsl_moe_stage1 has no parameter a1_scale",
+        "defaults AITER_ENFORCE_DSL to [\"'0'\"], not to '1'",
+        "does not read AITER_W4A8_USE_INT8",
+        "begins with tile_n = 128, not 64",
+        "tuned_fmoe.csv has no column cu_num",
+    ):
+        assert any(words in misfit for misfit in found), (words, found)
+
+
+@pytest.mark.skipif(AITER is None, reason="give AUTOTUNE_AITER_SRC, a source tree of AITER")
+def test_the_given_aiter_fits() -> None:
+    assert AITER is not None
+    package = Path(AITER) / "aiter"
+    generation = generation_of(package)
+    assert generation is not Generation.OTHER
+    assert check_aiter(package, generation) == []
+
+
+@pytest.mark.skipif(FLYDSL is None, reason="give AUTOTUNE_FLYDSL_SRC, a FlyDSL source tree")
+def test_the_given_flydsl_fits() -> None:
+    assert FLYDSL is not None
+    tree = open_tree(Path(FLYDSL))
+    assert check_flydsl(tree.root, gates=tree.generation is TreeGeneration.PUBLISHED) == []
