@@ -22,6 +22,7 @@ from autotune.space import BoundSpace
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _LEAST_RESULTS = 30  # before a search may be stopped
+_QUIET = 3  # asks in a row at which the model must see too little to gain: its fits differ
 _PATIENCE = 60  # results without gain after which a sampler without a model is stopped
 _NEAR_BEST = 5  # neighbours are taken of this many of the best
 
@@ -81,6 +82,7 @@ class StageSearch:
         """Why it ended before its budget, and what it left untried; None: it did not."""
         self._stop_when = stop_when
         self._since_gain = 0  # results since one was better than the best by more than `stop_when`
+        self._quiet = 0  # asks in a row at which the model saw too little to gain
         self._void = 0  # suggestions that the study has on record though nobody tried them
         self._known: dict[Config, float | None] = {}
         self._queue = deque([Ask(space.default, "default"), *_fitting(space, seeds)])
@@ -172,7 +174,8 @@ class StageSearch:
         left = f"{self.space.size - self.asked:,} of {self.space.size:,} legal configs were not tried"
         if self._model:
             gain = self._model.expected_gain(self._output, self.knows)
-            if gain is not None and gain < self._stop_when:
+            self._quiet = self._quiet + 1 if gain is not None and gain < self._stop_when else 0
+            if self._quiet >= _QUIET and gain is not None:
                 reason = f"no untried config is expected to gain more than {gain:.2%}"
                 self.stopped = f"{reason} (--stop-when {self._stop_when:g}); {left}"
         elif self._since_gain >= _PATIENCE:

@@ -71,7 +71,7 @@ def true_us(layer: Layer, stage: Stage, config: Config, tokens: int) -> float:
     time += 1.5 + 0.35 * (split - 1) ** 0.7 * (1 + tokens / 6) + 0.02 * ceil(k / tile_k / split)
     time += 1.2 if knob.get("reduce") == "atomic" else 0.0
     time -= 0.9 if knob.get("pdl") else 0.0
-    rough = 0.05 * chance("rough", layer.key, stage, config.key) + 0.01 * chance(
+    rough = 0.02 * chance("rough", layer.key, stage, config.key) + 0.01 * chance(
         "m", stage, config.key, tokens
     )
     return time * (1 + rough)
