@@ -3,7 +3,7 @@
 # SGLang's lookup finds what came out.
 #
 #   python scripts/unpack_engine.py sglang-….whl .engines     # once, on a machine with the wheel
-#   OUT=out sh scripts/tune_sglang_kernel.sh [TRIALS] [SECONDS]
+#   OUT=out PYTHONPATH=. sh scripts/tune_sglang_kernel.sh [TRIALS] [SECONDS]
 #
 # Leaves in $OUT: the database, the bundle, and what each command printed.
 set -eu
@@ -13,7 +13,7 @@ out=${OUT:-out}
 mkdir -p "$out"
 export AUTOTUNE_SGLANG_SRC="${AUTOTUNE_SGLANG_SRC:-.engines}"
 export AUTOTUNE_DB="$out/sglang.db"
-tool="python -m autotune"
+tool="${PYTHON:-python3} -m autotune"
 
 $tool run --backend sglang --shape m4 --concurrency 1,40 --trials "$trials" --timeout "$seconds" 2>&1 |
   tee "$out/run.txt"
