@@ -7,7 +7,7 @@ from pathlib import Path
 from autotune.backends.aiter.contract import check_aiter
 from autotune.backends.aiter.source import SOURCE_VARIABLE, Generation, generation_of
 from autotune.backends.flydsl.tree import git_commit
-from autotune.doctor.finding import Finding, State
+from autotune.doctor.finding import Finding, State, contract_finding
 from autotune.doctor.host import Host
 
 
@@ -95,17 +95,9 @@ def aiter_findings(aiter: Aiter | None) -> list[Finding]:
     detail = ", ".join([*(str(part) for part in known if part), str(aiter.package)])
     found = [Finding("AITER", State.YES, detail), _fmha(aiter)]
     if aiter.generation is not Generation.OTHER:
-        found.append(contract_finding("AITER", check_aiter(aiter.package, aiter.generation)))
+        misfits = check_aiter(aiter.package, aiter.generation)
+        found.append(contract_finding("AITER", misfits, "511df6a, b5757d6, or main of August 2026"))
     return found
-
-
-def contract_finding(source: str, misfits: list[str]) -> Finding:
-    """Whether a source is what the adapter relies on."""
-    name = f"{source} as expected"
-    if not misfits:
-        return Finding(name, State.YES, "signatures, variables, defaults and columns")
-    remedy = "use a commit that fits (511df6a, b5757d6, or main of August 2026), or report this list"
-    return Finding(name, State.NO, "; ".join(misfits), remedy)
 
 
 def _fmha(aiter: Aiter) -> Finding:

@@ -30,3 +30,18 @@ class Finding:
     @property
     def there(self) -> bool:
         return self.state is State.YES
+
+
+def contract_finding(source: str, misfits: list[str], fitting: str) -> Finding:
+    """Whether a source is what the adapters rely on.
+
+    Args:
+        misfits: what is not, one sentence each.
+        fitting: commits that are.
+    """
+    name = f"{source} as expected"
+    if not misfits:
+        return Finding(name, State.YES, "what the adapter relies on is there")
+    return Finding(
+        name, State.NO, "; ".join(misfits), f"use a commit that fits ({fitting}), or report this list"
+    )

@@ -4,9 +4,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.backends.flydsl.tree import ROOT_VARIABLE, FlydslTree, open_tree
+from autotune.backends.aiter.contract import check_flydsl
+from autotune.backends.flydsl.tree import ROOT_VARIABLE, FlydslTree, Generation, open_tree
 from autotune.backends.flydsl.wheel import PYTHON_VARIABLE, fits, remedy, wheel_version
-from autotune.doctor.finding import Finding, State
+from autotune.doctor.finding import Finding, State, contract_finding
 from autotune.doctor.host import Host
 from autotune.errors import UserError
 
@@ -62,7 +63,11 @@ def flydsl_findings(flydsl: Flydsl) -> list[Finding]:
         found = [Finding("FlyDSL tree", State.NO, flydsl.wrong_tree or "none is named", how)]
     else:
         commit = f", {tree.commit[:10]}" if tree.commit else ""
-        found = [Finding("FlyDSL tree", State.YES, f"{tree.generation}{commit}, {tree.root}")]
+        misfits = check_flydsl(tree.root, gates=tree.generation is Generation.PUBLISHED)
+        found = [
+            Finding("FlyDSL tree", State.YES, f"{tree.generation}{commit}, {tree.root}"),
+            contract_finding("FlyDSL", misfits, "a1d8312, or main of August 2026"),
+        ]
     wanted = remedy(tree.generation, flydsl.python) if tree else f"{flydsl.python} -m pip install flydsl"
     if flydsl.wheel is None:
         return [*found, Finding("FlyDSL wheel", State.NO, f"{flydsl.python} has none", wanted)]

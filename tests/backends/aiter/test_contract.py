@@ -20,7 +20,7 @@ FLYDSL = os.environ.get("AUTOTUNE_FLYDSL_SRC")
 
 
 def test_reads_of_the_environment_are_found_with_their_defaults() -> None:
-    text = "a = os.environ.get('A', '1')\nb = os.getenv('B')\nc = os.environ.get(name, 'x')\nA = os.environ.get('A')"
+    text = "os.environ.get('A', '1'), os.getenv('B'), os.environ.get(name, 'x'), os.environ.get('A')"
     assert environment_reads(ast.parse(text)) == {"A": {"1", None}, "B": {None}}
 
 
@@ -39,8 +39,8 @@ def test_every_misfit_is_one_sentence_of_a_list(tmp_path: Path) -> None:
     (tmp_path / "fused_moe.py").write_text(
         "import os\n"
         "def moe_sorting(topk_ids, weights): ...\n"
-        "def flydsl_moe_stage1(hidden_states, w1, w2, sorted_token_ids, sorted_expert_ids, num_valid_ids, out,"
-        " topk, w1_scale): tile_n = 128\n"
+        "def flydsl_moe_stage1(hidden_states, w1, w2, sorted_token_ids, sorted_expert_ids, num_valid_ids,"
+        " out, topk, w1_scale): tile_n = 128\n"
         "X = os.environ.get('AITER_ENFORCE_DSL', '0')\n"
     )
     configs = tmp_path / "configs"
