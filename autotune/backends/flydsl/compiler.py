@@ -13,6 +13,7 @@ from autotune.backends.flydsl.wheel import flydsl_python
 
 _WORKER = Path(__file__).parent / "worker"
 _ANSWER = "FLYDSL_ANSWER "
+_BEGUN = "FLYDSL_BEGUN"
 # Whatever of these the shell has would change the candidate.
 _KNOBS = (
     "FLYDSL_",
@@ -98,11 +99,15 @@ def _refusal(exit_code: int, output: str) -> Exception:
     if overflow:
         return LdsOverflow(int(overflow.group(1)))
     lines = [line.strip() for line in output.splitlines() if line.strip()]
+    began = _BEGUN in lines
+    lines = [line for line in lines if line != _BEGUN]
+    kind: type[CompileRefused]
     told = next((line for line in reversed(lines) if line.startswith(_ANSWER)), None)
     if told is not None:
         answer = json.loads(told.removeprefix(_ANSWER))
         kind = Unsupported if answer["status"] == "unsupported" else CompileRefused
         return kind(answer.get("why", "no assembly was written"))
     spoken = next((line for line in lines if _LLVM_SAYS.match(line)), lines[-1] if lines else "no message")
+    kind = CompileRefused if began else Unsupported
     how = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-    return CompileRefused(f"FlyDSL ended the process ({how}): {spoken[:300]}")
+    return kind(f"FlyDSL ended the process ({how}): {spoken[:300]}")

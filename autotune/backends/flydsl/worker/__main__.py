@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -30,6 +31,8 @@ else:  # run by path, this folder is where modules are looked for first
     import shims
 
 ANSWER = "FLYDSL_ANSWER "
+BEGUN = "FLYDSL_BEGUN"
+MEMORY_BYTES = 64 << 30
 
 
 def main() -> None:
@@ -38,6 +41,9 @@ def main() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != int(sys.argv[2]):  # the caller died first, and nobody waits
         return
+    with contextlib.suppress(OSError, ValueError):
+        # The pool's limit on address space is too narrow for a ROCm build of torch. Root may widen it.
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     path = Path(sys.argv[1])
     answer = work(json.loads(path.read_text()), path.parent)
     print(ANSWER + json.dumps(answer), flush=True)
@@ -59,13 +65,13 @@ def work(request: "dict[str, Any]", folder: Path) -> "dict[str, Any]":
         answer["flydsl"] = getattr(flydsl, "__version__", "?")
         shims.apply(Path(request["root"]))
         last_pass = passes.stop_before_binary()
-        launcher, arguments = launchers.prepare(request)
-    except (ValueError, AssertionError) as why:
-        return {**answer, "status": "refused", "why": _sentence(why)}
-    except (ImportError, AttributeError, passes.Unsupported) as why:
+        build = launchers.builder(request)
+    except Exception as why:  # noqa: BLE001 whatever it is, no candidate is to blame
         traceback.print_exc()
         return {**answer, "status": "unsupported", "why": _sentence(why)}
+    print(BEGUN, flush=True)  # what ends the process from here on is the candidate's doing
     try:
+        launcher, arguments = build(), launchers.arguments(request)
         with passes.compile_hints(request["hints"]):
             launcher(*arguments)
             text = passes.assembly(launcher, last_pass, request["hints"])

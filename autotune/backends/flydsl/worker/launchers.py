@@ -1,19 +1,20 @@
 """A tree's kernel for a request, and the dummy arguments that it is called with."""
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 MODULES = {"published": "kernels.moe_gemm_2stage", "main": "kernels.moe.moe_gemm_2stage"}
 
 
-def prepare(request: "dict[str, Any]") -> "tuple[Any, tuple[Any, ...]]":
-    """The launcher of the request's kernel, built but not traced, and its arguments.
+def builder(request: "dict[str, Any]") -> "Callable[[], Any]":
+    """What builds the launcher of the request's kernel, which is traced when it is first called.
 
     The parameters are those that AITER passes: bfloat16 out, weights packed INT4 with a scale a row, router
     weights in stage 2 (aiter 511df6a, aiter/fused_moe.py:2165-2180 and 2676-2690).
 
-    Raises:
-        ValueError, AssertionError: the tree rejects the parameters.
+    Building raises ValueError or AssertionError where the tree rejects the parameters.
     """
     kernels = importlib.import_module(MODULES[request["generation"]])
     stage = request["stage"]
@@ -28,10 +29,10 @@ def prepare(request: "dict[str, Any]") -> "tuple[Any, tuple[Any, ...]]":
         parameters["group_size"] = -1
         parameters["use_cshuffle_epilog"] = False if stage == 1 else None
     build = kernels.compile_moe_gemm1 if stage == 1 else kernels.compile_moe_gemm2
-    return build(**parameters), _arguments(request)
+    return partial(build, **parameters)
 
 
-def _arguments(request: "dict[str, Any]") -> "tuple[Any, ...]":
+def arguments(request: "dict[str, Any]") -> "tuple[Any, ...]":
     """Tensors of the ranks and dtypes that AITER passes: ranks are part of the compiled signature.
 
     Their sizes are not: the weight is one byte where a real one would be gigabytes.
