@@ -4,7 +4,10 @@ The real ones are looked at where AUTOTUNE_AITER_SRC and AUTOTUNE_FLYDSL_SRC nam
 """
 
 import ast
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from autotune.backends.aiter.contract import check_aiter, check_flydsl, environm
 from autotune.backends.aiter.source import Generation, generation_of
 from autotune.backends.flydsl.tree import Generation as TreeGeneration
 from autotune.backends.flydsl.tree import open_tree
+from tests.cli.helper import ROOT
+from tests.spaces import MI325X
 from tests.standins import MAIN_TREE, PUBLISHED_TREE, SITE
 
 AITER = os.environ.get("AUTOTUNE_AITER_SRC")
@@ -66,6 +71,19 @@ def test_the_given_aiter_fits() -> None:
     generation = generation_of(package)
     assert generation is not Generation.OTHER
     assert check_aiter(package, generation) == []
+
+
+@pytest.mark.skipif(AITER is None, reason="give AUTOTUNE_AITER_SRC, a source tree of AITER main")
+def test_the_given_aiters_triton_kernel_cross_compiles_for_the_card() -> None:
+    assert AITER is not None
+    if "AITER_TRITON_ONLY" not in (Path(AITER) / "aiter/__init__.py").read_text():
+        pytest.skip("this AITER cannot be imported without ROCm")
+    command = [sys.executable, "-W", "ignore", "-m", "autotune.backends.aiter.triton_moe"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts.keys() == {"bf16", "int8 weights", "fp8"}
+    assert all(one["mfma"] > 0 and one["lds_bytes"] <= MI325X.lds_bytes for one in facts.values())
 
 
 @pytest.mark.skipif(FLYDSL is None, reason="give AUTOTUNE_FLYDSL_SRC, a FlyDSL source tree")
