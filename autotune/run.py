@@ -276,6 +276,7 @@ def _confirm(current: _Run, judge: Judge) -> list[WinnerRecord]:
             default=_default(current, problem),
             published=_published(current, problem),
             most=FINALISTS,
+            coupled=_coupled(current, problem),
         )
         current.listener.on_confirm(problem, len(contenders))
         confirmation = judge.confirm(problem, contenders)
@@ -293,6 +294,12 @@ def _confirm(current: _Run, judge: Judge) -> list[WinnerRecord]:
             # The choice failed the numeric gate somewhere: this problem has no winner, the others may.
             current.listener.on_no_winner(problem, str(error))
     return _winners(current, judge.kind, made)
+
+
+def _coupled(current: _Run, problem: Problem) -> frozenset[str]:
+    """Knobs of either stage whose effect reaches beyond it."""
+    spaces = (current.searches[problem, stage].space for stage in Stage)
+    return frozenset(param.name for space in spaces for param in space.params if param.coupled)
 
 
 def _settle(current: _Run, judge: Judge, problem: Problem, stage: Stage) -> Ranked:

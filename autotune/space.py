@@ -30,6 +30,7 @@ class Param:
         default: what ships.
         arch: prefixes of the architectures that have it; empty: all.
         option: the compiler option that must exist for it, or "".
+        coupled: its effect reaches beyond its own stage, so the final of a layer tries all its values.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Param:
     doc: str
     arch: tuple[str, ...] = ()
     option: str = ""
+    coupled: bool = False
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,7 @@ def _space(raw: Mapping[str, Any], digest: str) -> Space:
             doc=entry["doc"],
             arch=tuple(entry.get("arch", ())),
             option=entry.get("option", ""),
+            coupled=entry.get("coupled", False),
         )
         for name, entry in raw["params"].items()
     )

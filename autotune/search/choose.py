@@ -1,7 +1,7 @@
 """Which layer configs go to the final: pairs of the stages' best that share the sort's block size."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from autotune.config import Config, Value
 from autotune.results import Finalist, LayerConfig
@@ -37,12 +37,35 @@ def _by_block(ranked: Ranked) -> dict[Value, list[tuple[Config, float]]]:
 
 
 def finalists(
-    stage1: Ranked, stage2: Ranked, *, default: LayerConfig, published: LayerConfig | None, most: int
+    stage1: Ranked,
+    stage2: Ranked,
+    *,
+    default: LayerConfig,
+    published: LayerConfig | None,
+    most: int,
+    coupled: Collection[str] = (),
 ) -> list[Finalist]:
-    """The default first, the published config next where there is one, then the best `most` pairs."""
+    """The default first, the published config next where there is one, then `most` pairs.
+
+    Half of the places go to the best of each combination of the coupled knobs, whose worth a stage measured
+    alone does not show; the others to the best sums.
+
+    Args:
+        coupled: knobs whose effect reaches beyond their own stage.
+    """
     chosen = [Finalist("default", default)]
     if published is not None and published != default:
         chosen.append(Finalist("published", published))
     known = {finalist.config for finalist in chosen}
-    best = [c for c, _ in pairs(stage1, stage2, per_stage=_PER_STAGE) if c not in known]
-    return chosen + [Finalist("candidate", config) for config in best[:most]]
+    spread = pairs(_best_of_each(stage1, coupled), _best_of_each(stage2, coupled)) if coupled else []
+    best = pairs(stage1, stage2, per_stage=_PER_STAGE)
+    ordered = dict.fromkeys(pair for pair, _ in [*spread[: most // 2], *best] if pair not in known)
+    return chosen + [Finalist("candidate", config) for config in list(ordered)[:most]]
+
+
+def _best_of_each(ranked: Ranked, coupled: Collection[str]) -> Ranked:
+    """The fastest config of each block size with each combination of the coupled knobs' values."""
+    first: dict[tuple[Value, ...], tuple[Config, float]] = {}
+    for config, us in ranked:
+        first.setdefault(tuple(config.get(name) for name in (_SHARED_KNOB, *sorted(coupled))), (config, us))
+    return list(first.values())

@@ -47,3 +47,17 @@ def test_the_best_pair_of_unlike_block_sizes_loses_to_a_pair_that_can_be_deploye
     two = [(config(32), 1.0), (config(16), 5.0)]
     best, us = pairs(one, two)[0]
     assert (best.stage1["tile_m"], us) == (32, 3.0)
+
+
+def test_a_knob_that_reaches_beyond_its_stage_is_tried_both_ways_in_the_final() -> None:
+    def pdl(tile_n: int, on: bool) -> Config:
+        return config(16, tile_n).replaced(pdl=on)
+
+    one = [(pdl(n, False), 10.0 + n / 1000) for n in range(8)] + [(pdl(8, True), 11.0)]
+    two = [(pdl(n, False), 10.0 + n / 1000) for n in range(8)] + [(pdl(8, True), 11.0)]
+    default = LayerConfig(pdl(9, False), pdl(9, False))
+    made = finalists(one, two, default=default, published=None, most=8, coupled={"pdl"})
+    both = {(f.config.stage1["pdl"], f.config.stage2["pdl"]) for f in made}
+    assert both == {(False, False), (False, True), (True, False), (True, True)}
+    assert LayerConfig(pdl(0, False), pdl(0, False)) in [finalist.config for finalist in made]
+    assert len(made) == 9
