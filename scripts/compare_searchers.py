@@ -131,7 +131,7 @@ def _run(job: tuple[str, str, int, int]) -> tuple[tuple[str, str, int], list[int
         import optuna
 
         kind = optuna.samplers.TPESampler if searcher == "optuna_tpe" else optuna.samplers.GPSampler
-        asks = evaluations if searcher == "optuna_gp" else 4 * evaluations
+        asks = evaluations if searcher == "optuna_gp" else 2 * evaluations
         run = searchers.optuna(table, problem, kind(seed=seed), evaluations, asks)
     else:
         raise UserError(f"unknown searcher {searcher!r}")
@@ -280,7 +280,7 @@ def _parser() -> argparse.ArgumentParser:
         default=",".join((OURS, "exhaustive", "random", "optuna_tpe", "optuna_gp", *KERNEL_TUNER)),
     )
     parser.add_argument("--kernel-tuner", help="a Python that has kernel-tuner")
-    parser.add_argument("--evaluations", type=int, default=400, help="a problem; who needs more gave up")
+    parser.add_argument("--evaluations", type=int, default=300, help="a problem; who needs more gave up")
     parser.add_argument("--candidates", type=int, default=250, help="a stage, of our joint search")
     parser.add_argument("--tokens", type=int, nargs="*", help="only these token counts")
     parser.add_argument("--processes", type=int, default=2)
