@@ -15,6 +15,7 @@ from autotune.cli import (
     history,
     isa,
     measure,
+    report,
     run,
     show,
     spaces,
@@ -60,4 +61,5 @@ app.command(name="confirm")(confirm.confirm)
 app.command(name="show")(show.show)
 app.command(name="top")(top.top)
 app.command(name="history")(history.history)
+app.command(name="report")(report.report)
 app.add_typer(db.app, name="db")

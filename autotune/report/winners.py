@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import Any
 
 from autotune.config import Config
 from autotune.problem import Stage
-from autotune.results import Kind, StaticFacts
+from autotune.report.finals import judge_rounds, of_confirmation
+from autotune.results import Kind, LayerConfig, StaticFacts
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
 
@@ -36,16 +36,14 @@ def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
         default = next(entry for entry in store.short_list(winner) if entry.config == winner.default)
         return WinnerSummary(winner, _estimates(store, default), _estimates(store, winner), facts)
     stored = store.confirmation(winner.confirmation)
-    confirmation = stored.confirmation
+    # The rounds that decided and no others: those that chose the challenger favour it.
+    of_final = of_confirmation(stored, judge_rounds(store, stored))
 
-    def medians(finalist: int) -> dict[str, float]:
-        timed: dict[str, list[float]] = {}
-        for paired in confirmation.rounds:  # not every round has every finalist
-            for what, us in paired.us[finalist].items():
-                timed.setdefault(what, []).append(us)
-        return {what: median(times) for what, times in timed.items()}
+    def medians(config: LayerConfig) -> dict[str, float]:
+        one = next(one for one in of_final if one.config == config)
+        return {what: interval.value for what, interval in one.us.items()}
 
-    return WinnerSummary(winner, medians(0), medians(confirmation.winner), facts)
+    return WinnerSummary(winner, medians(winner.default), medians(winner.config), facts)
 
 
 def _facts(store: Store, winner: WinnerRecord, stage: Stage) -> StaticFacts:

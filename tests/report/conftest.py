@@ -8,6 +8,7 @@ import pytest
 
 from autotune.store.store import Store
 from tests.report.synthetic import fill
+from tests.store.examples import begin
 
 RECORDED = Path(__file__).parents[2] / "notebooks" / "data" / "h100-m4.db.gz"
 
@@ -18,6 +19,18 @@ def h100(own_database: Path) -> Iterator[Store]:
     own_database.write_bytes(gzip.decompress(RECORDED.read_bytes()))
     with Store.open() as store:
         yield store
+
+
+@pytest.fixture
+def store(own_database: Path) -> Iterator[Store]:
+    """An empty database."""
+    with Store.open() as opened:
+        yield opened
+
+
+@pytest.fixture
+def run(store: Store) -> int:
+    return begin(store)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,145 @@
+"""Contenders of a problem with what is known of their times: from a confirmation, or from estimates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autotune.measure.confirm import interval_of, ratio_of
+from autotune.measure.settings import MeasureSettings
+from autotune.measure.statistics import Interval
+from autotune.results import LayerConfig, Round
+from autotune.store.records import StoredConfirmation, WinnerRecord
+from autotune.store.store import Store
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A layer config in the final, or in a short list.
+
+    Attributes:
+        label: `default`, `published`, `winner` or `candidate`.
+        us: by what was timed; low equals high equals value for an estimate, which has no interval.
+        gain: of the layer over the default; None: not timed together with it.
+        error: the numeric gate's; None: it failed, or nothing ran.
+        decided: its rounds are those that decided; else those that only chose who is put to the test.
+        rounds: how many.
+    """
+
+    label: str
+    config: LayerConfig
+    us: Mapping[str, Interval]
+    gain: Interval | None
+    error: float | None
+    decided: bool
+    rounds: int
+
+
+def contenders(store: Store, winner: WinnerRecord) -> list[Contender]:
+    """The default first, then the published config and the winner, then the others."""
+    if winner.confirmation is None:
+        return _estimated(store, winner)
+    stored = store.confirmation(winner.confirmation)
+    return of_confirmation(stored, judge_rounds(store, stored))
+
+
+def judge_rounds(store: Store, stored: StoredConfirmation) -> int | None:
+    """How many rounds were to decide, as the run's record says; None: it does not."""
+    spec = store.run(stored.run).spec
+    settings = spec.get("measuring") or spec.get("settings") or {}
+    rounds = settings.get("judge_rounds")
+    return rounds if isinstance(rounds, int) else None
+
+
+def deciding(rounds: Sequence[Round], planned: int | None) -> list[Round]:
+    """The rounds that decided: the last ones, in which only the chosen ones met the default.
+
+    Args:
+        planned: how many there were to be; None: not known.
+    """
+    field = [bool(us) for us in rounds[-1].us] if rounds else []
+    same = 0
+    while same < len(rounds) and [bool(us) for us in rounds[-1 - same].us] == field:
+        same += 1
+    count = same if planned is None else min(same, planned)
+    return list(rounds[len(rounds) - count + count % 2 :])
+
+
+def of_confirmation(stored: StoredConfirmation, planned: int | None = None) -> list[Contender]:
+    """Everybody in a confirmation."""
+    confirmation = stored.confirmation
+    last = deciding(confirmation.rounds, planned)
+    first = list(confirmation.rounds[: len(confirmation.rounds) - len(last)])
+    made = []
+    for index, finalist in enumerate(confirmation.finalists):
+        decided = any(paired.us[index] for paired in last)
+        rounds = last if decided else first[len(first) % 2 :]
+        label = "winner" if index == confirmation.winner and index else finalist.label
+        made.append(
+            Contender(
+                label,
+                finalist.config,
+                _intervals(rounds, index),
+                _gain(stored, rounds, index),
+                confirmation.errors[index],
+                decided,
+                sum(bool(paired.us[index]) for paired in rounds),
+            )
+        )
+    order = {"default": 0, "published": 1, "winner": 2}
+    return sorted(made, key=lambda one: (order.get(one.label, 3), not one.decided, _layer_us(one)))
+
+
+def _layer_us(one: Contender) -> float:
+    return one.us["layer"].value if "layer" in one.us else float("inf")
+
+
+def _intervals(rounds: Sequence[Round], index: int) -> dict[str, Interval]:
+    settings = MeasureSettings()
+    found = {}
+    for what in ("layer", "stage1", "stage2"):
+        if any(what in one.us[index] and what in two.us[index] for one, two in _pairs(rounds)):
+            found[what] = interval_of(rounds, index, what, settings)
+    return found
+
+
+def _pairs(rounds: Sequence[Round]) -> list[tuple[Round, Round]]:
+    return list(zip(rounds[0::2], rounds[1::2], strict=True))
+
+
+def _gain(stored: StoredConfirmation, rounds: Sequence[Round], index: int) -> Interval | None:
+    """The gain over the default; the winner's is the one on record."""
+    confirmation = stored.confirmation
+    if index == 0:
+        return None
+    if index == confirmation.winner:
+        return Interval(confirmation.gain, confirmation.gain_low, confirmation.gain_high)
+    if not any("layer" in r.us[index] and "layer" in r.us[0] for r in rounds):
+        return None
+    ratio = ratio_of(rounds, index, 0, "layer", MeasureSettings())
+    return Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
+
+
+def _estimated(store: Store, winner: WinnerRecord) -> list[Contender]:
+    """The entries of a short list: the default, the best, the others."""
+    made = []
+    for entry in store.short_list(winner):
+        us = _estimates(store, entry)
+        kept = entry.config == winner.default
+        label = "default" if kept else "winner" if entry.rank == 0 else "candidate"
+        gain = None if kept else Interval(entry.gain, entry.gain, entry.gain)
+        made.append(Contender(label, entry.config, us, gain, None, False, 0))
+    order = {"default": 0, "winner": 1}
+    return sorted(made, key=lambda one: order.get(one.label, 2))
+
+
+def _estimates(store: Store, entry: WinnerRecord) -> dict[str, Interval]:
+    """Estimates of an entry's stages and their sum."""
+    us: dict[str, float] = {}
+    if entry.stage1_trial is not None and entry.stage2_trial is not None:
+        stages = {"stage1": entry.stage1_trial, "stage2": entry.stage2_trial}
+        for stage, trial in stages.items():
+            figure = store.trial(trial).figure_us
+            if figure is not None:
+                us[stage] = figure
+    if len(us) == 2:
+        us = {"layer": sum(us.values()), **us}
+    return {what: Interval(value, value, value) for what, value in us.items()}

@@ -1,0 +1,111 @@
+"""The report as Markdown, short enough for the description of a pull request."""
+
+from collections import Counter
+from dataclasses import asdict
+
+from autotune.problem import Stage
+from autotune.report.configs import changes, layer_changes
+from autotune.report.content import ProblemReport, Report, by_stack
+from autotune.report.effects import effects
+from autotune.report.finals import Contender
+from autotune.report.query import default_of, fastest
+from autotune.report.sceptic import answers, gain_text
+from autotune.report.winners import verdict
+from autotune.results import Status
+from autotune.store.store import Store
+
+_KNOBS = 3
+_HEADS = (
+    "shape", "tokens", "kind", "default µs", "published µs", "winner µs", "gain (95 %)", "of byte limit",
+    "changed",
+)  # fmt: skip
+
+
+def markdown(store: Store, report: Report) -> str:
+    """Tables with the results above, what a reviewer may want to unfold below."""
+    lines = [f"## {_cell(report.title)}", ""]
+    for stack, problems in by_stack(report):
+        versions = ", ".join(
+            f"{name} {value}" for name in ("driver", "torch", "triton") if (value := getattr(stack, name))
+        )
+        lines += [
+            f"{_cell(problems[0].problem.layer.key)}, backend {stack.backend}, on **{_cell(stack.device)}**"
+            f" ({_cell(', '.join(part for part in (stack.runtime, versions) if part))}).",
+            "",
+            f"| {' | '.join(_HEADS)} |",
+            "|---|--:|---|--:|--:|--:|--:|--:|---|",
+            *(_row(one) for one in problems),
+            "",
+        ]
+        limits = {one.limit.source for one in problems if one.limit}
+        if limits:
+            lines += [f"Byte limit: the expected weights of a step at {'; '.join(sorted(limits))}.", ""]
+    for one in report.problems:
+        lines += _details(store, one)
+    lines += ["<details><summary>Stack and commands</summary>", ""]
+    for stack in report.stacks:
+        told = {name: value for name, value in asdict(stack).items() if value is not None}
+        lines += [f"- {_cell(', '.join(f'{name} {value}' for name, value in told.items()))}"]
+    lines += [f"- run {run.id}, {run.started_at:%Y-%m-%d %H:%M} UTC: `{run.command}`" for run in report.runs]
+    return "\n".join([*lines, "", "</details>", ""])
+
+
+def _row(one: ProblemReport) -> str:
+    default, winner = one.contender("default"), one.contender("winner")
+    gain = "no final" if one.winner is None else "kept default"
+    if winner is not None and winner.gain is not None:
+        gain = gain_text(winner.gain.value, winner.gain.low, winner.gain.high)
+    chosen, reached = winner or default, ""
+    if one.limit is not None and chosen is not None and "layer" in chosen.us:
+        reached = f"{one.limit.fraction('layer', chosen.us['layer'].value):.0%}"
+    changed = layer_changes(winner.config, default.config) if winner and default else ""
+    cells = [
+        one.problem.shape,
+        str(one.problem.tokens),
+        str(one.conditions.kind),
+        _time(default),
+        _time(one.contender("published")),
+        _time(winner),
+        gain,
+        reached,
+        f"`{changed}`" if changed else "",
+    ]
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def _time(contender: Contender | None) -> str:
+    return f"{contender.us['layer'].value:.2f}" if contender is not None and "layer" in contender.us else "–"
+
+
+def _details(store: Store, one: ProblemReport) -> list[str]:
+    said = verdict(one.winner) if one.winner else "nothing was decided"
+    lines = [f"<details><summary>{one.problem.shape}: {_html(said)}</summary>", ""]
+    for stage in Stage:
+        trials = one.trials[stage]
+        if not trials:
+            continue
+        counts = Counter(trial.status for trial in trials)
+        fates = ", ".join(f"{counts[status]:,} {status}" for status in Status if counts[status])
+        knobs = ", ".join(f"`{one.knob}` {one.share:.0%}" for one in effects(trials)[:_KNOBS])
+        lines.append(
+            f"- {stage}: {len(trials):,} candidates ({fates}); what mattered: {knobs or 'not known'}"
+        )
+        best, default = fastest(trials), default_of(trials)
+        if best:
+            differs = changes(best[0].config, default.config if default else None)
+            lines.append(
+                f"  - fastest of the search: {best[0].figure_us:.2f} µs {one.conditions.kind}, `{differs}`"
+            )
+    lines.append("")
+    for answer in answers(store, one):
+        lines.append(f"- **{answer.question}** {_cell(answer.text)}")
+    return [*lines, "", "</details>", ""]
+
+
+def _cell(text: str) -> str:
+    """Text that neither ends a table's cell nor becomes HTML."""
+    return _html(text).replace("|", "\\|")
+
+
+def _html(text: str) -> str:
+    return text if text.startswith("`") else text.replace("&", "&amp;").replace("<", "&lt;")

@@ -1,0 +1,180 @@
+"""What a sceptic asks of a tuning result, with the answers that the records give."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from autotune.errors import UserError
+from autotune.problem import Stage
+from autotune.report.content import ProblemReport
+from autotune.report.query import default_of, fastest
+from autotune.report.text_table import percent
+from autotune.results import Kind, Status
+from autotune.space import shipped_spaces
+from autotune.store.records import StoredTrial
+from autotune.store.schema import SampleRow
+from autotune.store.store import Store
+from autotune.targets import known_device
+
+_CHUNK = 500  # SQLite bounds the variables of a statement
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question and its answer, one or two sentences."""
+
+    question: str
+    text: str
+
+
+def answers(store: Store, one: ProblemReport) -> list[Answer]:
+    """Answers for one problem; questions that do not apply are left out."""
+    asked = [
+        ("How much of the space was tried?", _coverage(one)),
+        ("Was what ships measured in the same way?", _default(one)),
+        ("Is the winner just the luckiest of many noisy figures?", _luck(one)),
+        ("How noisy was the device?", _noise(store, one)),
+        ("Are its numbers right?", _gate(one)),
+        ("What failed?", _failed(one)),
+        ("What does it not tell?", _untold(one)),
+    ]
+    return [Answer(question, text) for question, text in asked if text]
+
+
+def legal_configs(one: ProblemReport, stage: Stage) -> int | None:
+    """Legal configs of the space that the trials belong to; None: another space ships today."""
+    trials, device = one.trials[stage], known_device(one.conditions.environment.device)
+    try:
+        space = shipped_spaces(one.conditions.backend).get(stage)
+    except UserError:
+        space = None
+    if not trials or device is None or space is None or space.digest != trials[-1].space_digest:
+        return None
+    # Knobs that the installed compiler did not know were left out of every config.
+    options = frozenset(param.option for param in space.params if param.name in trials[-1].config)
+    return space.at(one.problem.layer, one.problem.tokens, device, options).size
+
+
+def _coverage(one: ProblemReport) -> str:
+    parts = []
+    for stage in Stage:
+        tried, legal = len(one.trials[stage]), legal_configs(one, stage)
+        if tried:
+            share = f" of {legal:,} legal ones ({100 * tried / legal:.2g} %)" if legal else ""
+            parts.append(f"{stage}: {tried:,} configs{share}")
+    merged = sum(trial.merged_into is not None for stage in Stage for trial in one.trials[stage])
+    equal = f" {merged:,} of them had machine code that had been tried before." if merged else ""
+    return f"{'; '.join(parts)}.{equal}" if parts else ""
+
+
+def _default(one: ProblemReport) -> str:
+    found = [default_of(one.trials[stage]) for stage in Stage]
+    if one.confirmation is not None:
+        own = "It was a trial of the search like any other and " if all(found) else "It "
+        return f"{own}ran in every round of the final, in turns with the winner, on the same routings."
+    return "It was a trial of the search like any other." if all(found) else ""
+
+
+def _luck(one: ProblemReport) -> str:
+    winner = one.contender("winner")
+    if one.confirmation is None:
+        if one.conditions.kind is Kind.ESTIMATE:
+            return "Nothing was measured: this is a formula's ranking, to be confirmed on the card."
+        return "" if one.winner else "There was no final here: these are figures of the search alone."
+    if winner is None:
+        return "Nothing was shown to be faster than what ships, so what ships was kept."
+    parts = []
+    for stage in Stage:
+        config = winner.config.of(stage)
+        trial = next((t for t in one.trials[stage] if t.config == config and t.figure_us), None)
+        if trial is not None and trial.figure_us and str(stage) in winner.us:
+            parts.append(f"{stage} {trial.figure_us:.2f} → {winner.us[str(stage)].value:.2f} µs")
+    then = f" From search to final its figures went {', '.join(parts)}." if parts else ""
+    return (
+        f"No: the gain comes from {winner.rounds} rounds on routings that the search had not seen, made after"
+        f" the winner was chosen. The interval is a bootstrap over pairs of rounds.{then}"
+    )
+
+
+def _noise(store: Store, one: ProblemReport) -> str:
+    trials = [trial for stage in Stage for trial in one.trials[stage]]
+    count, throttled = _samples(store, trials)
+    if not count:
+        return ""
+    slowed = f"{throttled:,} of them" if throttled else "none of them"
+    default = one.contender("default")
+    width = ""
+    if default is not None and "layer" in default.us and one.confirmation is not None:
+        us = default.us["layer"]
+        width = f" The default's 95 % interval in the final is {(us.high - us.low) / us.value:.1%} wide."
+    return f"{count:,} raw samples are kept; {slowed} taken while the device reported a clock limit.{width}"
+
+
+def _samples(store: Store, trials: Sequence[StoredTrial]) -> tuple[int, int]:
+    """How many samples there are, and how many were taken while throttled."""
+    count = throttled = 0
+    ids = [trial.id for trial in trials]
+    with store.reading() as session:
+        for start in range(0, len(ids), _CHUNK):
+            query = select(func.count(), func.sum(SampleRow.throttled)).where(
+                SampleRow.trial_id.in_(ids[start : start + _CHUNK])
+            )
+            found, limited = session.execute(query).one()
+            count, throttled = count + found, throttled + int(limited or 0)
+    return count, throttled
+
+
+def _gate(one: ProblemReport) -> str:
+    if one.conditions.kind is Kind.ESTIMATE:
+        return ""
+    ran = [t for stage in Stage for t in one.trials[stage] if t.gate_error is not None]
+    passed = [t.gate_error for t in ran if t.status is Status.OK and t.gate_error is not None]
+    refused = sum(t.status is Status.INCORRECT for t in ran)
+    if not passed:
+        return ""
+    winner = one.contender("winner") or one.contender("default")
+    own = (
+        f" In the final the chosen layer's error was {winner.error:.1e}."
+        if winner is not None and winner.error is not None
+        else ""
+    )
+    return (
+        f"Every timed candidate passed a numeric gate first: relative error {min(passed):.1e} to"
+        f" {max(passed):.1e} against a reference from the same quantised operands;"
+        f" {refused or 'none'} were refused there.{own}"
+    )
+
+
+def _failed(one: ProblemReport) -> str:
+    counts = Counter(t.status for stage in Stage for t in one.trials[stage] if t.status is not Status.OK)
+    total = sum(len(one.trials[stage]) for stage in Stage)
+    if not total:
+        return ""
+    if not counts:
+        return f"None of {total:,} candidates."
+    words = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
+    return f"{sum(counts.values()):,} of {total:,} candidates: {words}. None of them can be a winner."
+
+
+def _untold(one: ProblemReport) -> str:
+    said = []
+    if one.confirmation is not None:
+        said += [f"{note[0].upper()}{note[1:].rstrip('.')}." for note in one.confirmation.confirmation.notes]
+    default, best = one.contender("default"), fastest(one.trials[Stage.STAGE1])
+    if default is not None and best and one.winner is not None and one.winner.kept_default:
+        said.append("A gain below the least one that counts may exist.")
+    stack = one.conditions.environment
+    said.append(
+        f"The figures hold for {stack.device} with this very stack, {one.problem.tokens} tokens and"
+        f" {one.problem.routing.key} routing; end-to-end speed is another measurement (autotune ab)."
+    )
+    return " ".join(said)
+
+
+def gain_text(gain: float, low: float | None, high: float | None) -> str:
+    """A gain with its interval."""
+    if low is None or high is None or low == high:
+        return percent(gain)
+    return f"{percent(gain)} ({percent(low)} to {percent(high)})"

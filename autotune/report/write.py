@@ -1,0 +1,62 @@
+"""From a database to a report file."""
+
+from enum import StrEnum
+from pathlib import Path
+
+from autotune.errors import UserError
+from autotune.report.content import Report, Scope, gather
+from autotune.report.markdown import markdown
+from autotune.report.page import page
+from autotune.report.tables import csv_text, write_parquet
+from autotune.store.store import Store
+
+
+class Format(StrEnum):
+    """What a report is written as."""
+
+    HTML = "html"
+    MD = "md"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+_SUFFIXES = {".html": Format.HTML, ".htm": Format.HTML, ".md": Format.MD, ".csv": Format.CSV}
+_SUFFIXES[".parquet"] = Format.PARQUET
+
+
+def format_of(out: Path, named: str | None) -> Format:
+    """The format that was named, else the one that the file's ending means, else HTML.
+
+    Raises:
+        UserError: no such format.
+    """
+    if named is None:
+        return _SUFFIXES.get(out.suffix.lower(), Format.HTML)
+    if named not in list(Format):
+        raise UserError(f"--format {named!r} is no format: use one of {', '.join(Format)}")
+    return Format(named)
+
+
+def write_report(store: Store, scope: Scope, out: Path, format_: Format) -> Report:
+    """Writes a report; returns what is in it.
+
+    Raises:
+        UserError: nothing to report on, a package is missing, or the file cannot be written.
+    """
+    report = gather(store, scope)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if format_ is Format.PARQUET:
+            write_parquet(report, out)
+        else:
+            out.write_text(report_text(store, report, format_), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror}): name another file with --out") from error
+    return report
+
+
+def report_text(store: Store, report: Report, format_: Format) -> str:
+    """A report as text."""
+    if format_ is Format.MD:
+        return markdown(store, report)
+    return csv_text(report) if format_ is Format.CSV else page(store, report)

@@ -1,0 +1,195 @@
+"""The HTML report: one file, complete, safe to open, small and quick with thousands of trials."""
+
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from autotune.errors import UserError
+from autotune.export.export import Selection, export
+from autotune.report.content import Scope, gather
+from autotune.report.page import page
+from autotune.report.write import Format, format_of, write_report
+from autotune.store.store import Store
+from tests.report.synthetic import fill
+
+_VOID = {"meta", "br"}
+
+
+class _Reader(HTMLParser):
+    """Checks that elements nest, and collects text, links and what would load something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.ids.add(found.get("id") or "")
+        self.links += [found["href"] or ""] if "href" in found else []
+        self.loads += [f"{tag} {name}" for name in ("src", "srcset", "data", "action") if name in found]
+        self.loads += [tag] if tag in ("script", "link", "iframe", "img", "object") else []
+        self.loads += [name for name, _ in attrs if name.startswith("on")]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text.append(data)
+
+
+def _read(html: str) -> _Reader:
+    reader = _Reader()
+    reader.feed(html)
+    assert reader.open == []
+    return reader
+
+
+def test_it_tells_what_was_tuned_what_won_and_how_sure(h100: Store) -> None:
+    text = " ".join(_read(page(h100, gather(h100, Scope()))).text)
+    for part in (
+        "kimi-k2.5-w4a8/tp8/d7168.i256.e384.k8",
+        "NVIDIA H100 80GB HBM3",
+        "580.159.04",  # the driver
+        "autotune run --shape m4 --trials 150",
+        "1.6% faster than the default",
+        "44.20",  # the default in the rounds that decided, and its interval
+        "44.09 to 44.40",
+        "pdl=true,w_cache=first",
+        "58% → 59%",  # of the byte limit
+        "3.35 TB/s, h100's datasheet",
+        "32 that decided",
+        "stage1: 150 configs",
+        "stage2 14.66 → 14.41 µs",  # what the search said and what the final said
+        "measured",
+        "What a sceptic asks",
+        "num_stages",
+        "lds_bytes",
+        "Relative error",
+    ):
+        assert part in text, part
+
+
+def test_it_loads_nothing_and_runs_nothing(h100: Store) -> None:
+    html = page(h100, gather(h100, Scope()))
+    read = _read(html)
+    assert read.loads == []
+    assert all(link.startswith("#") and link[1:] in read.ids for link in read.links)
+    assert "url(" not in html
+    assert "@import" not in html
+    assert "//" not in html.replace("<!DOCTYPE html>", "")
+
+
+def test_it_is_made_for_keyboards_and_for_both_schemes(h100: Store) -> None:
+    html = page(h100, gather(h100, Scope()))
+    assert '<html lang="en">' in html
+    assert 'class="skip"' in html
+    assert html.count('class="scroll"') == html.count('tabindex="0"') > 5
+    assert html.count("<caption>") == html.count("<table")
+    assert "prefers-color-scheme:dark" in html
+    assert "@media print" in html
+    assert all("aria-label" in svg for svg in re.findall("<svg[^>]*>", html))
+
+
+def test_text_from_the_outside_cannot_become_markup(large: Store) -> None:
+    html = page(large, gather(large, Scope()))
+    assert "<b>none" not in html
+    assert "&lt;b&gt;none &amp; made up&lt;/b&gt;" in html
+    assert "error: &lt;unknown&gt;" in html
+    _read(html)
+
+
+def test_equal_databases_give_equal_pages(h100: Store) -> None:
+    assert page(h100, gather(h100, Scope())) == page(h100, gather(h100, Scope()))
+
+
+def test_with_5000_trials_it_stays_small_and_is_made_at_once(large: Store) -> None:
+    started = time.perf_counter()
+    html = page(large, gather(large, Scope()))
+    assert time.perf_counter() - started < 8
+    assert len(html.encode()) < 1_000_000
+    assert html.count("<") < 30_000  # a browser lays it out at once
+
+
+def test_every_shape_is_there_the_kept_default_and_the_undecided_too(large: Store) -> None:
+    text = " ".join(_read(page(large, gather(large, Scope()))).text)
+    for shape in range(1, 9):
+        assert f"m{shape}: {shape} token" in text
+    assert "6 of 7 problems have a config that is faster than what ships, by 11.0% to 11.0%" in text
+    assert "1 of 8 have no final" in text
+    assert "kept default on Made-up MI325X" in text.replace("Kept", "kept")
+    for status in ("constraint", "compile_error", "compile_timeout", "runtime_error", "timeout", "incorrect"):
+        assert status in text
+
+
+def test_a_run_a_device_or_a_bundle_is_reported_on(h100: Store, tmp_path: Path) -> None:
+    second = fill(h100, trials=32, shapes=1)
+    assert [run.id for run in gather(h100, Scope()).runs] == [second]
+    assert [run.id for run in gather(h100, Scope(run=1)).runs] == [1]
+    on_device = gather(h100, Scope(device="h100"))
+    assert on_device.title == "NVIDIA H100 80GB HBM3"
+    assert {stack.device for stack in on_device.stacks} == {"NVIDIA H100 80GB HBM3"}
+    export(h100, tmp_path / "deploy", Selection(device="H100"))
+    (bundled,) = gather(h100, Scope(bundle=tmp_path / "deploy")).problems
+    assert bundled.winner is not None
+    assert bundled.winner.gain == pytest.approx(0.0163, abs=1e-4)
+
+
+def test_unlike_stacks_stand_in_tables_of_their_own(h100: Store) -> None:
+    fill(h100, trials=32, shapes=1)
+    report = gather(h100, Scope(device="M"))  # both
+    text = " ".join(_read(page(h100, report)).text)
+    assert "2 unlike stacks" in text
+    assert text.count("Time of the layer in µs, on") == 2
+
+
+@pytest.mark.parametrize(
+    ("scope", "remedy"),
+    [
+        (Scope(run=7), "autotune history"),
+        (Scope(device="MI325X"), "autotune history"),
+        (Scope(bundle=Path("/nowhere")), "autotune export"),
+        (Scope(run=1, device="H100"), "give one of them"),
+    ],
+)
+def test_what_cannot_be_reported_on_is_one_sentence(h100: Store, scope: Scope, remedy: str) -> None:
+    with pytest.raises(UserError, match=remedy):
+        gather(h100, scope)
+
+
+def test_a_bundle_of_another_database_is_told(h100: Store, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="--db"):
+        gather(h100, Scope(bundle=tmp_path))
+
+
+def test_an_empty_database_is_told(own_database: Path) -> None:
+    with Store.open() as store, pytest.raises(UserError, match="autotune run --shape m4"):
+        gather(store, Scope())
+
+
+def test_the_file_s_ending_names_the_format() -> None:
+    endings = {"a.html": "html", "a.md": "md", "a.CSV": "csv", "a.parquet": "parquet", "a": "html"}
+    for name, format_ in endings.items():
+        assert format_of(Path(name), None) == format_
+    assert format_of(Path("a.html"), "md") is Format.MD
+    with pytest.raises(UserError, match="use one of html, md, csv, parquet"):
+        format_of(Path("a"), "pdf")
+
+
+def test_a_file_that_cannot_be_written_is_told(h100: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--out"):
+        write_report(h100, Scope(), tmp_path / "file" / "report.html", Format.HTML)
