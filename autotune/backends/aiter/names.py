@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, Self
 
+from autotune.config import UNSET, Config
 from autotune.errors import UserError
 from autotune.problem import Stage
 
@@ -279,3 +280,19 @@ def parse_name(text: str) -> Name | None:
     if not text or text.startswith(_OPAQUE):
         return None
     raise UserError(f"kernel name {text!r} is of no family that this tool knows: use an AITER of August 2026")
+
+
+def grouped_int4_name(stage: Stage, config: Config) -> FlydslName:
+    """The name of a config of FlyDSL's kernels in AITER main for INT4 weights in groups.
+
+    Values that a name leaves out by default are left out.
+    """
+    tile_m, tile_n, tile_k = (int(str(config[name])) for name in ("tile_m", "tile_n", "tile_k"))
+    if stage is Stage.STAGE2:
+        return FlydslName(2, "bf16", "int4", "bf16", tile_m, tile_n, tile_k, mode="atomic")
+    waves, hint = int(str(config["k_wave"])), config["b_nt"]
+    return FlydslName(
+        *(1, "bf16", "int4", "bf16", tile_m, tile_n, tile_k),
+        non_temporal=None if hint is UNSET else int(str(hint)),
+        k_wave=None if waves == 1 else waves,
+    )

@@ -39,7 +39,7 @@ class Flydsl:
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
         space = self.space(layer, tokens, stage, device)
-        if find_tree().generation is Generation.MAIN:
+        if find_tree().generation is not Generation.PUBLISHED:
             return {}  # nothing was published for these
         seeds = {"published": space.complete(_PUBLISHED[stage])}
         if stage is Stage.STAGE1:

@@ -26,6 +26,8 @@ class Request:
         mode: stage 2's way to sum over experts: `atomic` or `reduce`.
         hints: FlyDSL's compile hints: `waves_per_eu`, `llvm_options`.
         environment: the gates.
+        k_wave: waves that share a tile's K; AITER's kernels only.
+        cache_hint: of weight loads, None: the kernel's own; AITER's kernels only.
     """
 
     tree: FlydslTree
@@ -38,6 +40,8 @@ class Request:
     mode: str = "atomic"
     hints: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    k_wave: int = 1
+    cache_hint: int | None = None
 
     @classmethod
     def of(cls, tree: FlydslTree, layer: Layer, stage: Stage, config: Config, arch: str) -> "Request":
@@ -48,6 +52,8 @@ class Request:
             mode=str(config.get("mode", "atomic")),
             hints=_hints(config),
             environment=gate_environment(stage, config.get("sched")),
+            k_wave=whole(config, "k_wave") if "k_wave" in config else 1,
+            cache_hint=None if config.get("b_nt") is UNSET else whole(config, "b_nt"),
         )
 
     def json(self) -> dict[str, Any]:
@@ -68,6 +74,8 @@ class Request:
             "tile_k": self.tile_k,
             "mode": self.mode,
             "hints": dict(self.hints),
+            "k_wave": self.k_wave,
+            "b_nt": self.cache_hint,
         }
 
     @property

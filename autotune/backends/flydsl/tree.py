@@ -16,6 +16,7 @@ ROOT_VARIABLE = "DSL2_ROOT"
 
 _PUBLISHED = "kernels/moe_gemm_2stage.py"
 _MAIN = "kernels/moe/moe_gemm_2stage/__init__.py"
+_AITER = "aiter/ops/flydsl/kernels/moe_2stage_a16wmix/__init__.py"
 
 
 class Generation(StrEnum):
@@ -23,6 +24,7 @@ class Generation(StrEnum):
 
     PUBLISHED = "published"  # a1d8312: parameters, and the scheduler gates as environment variables
     MAIN = "main"  # parameters and compile hints
+    AITER = "aiter"  # AITER main's own FlyDSL kernels: INT4 weights in groups, bfloat16 activations
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ class FlydslTree:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the sources below `kernels/`, hex."""
+        """SHA-256 over the kernels' sources, hex."""
         digest = hashlib.sha256()
-        for path in sorted((self.root / "kernels").rglob("*.py")):
+        kernels = "aiter/ops/flydsl" if self.generation is Generation.AITER else "kernels"
+        for path in sorted((self.root / kernels).rglob("*.py")):
             digest.update(path.relative_to(self.root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
         return digest.hexdigest()
 
@@ -70,6 +73,7 @@ def open_tree(root: Path) -> FlydslTree:
     known: Sequence[tuple[str, Generation]] = (
         (_MAIN, Generation.MAIN),
         (_PUBLISHED, Generation.PUBLISHED),
+        (_AITER, Generation.AITER),
     )
     for path, generation in known:
         if (root / path).is_file():

@@ -16,6 +16,7 @@ _ASK = "import importlib.metadata as m; print(m.version('flydsl'))"
 _WANTED = {
     Generation.PUBLISHED: ((0, 1), (0, 2), "0.1.5"),
     Generation.MAIN: ((0, 3, 1), None, "0.5.0"),
+    Generation.AITER: ((0, 3, 1), (0, 4), "0.3.1"),
 }
 
 

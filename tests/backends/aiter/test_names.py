@@ -3,17 +3,30 @@
 The second needs AUTOTUNE_AITER_SRC, a source tree of any generation.
 """
 
+import ast
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.backends.aiter.names import CkName, FlydslName, LayoutName, MxName, parse_name
+from autotune.backends.aiter.names import (
+    CkName,
+    FlydslName,
+    LayoutName,
+    MxName,
+    grouped_int4_name,
+    parse_name,
+)
+from autotune.backends.aiter.source import Generation, generation_of
 from autotune.errors import UserError
 from autotune.problem import Stage
+from autotune.space import shipped_spaces
+from tests.spaces import KIMI, MI325X
 
 SOURCE = os.environ.get("AUTOTUNE_AITER_SRC")
 
@@ -116,3 +129,30 @@ def test_every_name_in_the_given_aiters_tables_round_trips() -> None:
         name = parse_name(text)
         assert name is None or name.text == text
     assert sum(parse_name(text) is not None for text in names) > 100
+
+
+def registered(source: str, stage: int) -> set[str]:
+    """The names of one family that AITER main registers: its own functions, taken out of the module."""
+    path = Path(source, "aiter/ops/flydsl/moe_kernels.py")
+    wanted = {"flydsl_kernel_name", "_gemm1_lds_bytes", f"get_flydsl_stage{stage}_kernels_int4_bf16"}
+    body = [
+        node
+        for node in ast.parse(path.read_text()).body
+        if (isinstance(node, ast.FunctionDef) and node.name in wanted)
+        or (isinstance(node, ast.Assign) and "_MAX_LDS_BYTES" in ast.unparse(node.targets[0]))
+    ]
+    names: dict[str, Any] = {"Optional": None, "Dict": dict}
+    module = ast.Module(ast.parse("from __future__ import annotations").body + body, [])
+    exec(compile(module, str(path), "exec"), names)
+    return set(names[f"get_flydsl_stage{stage}_kernels_int4_bf16"]("bf16"))
+
+
+@pytest.mark.skipif(SOURCE is None, reason="give AUTOTUNE_AITER_SRC, a source tree of AITER main")
+def test_the_space_of_grouped_int4_is_what_aiter_main_registers() -> None:
+    assert SOURCE is not None
+    if generation_of(Path(SOURCE, "aiter")) is not Generation.MAIN:
+        pytest.skip("the published generation registers no such kernel")
+    device = replace(MI325X, lds_bytes=160 * 1024)
+    for number, stage in enumerate(Stage, 1):
+        space = shipped_spaces("flydsl/aiter")[stage].at(KIMI, 4, device)
+        assert {grouped_int4_name(stage, config).text for config in space} == registered(SOURCE, number)

@@ -1,5 +1,6 @@
 """What is legal for FlyDSL's kernels, derived a second time from what the kernels do, and what ships."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,3 +127,10 @@ def test_mains_default_is_legal_and_has_no_gate(stage: Stage) -> None:
         bound = MAIN[stage].at(KIMI, tokens, MI325X)
         assert bound.is_legal(bound.default)
         assert "sched" not in bound.default
+
+
+def test_of_aiters_registered_stage_1_tiles_twenty_do_not_fit_the_cards_lds() -> None:
+    space = shipped_spaces("flydsl/aiter")[Stage.STAGE1]
+    with_160_kib = replace(MI325X, lds_bytes=160 * 1024)
+    assert space.at(KIMI, 4, with_160_kib).size == 76
+    assert space.at(KIMI, 4, MI325X).size == 76 - 20

@@ -1,8 +1,11 @@
 """A tree's kernel for a request, and the dummy arguments that it is called with."""
 
 import importlib
+import sys
+import types
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 MODULES = {"published": "kernels.moe_gemm_2stage", "main": "kernels.moe.moe_gemm_2stage"}
@@ -16,6 +19,8 @@ def builder(request: "dict[str, Any]") -> "Callable[[], Any]":
 
     Building raises ValueError or AssertionError where the tree rejects the parameters.
     """
+    if request["generation"] == "aiter":
+        return _aiter_builder(request)
     kernels = importlib.import_module(MODULES[request["generation"]])
     stage = request["stage"]
     parameters: dict[str, Any] = {
@@ -32,11 +37,46 @@ def builder(request: "dict[str, Any]") -> "Callable[[], Any]":
     return partial(build, **parameters)
 
 
+def _aiter_builder(request: "dict[str, Any]") -> "Callable[[], Any]":
+    """AITER main's kernels of INT4 weights in groups (aiter e4048607a5, aiter/ops/flydsl/moe_kernels.py).
+
+    `aiter` itself is not imported, since it looks for ROCm: its packages are made without their contents.
+    """
+    for name in ("aiter", "aiter.ops", "aiter.ops.flydsl"):
+        package = types.ModuleType(name)
+        package.__path__ = [str(Path(request["root"], *name.split(".")))]
+        sys.modules[name] = package
+    kernels = importlib.import_module("aiter.ops.flydsl.kernels.moe_2stage_a16wmix")
+    parameters: dict[str, Any] = {
+        "BM": request["tile_m"],
+        "TILE_N": request["tile_n"],
+        "TILE_K": request["tile_k"],
+        "NE": request["experts"],
+        "D_INTER": request["inter_dim"],
+        "w_dtype": "int4",
+        "xcd_swizzle": 0,
+        "waves_per_eu": None,
+        "use_k16": "gfx95" not in request["arch"],
+    }
+    hint = request["b_nt"]
+    if request["stage"] == 2:
+        parameters |= {"N_OUT": request["model_dim"], "b_cache_mod": hint or 0}
+        return partial(kernels.compile_gemm2_a16w4_port, **parameters)
+    parameters |= {"D_HIDDEN": request["model_dim"], "TOPK": request["topk"], "k_wave": request["k_wave"]}
+    parameters |= {"act": "silu", "w_layout": "standard", "b_cache_mod": 2 if hint is None else hint}
+    return partial(kernels.compile_gemm1_a16w4_port, **parameters)
+
+
 def arguments(request: "dict[str, Any]") -> "tuple[Any, ...]":
     """Tensors of the ranks and dtypes that AITER passes: ranks are part of the compiled signature.
 
     Their sizes are not: the weight is one byte where a real one would be gigabytes.
     """
+    if request["generation"] == "aiter":  # bare pointers, sizes, and the activation's parameters
+        tokens = request["tokens"]
+        if request["stage"] == 1:
+            return (*(0,) * 6, tokens, 1, 1.0, 1.0, 1.0, 1.0, float("inf"), 0, 0)
+        return (*(0,) * 7, tokens, 1, 1, 0, 0)
     import torch
 
     tokens, topk, experts, tile_m = (request[name] for name in ("tokens", "topk", "experts", "tile_m"))
