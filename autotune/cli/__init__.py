@@ -9,6 +9,7 @@ from autotune.cli import (
     ab,
     compare,
     confirm,
+    dashboard,
     db,
     doctor,
     export,
@@ -62,4 +63,5 @@ app.command(name="show")(show.show)
 app.command(name="top")(top.top)
 app.command(name="history")(history.history)
 app.command(name="report")(report.report)
+app.command(name="dashboard")(dashboard.dashboard)
 app.add_typer(db.app, name="db")

@@ -1,0 +1,69 @@
+"""`autotune dashboard`: optuna-dashboard on a copy of the studies."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotune.cli.options import Database, DevicePart
+
+
+def dashboard(
+    run: Annotated[
+        int | None, typer.Option(help="Studies of this run; default: of the newest.", min=1)
+    ] = None,
+    device: DevicePart = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8080,
+    storage: Annotated[
+        Path | None,
+        typer.Option(help="Keep the copy in this new file (Optuna's journal).", metavar="FILE"),
+    ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve/--no-serve", help="Serve it, or only write the copy.")
+    ] = True,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
+    ] = True,
+    db: Database = None,
+) -> None:
+    """Open optuna-dashboard on a copy of the studies; on this machine only, until Ctrl-C.
+
+    What is changed in the dashboard changes the copy, never the database.
+
+    Examples:
+
+      autotune dashboard
+
+      autotune dashboard --device MI325X --port 8081 --no-browser
+
+      autotune dashboard --run 3 --storage studies.log --no-serve
+    """
+    import tempfile
+    import webbrowser
+
+    from autotune.dashboard import HOST, check_port, copy_studies, has_screen, require_dashboard
+    from autotune.dashboard import serve as serve_copy
+    from autotune.errors import UserError
+    from autotune.report.content import Scope, gather
+    from autotune.store.store import Store
+
+    if serve:
+        require_dashboard()
+        check_port(port)
+    elif storage is None:
+        raise UserError("--no-serve writes the copy alone: name its file with --storage")
+    with tempfile.TemporaryDirectory(prefix="autotune-dashboard-") as folder:
+        with Store.open(db, read_only=True) as store:
+            copied = copy_studies(
+                gather(store, Scope(run=run, device=device)), storage or Path(folder, "studies.log")
+            )
+        for name, trials in copied.studies.items():
+            typer.echo(f"{name}: {trials:,} trials")
+        if not serve:
+            typer.echo(f"wrote {storage}: optuna-dashboard {storage} opens it")
+            return
+        url = f"http://{HOST}:{port}/"
+        typer.echo(f"{url} until Ctrl-C")
+        if browser and has_screen():
+            webbrowser.open(url)
+        serve_copy(copied, port)
