@@ -54,6 +54,11 @@ class ProblemReport:
     def problem(self) -> Problem:
         return self.conditions.problem
 
+    @property
+    def tokens_text(self) -> str:
+        """How many tokens, in words."""
+        return "1 token" if self.problem.tokens == 1 else f"{self.problem.tokens:,} tokens"
+
     def contender(self, label: str) -> Contender | None:
         """The first one of a label."""
         return next((one for one in self.contenders if one.label == label), None)

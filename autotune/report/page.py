@@ -91,7 +91,8 @@ def _tally(winners: Sequence[WinnerRecord]) -> str:
     said = f"{len(faster)} of {len(winners)} problems have a config that is faster than what ships"
     if faster:
         gains = [winner.gain for winner in faster]
-        said += f", by {min(gains):.1%} to {max(gains):.1%}"
+        least, most = f"{min(gains):.1%}", f"{max(gains):.1%}"
+        said += f", by {least}" + (f" to {most}" if most != least else "")
     return f"{said} ({kinds})" + (f"; at {kept} what ships is kept." if kept else ".")
 
 
@@ -150,7 +151,7 @@ def _summary_row(one: ProblemReport) -> list[str | Markup]:
                 reached.append(f"{one.limit.fraction('layer', contender.us['layer'].value):.0%}")
     kind = str(one.conditions.kind)
     return [
-        join(one.problem.shape, tag("span", _tokens(one), class_="sub")),
+        join(one.problem.shape, tag("span", one.tokens_text, class_="sub")),
         tag("span", kind, class_=f"kind {kind}"),
         gain,
         _time(default),
@@ -159,10 +160,6 @@ def _summary_row(one: ProblemReport) -> list[str | Markup]:
         " → ".join(reached),
         tag("code", layer_changes(winner.config, default.config)) if winner and default else "",
     ]
-
-
-def _tokens(one: ProblemReport) -> str:
-    return "1 token" if one.problem.tokens == 1 else f"{one.problem.tokens} tokens"
 
 
 def _time(contender: Contender | None) -> Markup:
@@ -177,7 +174,7 @@ def _problem(store: Store, one: ProblemReport, anchor: str) -> Markup:
     kind = str(one.conditions.kind)
     title = tag(
         "h2",
-        f"{one.problem.shape}: {_tokens(one)}, {one.problem.routing.key} routing ",
+        f"{one.problem.shape}: {one.tokens_text}, {one.problem.routing.key} routing ",
         tag("span", kind, class_=f"kind {kind}"),
         id=anchor,
     )

@@ -167,7 +167,7 @@ def _untold(one: ProblemReport) -> str:
         said.append("A gain below the least one that counts may exist.")
     stack = one.conditions.environment
     said.append(
-        f"The figures hold for {stack.device} with this very stack, {one.problem.tokens} tokens and"
+        f"The figures hold for {stack.device} with this very stack, {one.tokens_text} and"
         f" {one.problem.routing.key} routing; end-to-end speed is another measurement (autotune ab)."
     )
     return " ".join(said)

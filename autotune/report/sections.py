@@ -34,6 +34,7 @@ _IMPORTANCE = (
     "Importance is estimated: epsilon squared of log time over the tried configs, one knob at a time."
     " The search stays where it is fast, so a knob that it soon settled looks less important than it is."
 )
+_ADJECTIVE = {Kind.MEASURED: "measured", Kind.ESTIMATE: "estimated", Kind.REPLAYED: "replayed"}
 _SEEDS = ("published", "earlier", "seed")
 
 
@@ -96,9 +97,7 @@ def _of_limit(one: ProblemReport) -> Markup:
         if what in c.us
     ]
     mb = ", ".join(f"{what} {limit.megabytes[what]:.0f} MB" for what in Stage)
-    title = (
-        f"Fraction of the byte limit reached ({one.conditions.kind} time; weights of {mb} at {limit.source})"
-    )
+    title = f"Fraction of the byte limit reached ({_ADJECTIVE[one.conditions.kind]} time; weights of {mb} at {limit.source})"
     return bar_chart(bars, title) if bars else join()
 
 
@@ -117,7 +116,7 @@ def stage_section(one: ProblemReport, stage: Stage, anchor: str) -> list[Markup]
             made.append(
                 importance_chart(
                     found,
-                    f"What mattered: share of the differences in {kind} time that each"
+                    f"What mattered: share of the differences in {_ADJECTIVE[one.conditions.kind]} time that each"
                     " knob explains by itself",
                 )
             )
@@ -173,9 +172,10 @@ def _progress(one: ProblemReport, stage: Stage, kind: str) -> Markup:
     default = default_of(one.trials[stage])
     if default is not None and default.figure_us is not None:
         levels["default"] = default.figure_us
-    if one.limit is not None:
+    # A limit far below would squeeze everything else into the top of the chart.
+    if one.limit is not None and one.limit.us[str(stage)] > best / 3:
         levels["limit"] = one.limit.us[str(stage)]
-    title = f"Progress of the search: {kind} µs a launch of each candidate"
+    title = f"Progress of the search: {_ADJECTIVE[one.conditions.kind]} µs a launch of each candidate"
     return scatter(
         dots,
         line,
