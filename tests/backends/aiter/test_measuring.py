@@ -18,6 +18,10 @@ from tests.measure.conftest import QUICK
 from tests.spaces import MI325X
 
 BACKEND = Aiter()
+# The stand-in is slow and its times mean nothing.
+FEW = replace(
+    QUICK, steps=1, cold=0.0, window_s=0.01, warmup_s=0.01, min_sample_us=1.0, select_rounds=2, judge_rounds=2
+)
 
 
 def config(stage: Stage, **knobs: Any) -> Config:
@@ -30,7 +34,7 @@ def measured(measurer: Measurer, stage: Stage, one: Config) -> Measurement | Fai
 
 @pytest.fixture
 def measurer(launches: Launches) -> Iterator[Measurer]:
-    with Measurer(NAME, [PROBLEM], QUICK) as made:
+    with Measurer(NAME, [PROBLEM], FEW) as made:
         yield made
 
 
@@ -57,8 +61,7 @@ def test_the_layer_is_confirmed_with_both_stages_knobs(launches: Launches) -> No
         for one, two in (({}, {}), ({"sched": False}, {"tile_k": 256}))
     )
     finalists = [Finalist("default", default), Finalist("published", published)]
-    few = replace(QUICK, steps=1, cold=0.0, select_rounds=2, judge_rounds=2, min_sample_us=1.0)
-    with Measurer(NAME, [PROBLEM], few) as measurer:
+    with Measurer(NAME, [PROBLEM], FEW) as measurer:
         confirmation = measurer.confirm(PROBLEM, finalists, layer_environment(BACKEND.environment))
     assert all(error is not None and error < 0.02 for error in confirmation.errors), confirmation.notes
     ran = {(one["stage"], one["gate"], one["tile_k"]) for one in launches()}
@@ -67,7 +70,7 @@ def test_the_layer_is_confirmed_with_both_stages_knobs(launches: Launches) -> No
 
 def gates_run(runtime: str, launches: Launches) -> set[bool]:
     """The gates of the kernels that ran for a config whose gate is off, after one whose gate is on."""
-    with Measurer(runtime, [PROBLEM], QUICK) as measurer:
+    with Measurer(runtime, [PROBLEM], FEW) as measurer:
         on = measured(measurer, Stage.STAGE1, config(Stage.STAGE1))
         before = len(launches())
         off = measured(measurer, Stage.STAGE1, config(Stage.STAGE1, sched=False))
@@ -109,7 +112,7 @@ def test_no_knob_of_the_shell_reaches_a_candidate(
         "AITER_ENFORCE_DSL": "0",
     }.items():
         monkeypatch.setenv(name, value)
-    with Measurer(NAME, [PROBLEM], QUICK) as measurer:
+    with Measurer(NAME, [PROBLEM], FEW) as measurer:
         assert isinstance(measured(measurer, Stage.STAGE1, config(Stage.STAGE1)), Measurement)
     launch = launches()[-1]
     assert (launch["tile_m"], launch["tile_n"], launch["tile_k"], launch["gate"]) == (16, 64, 256, True)
