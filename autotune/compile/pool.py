@@ -54,7 +54,7 @@ class CompilePool:
         self._pool = pebble.ProcessPool(
             max_workers=workers,
             context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
+            initializer=start_worker,
             initargs=(self._logs.name, memory_limit_bytes, os.getpid()),
         )
 
@@ -111,7 +111,7 @@ class CompilePool:
         return f"the compiler died ({how})" + (f": {lines[-1][:300]}" if lines else "")
 
 
-def _start_worker(logs: str, memory_limit_bytes: int, driver: int) -> None:
+def start_worker(logs: str, memory_limit_bytes: int, driver: int) -> None:
     """Prepares a worker: a memory limit, its own log, and no life after the driver's."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

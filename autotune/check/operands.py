@@ -1,0 +1,91 @@
+"""The operands of one stage at a few tokens, and what it should make of them, in numpy.
+
+Integers are exact: products of INT8 and INT4 are summed in float64, where no sum comes near 2^53.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.problem import Layer, Stage, gemm_dims
+
+Array = npt.NDArray[Any]
+Unpack = Callable[[Array, Array], Array]
+"""(an expert's packed weights as uint8, row numbers) -> int8 [rows, K] in [-8, 7]."""
+
+
+@dataclass
+class Operands:
+    """Quantised operands of one stage; an expert's weights are made when it is first asked for.
+
+    Attributes:
+        ids: int32 [tokens, top_k], the experts of each token.
+        a: int8 [tokens, K] for stage 1, [tokens * top_k, K] for stage 2.
+        a_scale: float32, one a row of `a`.
+        router: float32 [tokens * top_k].
+        w_scale: float32 [experts, N].
+        unpack: how the backend packs weights.
+    """
+
+    layer: Layer
+    stage: Stage
+    ids: Array
+    unpack: Unpack
+    rng: np.random.Generator
+    a: Array = field(init=False)
+    a_scale: Array = field(init=False)
+    router: Array = field(init=False)
+    w_scale: Array = field(init=False)
+    _packed: dict[int, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, k = gemm_dims(self.layer, self.stage)
+        slots = self.ids.size
+        rows = self.ids.shape[0] if self.stage is Stage.STAGE1 else slots
+        rng = self.rng
+        self.a = rng.integers(-127, 128, (rows, k), dtype=np.int8)
+        # Scales that make results of order one, where SiLU is neither linear nor flat.
+        self.a_scale = ((rng.random(rows) + 0.5) / 73).astype(np.float32)
+        self.router = (rng.random(slots) * 0.5 + 0.1).astype(np.float32)
+        self.w_scale = ((rng.random((self.layer.experts, n)) + 0.5) / (4.6 * k**0.5)).astype(np.float32)
+
+    @property
+    def expert_of(self) -> Array:
+        """int32 [slots]."""
+        return self.ids.reshape(-1)
+
+    def row_of(self, slots: Array) -> Array:
+        """The rows of `a` that slots read."""
+        return slots // self.layer.top_k if self.stage is Stage.STAGE1 else slots
+
+    def packed(self, expert: int) -> Array:
+        """uint8 [N * K / 2]: every byte is a pair of INT4 values, whatever the packing."""
+        if expert not in self._packed:
+            n, k = gemm_dims(self.layer, self.stage)
+            self._packed[expert] = self.rng.integers(0, 256, n * k // 2, dtype=np.uint8)
+            self._packed[expert].setflags(write=False)
+        return self._packed[expert]
+
+    def gemm(self, slots: Array, expert: int, columns: Array) -> Array:
+        """float64 [slots, columns]: the scaled product of slots with rows `columns` of an expert."""
+        rows = self.row_of(slots)
+        w = self.unpack(self.packed(expert), columns).astype(np.float64)
+        exact = self.a[rows].astype(np.float64) @ w.T
+        scale = self.w_scale[expert, columns].astype(np.float64)
+        return np.asarray(exact * self.a_scale[rows].astype(np.float64)[:, None] * scale)
+
+    def stage1(self, slots: Array, expert: int, columns: Array) -> Array:
+        """float64 [slots, columns]: SiLU(gate) * up at output columns."""
+        inter = self.layer.inter_dim
+        both = self.gemm(slots, expert, np.concatenate([columns, columns + inter]))
+        gate, up = np.split(both, 2, axis=1)
+        return np.asarray(gate / (1 + np.exp(-gate)) * up)
+
+    def stage2(self, slots: Array, expert: int, columns: Array) -> Array:
+        """float64 [slots, columns]: each slot's router-weighted contribution."""
+        return self.gemm(slots, expert, columns) * self.router[slots].astype(np.float64)[:, None]

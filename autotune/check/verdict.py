@@ -1,0 +1,169 @@
+"""What a check found: the verdict on a binary, and what it executed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from autotune.emulate import Counts, Memory
+
+
+class VerdictStatus(StrEnum):
+    """What can be said of a binary."""
+
+    PASS = "pass"
+    INCORRECT = "incorrect"  # wrong numbers
+    FAULT = "fault"  # reads or writes what it must not, or what nothing has written: wrong on hardware too
+    NOT_EMULATED = "not_emulated"  # nothing can be said
+
+
+WRONG = (VerdictStatus.INCORRECT, VerdictStatus.FAULT)
+"""Verdicts that keep a binary from ever being exported."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """One s_waitcnt of the text and the vector loads in flight when waves came to it.
+
+    Attributes:
+        line: of the assembly, from 1.
+        reached: how many times a wave did.
+        mean_bytes, max_bytes: requested by loads that had not been waited for, a wave.
+    """
+
+    line: int
+    reached: int
+    mean_bytes: float
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What the sampled workgroups executed. Not a time.
+
+    Attributes:
+        workgroups: that were executed; everything below is their sum.
+        waves: of a workgroup.
+        classes: executed wave instructions by class.
+        traffic: by `load`, `store`, `atomic` and `scalar`: instructions, bytes that active lanes requested,
+            and distinct 64-byte segments an instruction, summed.
+        waits: every s_waitcnt with a vmcnt that was reached.
+    """
+
+    workgroups: int
+    waves: int
+    classes: Mapping[str, int]
+    traffic: Mapping[str, tuple[int, int, int]]
+    waits: tuple[Wait, ...]
+
+    @property
+    def load_coalescing(self) -> float | None:
+        """Requested bytes of loads / (64 * segments): 1 where every byte fetched is asked for, once."""
+        _, nbytes, segments = self.traffic.get("load", (0, 0, 0))
+        return nbytes / (64 * segments) if segments else None
+
+    @property
+    def bytes_in_flight(self) -> float:
+        """Bytes of loads in flight a wave, where it waits for them.
+
+        Waits at which nothing is outstanding stand between phases and say nothing of the loop: a wait counts
+        by what is in flight there.
+        """
+        total = sum(wait.reached * wait.mean_bytes for wait in self.waits)
+        return sum(wait.reached * wait.mean_bytes**2 for wait in self.waits) / total if total else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """JSON values for the store and for people; of the waits their number and bytes in flight."""
+        return {
+            "workgroups": self.workgroups,
+            "waves": self.waves,
+            "classes": dict(self.classes),
+            "traffic": {
+                kind: {"instructions": count, "bytes": nbytes, "segments": segments}
+                for kind, (count, nbytes, segments) in self.traffic.items()
+                if count
+            },
+            "load_coalescing": None if self.load_coalescing is None else round(self.load_coalescing, 4),
+            "waits": {
+                "reached": sum(wait.reached for wait in self.waits),
+                "bytes_in_flight": round(self.bytes_in_flight, 1),
+                "max_bytes": max((wait.max_bytes for wait in self.waits), default=0),
+            },
+        }
+
+
+@dataclass
+class Tally:
+    """Adds up what the launches of one kernel executed."""
+
+    workgroups: int = 0
+    classes: Counter[str] = field(default_factory=Counter)
+    traffic: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    _waits: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+
+    def add(self, counts: Counts) -> None:
+        """Adds a launch, before the kernel's next one clears its counters; its traffic is the memory's."""
+        self.workgroups += counts.workgroups
+        self.classes.update(counts.classes)
+        for site in counts.waits:
+            reached, total, most = self._waits.get(site.line, (0, 0, 0))
+            self._waits[site.line] = (
+                reached + site.executions,
+                total + site.bytes_total,
+                max(most, site.bytes_max),
+            )
+
+    def add_traffic(self, memory: Memory) -> None:
+        """Adds what a memory has seen in all its launches."""
+        for kind, seen in memory.traffic.items():
+            instructions, nbytes, segments = self.traffic.get(kind, (0, 0, 0))
+            self.traffic[kind] = (
+                instructions + seen.instructions,
+                nbytes + seen.nbytes,
+                segments + seen.segments,
+            )
+
+    def executed(self, waves: int) -> Executed:
+        """The sum, of workgroups of `waves` waves."""
+        waits = (
+            Wait(line, reached, total / reached, most)
+            for line, (reached, total, most) in sorted(self._waits.items())
+        )
+        classes = dict(sorted(self.classes.items()))
+        return Executed(self.workgroups, waves, classes, self.traffic, tuple(waits))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check says of one binary.
+
+    Attributes:
+        error: ||out - reference|| / ||reference|| over everything that was checked; infinite where a value
+            is not finite; None: no numbers came out.
+        reason: one sentence; None exactly for a pass. `not emulated: <instruction>` names what is missing.
+        seconds: of one core, without the compile.
+        counts: `Executed.summary()`; empty where the execution did not end.
+    """
+
+    status: VerdictStatus
+    error: float | None
+    reason: str | None
+    seconds: float
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the binary must never be used."""
+        return self.status in WRONG
+
+    @property
+    def text(self) -> str:
+        """A line for people."""
+        if self.status is VerdictStatus.PASS:
+            return f"pass, error {self.error:.2e}"
+        if self.status is VerdictStatus.INCORRECT:
+            return f"incorrect: {self.reason}"
+        return f"{'fault' if self.status is VerdictStatus.FAULT else 'not emulated'}: {self.reason}"
