@@ -28,6 +28,11 @@ class EngineBackend:
     spaces: ClassVar[str]
     quantisation: ClassVar[Quantisation]
 
+    @property
+    def runtime(self) -> str:
+        """The engine's kernel on the device."""
+        return f"autotune.backends.{self.name}_runtime:make"
+
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         return _spaces(self.spaces)[stage].at(layer, tokens, device)
 

@@ -1,0 +1,28 @@
+"""Every backend on the list can be loaded, whatever is installed, and has what a run asks of it."""
+
+import inspect
+
+import pytest
+
+from autotune.backends import backend_names, load_backend
+from autotune.backends.base import Backend
+from autotune.errors import UserError
+
+
+@pytest.mark.parametrize("name", backend_names())
+def test_a_backend_has_the_whole_protocol(name: str) -> None:
+    backend = load_backend(name)
+    assert backend.name == name
+    module, _, function = backend.runtime.partition(":")
+    assert module.startswith("autotune.backends.")
+    assert function == "make"
+    for method, declared in inspect.getmembers(Backend, inspect.isfunction):
+        if not method.startswith("_"):
+            wanted = list(inspect.signature(declared).parameters)[1:]
+            assert list(inspect.signature(getattr(backend, method)).parameters) == wanted, method
+
+
+@pytest.mark.parametrize("name", ["cutlass", "autotune.backends:nothing", "no.module:Class"])
+def test_a_backend_that_is_not_there(name: str) -> None:
+    with pytest.raises(UserError, match="backend"):
+        load_backend(name)
