@@ -28,12 +28,14 @@ class Tally:
         self.measure_s = 0.0
         self.resumed = 0
         self.no_winner: dict[Problem, str] = {}
-        self.started = time.monotonic()
+        self._first_at = 0.0
 
     def on_start(self, tasks: dict[Task, StageSearch], *, resumed: int) -> None:
         self.tasks, self.resumed = tasks, resumed
 
     def on_trial(self, trial: TrialRecord, search: StageSearch) -> None:
+        if not self.done:
+            self._first_at = time.monotonic()
         self.counts[trial.status] += 1
         self.merged += trial.merged_into is not None
         self.compile_s += trial.compile_s if trial.origin != "shared" else 0.0
@@ -63,10 +65,14 @@ class Tally:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds to the end of the search at the pace so far; None: nothing to go by."""
-        if not self.done:
+        """Seconds to the end of the search at the pace since the first trial; None: nothing to go by.
+
+        What comes before the first trial, such as starting workers, happens once.
+        """
+        if self.done < 2:
             return None
-        return (time.monotonic() - self.started) / self.done * max(0, self.total - self.done)
+        pace = (time.monotonic() - self._first_at) / (self.done - 1)
+        return pace * max(0, self.total - self.done)
 
     def by_status(self) -> str:
         """Trials by status, with how many were merged, as words."""

@@ -1,0 +1,84 @@
+"""What a run says of its progress."""
+
+import pytest
+
+from autotune.cli import progress
+from autotune.cli.progress import LiveProgress, PlainProgress, Tally
+from autotune.problem import Problem, Stage
+from autotune.results import Status
+from autotune.search.driver import Task
+from autotune.search.study import StageSearch
+from tests.live_stand_in import TARGET, TINY, StandIn
+from tests.store.examples import failed, trial
+
+TASK: Task = (Problem(TINY, 2), Stage.STAGE1)
+
+
+@pytest.fixture
+def search() -> StageSearch:
+    space = StandIn().space(TINY, 2, Stage.STAGE1, TARGET.device)
+    return StageSearch(space, sampler="random", seed=0, budget=3)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def _told(tally: Tally, search: StageSearch) -> None:
+    """The search asks for what ships and hears that it takes 40 us."""
+    ask = search.ask()
+    assert ask is not None
+    search.tell(ask.config, 40.0)
+    tally.on_trial(trial(problem=TASK[0], config=ask.config, figure_us=40.0, origin=ask.origin), search)
+
+
+def test_the_time_to_go_counts_from_the_first_trial(search: StageSearch, clock: list[float]) -> None:
+    tally = Tally()
+    tally.on_start({TASK: search}, resumed=0)
+    clock[0] += 60  # workers start
+    _told(tally, search)
+    assert tally.eta_s is None
+    clock[0] += 2
+    _told(tally, search)
+    assert tally.eta_s == pytest.approx(2.0)
+
+
+def test_counts_by_status_and_what_was_merged(search: StageSearch) -> None:
+    tally = Tally()
+    tally.on_start({TASK: search}, resumed=0)
+    assert tally.by_status() == "none yet"
+    tally.on_trial(trial(), search)
+    tally.on_trial(trial(merged_into=1), search)
+    tally.on_trial(failed(Status.TIMEOUT), search)
+    assert tally.by_status() == "2 ok, 1 timeout, 1 of them merged with equal machine code"
+
+
+def test_plain_lines_name_the_kind_of_every_figure(
+    search: StageSearch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = PlainProgress("estimate")
+    plain.on_start({TASK: search}, resumed=2)
+    _told(plain, search)
+    plain.on_confirm(TASK[0], 9)
+    out = capsys.readouterr().out
+    assert "m2 stage1: 6 legal configs, 3 trials" in out
+    assert "resuming: 2 trials" in out
+    assert "best 40.00 µs, default 40.00 µs (estimate)" in out
+    assert "confirming 9 layer configs" in out
+
+
+def test_the_live_display_shows_the_best_against_the_default(search: StageSearch) -> None:
+    from rich.console import Console
+
+    live = LiveProgress("measured")
+    live.on_start({TASK: search}, resumed=0)
+    _told(live, search)
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(live._render())
+    text = console.export_text()
+    assert "best 40.00 µs, default 40.00 µs" in text
+    assert "measured" in text
+    assert "1 ok" in text
