@@ -157,5 +157,6 @@ class LiveProgress(Tally):
             )
         eta = "" if self.eta_s is None else f", about {self.eta_s:.0f} s to go"
         clock = f"compile {self.compile_s:.0f} s, device {self.measure_s:.0f} s, {self._phase}{eta}"
-        bar = ProgressBar(total=max(1, self.total), completed=self.done, width=60)
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(total=max(1, self.total), completed=self.done, width=60))
         return Group(table, bar, Text(f"{self.by_status()}"), Text(clock))
