@@ -36,6 +36,7 @@ def test_the_report_holds_what_every_step_printed_and_no_secret(tmp_path: Path) 
     assert [winner["tokens"] for winner in result["winners"]] == [4, 160]
     assert result["trials"] == {"ok": 12}
     summary = json.loads(report["summary.json"])
+    assert [step["exit"] for step in summary["steps"]] == [0, 0, 0]
     assert summary["environment"]["AITER_LOG_LEVEL"] == "ERROR"
     assert "hunter2" not in "".join(report.values())
     assert "first_day.db" in report
