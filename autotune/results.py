@@ -1,8 +1,10 @@
 """What becomes of a candidate: the typed results that pass between compiling, measuring, search and store."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import median
+from typing import Any
 
 from autotune.config import Config
 from autotune.problem import Problem, Stage
@@ -91,6 +93,62 @@ class Failure:
     reason: str
     seconds: float = 0.0
     error: float | None = None
+
+
+class VerdictStatus(StrEnum):
+    """What executing a binary on the CPU says of it."""
+
+    PASS = "pass"
+    INCORRECT = "incorrect"  # wrong numbers
+    FAULT = "fault"  # reads or writes what it must not, or what nothing has written: wrong on hardware too
+    NOT_EMULATED = "not_emulated"  # nothing can be said
+
+
+WRONG = (VerdictStatus.INCORRECT, VerdictStatus.FAULT)
+"""Verdicts that keep a binary from ever being exported."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check (`autotune.check`) says of one binary.
+
+    Attributes:
+        error: ||out - reference|| / ||reference|| over everything that was checked; infinite where a value
+            is not finite; None: no numbers came out.
+        reason: one sentence; None exactly for a pass. It begins with the instruction where one is at fault
+            or missing.
+        seconds: of one core, without the compile.
+        counts: what was executed, as JSON values; empty where the execution did not end.
+    """
+
+    status: VerdictStatus
+    error: float | None
+    reason: str | None
+    seconds: float
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the binary must never be used."""
+        return self.status in WRONG
+
+    @property
+    def text(self) -> str:
+        """A line for people."""
+        if self.status is VerdictStatus.PASS:
+            return f"pass, error {self.error:.2e}"
+        return f"{self.status.replace('_', ' ')}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class CompilerVersion:
+    """What made a binary, e.g. `triton 3.9.0`."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
 
 
 @dataclass(frozen=True)

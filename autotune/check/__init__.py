@@ -16,7 +16,8 @@ Numpy only: no torch, no GPU.
 """
 
 from autotune.check.check import check_listing
+from autotune.check.executed import Executed
 from autotune.check.pool import Checked, CheckPool
-from autotune.check.verdict import Executed, Verdict, VerdictStatus
+from autotune.results import Verdict, VerdictStatus
 
 __all__ = ["CheckPool", "Checked", "Executed", "Verdict", "VerdictStatus", "check_listing"]

@@ -8,14 +8,16 @@ from importlib import import_module
 from itertools import count
 
 from autotune.backends.base import Listing
+from autotune.check.executed import Executed, Tally
 from autotune.check.execution import Execution
 from autotune.check.judge import Incorrect, Judge
-from autotune.check.verdict import Executed, Tally, Verdict, VerdictStatus
 from autotune.config import Config
 from autotune.emulate import EmulationError, Fault, Kernel, NotEmulated
 from autotune.errors import UserError
 from autotune.measure.runtime import Path
 from autotune.problem import Layer, Stage
+from autotune.results import CompilerVersion, Verdict, VerdictStatus
+from autotune.targets import TRITON_DISTRIBUTIONS, package_version
 
 # Modules with `executions` and, where outputs are rounded more than once, `path`. Imported when asked for:
 # they need their backend's compiler.
@@ -31,6 +33,21 @@ def require_checks(backend: str) -> None:
     """Raises UserError when a backend's kernels cannot be checked."""
     if not can_check(backend):
         raise UserError(f"backend {backend} cannot be checked on the CPU: use {' or '.join(_BACKENDS)}")
+
+
+def compiler_of(backend: str) -> CompilerVersion:
+    """The compiler that makes a backend's binaries here: another version's are judged anew.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    require_checks(backend)
+    if backend == "flydsl":
+        from autotune.backends.flydsl.tree import find_tree
+        from autotune.backends.flydsl.wheel import matching_wheel
+
+        return CompilerVersion("flydsl", matching_wheel(find_tree()))
+    return CompilerVersion("triton", package_version(*TRITON_DISTRIBUTIONS) or "unknown")
 
 
 def check_listing(

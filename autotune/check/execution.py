@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from autotune.check.executed import Tally
 from autotune.check.judge import Judge
-from autotune.check.verdict import Tally
 from autotune.emulate import Kernel, Memory, Order, Pointer
 
 Grid = tuple[int, int, int]

@@ -229,8 +229,8 @@ class _Case:
 def _arguments(kernel: Kernel, tensors: list[Pointer], numbers: list[int]) -> list[Argument]:
     """Tensors and whole numbers in the slots of the kernel's metadata.
 
-    FlyDSL main's descriptors are structures of 4 bytes and more behind each pointer, and never read: the whole
-    numbers are the last slots.
+    FlyDSL main's descriptors are structures of 4 bytes and more behind each pointer, and never read: the
+    whole numbers are the last slots.
     """
     slots = kernel.info.arguments
     pointers, last = iter(tensors), len(slots) - len(numbers)

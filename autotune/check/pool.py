@@ -17,13 +17,13 @@ import pebble
 from autotune.backends import load_backend
 from autotune.backends.base import CompileRefused, Lists
 from autotune.check.check import execute, require_checks
-from autotune.check.verdict import Executed, Verdict
+from autotune.check.executed import Executed
 from autotune.compile.pool import DEFAULT_MEMORY_LIMIT_BYTES, start_worker
 from autotune.config import Config
 from autotune.devices import Device
 from autotune.errors import UserError
 from autotune.problem import Layer, Stage
-from autotune.results import Compiled, Failure, Status
+from autotune.results import Compiled, Failure, Status, Verdict
 
 DEFAULT_TIME_LIMIT_S = 120.0  # the compile included
 

@@ -13,6 +13,7 @@ from autotune.store.records import ExportRecord
 from autotune.store.rows import existing
 from autotune.store.schema import Export, ExportedWinner, Winner
 from autotune.store.sessions import Sessions
+from autotune.store.verdicts import wrong_binary
 
 
 class Exports(Sessions):
@@ -35,6 +36,7 @@ class Exports(Sessions):
 
         Raises:
             LookupError: there is no such winner.
+            ValueError: a check found a winner's binary wrong.
             sqlalchemy.exc.IntegrityError: a winner is not measured, and that is not allowed.
         """
         with self.writing() as session:
@@ -50,6 +52,9 @@ class Exports(Sessions):
             session.add(row)
             session.flush()
             for winner in exported:
+                reason = wrong_binary(session, existing(session, Winner, winner))
+                if reason is not None:
+                    raise ValueError(f"winner {winner} cannot be exported: {reason}")
                 session.add(
                     ExportedWinner(
                         export_id=row.id,

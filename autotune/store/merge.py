@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, insert, select, update
 
 from autotune.errors import UserError
+from autotune.results import WRONG
 from autotune.store.base import Base
 from autotune.store.database import open_database, user_errors
 from autotune.store.location import Location
@@ -28,6 +29,7 @@ class Merged:
     confirmations: int
     winners: int
     exports: int
+    verdicts: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ _PARTS = (
         {},
     ),
     _Part("exports", ("uid",), {}, {"exported_winners": "export_id"}),
+    _Part("verdicts", ("binary_hash", "compiler", "compiler_version"), {}, {}),
 )
 _OWNED_REFERS = {"exported_winners": {"winner_id": "winners"}}
 
@@ -115,6 +118,7 @@ def merge(into: Store, other: Path) -> Merged:
                 ids: Ids = {}
                 added = {part.name: _merge_part(ours, theirs, part, ids) for part in _PARTS}
                 _update_runs(ours, theirs, ids["runs"])
+                _worse_verdicts(ours, theirs, ids["verdicts"])
         finally:
             source.engine.dispose()
     return Merged(**added)
@@ -169,6 +173,16 @@ def _update_runs(ours: Connection, theirs: Connection, ids: Mapping[int, int]) -
             update(table)
             .where(table.c.id == ids[their_id], table.c.state == RunState.RUNNING)
             .values(state=state, ended_at=ended_at)
+        )
+
+
+def _worse_verdicts(ours: Connection, theirs: Connection, ids: Mapping[int, int]) -> None:
+    """Where two machines judged one binary, the one that found it wrong is believed."""
+    table = _table("verdicts")
+    for row in theirs.execute(select(table).where(table.c.status.in_(WRONG))).mappings():
+        values = {str(name): value for name, value in row.items() if name != "id"}
+        ours.execute(
+            update(table).where(table.c.id == ids[row["id"]], table.c.status.not_in(WRONG)).values(values)
         )
 
 

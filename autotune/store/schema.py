@@ -11,7 +11,7 @@ from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from autotune.problem import Stage
-from autotune.results import Kind, Status
+from autotune.results import Kind, Status, VerdictStatus
 from autotune.store.base import Base, enum_type
 from autotune.store.records import RunState as RunState
 
@@ -289,3 +289,24 @@ class ExportedWinner(Base):
     winner_id: Mapped[int] = mapped_column(primary_key=True, index=True)
     kind: Mapped[Kind] = mapped_column(enum_type(Kind, "kind"))
     unmeasured_allowed: Mapped[bool]
+
+
+class VerdictRow(Base):
+    __tablename__ = "verdicts"
+    __table_args__ = (
+        UniqueConstraint("binary_hash", "compiler", "compiler_version", name="uq_verdicts_binary"),
+        CheckConstraint("(status = 'pass') = (reason IS NULL)", name="reason"),
+        CheckConstraint("status <> 'pass' OR error IS NOT NULL", name="error"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    binary_hash: Mapped[str]
+    compiler: Mapped[str]
+    compiler_version: Mapped[str]
+    arch: Mapped[str]
+    status: Mapped[VerdictStatus] = mapped_column(enum_type(VerdictStatus, "status"))
+    error: Mapped[float | None]
+    reason: Mapped[str | None]
+    seconds: Mapped[float]
+    counts: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]

@@ -13,6 +13,7 @@ from autotune.store.records import ShortListed, WinnerRecord
 from autotune.store.rows import Reader, environment_id, next_number, problem_id
 from autotune.store.schema import Environment, ProblemRow, Winner
 from autotune.store.sessions import Sessions
+from autotune.store.verdicts import wrong_binary
 from autotune.store.winners import fates_of, winner_record
 
 
@@ -107,6 +108,9 @@ def _add(
         if trials[stage] is None and (fates or config != default.of(stage)):
             raise ValueError(f"{stage} {config} has no trial that is ok: it cannot be short-listed")
     row.stage1_trial_id, row.stage2_trial_id = trials[Stage.STAGE1], trials[Stage.STAGE2]
+    wrong = wrong_binary(session, row)
+    if wrong is not None:
+        raise ValueError(wrong)
     session.add(row)
     session.flush()
     return row.id

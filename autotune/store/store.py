@@ -5,10 +5,11 @@ from autotune.store.exports import Exports
 from autotune.store.runs import Runs
 from autotune.store.shortlists import ShortLists
 from autotune.store.trials import Trials
+from autotune.store.verdicts import Verdicts
 from autotune.store.winners import Winners
 
 
-class Store(Runs, Trials, Confirmations, Winners, ShortLists, Exports):
+class Store(Runs, Trials, Confirmations, Winners, ShortLists, Exports, Verdicts):
     """An open database: `with Store.open() as store: ...`.
 
     A method that writes has committed when it returns. Every method raises UserError for what a user can

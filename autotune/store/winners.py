@@ -19,6 +19,7 @@ from autotune.store.schema import (
     Winner,
 )
 from autotune.store.sessions import Sessions
+from autotune.store.verdicts import wrong_binary
 
 
 def fates_of(session: Session, winner: Winner, stage: Stage, config: str) -> list[tuple[int, Status]]:
@@ -127,7 +128,8 @@ def _add(session: Session, run: int, confirmation: int) -> int:
     """Writes what a confirmation chose; returns the winner's id.
 
     Raises:
-        ValueError: the finalist failed the numeric gate, there or in a trial of the same environment.
+        ValueError: the finalist failed the numeric gate, there or in a trial of the same environment, or a
+            check found its binary wrong.
     """
     confirmed = existing(session, ConfirmationRow, confirmation)
     chosen = session.get_one(FinalistRow, (confirmation, confirmed.winner))
@@ -159,6 +161,9 @@ def _add(session: Session, run: int, confirmation: int) -> int:
     for stage, config in ((Stage.STAGE1, row.stage1_config), (Stage.STAGE2, row.stage2_config)):
         if Status.INCORRECT in (status for _, status in fates_of(session, row, stage, config)):
             raise ValueError(f"{stage} {config} failed the numeric gate in a trial: it cannot be a winner")
+    wrong = wrong_binary(session, row)
+    if wrong is not None:
+        raise ValueError(wrong)
     session.add(row)
     session.flush()
     return row.id

@@ -7,7 +7,17 @@ from autotune.config import Config
 from autotune.fingerprint import Fingerprint
 from autotune.models import preset
 from autotune.problem import Layer, Problem, Stage
-from autotune.results import Confirmation, Finalist, Kind, LayerConfig, Round, Status
+from autotune.results import (
+    CompilerVersion,
+    Confirmation,
+    Finalist,
+    Kind,
+    LayerConfig,
+    Round,
+    Status,
+    Verdict,
+    VerdictStatus,
+)
 from autotune.store.records import TrialRecord
 from autotune.store.store import Store
 
@@ -29,6 +39,10 @@ MI325X = Fingerprint(
     tool_version="0.1.0",
 )
 OFFLINE = replace(MI325X, device="offline:mi325x", power_cap_w=None, driver=None, runtime="none")
+
+TRITON = CompilerVersion("triton", "3.9.0")
+PASS = Verdict(VerdictStatus.PASS, 1.7e-3, None, 0.4, {"workgroups": 5})
+WRONG = Verdict(VerdictStatus.INCORRECT, 0.7, "relative error 7.0e-01", 0.4)
 
 
 def config(tile_k: int) -> Config:

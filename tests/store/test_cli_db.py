@@ -26,8 +26,8 @@ def test_path_prints_where_the_database_is_and_makes_nothing(own_database: Path,
 
 
 def test_upgrade_makes_the_database_then_finds_it_up_to_date(own_database: Path) -> None:
-    assert invoke("upgrade") == f"{own_database}: new -> version 0001\n"
-    assert invoke("upgrade") == f"{own_database}: version 0001\n"
+    assert invoke("upgrade") == f"{own_database}: new -> version 0002\n"
+    assert invoke("upgrade") == f"{own_database}: version 0002\n"
 
 
 def test_merge_says_what_it_added(own_database: Path, tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_merge_says_what_it_added(own_database: Path, tmp_path: Path) -> None:
         other.record_trial(begin(other), trial())
     assert invoke("merge", str(tmp_path / "other.db")) == (
         f"{own_database}: added 1 environments, 1 problems, 1 runs, 1 trials, 0 confirmations, 0 winners,"
-        " 0 exports\n"
+        " 0 exports, 0 verdicts\n"
     )
 
 

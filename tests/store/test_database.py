@@ -97,7 +97,7 @@ def test_a_newer_version(path: Path) -> None:
     for read_only in (False, True):
         assert (
             refused(path, read_only=read_only)
-            == f"{path} is of version 9999, newer than this tool knows (0001): upgrade moe-autotune, or name"
+            == f"{path} is of version 9999, newer than this tool knows (0002): upgrade moe-autotune, or name"
             " another database with --db"
         )
 

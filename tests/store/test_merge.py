@@ -21,6 +21,9 @@ from tests.store.examples import (
     M4,
     MI325X,
     OFFLINE,
+    PASS,
+    TRITON,
+    WRONG,
     begin,
     config,
     confirmation,
@@ -31,7 +34,7 @@ from tests.store.examples import (
 )
 from tests.store.test_migrations import SCRIPT, columns, next_version  # noqa: F401  (a fixture)
 
-NOTHING = Merged(0, 0, 0, 0, 0, 0, 0)
+NOTHING = Merged(0, 0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.fixture
@@ -66,6 +69,7 @@ def fill(store: Store) -> int:
         entries=[ShortListed(layer_config(32, 32), 0.3)],
     )
     store.record_export(Path("/deploy"), "ab" * 32, [winner])
+    store.record_verdict("cd" * 32, TRITON, "gfx942", PASS)
     store.end_run(run, RunState.FINISHED)
     return run
 
@@ -76,7 +80,7 @@ def test_everything_arrives_with_new_ids(store: Store, run: int, other: Store) -
     theirs = fill(other)
     added = merge(store, file(other))
     assert added == Merged(
-        environments=1, problems=1, runs=1, trials=4, confirmations=1, winners=2, exports=1
+        environments=1, problems=1, runs=1, trials=4, confirmations=1, winners=2, exports=1, verdicts=1
     )
 
     ours = store.runs()[-1]
@@ -94,6 +98,17 @@ def test_everything_arrives_with_new_ids(store: Store, run: int, other: Store) -
     assert store.confirmation(measured.confirmation).confirmation == confirmation()
     assert (listed.stage1_trial, listed.stage2_trial) == (arrived[2].id, arrived[3].id)
     assert store.exports()[0].winners == (measured.id,)
+
+
+def test_where_two_machines_judged_a_binary_the_one_that_found_it_wrong_is_believed(
+    store: Store, other: Store
+) -> None:
+    ours, theirs = "01" * 32, "02" * 32
+    for binary, here, there in ((ours, WRONG, PASS), (theirs, PASS, WRONG)):
+        store.record_verdict(binary, TRITON, "gfx942", here)
+        other.record_verdict(binary, TRITON, "gfx942", there)
+    assert merge(store, file(other)) == NOTHING
+    assert store.verdict(ours, TRITON) == store.verdict(theirs, TRITON) == WRONG
 
 
 def test_merging_twice_adds_nothing(store: Store, other: Store) -> None:
@@ -199,7 +214,7 @@ def test_an_older_file_is_upgraded_in_a_copy(
     next_version.write_text(SCRIPT)
     migrations.revisions.cache_clear()
     with Store.open(path) as store:
-        assert store.version == "0002"
+        assert store.version == "0003"
         assert merge(store, older).runs == 1
     assert older.read_bytes() == before
     assert "note" not in columns(older, "runs")

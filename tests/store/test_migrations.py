@@ -94,7 +94,7 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     shutil.copytree(data_dir("db"), scripts)
     monkeypatch.setattr(migrations, "data_dir", lambda _: scripts)
     migrations.revisions.cache_clear()
-    yield scripts / "versions" / "0002_next.py"
+    yield scripts / "versions" / "0003_next.py"
     migrations.revisions.cache_clear()
 
 
@@ -102,7 +102,7 @@ SCRIPT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "0003", "0002", None, None
 
 
 def upgrade():
@@ -119,7 +119,7 @@ def test_an_older_database_is_upgraded_when_it_is_opened(path: Path, next_versio
     next_version.write_text(SCRIPT)
     assert "note" not in columns(path, "runs")
     with Store.open(path) as store:
-        assert (store.upgraded_from, store.version) == ("0001", "0002")
+        assert (store.upgraded_from, store.version) == ("0002", "0003")
         begin(store)
     assert "note" in columns(path, "runs")
 
@@ -130,7 +130,7 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, next_version: Path) -
         Store.open(path)
     assert "note" not in columns(path, "runs")
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
 
 
 def test_an_older_database_is_not_read_without_leave_to_upgrade_it(path: Path, next_version: Path) -> None:

@@ -1,27 +1,13 @@
-"""What a check found: the verdict on a binary, and what it executed."""
+"""What a check executed: instructions, traffic, and loads in flight at waits."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from autotune.emulate import Counts, Memory
-
-
-class VerdictStatus(StrEnum):
-    """What can be said of a binary."""
-
-    PASS = "pass"
-    INCORRECT = "incorrect"  # wrong numbers
-    FAULT = "fault"  # reads or writes what it must not, or what nothing has written: wrong on hardware too
-    NOT_EMULATED = "not_emulated"  # nothing can be said
-
-
-WRONG = (VerdictStatus.INCORRECT, VerdictStatus.FAULT)
-"""Verdicts that keep a binary from ever being exported."""
 
 
 @dataclass(frozen=True)
@@ -134,36 +120,3 @@ class Tally:
         )
         classes = dict(sorted(self.classes.items()))
         return Executed(self.workgroups, waves, classes, self.traffic, tuple(waits))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a check says of one binary.
-
-    Attributes:
-        error: ||out - reference|| / ||reference|| over everything that was checked; infinite where a value
-            is not finite; None: no numbers came out.
-        reason: one sentence; None exactly for a pass. `not emulated: <instruction>` names what is missing.
-        seconds: of one core, without the compile.
-        counts: `Executed.summary()`; empty where the execution did not end.
-    """
-
-    status: VerdictStatus
-    error: float | None
-    reason: str | None
-    seconds: float
-    counts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def wrong(self) -> bool:
-        """Whether the binary must never be used."""
-        return self.status in WRONG
-
-    @property
-    def text(self) -> str:
-        """A line for people."""
-        if self.status is VerdictStatus.PASS:
-            return f"pass, error {self.error:.2e}"
-        if self.status is VerdictStatus.INCORRECT:
-            return f"incorrect: {self.reason}"
-        return f"{'fault' if self.status is VerdictStatus.FAULT else 'not emulated'}: {self.reason}"
