@@ -1,6 +1,7 @@
 """AITER: which generation, which commit, and whether it has the third published patch."""
 
 import ast
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +99,27 @@ def aiter_findings(aiter: Aiter | None) -> list[Finding]:
         misfits = check_aiter(aiter.package, aiter.generation)
         found.append(contract_finding("AITER", misfits, "511df6a, b5757d6, or main of August 2026"))
     return found
+
+
+def pin_findings(aiter: Aiter | None, wheel: str | None) -> list[Finding]:
+    """Whether AITER accepts the flydsl wheel beside it; nothing where it does not say, or there is none.
+
+    aiter b5757d6, ops/flydsl/__init__.py:15-36: another version is an ImportError, which `aiter.tuned_gemm`,
+    and so the engine's bfloat16 GEMMs, run into. `aiter.fused_moe` does not.
+    """
+    source = aiter.package / "ops/flydsl/__init__.py" if aiter else None
+    if source is None or wheel is None or not source.is_file():
+        return []
+    pin = re.search(r'_REQUIRED_FLYDSL_VERSION\s*=\s*"([^"]+)"', source.read_text(errors="replace"))
+    if pin is None:
+        return []
+    if pin.group(1) == wheel:
+        return [Finding("AITER takes the wheel", State.YES, f"both are {wheel}")]
+    detail = f"aiter.ops.flydsl imports with flydsl {pin.group(1)} only, here is {wheel}; fused_moe works"
+    remedy = (
+        f"give {wheel} a Python of its own (AUTOTUNE_FLYDSL_PYTHON), and the engine the FlyDSL of its image"
+    )
+    return [Finding("AITER takes the wheel", State.NO, detail, remedy)]
 
 
 def _fmha(aiter: Aiter) -> Finding:

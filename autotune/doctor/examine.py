@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autotune.doctor.ability import Ability, Facts, abilities, engines_here
-from autotune.doctor.aiter import aiter_findings, find_aiter
+from autotune.doctor.aiter import aiter_findings, find_aiter, pin_findings
 from autotune.doctor.caches import cache_findings
 from autotune.doctor.finding import Finding, State
 from autotune.doctor.flydsl import find_flydsl, flydsl_findings, linker_finding
@@ -42,6 +42,7 @@ def examine(host: Host) -> Examination:
         triton,
         *aiter_findings(aiter),
         *flydsl_findings(flydsl),
+        *pin_findings(aiter, host.version("flydsl")),
         linker_finding(host),
         *cache_findings(host),
     ]

@@ -105,6 +105,18 @@ def test_a_tree_without_its_wheel_names_the_wheel_to_install(tmp_path: Path) -> 
     assert ability(seen, "flydsl").can is Can.NOTHING
 
 
+@pytest.mark.parametrize(("wheel", "state"), [("0.1.5", State.NO), ("0.1.1.dev409", State.YES)])
+def test_an_aiter_that_pins_the_wheel_is_told_from_one_that_takes_it(
+    tmp_path: Path, wheel: str, state: State
+) -> None:
+    machine = bare_machine(tmp_path)
+    aiter(tmp_path)
+    package(tmp_path, "flydsl", wheel)
+    pin = '_REQUIRED_FLYDSL_VERSION = "0.1.1.dev409"'
+    write(next(tmp_path.rglob("aiter/ops/flydsl")) / "__init__.py", pin)
+    assert finding(examine(machine), "AITER takes the wheel").state is state
+
+
 @pytest.mark.parametrize(("name", "words"), [("ld.lld-19", "ld.lld-19"), ("ld.lld-18", "ld.lld-18")])
 def test_a_debian_linker_is_found_by_its_version(tmp_path: Path, name: str, words: str) -> None:
     machine = bare_machine(tmp_path)
