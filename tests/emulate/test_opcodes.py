@@ -123,7 +123,7 @@ def memory_lines() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("text", lines())
+@pytest.mark.parametrize("text", sorted(lines()))
 def test_assembler_knows_it(text: str, capfd: pytest.CaptureFixture[str]) -> None:
     failed = False
     try:
