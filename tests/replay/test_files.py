@@ -71,7 +71,11 @@ def test_equal_tables_make_equal_files(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-@pytest.mark.parametrize("content", [b"", b"text", gzip.compress(b""), gzip.compress(b'{"format": "other"}')])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", gzip.compress(b""), gzip.compress(b'{"format": "other"}')],
+    ids=["empty", "text", "nothing compressed", "another format"],
+)
 def test_what_is_no_table_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.table.json.gz"
     path.write_bytes(content)
