@@ -44,4 +44,4 @@ def report(
     with Store.open(db, read_only=True) as store:
         made = write_report(store, Scope(run, device, bundle), out, chosen)
     shapes = ", ".join(dict.fromkeys(one.problem.shape for one in made.problems))
-    typer.echo(f"wrote {out} ({out.stat().st_size / 1e3:,.0f} kB): {shapes}, {len(made.trials):,} candidates")
+    typer.echo(f"wrote {out} ({out.stat().st_size / 1e3:,.0f} kB): {shapes}, {made.candidates:,} candidates")

@@ -27,8 +27,8 @@ def top(
 ) -> None:
     """List the best candidates of each stage and shape, and how they differ from what ships.
 
-    These are figures of the search: the fastest of many noisy ones is too good to be true. What was decided,
-    autotune show tells.
+    These are figures of the search: the fastest of many noisy ones is too good to be true. What was decided
+    is what autotune show tells.
 
     Examples:
 

@@ -1,5 +1,6 @@
 """What a report is about: chosen runs, problems with their trials, and what was decided of each."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -37,7 +38,8 @@ class ProblemReport:
     """One problem under one set of conditions.
 
     Attributes:
-        trials: by stage, in the order of their making.
+        trials: candidates by stage, in the order in which they were first tried.
+        rows: every trial behind them, by id: a candidate may have been measured again.
         contenders: the default first; empty where nothing was decided.
         confirmation: None where there was no final, or an estimate decided.
         limit: None: not known for this device or backend.
@@ -45,6 +47,7 @@ class ProblemReport:
 
     conditions: Conditions
     trials: Mapping[Stage, Sequence[StoredTrial]]
+    rows: Sequence[StoredTrial]
     winner: WinnerRecord | None
     contenders: Sequence[Contender]
     confirmation: StoredConfirmation | None
@@ -83,9 +86,13 @@ class Report:
 
     @property
     def trials(self) -> list[StoredTrial]:
-        """All trials, by id."""
-        every = [trial for one in self.problems for stage in Stage for trial in one.trials[stage]]
-        return sorted(every, key=lambda trial: trial.id)
+        """Every trial, by id."""
+        return sorted((trial for one in self.problems for trial in one.rows), key=lambda trial: trial.id)
+
+    @property
+    def candidates(self) -> int:
+        """How many configs were tried, each counted once a problem and stage."""
+        return sum(len(one.trials[stage]) for one in self.problems for stage in Stage)
 
 
 def gather(store: Store, scope: Scope) -> Report:
@@ -140,15 +147,20 @@ def _problems(
     for run in runs:
         trials.update((trial.id, trial) for trial in trials_until(store, run))
     groups = grouped(trials.values())
+    rows: dict[Conditions, list[StoredTrial]] = defaultdict(list)
+    for trial in trials.values():
+        rows[conditions_of(trial)].append(trial)
     made = []
     for conditions, of_stage in groups.items():
         winner = _winner(conditions, winners)
         if winner is not None or not only_winners:
-            made.append(_problem(store, conditions, of_stage, winner))
+            made.append(_problem(store, conditions, of_stage, rows[conditions], winner))
     decided = {one.winner.id for one in made if one.winner is not None}
     for winner in winners:
         if winner.id not in decided:  # confirmed again, or merged without its trials
-            made.append(_problem(store, _conditions(store, winner), {stage: [] for stage in Stage}, winner))
+            made.append(
+                _problem(store, _conditions(store, winner), {stage: [] for stage in Stage}, [], winner)
+            )
     made.sort(key=_order)
     return made
 
@@ -177,6 +189,7 @@ def _problem(
     store: Store,
     conditions: Conditions,
     trials: Mapping[Stage, Sequence[StoredTrial]],
+    rows: Sequence[StoredTrial],
     winner: WinnerRecord | None,
 ) -> ProblemReport:
     confirmation = None
@@ -185,6 +198,7 @@ def _problem(
     return ProblemReport(
         conditions,
         trials,
+        rows,
         winner,
         contenders(store, winner) if winner is not None else [],
         confirmation,

@@ -71,8 +71,7 @@ def _lede(report: Report) -> list[str]:
     """The result in a sentence or two."""
     layers = sorted({one.problem.layer.key for one in report.problems})
     devices = sorted({stack.device for stack in report.stacks})
-    trials = len(report.trials)
-    said = [f"{', '.join(layers)} on {', '.join(devices)}: {trials:,} candidates."]
+    said = [f"{', '.join(layers)} on {', '.join(devices)}: {report.candidates:,} candidates."]
     decided = [one for one in report.problems if one.winner]
     if len(decided) <= 2:
         said += [f"{one.problem.shape}: {verdict(one.winner)}." for one in decided if one.winner]

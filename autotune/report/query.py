@@ -1,8 +1,10 @@
 """What a report asks of the store beyond single records: a run's winners, and trials sorted into groups."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Final
 
 from sqlalchemy import select
 
@@ -14,6 +16,9 @@ from autotune.store.rows import Reader
 from autotune.store.schema import ConfirmationRow, Winner
 from autotune.store.store import Store
 from autotune.store.winners import winner_record
+
+RACE: Final = "race"
+"""Origin of a further window of a candidate that was tried before."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +54,40 @@ def confirmations_of(store: Store, run: int) -> list[StoredConfirmation]:
 
 
 def grouped(trials: Iterable[StoredTrial]) -> dict[Conditions, dict[Stage, list[StoredTrial]]]:
-    """Trials by what may be compared and by stage; of a config that was tried again, the newest."""
-    groups: dict[Conditions, dict[Stage, dict[str, StoredTrial]]] = defaultdict(
+    """Candidates by what may be compared and by stage, in the order in which they were first tried.
+
+    A candidate that was tried again counts once, as it was tried last. Leaders of a search are measured
+    again before the final, as trials of origin `race`: such a candidate's figure is the mean of all its
+    windows, and one that failed in a window has failed.
+    """
+    tried: dict[Conditions, dict[Stage, dict[str, StoredTrial]]] = defaultdict(
         lambda: {stage: {} for stage in Stage}
     )
+    races: dict[tuple[Conditions, Stage, str], list[StoredTrial]] = defaultdict(list)
     for trial in sorted(trials, key=lambda trial: (trial.created_at, trial.id)):
-        kept = groups[conditions_of(trial)][trial.stage]
-        kept.pop(trial.config.key, None)  # so that the newest also stands where it was made
-        kept[trial.config.key] = trial
+        conditions = conditions_of(trial)
+        known = tried[conditions][trial.stage]
+        if trial.origin == RACE and trial.config.key in known:
+            races[conditions, trial.stage, trial.config.key].append(trial)
+        else:
+            known.pop(trial.config.key, None)  # so that the newest also stands where it was made
+            known[trial.config.key] = trial
     return {
-        conditions: {stage: list(kept.values()) for stage, kept in stages.items()}
-        for conditions, stages in groups.items()
+        conditions: {
+            stage: [_with_windows(one, races[conditions, stage, key]) for key, one in known.items()]
+            for stage, known in stages.items()
+        }
+        for conditions, stages in tried.items()
     }
+
+
+def _with_windows(first: StoredTrial, windows: Sequence[StoredTrial]) -> StoredTrial:
+    """A candidate in the light of what was measured of it again."""
+    failed = next((window for window in windows if window.status is not Status.OK), None)
+    if failed is not None:
+        return replace(first, status=failed.status, figure_us=None, reason=failed.reason)
+    figures = [one.figure_us for one in (first, *windows) if one.figure_us is not None]
+    return replace(first, figure_us=fmean(figures)) if windows and figures else first
 
 
 def trials_until(store: Store, run: RunRecord) -> list[StoredTrial]:

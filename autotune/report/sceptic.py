@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from autotune.errors import UserError
 from autotune.problem import Stage
 from autotune.report.content import ProblemReport
-from autotune.report.query import default_of, fastest
+from autotune.report.query import RACE, default_of, fastest
 from autotune.report.text_table import percent
 from autotune.results import Kind, Status
 from autotune.space import shipped_spaces
@@ -66,7 +66,9 @@ def _coverage(one: ProblemReport) -> str:
             parts.append(f"{stage}: {tried:,} configs{share}")
     merged = sum(trial.merged_into is not None for stage in Stage for trial in one.trials[stage])
     equal = f" {merged:,} of them had machine code that had been tried before." if merged else ""
-    return f"{'; '.join(parts)}.{equal}" if parts else ""
+    again = sum(trial.origin == RACE for trial in one.rows)
+    raced = f" The leaders were measured again, {again:,} times in all." if again else ""
+    return f"{'; '.join(parts)}.{equal}{raced}" if parts else ""
 
 
 def _default(one: ProblemReport) -> str:
@@ -99,8 +101,7 @@ def _luck(one: ProblemReport) -> str:
 
 
 def _noise(store: Store, one: ProblemReport) -> str:
-    trials = [trial for stage in Stage for trial in one.trials[stage]]
-    count, throttled = _samples(store, trials)
+    count, throttled = _samples(store, one.rows)
     if not count:
         return ""
     slowed = f"{throttled:,} of them" if throttled else "none of them"

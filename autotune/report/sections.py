@@ -97,7 +97,8 @@ def _of_limit(one: ProblemReport) -> Markup:
         if what in c.us
     ]
     mb = ", ".join(f"{what} {limit.megabytes[what]:.0f} MB" for what in Stage)
-    title = f"Fraction of the byte limit reached ({_ADJECTIVE[one.conditions.kind]} time; weights of {mb} at {limit.source})"
+    timed = f"{_ADJECTIVE[one.conditions.kind]} time"
+    title = f"Fraction of the byte limit reached ({timed}; weights of {mb} at {limit.source})"
     return bar_chart(bars, title) if bars else join()
 
 
@@ -116,8 +117,8 @@ def stage_section(one: ProblemReport, stage: Stage, anchor: str) -> list[Markup]
             made.append(
                 importance_chart(
                     found,
-                    f"What mattered: share of the differences in {_ADJECTIVE[one.conditions.kind]} time that each"
-                    " knob explains by itself",
+                    f"What mattered: share of the differences in {_ADJECTIVE[one.conditions.kind]} time"
+                    " that each knob explains by itself",
                 )
             )
             made.append(tag("p", _IMPORTANCE, class_="note"))

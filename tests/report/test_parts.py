@@ -5,17 +5,18 @@ from dataclasses import replace
 import pytest
 
 from autotune.config import Config
-from autotune.problem import Problem
+from autotune.problem import Problem, Stage
 from autotune.report.axis import Axis, around
 from autotune.report.configs import changes, layer_changes
+from autotune.report.content import Scope, gather
 from autotune.report.effects import effects, heat_maps, ordered
 from autotune.report.finals import deciding, of_confirmation
 from autotune.report.limits import byte_limit
 from autotune.report.markup import join, tag
-from autotune.results import Round
+from autotune.results import Round, Status
 from autotune.routing import Routing
 from autotune.store.store import Store
-from tests.store.examples import DEFAULT, FASTER, LAYER, M4, begin, confirm, confirmation, trial
+from tests.store.examples import DEFAULT, FASTER, LAYER, M4, begin, confirm, confirmation, failed, trial
 
 
 def test_the_byte_limit_is_the_layer_s_weights_over_the_datasheet_s_bandwidth() -> None:
@@ -151,3 +152,22 @@ def test_text_is_escaped_and_markup_is_not() -> None:
     assert tag("p", "a<b & c", tag("b", "d"), None) == "<p>a&lt;b &amp; c<b>d</b></p>"
     assert tag("i", title='say "x"', hidden=True, class_=None) == '<i title="say &quot;x&quot;" hidden></i>'
     assert join("<", tag("br")) == "&lt;<br>"
+
+
+def test_a_leader_that_was_measured_again_is_one_candidate_with_the_mean_of_its_windows(store: Store) -> None:
+    run = begin(store)
+    for origin, us in (("default", 40.0), ("race", 42.0), ("race", 44.0)):
+        store.record_trial(run, trial(origin=origin, figure_us=us))
+    (one,) = gather(store, Scope()).problems
+    (candidate,) = one.trials[Stage.STAGE1]
+    assert (candidate.origin, candidate.figure_us) == ("default", 42.0)
+    assert len(one.rows) == 3  # all of them go into CSV and Parquet
+
+
+def test_a_leader_that_failed_when_measured_again_has_failed(store: Store) -> None:
+    run = begin(store)
+    store.record_trial(run, trial())
+    store.record_trial(run, failed(Status.INCORRECT, origin="race"))
+    (one,) = gather(store, Scope()).problems
+    (candidate,) = one.trials[Stage.STAGE1]
+    assert (candidate.status, candidate.figure_us) == (Status.INCORRECT, None)
