@@ -1,12 +1,15 @@
 """One tuning run: from problems to confirmed winners, or offline to a short list by estimate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from autotune.backends import load_backend
 from autotune.backends.base import Backend
+from autotune.check.check import can_check
+from autotune.check.judged import Checks, Judged
+from autotune.check.short_list import Sifter
 from autotune.compile.pool import CompilePool
 from autotune.config import Config
 from autotune.fingerprint import Fingerprint
@@ -41,6 +44,7 @@ class RunRequest:
         timeout_s: stop asking after this time; None: never.
         workers: compile processes.
         measuring: conditions and limits on a live target.
+        check_timeout_s: offline, checks of the short lists' machine code are given up after so long.
         stop_when: a search ends when less gain than this fraction is to be expected; None: at its budget.
         command: the command line, for the record.
     """
@@ -57,6 +61,7 @@ class RunRequest:
     allow_spills: bool = False
     measuring: MeasureSettings = MeasureSettings()  # noqa: RUF009 frozen
     stop_when: float | None = None
+    check_timeout_s: float = 90.0
     command: str = ""
 
 
@@ -68,6 +73,8 @@ class RunResult:
         complete: every search used its budget.
         best: the winner of each problem, or offline the best of its short list.
         stopped: why searches ended before their budget, and what they left untried; a sentence each.
+        defaults: what ships, by shape and stage.
+        checks: offline, verdicts on the machine code of short-listed configs and of what ships.
     """
 
     run: int
@@ -75,6 +82,8 @@ class RunResult:
     complete: bool
     best: Sequence[WinnerRecord]
     stopped: Sequence[str] = ()
+    checks: Sequence[Judged] = ()
+    defaults: Mapping[tuple[str, str], Config] = field(default_factory=dict)
 
 
 class Listener(Protocol):
@@ -85,6 +94,9 @@ class Listener(Protocol):
 
     def on_trial(self, trial: TrialRecord, search: StageSearch) -> None:
         """A trial is stored and told."""
+
+    def on_check(self, problem: Problem) -> None:
+        """The machine code of a problem's short list is about to be executed."""
 
     def on_confirm(self, problem: Problem, contenders: int) -> None:
         """The final of a problem begins."""
@@ -122,6 +134,7 @@ class _Run:
     environment: Fingerprint
     id: int
     searches: dict[Task, StageSearch] = field(default_factory=dict)
+    checks: list[Judged] = field(default_factory=list)
 
 
 def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
@@ -179,7 +192,11 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
         for (problem, stage), search in current.searches.items()
         if search.stopped
     ]
-    return RunResult(current.id, environment, complete, best, stopped)
+    defaults = {
+        (problem.shape, str(stage)): search.space.default
+        for (problem, stage), search in current.searches.items()
+    }
+    return RunResult(current.id, environment, complete, best, stopped, current.checks, defaults)
 
 
 def _make_searches(current: _Run, workload: str) -> None:
@@ -328,27 +345,53 @@ def _settle(current: _Run, judge: Judge, problem: Problem, stage: Stage) -> Rank
 
 
 def _short_list(current: _Run) -> list[WinnerRecord]:
-    """Ranks layer configs by the sum of their stages' estimates and stores the best of them."""
+    """Ranks layer configs by the sum of their stages' estimates and stores the best that are right."""
     made = []
-    for problem in current.request.problems:
-        one, two = (current.searches[problem, stage].results for stage in Stage)
-        default = _default(current, problem)
-        times = dict(pairs(one, two))
-        if default not in times:
-            reason = "what ships has no estimate here, so there is nothing to compare with"
-            current.listener.on_no_winner(problem, reason)
-            continue
-        listed = dict.fromkeys([*list(times)[:SHORT_LIST], default])
-        entries = [ShortListed(config, 1 - times[config] / times[default]) for config in listed]
-        made += current.store.record_short_list(
-            current.id,
-            problem=problem,
-            backend=current.backend.name,
-            environment=current.environment,
-            default=default,
-            entries=entries,
-        )
+    with ExitStack() as stack:
+        sifter = _sifter(current, stack)
+        for problem in current.request.problems:
+            made += _list_one(current, problem, sifter)
+        if sifter is not None:
+            current.checks += sifter.judged.values()
     return _winners(current, Kind.ESTIMATE, made)
+
+
+def _sifter(current: _Run, stack: ExitStack) -> Sifter | None:
+    """Executes machine code; None: this backend's or device's cannot be."""
+    request, backend = current.request, current.backend.name
+    device = request.target.device
+    if not can_check(backend, device):
+        return None
+    checks = Checks(
+        backend, device, workers=request.workers, store=current.store, budget_s=request.check_timeout_s
+    )
+    return Sifter(stack.enter_context(checks), current.store, backend, current.environment.key)
+
+
+def _list_one(current: _Run, problem: Problem, sifter: Sifter | None) -> list[int]:
+    """Stores the short list of a problem; returns its entries' ids."""
+    one, two = (current.searches[problem, stage].results for stage in Stage)
+    default = _default(current, problem)
+    times = dict(pairs(one, two))
+    if default not in times:
+        reason = "what ships has no estimate here, so there is nothing to compare with"
+        current.listener.on_no_winner(problem, reason)
+        return []
+    if sifter is None:
+        listed = list(dict.fromkeys([*list(times)[:SHORT_LIST], default]))
+    else:
+        current.listener.on_check(problem)
+        listed = sifter.sift(problem, list(times), default, SHORT_LIST)
+    if default not in listed:
+        current.listener.on_no_winner(problem, "what ships is wrong: see the checks of its machine code")
+    return current.store.record_short_list(
+        current.id,
+        problem=problem,
+        backend=current.backend.name,
+        environment=current.environment,
+        default=default,
+        entries=[ShortListed(config, 1 - times[config] / times[default]) for config in listed],
+    )
 
 
 def _winners(current: _Run, kind: Kind, made: Sequence[int]) -> list[WinnerRecord]:

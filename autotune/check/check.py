@@ -12,6 +12,7 @@ from autotune.check.executed import Executed, Tally
 from autotune.check.execution import Execution
 from autotune.check.judge import Incorrect, Judge
 from autotune.config import Config
+from autotune.devices import Device
 from autotune.emulate import EmulationError, Fault, Kernel, NotEmulated
 from autotune.errors import UserError
 from autotune.measure.runtime import Path
@@ -24,14 +25,14 @@ from autotune.targets import TRITON_DISTRIBUTIONS, package_version
 _BACKENDS: Mapping[str, str] = {"triton": "autotune.check.triton", "flydsl": "autotune.check.flydsl"}
 
 
-def can_check(backend: str) -> bool:
-    """Whether a backend's kernels can be checked."""
-    return backend in _BACKENDS
+def can_check(backend: str, device: Device) -> bool:
+    """Whether a backend's binaries for a device can be executed here."""
+    return backend in _BACKENDS and device.arch == "gfx942"
 
 
 def require_checks(backend: str) -> None:
     """Raises UserError when a backend's kernels cannot be checked."""
-    if not can_check(backend):
+    if backend not in _BACKENDS:
         raise UserError(f"backend {backend} cannot be checked on the CPU: use {' or '.join(_BACKENDS)}")
 
 

@@ -16,7 +16,7 @@ import pebble
 
 from autotune.backends import load_backend
 from autotune.backends.base import CompileRefused, Lists
-from autotune.check.check import execute, require_checks
+from autotune.check.check import can_check, execute, require_checks
 from autotune.check.executed import Executed
 from autotune.compile.pool import DEFAULT_MEMORY_LIMIT_BYTES, start_worker
 from autotune.config import Config
@@ -58,7 +58,7 @@ class CheckPool:
         memory_limit_bytes: int = DEFAULT_MEMORY_LIMIT_BYTES,
     ) -> None:
         require_checks(backend)
-        if not device.arch.startswith("gfx942"):
+        if not can_check(backend, device):
             raise UserError(
                 f"{device.name} is {device.arch}: only gfx942 machine code can be executed here,"
                 " e.g. --target offline:mi325x"

@@ -7,6 +7,7 @@ import typer
 from autotune import __version__
 from autotune.cli import (
     ab,
+    check,
     compare,
     confirm,
     dashboard,
@@ -52,6 +53,7 @@ app.command(name="run")(run.run)
 app.command(name="export")(export.export)
 app.command(name="spaces")(spaces.spaces)
 app.command(name="isa")(isa.isa)
+app.command(name="check")(check.check)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="verify")(verify.verify)
 app.command(name="ab")(ab.ab)

@@ -41,6 +41,9 @@ class Tally:
         self.compile_s += trial.compile_s if trial.origin != "shared" else 0.0
         self.measure_s += trial.measure_s
 
+    def on_check(self, problem: Problem) -> None:
+        pass
+
     def on_confirm(self, problem: Problem, contenders: int) -> None:
         pass
 
@@ -116,6 +119,9 @@ class PlainProgress(Tally):
                 print(f"  {problem.shape} {stage}: {self.best((problem, stage))} ({self._kind})")
             sys.stdout.flush()
 
+    def on_check(self, problem: Problem) -> None:
+        print(f"{problem.shape}: executing the short list's machine code on the CPU", flush=True)
+
     def on_confirm(self, problem: Problem, contenders: int) -> None:
         print(f"{problem.shape}: confirming {contenders} layer configs on fresh routings", flush=True)
 
@@ -137,6 +143,9 @@ class LiveProgress(Tally):
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+    def on_check(self, problem: Problem) -> None:
+        self._phase = f"executing the short list's machine code at {problem.shape}"
 
     def on_confirm(self, problem: Problem, contenders: int) -> None:
         self._phase = f"confirming {contenders} layer configs at {problem.shape}"

@@ -179,6 +179,7 @@ def _print_result(
 ) -> None:
     import json
 
+    from autotune.report.checks import judged_json, lines, summary
     from autotune.report.winners import as_json as winner_json
     from autotune.report.winners import print_winners, summarise
 
@@ -195,6 +196,7 @@ def _print_result(
             "resumed": progress.resumed,
             "stopped": list(result.stopped),
             "no_winner": {problem.key: reason for problem, reason in progress.no_winner.items()},
+            "checks": [judged_json(judged) for judged in result.checks],
             "winners": [winner_json(summary) for summary in summaries],
         }
         typer.echo(json.dumps(content, indent=2))
@@ -208,6 +210,10 @@ def _print_result(
     if not result.complete:
         typer.echo("Time was up before the budget was spent: the same command goes on.")
     print_winners(summaries)
+    if result.checks:
+        typer.echo(f"\nMachine code of the short list, executed on the CPU: {summary(result.checks)}")
+        for line in lines(result.checks, result.defaults):
+            typer.echo(line)
     for problem, reason in progress.no_winner.items():
         typer.echo(f"\n{problem.shape}: no winner, {reason}")
     if target.live:

@@ -32,9 +32,10 @@ def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
     """Looks up the times behind a winner: its confirmation's medians, or the estimates of its trials."""
     facts = {str(stage): _facts(store, winner, stage) for stage in Stage}
     if winner.confirmation is None:
-        # What ships is always an entry of the list.
-        default = next(entry for entry in store.short_list(winner) if entry.config == winner.default)
-        return WinnerSummary(winner, _estimates(store, default), _estimates(store, winner), facts)
+        # What ships is an entry of the list, unless its machine code was found wrong.
+        default = next((entry for entry in store.short_list(winner) if entry.config == winner.default), None)
+        shipped = {} if default is None else _estimates(store, default)
+        return WinnerSummary(winner, shipped, _estimates(store, winner), facts)
     stored = store.confirmation(winner.confirmation)
     # The rounds that decided and no others: those that chose the challenger favour it.
     of_final = of_confirmation(stored, judge_rounds(store, stored))

@@ -1,0 +1,138 @@
+"""Verdicts on many candidates: from the store, else from the pool and then into the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from types import TracebackType
+
+from autotune.check.check import compiler_of
+from autotune.check.executed import Executed
+from autotune.check.pool import DEFAULT_TIME_LIMIT_S, Checked, CheckPool
+from autotune.config import Config
+from autotune.devices import Device
+from autotune.problem import Problem, Stage
+from autotune.results import Failure, Verdict
+from autotune.store.store import Store
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is to be checked.
+
+    Attributes:
+        label: where it comes from, for people: `default`, `published`, …
+        binary_hash: where it is known: a verdict on it need not be made again.
+    """
+
+    problem: Problem
+    stage: Stage
+    config: Config
+    label: str = ""
+    binary_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate with its verdict.
+
+    Attributes:
+        verdict: None: there is none.
+        why: why there is none, as one sentence.
+        binary_hash: None: it was not compiled.
+        stored: the verdict is from the store.
+        executed: None where the verdict is from the store or the execution did not end.
+    """
+
+    candidate: Candidate
+    verdict: Verdict | None
+    why: str | None = None
+    binary_hash: str | None = None
+    stored: bool = False
+    executed: Executed | None = None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the candidate must not be used."""
+        return self.verdict is not None and self.verdict.wrong
+
+    @property
+    def text(self) -> str:
+        """The verdict, or why there is none, as a line for people."""
+        return self.verdict.text if self.verdict is not None else f"not checked: {self.why}"
+
+
+class Checks:
+    """Checks candidates of one backend for one device; use it as a context manager.
+
+    Every verdict is in the store when it is returned.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        device: Device,
+        *,
+        workers: int,
+        store: Store,
+        reuse: bool = True,
+        time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+        budget_s: float | None = None,
+    ) -> None:
+        """Args:
+        workers: processes.
+        reuse: whether a stored verdict counts; else it is made again.
+        time_limit_s: of one candidate, its compile included.
+        budget_s: from now on nothing more is started after so long; None: no limit.
+        """
+        self._device, self._store, self._reuse = device, store, reuse
+        self._compiler = compiler_of(backend)
+        self._pool = CheckPool(backend, device, workers=workers, time_limit_s=time_limit_s)
+        self._deadline = None if budget_s is None else time.monotonic() + budget_s
+
+    def __enter__(self) -> Checks:
+        self._pool.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.__exit__(kind, error, trace)
+
+    def judge(self, candidates: Iterable[Candidate]) -> list[Judged]:
+        """Verdicts on all candidates, in their order; what is not done in time has none."""
+        found: dict[int, Judged] = {}
+        started: dict[int, tuple[Candidate, Future[Checked | Failure]]] = {}
+        for index, candidate in enumerate(candidates):
+            known = self._known(candidate)
+            if known is not None:
+                found[index] = known
+                continue
+            problem = candidate.problem
+            future = self._pool.submit(problem.layer, problem.tokens, candidate.stage, candidate.config)
+            started[index] = (candidate, future)
+        left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        wait([future for _, future in started.values()], timeout=left)
+        for index, (candidate, future) in started.items():
+            found[index] = self._judged(candidate, future)
+        return [found[index] for index in sorted(found)]
+
+    def _known(self, candidate: Candidate) -> Judged | None:
+        if not self._reuse or candidate.binary_hash is None:
+            return None
+        verdict = self._store.verdict(candidate.binary_hash, self._compiler)
+        if verdict is None:
+            return None
+        return Judged(candidate, verdict, binary_hash=candidate.binary_hash, stored=True)
+
+    def _judged(self, candidate: Candidate, future: Future[Checked | Failure]) -> Judged:
+        if not future.done():
+            return Judged(candidate, None, "the time for checks was up")
+        outcome = future.result()
+        if isinstance(outcome, Failure):
+            return Judged(candidate, None, outcome.reason)
+        binary = outcome.compiled.binary_hash
+        self._store.record_verdict(binary, self._compiler, self._device.arch, outcome.verdict)
+        return Judged(candidate, outcome.verdict, binary_hash=binary, executed=outcome.executed)
