@@ -124,6 +124,10 @@ class BoundSpace:
             last = max((order[name] + 1 for name in rule.require.names if name in order), default=0)
             self._decided[last].append(rule)
 
+    def within(self, params: tuple[Param, ...]) -> "BoundSpace":
+        """The same space with fewer values: `params` are its own, some of them narrowed."""
+        return BoundSpace(self.space, params, self._variables)
+
     @cached_property
     def default(self) -> Config:
         """What ships for this problem."""
