@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from autotune import __version__
 from autotune.problem import Stage
 from autotune.report.configs import layer_changes
 from autotune.report.content import ProblemReport, Report, by_stack
+from autotune.report.embed import stylesheet
 from autotune.report.finals import Contender
 from autotune.report.markup import Markup, join, table, tag
 from autotune.report.sceptic import answers, gain_text
@@ -27,7 +27,6 @@ _KINDS = {
 
 def page(store: Store, report: Report) -> str:
     """The whole page; equal databases give equal pages."""
-    style = Path(__file__).with_name("report.css").read_text()
     anchors = {id(one): f"p{index}" for index, one in enumerate(report.problems)}
     body = tag(
         "body",
@@ -48,7 +47,7 @@ def page(store: Store, report: Report) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", f"autotune: {report.title}"),
-        tag("style", Markup(style)),
+        tag("style", Markup(stylesheet())),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
