@@ -249,7 +249,7 @@ def run_wave(wave: Wave, code: Code, budget: int) -> tuple[int, int]:
             for registers, run, decoded, instruction in block.body:  # noqa: B007, for the except below
                 if registers & wave.hazard:
                     queue = wave.vm if decoded.joins == "vm" else wave.lgkm if decoded.joins else None
-                    wave.check_hazard(decoded.reads, decoded.writes, queue)
+                    wave.check_hazard(decoded.reads, decoded.writes, queue, decoded.saved)
                 run(wave)
             if block.exit is None:
                 position = block.fallthrough

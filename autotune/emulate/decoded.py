@@ -22,6 +22,8 @@ class Decoded:
             "scratch", "branch", "barrier", "wait" or "other".
         reads, writes: registers, as sets (see `registers`).
         joins: "vm" or "lgkm" if it is a vector memory or LDS instruction that returns in order, else "".
+        saved: those of `reads` that need not hold anything: a spill saves whole tuples of registers, of which
+            some may never have been written. What is reloaded is poison, and shows where it is used.
     """
 
     run: Run
@@ -29,6 +31,7 @@ class Decoded:
     reads: int = 0
     writes: int = 0
     joins: str = ""
+    saved: int = 0
 
 
 class Modifiers:

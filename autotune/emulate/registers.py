@@ -214,19 +214,23 @@ class Wave:
         """Lowest active lane, 0 if there is none (what v_readfirstlane_b32 reads)."""
         return (self.exec & -self.exec).bit_length() - 1 if self.exec else 0
 
-    def check_hazard(self, reads: int, writes: int, ordered: deque[Outstanding] | None) -> None:
+    def check_hazard(
+        self, reads: int, writes: int, ordered: deque[Outstanding] | None, saved: int = 0
+    ) -> None:
         """The slow path before an instruction that touches a register in `hazard`.
 
         Args:
             reads, writes: the instruction's registers, as sets.
             ordered: the queue that the instruction itself joins with in-order return, if any: a load may
                 overwrite the register of an older load of its own kind, since they return in order.
+            saved: those of `reads` that may be undefined.
 
         Raises:
             Fault: it reads a register that nothing wrote, or touches one whose load no s_waitcnt has covered.
         """
-        if reads & self.undefined:
-            raise Fault(f"reads {register_names(reads & self.undefined)}, which nothing has written")
+        unwritten = reads & self.undefined & ~saved
+        if unwritten:
+            raise Fault(f"reads {register_names(unwritten)}, which nothing has written")
         conflict = (reads | writes) & self.pending
         if conflict:
             for entry in (*self.vm, *self.lgkm):

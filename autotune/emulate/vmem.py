@@ -195,8 +195,10 @@ def _store(
         flat = space == "flat"
         issue(wave, vm=True, lgkm=flat, line=line, ordered=not flat)
 
-    klass = "scratch" if space == "scratch" else "vmem store"
-    return Decoded(run, klass, reads | touched(data), 0, "" if space == "flat" else "vm")
+    joins = "" if space == "flat" else "vm"
+    if space == "scratch":
+        return Decoded(run, "scratch", reads | touched(data), 0, joins, touched(data))
+    return Decoded(run, "vmem store", reads | touched(data), 0, joins)
 
 
 def in_range(address: A.BufferAddress, size: int) -> Array:

@@ -1,0 +1,111 @@
+"""Our kernels at their real dimensions: every way to reduce and to split passes, planted bugs do not."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotune.backends.base import Listing
+from autotune.check.check import execute
+from autotune.config import Config
+from autotune.problem import Stage
+from autotune.results import VerdictStatus
+from tests.emulate import mutate
+from tests.spaces import KIMI, MI325X
+
+pytest.importorskip("triton")
+from autotune.backends.triton_w4a8 import TritonW4A8
+from autotune.check.triton import _tile_of
+
+BACKEND = TritonW4A8()
+ONE, TWO = Stage
+
+
+def listing(stage: Stage, tokens: int = 4, **knobs: Any) -> tuple[Config, Listing]:
+    space = BACKEND.space(KIMI, tokens, stage, MI325X)
+    config = space.complete(knobs)
+    assert space.is_legal(config), space.broken_rule(config)
+    return config, BACKEND.listing(KIMI, tokens, stage, config, MI325X)
+
+
+@pytest.mark.parametrize(
+    ("stage", "tokens", "knobs"),
+    [
+        (ONE, 4, {}),
+        (ONE, 1, {"split_k": 7, "tile_n": 32, "num_warps": 2}),
+        (ONE, 160, {"tile_m": 32, "group": 4, "xcds": 8, "split_k": 2}),
+        (TWO, 4, {}),
+        (TWO, 4, {"tile_k": 128, "split_k": 2, "xcds": 8}),
+        (TWO, 160, {"reduce": "atomic", "tile_m": 32, "group": 16}),
+        (TWO, 4, {"reduce": "loop"}),
+        (TWO, 8, {"reduce": "loop", "split_blocks": 3, "num_stages": 4}),
+    ],
+)
+def test_it_passes(stage: Stage, tokens: int, knobs: dict[str, Any]) -> None:
+    config, made = listing(stage, tokens, **knobs)
+    verdict, executed = execute("triton", KIMI, tokens, stage, config, made)
+    assert verdict.status is VerdictStatus.PASS, verdict.text
+    assert verdict.error is not None
+    assert 1e-3 < verdict.error < 3e-3
+    assert executed is not None
+    assert executed.classes["mfma"] > 0
+    assert verdict.counts == executed.summary()
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_planted_bugs_are_no_pass(stage: Stage) -> None:
+    """A few of each class; tests/emulate plants them all in smaller kernels."""
+    config, made = listing(stage)
+    tried, missed = 0, []
+    for kind, mutants in mutate.CLASSES.items():
+        found = list(mutants(made.text))
+        for what, text in found[:: max(1, len(found) // 3)][:3]:
+            tried += 1
+            verdict, _ = execute("triton", KIMI, 4, stage, config, Listing(text, made.compiled))
+            if verdict.status is VerdictStatus.PASS:
+                missed.append(f"{kind}: {what}")
+    assert tried >= 12
+    assert len(missed) <= 0.1 * tried, missed
+
+
+def test_another_configs_binary_is_found_out() -> None:
+    """Its column tiles are twice as wide: what should be written is not, or what should not be is."""
+    _, wide = listing(ONE, tile_n=128, tile_k=256)
+    config, _ = listing(ONE, tile_k=256)
+    verdict, _ = execute("triton", KIMI, 4, ONE, config, wide)
+    assert verdict.wrong
+
+
+def test_an_unknown_instruction_is_named_and_no_pass() -> None:
+    config, made = listing(TWO)
+    text = made.text.replace("v_mfma_i32_16x16x32_i8", "v_mfma_i32_99x99x99_i8", 1)
+    verdict, executed = execute("triton", KIMI, 4, TWO, config, Listing(text, made.compiled))
+    assert verdict.status is VerdictStatus.NOT_EMULATED
+    assert verdict.reason is not None
+    assert verdict.reason.startswith("v_mfma_i32_99x99x99_i8")
+    assert executed is None
+
+
+@pytest.mark.parametrize(("group", "xcds"), list(product((1, 4, 16), (1, 8))))
+@pytest.mark.parametrize(("blocks", "n_tiles", "split_k"), [(32, 8, 1), (31, 7, 3), (5, 448, 2)])
+def test_every_tile_has_as_many_programs_as_parts(
+    blocks: int, n_tiles: int, split_k: int, group: int, xcds: int
+) -> None:
+    block, n_tile = _tile_of(np.arange(blocks * n_tiles * split_k), n_tiles, split_k, group, xcds)
+    tiles, counts = np.unique(block * n_tiles + n_tile, return_counts=True)
+    np.testing.assert_array_equal(tiles, np.arange(blocks * n_tiles))
+    assert (counts == split_k).all()
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_a_few_configs_of_the_covering_array(stage: Stage) -> None:
+    """scripts/check_coverage.py executes all of it."""
+    from autotune.check.covering import pairwise
+
+    for config in pairwise(BACKEND.space(KIMI, 4, stage, MI325X))[1:40:13]:
+        if config["num_warps"] == 8 or config["sched_strategy"] is not None:
+            continue  # minutes to compile
+        made = BACKEND.listing(KIMI, 4, stage, config, MI325X)
+        verdict, _ = execute("triton", KIMI, 4, stage, config, made)
+        assert verdict.status is VerdictStatus.PASS, f"{config}: {verdict.text}"

@@ -1,0 +1,49 @@
+"""`autotune check`, as a user runs it."""
+
+import json
+
+import pytest
+
+from autotune.store.store import Store
+from tests.cli.helper import autotune
+
+pytest.importorskip("triton")
+
+
+def test_the_default_of_both_stages_passes_and_the_verdict_is_stored() -> None:
+    done = autotune("check", "--shape", "m4", "--json")
+    assert done.returncode == 0, done.stderr
+    one, two = json.loads(done.stdout)
+    assert (one["stage"], two["stage"]) == ("stage1", "stage2")
+    for each in (one, two):
+        assert each["label"] == "default"
+        assert each["verdict"]["status"] == "pass"
+        assert each["verdict"]["error"] < 3e-3
+        assert each["verdict"]["counts"]["classes"]["mfma"] > 0
+    from autotune.check.check import compiler_of
+
+    with Store.open(read_only=True) as store:
+        assert store.verdict(one["binary"], compiler_of("triton")) is not None
+
+
+def test_it_reads_well() -> None:
+    done = autotune("check", "--stage", "stage2", "--config", "reduce=atomic")
+    assert done.returncode == 0, done.stderr
+    assert "m4 stage2 reduce=atomic: pass, error 1." in done.stdout
+    assert "1 pass (largest error" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--stage", "stage3"), "is no stage"),
+        (("--backend", "vllm"), "backend vllm cannot be checked"),
+        (("--config", "tile_k=1024", "--stage", "stage2"), "not in the triton stage2 space"),
+        (("--config", "num_warps=8,tile_n=16"), "is illegal"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_sentence(options: tuple[str, ...], words: str) -> None:
+    done = autotune("check", *options)
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
