@@ -61,7 +61,7 @@ def test_its_measured_run_finds_the_fastest_and_confirms_it(
         sampler="tpe",
         workers=1,
         measuring=MeasureSettings(
-            steps=2, window_s=0.02, warmup_s=0.02, min_samples=3, select_rounds=2, judge_rounds=6
+            steps=2, window_s=0.02, warmup_s=0.02, min_samples=3, select_rounds=2, judge_rounds=4
         ),
     )
     with Store.open(own_database) as store:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from autotune.report.content import Report, Scope, gather
 from autotune.store.store import Store
 from tests.report.synthetic import fill
 from tests.store.examples import begin
@@ -42,7 +43,13 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def large(large_file: Path) -> Iterator[Store]:
     with Store.open(large_file, read_only=True) as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def large_report(large: Store) -> Report:
+    """What is in it; gathered once, since nothing changes it."""
+    return gather(large, Scope())

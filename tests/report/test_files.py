@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import UserError
-from autotune.report.content import Scope, gather
+from autotune.report.content import Report, Scope, gather
 from autotune.report.markdown import markdown
 from autotune.report.tables import columns, csv_text
 from autotune.report.write import Format, write_report
@@ -24,8 +24,8 @@ def test_markdown_has_the_result_in_a_table_and_the_rest_folded(h100: Store) -> 
     assert len(text) < 10_000
 
 
-def test_markdown_holds_off_what_would_break_its_table(large: Store) -> None:
-    text = markdown(large, gather(large, Scope()))
+def test_markdown_holds_off_what_would_break_its_table(large: Store, large_report: Report) -> None:
+    text = markdown(large, large_report)
     rows = [line for line in text.splitlines() if line.startswith("| m")]
     assert len(rows) == 8
     assert {line.count("|") for line in rows} == {10}
@@ -46,8 +46,8 @@ def test_csv_holds_every_trial_with_its_knobs_facts_and_kind(h100: Store) -> Non
     assert "reduce" not in json.loads(first["config"])
 
 
-def test_failed_trials_are_rows_too(large: Store) -> None:
-    rows = list(csv.DictReader(csv_text(gather(large, Scope())).splitlines()))
+def test_failed_trials_are_rows_too(large_report: Report) -> None:
+    rows = list(csv.DictReader(csv_text(large_report).splitlines()))
     failed = [row for row in rows if row["status"] == "incorrect"]
     assert failed
     assert all(row["us"] == "" and row["reason"] for row in failed)

@@ -9,7 +9,7 @@ import pytest
 
 from autotune.errors import UserError
 from autotune.export.export import Selection, export
-from autotune.report.content import Scope, gather
+from autotune.report.content import Report, Scope, gather
 from autotune.report.page import page
 from autotune.report.write import Format, format_of, write_report
 from autotune.store.store import Store
@@ -103,8 +103,8 @@ def test_it_is_made_for_keyboards_and_for_both_schemes(h100: Store) -> None:
     assert all("aria-label" in svg for svg in re.findall("<svg[^>]*>", html))
 
 
-def test_text_from_the_outside_cannot_become_markup(large: Store) -> None:
-    html = page(large, gather(large, Scope()))
+def test_text_from_the_outside_cannot_become_markup(large: Store, large_report: Report) -> None:
+    html = page(large, large_report)
     assert "<b>none" not in html
     assert "&lt;b&gt;none &amp; made up&lt;/b&gt;" in html
     assert "error: &lt;unknown&gt;" in html
@@ -123,8 +123,10 @@ def test_with_5000_trials_it_stays_small_and_is_made_at_once(large: Store) -> No
     assert html.count("<") < 30_000  # a browser lays it out at once
 
 
-def test_every_shape_is_there_the_kept_default_and_the_undecided_too(large: Store) -> None:
-    text = " ".join(_read(page(large, gather(large, Scope()))).text)
+def test_every_shape_is_there_the_kept_default_and_the_undecided_too(
+    large: Store, large_report: Report
+) -> None:
+    text = " ".join(_read(page(large, large_report)).text)
     for shape in range(1, 9):
         assert f"m{shape}: {shape} token" in text
     assert "6 of 7 problems have a config that is faster than what ships, by 11.0% (measured)" in text
