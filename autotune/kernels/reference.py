@@ -3,6 +3,9 @@
 The integer GEMMs are done in float32 and are exact there: products are integers, and no partial sum passes
 2^24 as long as 127 * 8 * K < 2^24 (K <= 16,512), provided that float32 products really are float32. On
 NVIDIA that needs TF32 off, which these functions see to. Nothing is rounded to bfloat16 on the way.
+
+The GEMMs take the other formats' operands as well (`autotune.kernels.formats`): float8 or floating-point
+activations, and bfloat16 scales of groups along K. Their float32 sums are rounded, by some 1e-6.
 """
 
 from collections.abc import Iterator
@@ -27,7 +30,8 @@ def quantise_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
     """
     x = x.float()
     peak = x.abs().amax(dim=-1)
-    inverse = torch.where(peak > 0, 127.0 / peak.clamp(min=1e-30), torch.zeros_like(peak))
+    # A tensor above the line: torch makes a number over a tensor by its reciprocal, which rounds twice.
+    inverse = torch.where(peak > 0, torch.full_like(peak, 127.0) / peak.clamp(min=1e-30), 0.0)
     q = torch.round(x * inverse[:, None]).to(torch.int8)
     low_sum = q[:, : x.shape[-1] // 2].sum(dim=-1, dtype=torch.int32)
     return q, peak / 127.0, low_sum
@@ -39,17 +43,17 @@ def stage1_reference(
     """SiLU(gate) * up of every slot.
 
     Args:
-        a: int8 [tokens, model_dim].
+        a: int8 [tokens, model_dim], or floating point.
         a_scale: float32 [tokens].
         w: packed int8 [experts, 2 * inter_dim, model_dim // 2].
-        w_scale: float32 [experts, 2 * inter_dim].
+        w_scale: float32 [experts, 2 * inter_dim], or of groups [experts, model_dim // 32, 2 * inter_dim].
         topk_ids: integers [tokens, top_k].
 
     Returns:
         float32 [tokens * top_k, inter_dim].
     """
     top_k = topk_ids.shape[1]
-    rows = a.repeat_interleave(top_k, dim=0)
+    rows = _indexable(a).repeat_interleave(top_k, dim=0)
     scale = a_scale.repeat_interleave(top_k)
     y = _expert_gemm(rows, scale, w, w_scale, topk_ids.reshape(-1))
     gate, up = y.chunk(2, dim=-1)
@@ -67,10 +71,10 @@ def stage2_reference(
     """The router-weighted sum of the down projections.
 
     Args:
-        a: int8 [tokens * top_k, inter_dim].
+        a: int8 [tokens * top_k, inter_dim], or floating point.
         a_scale: float32 [tokens * top_k].
         w: packed int8 [experts, model_dim, inter_dim // 2].
-        w_scale: float32 [experts, model_dim].
+        w_scale: float32 [experts, model_dim], or of groups [experts, inter_dim // 32, model_dim].
         topk_ids: integers [tokens, top_k].
         topk_weight: float32 [tokens, top_k].
 
@@ -78,7 +82,7 @@ def stage2_reference(
         float32 [tokens, model_dim].
     """
     tokens, top_k = topk_ids.shape
-    y = _expert_gemm(a, a_scale, w, w_scale, topk_ids.reshape(-1))
+    y = _expert_gemm(_indexable(a), a_scale, w, w_scale, topk_ids.reshape(-1))
     return (y * topk_weight.reshape(-1, 1).float()).reshape(tokens, top_k, -1).sum(dim=1)
 
 
@@ -113,9 +117,18 @@ def _expert_gemm(
         # Only the experts that are there: a real layer's weights would not fit unpacked.
         for index in sorted(set(expert.tolist())):
             mine = expert == index
-            product = a[mine].float() @ unpack_int4(w[index]).float().T
-            out[mine] = product * a_scale[mine][:, None] * w_scale[index][None, :]
+            weights, scale = unpack_int4(w[index]).float(), w_scale[index]
+            if scale.dim() == 2:  # of groups: they cannot wait until the sum is there
+                weights *= scale.float().T.repeat_interleave(k // len(scale), dim=1)
+                scale = torch.ones(1, device=a.device)
+            product = a[mine].float() @ weights.T
+            out[mine] = product * a_scale[mine][:, None] * scale[None, :]
     return out
+
+
+def _indexable(a: torch.Tensor) -> torch.Tensor:
+    """Float8 as float32: torch neither gathers nor repeats its rows."""
+    return a.float() if a.is_floating_point() else a
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autotune.kernels.formats import Format
 from autotune.measure.bounds import TILE, TILE_ROOM, bound, deviation, to_bf16
 from autotune.measure.runtime import Activations, Launch, LogicalWeights, Path, Step, What
 from autotune.measure.workload import make_activations, make_steps
@@ -147,33 +148,39 @@ def make_cases(
     seed: int,
     *,
     thorough: bool,
+    form: Format = Format.INT8,
 ) -> list[Case]:
-    """The cases at one token count with their references, on the device."""
-    inputs = make_activations(layer, tokens, device, seed)
+    """The cases at one token count with their references, on the device, in a numeric format."""
+    inputs = make_activations(layer, tokens, device, seed, form)
     named = case_routings(layer, tokens, routing, sequences, seed, thorough=thorough)
     ids = np.stack(list(named.values()))
     steps = make_steps(ids, np.zeros(len(ids), np.int32), device, seed)
     return [
-        make_case(f"{tokens} tokens, {name}", weights, inputs, step)
+        make_case(f"{tokens} tokens, {name}", weights, inputs, step, form)
         for name, step in zip(named, steps, strict=True)
     ]
 
 
-def make_case(name: str, weights: LogicalWeights, inputs: Activations, step: Step) -> Case:
-    """A case with what each launch should give."""
-    from autotune.kernels.reference import quantise_reference, stage1_reference, stage2_reference
+def make_case(
+    name: str, weights: LogicalWeights, inputs: Activations, step: Step, form: Format = Format.INT8
+) -> Case:
+    """A case with what each launch should give in a numeric format, in which `inputs` are."""
+    from autotune.kernels.formats import quantise, weight_scales
+    from autotune.kernels.reference import stage1_reference, stage2_reference
 
     w = weights
+    w1_scale = weight_scales(form, w.w1_scale, 2 * w.w1.shape[-1])
+    w2_scale = weight_scales(form, w.w2_scale, 2 * w.w2.shape[-1])
 
     def layer_of(middle: "torch.Tensor") -> "torch.Tensor":
-        q, scale, _ = quantise_reference(middle)
-        return stage2_reference(q, scale, w.w2, w.w2_scale, step.ids, step.router)
+        q, scale = quantise(form, middle)
+        return stage2_reference(q, scale, w.w2, w2_scale, step.ids, step.router)
 
-    middle = stage1_reference(inputs.a1, inputs.a1_scale, w.w1, w.w1_scale, step.ids)
+    middle = stage1_reference(inputs.a1, inputs.a1_scale, w.w1, w1_scale, step.ids)
     a2, a2_scale = inputs.a2.flatten(0, 1), inputs.a2_scale.flatten()
     references = {
         What.STAGE1: middle,
-        What.STAGE2: stage2_reference(a2, a2_scale, w.w2, w.w2_scale, step.ids, step.router),
+        What.STAGE2: stage2_reference(a2, a2_scale, w.w2, w2_scale, step.ids, step.router),
         What.LAYER: layer_of(middle),
     }
     return Case(name, len(step.ids), inputs, step, references, layer_of)

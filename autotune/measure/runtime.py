@@ -8,11 +8,12 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from autotune.config import Config
 from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
+from autotune.kernels.formats import Format
 from autotune.problem import Layer, Stage
 from autotune.results import LayerConfig
 
@@ -57,9 +58,10 @@ class Activations:
 
     Attributes:
         hidden: bfloat16 [tokens, model_dim], the layer's input.
-        a1: int8 [tokens, model_dim], stage 1's input: `hidden`, quantised.
+        a1: [tokens, model_dim], stage 1's input: `hidden`, quantised to the runtime's format (`format_of`):
+            int8, float8_e4m3fnuz or bfloat16.
         a1_scale: float32 [tokens].
-        a2: int8 [tokens, top_k, inter_dim], stage 2's input.
+        a2: [tokens, top_k, inter_dim], stage 2's input, of the same dtype.
         a2_scale: float32 [tokens, top_k].
     """
 
@@ -93,7 +95,7 @@ class Path:
         contributions_bf16: stage 2 rounds each expert's contribution to bfloat16 before the sum.
         bf16_adds: additions that are made on a bfloat16 output one by one (atomics); 0: summed in
             float32 and rounded once.
-        requantised: a bfloat16 intermediate is quantised to INT8 on the way (the layer).
+        requantised: a bfloat16 intermediate is on the way, quantised again where the format does (the layer).
         toward_zero: bfloat16 values are cut off instead of rounded to the nearest.
     """
 
@@ -216,6 +218,22 @@ class Runtime(Protocol):
 
     def path(self, what: What, config: Subject) -> Path:
         """The roundings that `config` makes at `what`."""
+
+
+@runtime_checkable
+class Formatted(Protocol):
+    """A runtime whose kernels multiply something else than INT8 by INT4.
+
+    Attributes:
+        format: what the gate's references and operands are made in.
+    """
+
+    format: Format
+
+
+def format_of(runtime: object) -> Format:
+    """The numeric format of a runtime: INT8 x INT4 unless it says otherwise."""
+    return runtime.format if isinstance(runtime, Formatted) else Format.INT8
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from autotune.measure.runtime import (
     Step,
     Subject,
     What,
+    format_of,
     load_runtime,
 )
 from autotune.measure.settings import MeasureSettings
@@ -178,6 +179,7 @@ class Worker:
                 self.runtime.machine.device,
                 self.settings.seed + tokens,
                 thorough=own,
+                form=format_of(self.runtime),
             )
             self._digests |= {id(case): case.digest() for case in made}
             self._cases[key] = made
@@ -196,7 +198,13 @@ class Worker:
             work = self._load().pass_of(problem, self.settings.seed)
             weights = self._load().weights
             assert weights is not None
-            case = make_case("the last step of the timed pass", weights, work.inputs, work.steps[-1])
+            case = make_case(
+                "the last step of the timed pass",
+                weights,
+                work.inputs,
+                work.steps[-1],
+                format_of(self.runtime),
+            )
             self._digests[id(case)] = case.digest()
             self._last_steps[key] = case
         if launches[-1].accumulates:  # its output holds every step's sums by now

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotune.errors import UserError
+from autotune.kernels.formats import Format
 from autotune.measure.ring import Ring, hot, plan_ring
-from autotune.measure.runtime import Activations, LogicalWeights, Machine, Runtime, Step
+from autotune.measure.runtime import Activations, LogicalWeights, Machine, Runtime, Step, format_of
 from autotune.measure.settings import MeasureSettings
 from autotune.problem import Layer, Problem, Stage, gemm_dims
 
@@ -117,11 +118,13 @@ def make_weights(layer: Layer, device: str, seed: int) -> LogicalWeights:
     return LogicalWeights(packed(n1, k1), scales(n1, k1), packed(n2, k2), scales(n2, k2))
 
 
-def make_activations(layer: Layer, tokens: int, device: str, seed: int) -> Activations:
+def make_activations(
+    layer: Layer, tokens: int, device: str, seed: int, form: Format = Format.INT8
+) -> Activations:
     """Random tokens, whose magnitudes differ by up to four: a wrong row's scale shows."""
     import torch
 
-    from autotune.kernels.reference import quantise_reference
+    from autotune.kernels.formats import quantise
 
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -130,15 +133,15 @@ def make_activations(layer: Layer, tokens: int, device: str, seed: int) -> Activ
         noise = torch.randn((count, width), device=device, generator=generator)
         return (noise * torch.exp2(2 * spread - 1)).bfloat16()
 
-    hidden = without_ties(rows(tokens, layer.model_dim))
-    a1, a1_scale, _ = quantise_reference(hidden)
-    a2, a2_scale, _ = quantise_reference(rows(tokens * layer.top_k, layer.inter_dim))
+    hidden = without_ties(rows(tokens, layer.model_dim), form)
+    a1, a1_scale = quantise(form, hidden)
+    a2, a2_scale = quantise(form, rows(tokens * layer.top_k, layer.inter_dim))
     slots = (tokens, layer.top_k)
     return Activations(hidden, a1, a1_scale, a2.view(*slots, -1), a2_scale.view(slots))
 
 
-def without_ties(x: "torch.Tensor") -> "torch.Tensor":
-    """`x` with zeros where its INT8 quantisation would be a matter of taste.
+def without_ties(x: "torch.Tensor", form: Format = Format.INT8) -> "torch.Tensor":
+    """`x` with zeros where its quantisation would be a matter of taste.
 
     A value half-way between two integers goes one way or the other by the last bit of a division, which a GPU
     may approximate: bfloat16 inputs hit that once in a few hundred values, and each costs as much as all of
@@ -147,11 +150,9 @@ def without_ties(x: "torch.Tensor") -> "torch.Tensor":
     Args:
         x: bfloat16 [rows, width].
     """
-    import torch
+    from autotune.kernels.formats import ties
 
-    peak = x.float().abs().amax(dim=1, keepdim=True)
-    steps = x.float() * (127.0 / peak.clamp(min=1e-30))
-    return torch.where((steps - steps.floor() - 0.5).abs() < 1 / 64, torch.zeros_like(x), x)
+    return x.masked_fill(ties(form, x), 0.0)
 
 
 def make_steps(
@@ -219,7 +220,8 @@ class Workload:
             ring = self._plan(problem, seed)
             self._grow(ring.count)
             device = self._machine.device
-            inputs = make_activations(self.layer, problem.tokens, device, self._settings.seed)
+            form = format_of(self._runtime)
+            inputs = make_activations(self.layer, problem.tokens, device, self._settings.seed, form)
             made = Pass(inputs, make_steps(ring.ids, ring.copies, device, seed), ring)
             while len(self._passes) >= 16:
                 del self._passes[next(iter(self._passes))]
