@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,9 +85,16 @@ def test_planted_faults_end_with_the_other_trials_intact(faulty: tuple[str, ...]
     assert result["winners"][0]["config"]["stage1"]["fault"] in ("none", "twin")
 
 
+def _result(*options: str) -> dict[str, Any]:
+    done = autotune(*options)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
 def test_the_same_command_does_not_repeat_what_is_stored(faulty: tuple[str, ...]) -> None:
     options = ("run", *faulty, "--trials", "4", "--sampler", "random", "--json")
-    first, again = (json.loads(autotune(*options).stdout) for _ in range(2))
+    first, again = (_result(*options) for _ in range(2))
     assert (sum(first["trials"].values()), first["resumed"]) == (8, 0)
     assert (sum(again["trials"].values()), again["resumed"]) == (0, 8)
     assert again["winners"] == first["winners"]
@@ -110,7 +118,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(
         finished = sum(store.trial_counts(run.id).values())
     assert run.state is RunState.INTERRUPTED
     assert f"{finished} finished trials are stored" in err
-    resumed = json.loads(autotune("run", *faulty, "--trials", "5", "--json").stdout)
+    resumed = _result("run", *faulty, "--trials", "5", "--json")
     assert resumed["resumed"] == finished
 
 
@@ -143,7 +151,7 @@ def test_time_that_is_up_is_said(faulty: tuple[str, ...]) -> None:
         (("--routing", "zipf"), "use uniform, zipf:S"),
         (("--backend", "cutlass"), "use one of triton"),
         (("--target", "offline:mi999"), "offline:mi325x"),
-        (("--sampler", "oracle"), "use one of tpe"),
+        (("--sampler", "oracle"), "use one of joint, tpe"),
         (("--db", "/proc/nowhere/x.db"), "/proc/nowhere"),
     ],
 )
