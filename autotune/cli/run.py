@@ -153,7 +153,7 @@ def run(
                 result = run_search(request, store, progress)
         except KeyboardInterrupt:
             typer.echo(
-                f"\nStopped. {progress.done} finished trials are stored; the same command resumes:"
+                "\nStopped. Every finished trial is stored; the same command resumes:"
                 f"\n  {request.command}",
                 err=True,
             )

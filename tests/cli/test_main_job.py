@@ -117,7 +117,6 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(
         (run,) = store.runs()
         finished = sum(store.trial_counts(run.id).values())
     assert run.state is RunState.INTERRUPTED
-    assert f"{finished} finished trials are stored" in err
     resumed = _result("run", *faulty, "--trials", "5", "--json")
     assert resumed["resumed"] == finished
 
