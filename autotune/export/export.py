@@ -111,6 +111,7 @@ def plan(
         variables=content.variables,
         lookups=content.lookups,
         decision=decision_json(decision) if decision else None,
+        checks={winner.id: store.verdicts_of(winner) for winner in winners},
     )
     return Plan(winners, {**files, MANIFEST: manifest}, content.previews, content.notes, decision)
 
@@ -153,7 +154,8 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
     """The newest winner of each number of tokens, of one layer on one stack, ascending by tokens.
 
     Raises:
-        UserError: none is there, or all are estimates and those are not allowed.
+        UserError: none is there, all are estimates and those are not allowed, or one's machine code was found
+            wrong.
     """
     every = [
         winner
@@ -185,4 +187,11 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
     for winner in sorted(usable, key=lambda winner: winner.created_at):
         if winner.problem.layer == newest.problem.layer and winner.environment == newest.environment:
             chosen[winner.problem.tokens] = winner
+    for winner in chosen.values():
+        for stage, verdict in store.verdicts_of(winner).items():
+            if verdict.wrong:
+                raise UserError(
+                    f"the {winner.kind} winner of {winner.problem.shape} is wrong, its {stage} machine code"
+                    f" was executed ({verdict.text}): run again, it will not be chosen"
+                )
     return [chosen[tokens] for tokens in sorted(chosen)]

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from autotune import __version__
-from autotune.results import Kind, LayerConfig
+from autotune.problem import Stage
+from autotune.results import Kind, LayerConfig, Verdict
 from autotune.store.records import WinnerRecord
 
 
@@ -19,6 +20,7 @@ def manifest_json(
     variables: Mapping[str, str] | None = None,
     lookups: Mapping[str, Any] | None = None,
     decision: Mapping[str, Any] | None = None,
+    checks: Mapping[int, Mapping[Stage, Verdict]] | None = None,
 ) -> str:
     """The manifest's text; equal winners and files give equal bytes.
 
@@ -29,6 +31,7 @@ def manifest_json(
         variables: the process environment.
         lookups: what each engine must find in the files: what `autotune verify` goes by.
         decision: how a process-global setting was chosen.
+        checks: by a winner's id, what executing its stages' machine code on the CPU has shown.
     """
     content = {
         "format": "autotune-bundle",
@@ -38,7 +41,7 @@ def manifest_json(
         "layer": asdict(winners[0].problem.layer),
         "backend": winners[0].backend,
         "measured": all(winner.kind is Kind.MEASURED for winner in winners),
-        "winners": [_winner(winner) for winner in winners],
+        "winners": [_winner(winner, (checks or {}).get(winner.id, {})) for winner in winners],
         "environments": {
             fingerprint.key: asdict(fingerprint)
             for fingerprint in sorted({w.environment for w in winners}, key=lambda f: f.key)
@@ -55,7 +58,7 @@ def manifest_json(
     return json.dumps(content, indent=2) + "\n"
 
 
-def _winner(winner: WinnerRecord) -> dict[str, Any]:
+def _winner(winner: WinnerRecord, checks: Mapping[Stage, Verdict]) -> dict[str, Any]:
     problem = winner.problem
     return {
         "shape": f"m{problem.verify_tokens}",
@@ -68,9 +71,17 @@ def _winner(winner: WinnerRecord) -> dict[str, Any]:
         "default": _stages(winner.default),
         "gain": winner.gain,
         "gain_95": None if winner.gain_low is None else [winner.gain_low, winner.gain_high],
+        # null: that stage's machine code was not executed.
+        "executed_on_cpu": {
+            str(stage): _verdict(checks[stage]) if stage in checks else None for stage in Stage
+        },
         "environment": winner.environment.key,
         "made_at": winner.created_at.isoformat(),
     }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {"verdict": str(verdict.status), "error": verdict.error, "reason": verdict.reason}
 
 
 def _stages(config: LayerConfig) -> dict[str, Any]:

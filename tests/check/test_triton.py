@@ -55,18 +55,22 @@ def test_it_passes(stage: Stage, tokens: int, knobs: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("stage", Stage)
 def test_planted_bugs_are_no_pass(stage: Stage) -> None:
-    """A few of each class; tests/emulate plants them all in smaller kernels."""
+    """A few of each class; tests/emulate plants them all in smaller kernels.
+
+    Missed are waits and barriers that order global memory between workgroups: here one runs after another.
+    """
     config, made = listing(stage)
     tried, missed = 0, []
     for kind, mutants in mutate.CLASSES.items():
         found = list(mutants(made.text))
-        for what, text in found[:: max(1, len(found) // 3)][:3]:
+        for what, text in found[:: max(1, len(found) // 4)][:4]:
             tried += 1
             verdict, _ = execute("triton", KIMI, 4, stage, config, Listing(text, made.compiled))
             if verdict.status is VerdictStatus.PASS:
                 missed.append(f"{kind}: {what}")
-    assert tried >= 12
-    assert len(missed) <= 0.1 * tried, missed
+    assert tried >= 16
+    assert len(missed) <= 0.2 * tried, missed
+    assert not [miss for miss in missed if "shifted" in miss or "wrong row" in miss]
 
 
 def test_another_configs_binary_is_found_out() -> None:
