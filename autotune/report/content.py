@@ -13,7 +13,7 @@ from autotune.report.bundle import exported_winners
 from autotune.report.finals import Contender, contenders
 from autotune.report.limits import ByteLimit, byte_limit
 from autotune.report.query import Conditions, conditions_of, grouped, trials_until, winners_of
-from autotune.results import Kind
+from autotune.results import Kind, LayerConfig
 from autotune.store.records import RunRecord, StoredConfirmation, StoredTrial, WinnerRecord
 from autotune.store.store import Store
 
@@ -61,6 +61,11 @@ class ProblemReport:
     def tokens_text(self) -> str:
         """How many tokens, in words."""
         return "1 token" if self.problem.tokens == 1 else f"{self.problem.tokens:,} tokens"
+
+    @property
+    def ships(self) -> LayerConfig | None:
+        """What ships, as the decision names it; None: nothing was decided."""
+        return self.winner.default if self.winner is not None else None
 
     def contender(self, label: str) -> Contender | None:
         """The first one of a label."""

@@ -58,7 +58,7 @@ def _row(one: ProblemReport) -> str:
     chosen, reached = winner or default, ""
     if one.limit is not None and chosen is not None and "layer" in chosen.us:
         reached = f"{one.limit.fraction('layer', chosen.us['layer'].value):.0%}"
-    changed = layer_changes(winner.config, default.config) if winner and default else ""
+    changed = layer_changes(winner.config, one.ships) if winner and one.ships else ""
     cells = [
         one.problem.shape,
         str(one.problem.tokens),

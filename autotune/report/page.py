@@ -156,7 +156,7 @@ def _summary_row(one: ProblemReport) -> list[str | Markup]:
         _time(winner) if winner else join("= default") if one.winner else "",
         _time(one.contender("published")),
         " → ".join(reached),
-        tag("code", layer_changes(winner.config, default.config)) if winner and default else "",
+        tag("code", layer_changes(winner.config, one.ships)) if winner and one.ships else "",
     ]
 
 

@@ -60,7 +60,7 @@ def final(one: ProblemReport) -> list[Markup]:
             gain_text(c.gain.value, c.gain.low, c.gain.high) if c.gain else "–",
             "" if c.error is None else f"{c.error:.1e}",
             _rounds(c),
-            tag("code", layer_changes(c.config, one.contenders[0].config)),
+            tag("code", layer_changes(c.config, one.ships)) if one.ships else "",
         ]
         for c in one.contenders
     ]

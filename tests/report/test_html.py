@@ -1,6 +1,9 @@
 """The HTML report: one file, complete, safe to open, small and quick with thousands of trials."""
 
+import gzip
 import re
+import subprocess
+import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +16,8 @@ from autotune.report.content import Report, Scope, gather
 from autotune.report.page import page
 from autotune.report.write import Format, format_of, write_report
 from autotune.store.store import Store
+from tests.cli.helper import env
+from tests.report.conftest import RECORDED
 from tests.report.synthetic import fill
 
 _VOID = {"meta", "br"}
@@ -109,6 +114,35 @@ def test_text_from_the_outside_cannot_become_markup(large: Store, large_report: 
     assert "&lt;b&gt;none &amp; made up&lt;/b&gt;" in html
     assert "error: &lt;unknown&gt;" in html
     _read(html)
+
+
+def test_a_plain_install_is_enough(h100: Store, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'triton', 'pyarrow', 'jinja2', 'matplotlib', 'pandas', 'optuna_dashboard'):\n"
+        "    sys.modules[name] = None\n"
+        "from autotune.cli import app\n"
+        f"app(['report', '--out', {str(tmp_path / 'report.html')!r}])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "300 candidates" in done.stdout
+    _read((tmp_path / "report.html").read_text())
+
+
+def test_an_estimate_s_short_list_says_so_at_every_figure(own_database: Path) -> None:
+    own_database.write_bytes(gzip.decompress((RECORDED.parent / "mi325x-offline-m4.db.gz").read_bytes()))
+    with Store.open() as store:
+        html = page(store, gather(store, Scope()))
+    text = " ".join(_read(html).text)
+    assert "estimate for offline:mi325x, not measured" in text
+    assert "measured µs" not in text
+    assert html.count('class="kind estimate"') >= 4
+    assert 'class="kind measured"' not in html
+    assert "constraint" in text  # refused candidates with their reasons
+    assert "waits" in text  # what the compiled code says
 
 
 def test_equal_databases_give_equal_pages(h100: Store) -> None:
