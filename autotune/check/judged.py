@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import TracebackType
@@ -130,9 +130,28 @@ class Checks:
     def _judged(self, candidate: Candidate, future: Future[Checked | Failure]) -> Judged:
         if not future.done():
             return Judged(candidate, None, "the time for checks was up")
-        outcome = future.result()
-        if isinstance(outcome, Failure):
-            return Judged(candidate, None, outcome.reason)
-        binary = outcome.compiled.binary_hash
-        self._store.record_verdict(binary, self._compiler, self._device.arch, outcome.verdict)
-        return Judged(candidate, outcome.verdict, binary_hash=binary, executed=outcome.executed)
+        judged = _judged(candidate, future.result())
+        if judged.binary_hash is not None and judged.verdict is not None:
+            self._store.record_verdict(judged.binary_hash, self._compiler, self._device.arch, judged.verdict)
+        return judged
+
+
+def judge_once(backend: str, device: Device, candidates: Sequence[Candidate]) -> list[Judged]:
+    """Verdicts on a few candidates, all at once and without a store.
+
+    Raises:
+        UserError: the backend's binaries for the device cannot be executed here.
+    """
+    with CheckPool(backend, device, workers=len(candidates)) as pool:
+        futures = [
+            pool.submit(each.problem.layer, each.problem.tokens, each.stage, each.config)
+            for each in candidates
+        ]
+        return [_judged(each, future.result()) for each, future in zip(candidates, futures, strict=True)]
+
+
+def _judged(candidate: Candidate, outcome: Checked | Failure) -> Judged:
+    if isinstance(outcome, Failure):
+        return Judged(candidate, None, outcome.reason)
+    binary = outcome.compiled.binary_hash
+    return Judged(candidate, outcome.verdict, binary_hash=binary, executed=outcome.executed)

@@ -1,7 +1,7 @@
 """`autotune isa`: two candidates' machine code side by side."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,12 @@ from autotune.cli.options import (
     make_layer,
     make_problems,
 )
+
+if TYPE_CHECKING:
+    from autotune.check.judged import Judged
+    from autotune.config import Config
+    from autotune.devices import Device
+    from autotune.problem import Problem, Stage
 
 
 def isa(
@@ -40,11 +46,19 @@ def isa(
     target: TargetName = None,
     flydsl_root: FlydslRoot = None,
     flydsl_python: FlydslPython = None,
+    executed: Annotated[
+        bool,
+        typer.Option(
+            "--executed",
+            help="Execute a sample of workgroups on the CPU as well: instructions by class, bytes requested,"
+            " 64-byte segments, bytes in flight at each wait.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compile two configs and show their registers, LDS and instructions with the differences.
 
-    Instructions are counted in the text: a loop's once.
+    Instructions are counted in the text, a loop's once; with --executed as often as they were executed.
 
     Example:
 
@@ -55,6 +69,7 @@ def isa(
     from autotune.config import Config
     from autotune.errors import UserError
     from autotune.problem import Stage
+    from autotune.report.executed import executed_json, print_executed
     from autotune.report.isa import compare, print_comparison
     from autotune.targets import resolve_target
 
@@ -73,7 +88,21 @@ def isa(
     texts = config if len(config) == 2 else ["default", *config]
     configs = [space.default if text == "default" else space.complete(Config.parse(text)) for text in texts]
     compared = compare(configs, listings(backend, problem.layer, problem.tokens, at, configs, device))
+    if executed:
+        compared["executed"] = executed_json(_execute(backend, device, problem, at, configs))
     if as_json:
         typer.echo(json.dumps(compared, indent=2))
-    else:
-        print_comparison(compared, f"{backend} {stage} at {problem.shape} on {device.name} ({device.arch})")
+        return
+    print_comparison(compared, f"{backend} {stage} at {problem.shape} on {device.name} ({device.arch})")
+    if executed:
+        print_executed(compared["executed"])
+
+
+def _execute(
+    backend: str, device: "Device", problem: "Problem", stage: "Stage", configs: "list[Config]"
+) -> "list[Judged]":
+    """Checks the configs; nothing is stored."""
+    from autotune.check.judged import Candidate, judge_once
+
+    candidates = [Candidate(problem, stage, config) for config in configs]
+    return judge_once(backend, device, candidates)

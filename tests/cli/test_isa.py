@@ -72,3 +72,21 @@ def test_a_mistake_is_one_sentence(flydsl: tuple[str, ...], options: tuple[str, 
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_executed_counts_stand_beside_those_of_the_text() -> None:
+    compared = facts(*OFFLINE, "--stage", "stage2", "--config", "reduce=atomic", "--executed")
+    executed = compared["executed"]
+    assert [each["verdict"]["status"] for each in executed["verdicts"]] == ["pass", "pass"]
+    assert executed["facts"]["atomic bytes requested"]["b"] > executed["facts"]["atomic bytes requested"]["a"]
+    assert executed["facts"]["mfma instructions"]["a"] > 0
+    assert executed["facts"]["load 64-byte segments"]["a"] > 0
+    assert all(wait["max_bytes"] >= wait["mean_bytes"] for waits in executed["waits"] for wait in waits)
+
+
+def test_executed_counts_read_well() -> None:
+    done = autotune("isa", *OFFLINE, "--stage", "stage2", "--config", "split_k=2,tile_k=128", "--executed")
+    assert done.returncode == 0, done.stderr
+    assert "A: pass, error" in done.stdout
+    assert "load bytes in flight a wave" in done.stdout
+    assert "reached" in done.stdout
