@@ -16,6 +16,8 @@ _BACKENDS = {
     "vllm_fp8": "autotune.backends.vllm:VllmFp8",
     "flydsl": "autotune.backends.flydsl.backend:Flydsl",
     "aiter": "autotune.backends.aiter.backend:Aiter",
+    "aiter_main": "autotune.backends.aiter_main.backend:AiterMain",
+    "aiter_main_w4a16": "autotune.backends.aiter_main.backend:AiterMainGrouped",
 }
 
 

@@ -12,6 +12,8 @@ _BYTES = {
     "triton": _INT4,
     "flydsl": _INT4,
     "aiter": _INT4,
+    "aiter_main": _INT4,
+    "aiter_main_w4a16": _INT4,
     "sglang": 1.0,
     "sglang_fp8": 1.0,
     "sglang_w4a16": _INT4,

@@ -6,6 +6,7 @@ They behave as the real ones do where it bites; none of their code is the real o
     published_tree/   kernels of the published generation: gates read while tracing, unchecked tiles
     main_tree/        kernels of FlyDSL main: parameters checked by assertions
     site/             an `aiter` package of the published generation
+    site_main/        an `aiter` package of main, beside the generator of its Composable Kernel instances
 """
 
 import sys
@@ -16,6 +17,7 @@ WHEEL = HERE / "wheel"
 PUBLISHED_TREE = HERE / "published_tree"
 MAIN_TREE = HERE / "main_tree"
 SITE = HERE / "site"
+SITE_MAIN = HERE / "site_main"
 
 
 def python_with_wheel(folder: Path, version: str = "0.1.5") -> Path:

@@ -32,7 +32,13 @@ AITER_FUNCTIONS: Mapping[Generation, Mapping[str, Mapping[str, tuple[str, ...]]]
         "fused_moe.py": {
             "moe_sorting": _SORT,
             "fused_moe": ("hidden_states", "w1", "w2", "topk_weight", "topk_ids"),
+            "use_nt": ("token", "topk", "e"),
         },
+        "ops/moe_op.py": {
+            "ck_moe_stage1_fwd": ("hidden_states", "w1", "w2", *_COMMON, "kernelName"),
+            "ck_moe_stage2_fwd": ("inter_states", "w1", "w2", *_COMMON, "kernelName"),
+        },
+        "ops/quant.py": {"get_hip_quant": ("qType",), "per_token_quant_hip": ("x", "scale", "quant_dtype")},
         "ops/flydsl/moe_kernels.py": {
             "flydsl_moe_stage1": ("a", "w1", *_COMMON),
             "flydsl_moe_stage2": ("inter_states", "w2", *_COMMON),
@@ -44,6 +50,14 @@ _AITER_KEYWORDS = {
     "fused_moe": {"activation", "quant_type", "w1_scale", "w2_scale"},
     "flydsl_moe_stage1": {"a1_scale", "w1_scale"},
     "flydsl_moe_stage2": {"w2_scale", "a2_scale", "sorted_weights"},
+}
+_CK_KEYWORDS = {"block_m", "sorted_weights", "quant_type", "activation", "use_non_temporal_load"}
+_GROUPED_KEYWORDS = {"tile_m", "tile_n", "tile_k", "a_dtype", "b_dtype", "out_dtype", "sorted_weights"}
+_MAIN_KEYWORDS = {
+    "ck_moe_stage1_fwd": _CK_KEYWORDS | {"w1_scale", "a1_scale", "splitk", "dst_type"},
+    "ck_moe_stage2_fwd": _CK_KEYWORDS | {"w2_scale", "a2_scale"},
+    "flydsl_moe_stage1": _GROUPED_KEYWORDS | {"w1_scale", "k_wave", "b_nt"},
+    "flydsl_moe_stage2": _GROUPED_KEYWORDS | {"w2_scale", "mode"},
 }
 AITER_VARIABLES: Mapping[str, str | None] = {
     "AITER_W4A8_USE_INT8": "0",
@@ -72,7 +86,8 @@ def check_aiter(package: Path, generation: Generation) -> list[str]:
         if tree is None:
             found.append(f"{file} is missing or no Python")
             continue
-        found += _functions(tree, file, functions)
+        keywords = _MAIN_KEYWORDS if generation is Generation.MAIN else {}
+        found += _functions(tree, file, functions, {**_AITER_KEYWORDS, **keywords})
         if generation is Generation.PUBLISHED:
             found += _variables(tree, file, AITER_VARIABLES)
             found += _defaults(tree, file)
@@ -120,7 +135,9 @@ def _parameters(function: ast.FunctionDef) -> list[str]:
     return [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
 
 
-def _functions(tree: ast.AST, file: str, wanted: Mapping[str, tuple[str, ...]]) -> Iterable[str]:
+def _functions(
+    tree: ast.AST, file: str, wanted: Mapping[str, tuple[str, ...]], keywords: Mapping[str, set[str]]
+) -> Iterable[str]:
     for name, positional in wanted.items():
         function = _function(tree, name)
         if function is None:
@@ -129,7 +146,7 @@ def _functions(tree: ast.AST, file: str, wanted: Mapping[str, tuple[str, ...]]) 
         parameters = _parameters(function)
         if tuple(parameters[: len(positional)]) != positional:
             yield f"{file}: {name} begins with ({', '.join(parameters[: len(positional)])})"
-        missing = sorted(_AITER_KEYWORDS.get(name, set()) - set(parameters))
+        missing = sorted(keywords.get(name, set()) - set(parameters))
         if missing:
             yield f"{file}: {name} has no parameter {', '.join(missing)}"
 

@@ -1,0 +1,219 @@
+"""AITER main's INT4 kernels on the device, for the measure worker.
+
+A table of AITER's chooses kernels for a layer and is read once a process, so a candidate's layer is not
+`aiter.fused_moe.fused_moe` but the functions that it calls, in its order (aiter e4048607a5,
+aiter/fused_moe.py:3080-3360): sort, quantise, stage 1, quantise, stage 2.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from autotune.backends.aiter_main.backend import require_main, source_digest
+from autotune.backends.flydsl.request import whole
+from autotune.config import Config
+from autotune.devices import DEVICES
+from autotune.errors import UserError
+from autotune.kernels.formats import Format
+from autotune.measure.machine import GpuMachine
+from autotune.measure.runtime import (
+    Activations,
+    Launch,
+    LogicalWeights,
+    Machine,
+    Output,
+    Path,
+    Step,
+    Subject,
+    What,
+)
+from autotune.problem import Layer, Stage
+from autotune.results import LayerConfig
+from autotune.space import BoundSpace
+
+if TYPE_CHECKING:
+    import torch
+
+SCRUBBED = (
+    "AITER_USE_NT",
+    "AITER_KSPLIT",
+    "AITER_FLYDSL_FORCE_REDUCE",
+    "AITER_BYPASS_TUNE_CONFIG",
+    "COMPILE_ONLY",
+)
+"""Taken out of a measuring process: each changes what is launched."""
+
+Sorted = tuple[Any, Any, Any, Any, Any]
+"""What AITER's sort gives: ids, router weights, experts of blocks, count of rows, the zeroed output."""
+
+
+class AiterMainRuntime:
+    """What both formats share; subclasses pack the weights and launch their kernels.
+
+    Copy 0 of the weights is packed from the logical ones, the others cloned.
+    """
+
+    name: str
+    format: Format
+
+    def __init__(self, machine: Machine) -> None:
+        for name in SCRUBBED:
+            os.environ.pop(name, None)
+        self._package = require_main()
+        self.aiter, self.moe = _import_aiter(self.name)
+        self.machine = machine
+        self._layer: Layer | None = None
+        self.copies: list[LogicalWeights] = []
+
+    def pack(self, weights: LogicalWeights) -> LogicalWeights:
+        """The format's layout of weights and scales."""
+        raise NotImplementedError
+
+    def space(self, stage: Stage, tokens: int) -> BoundSpace:
+        """The configs that may be launched."""
+        raise NotImplementedError
+
+    def launch1(
+        self, config: Config, inputs: Activations, step: Step, order: Sorted, out: "torch.Tensor"
+    ) -> Callable[[], object]:
+        """Stage 1 from `inputs.a1` into `out`, bfloat16 [tokens, top_k, inter_dim]."""
+        raise NotImplementedError
+
+    def launch2(
+        self, config: Config, inputs: Activations, step: Step, order: Sorted, out: "torch.Tensor"
+    ) -> Callable[[], object]:
+        """Stage 2 from `inputs.a2` added into `out`, bfloat16 [tokens, model_dim]."""
+        raise NotImplementedError
+
+    def run_layer(self, config: LayerConfig, inputs: Activations, step: Step, out: "torch.Tensor") -> None:
+        """The layer from `inputs.hidden` into `out`."""
+        raise NotImplementedError
+
+    def refuse(self, what: What) -> None:
+        """Refuses what cannot run on this device.
+
+        Raises:
+            ValueError: with the reason.
+        """
+
+    def kernel_source(self) -> str:
+        return source_digest(self._package)
+
+    def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
+        self._layer = layer
+        self.copies = [self.pack(weights)]
+
+    def grow(self, copies: int) -> None:
+        first = self.copies[0]
+        while len(self.copies) < copies:
+            cloned = (t.clone() for t in (first.w1, first.w1_scale, first.w2, first.w2_scale))
+            self.copies.append(LogicalWeights(*cloned))
+
+    def digest(self) -> int:
+        import torch
+
+        weights = self.copies[0]
+        parts = (weights.w1, weights.w1_scale, weights.w2, weights.w2_scale)
+        return sum(int(t.flatten().view(torch.int16).sum(dtype=torch.int64)) for t in parts)
+
+    def serves(self, what: What, config: Subject, tokens: int) -> bool:
+        return True  # a table's row serves every count up to its power of two, with its block
+
+    def path(self, what: What, config: Subject) -> Path:
+        """Stage 2 adds each expert's contribution to a bfloat16 output by atomics."""
+        if what is What.STAGE1:
+            return Path()
+        adds = self.on().top_k
+        return Path(contributions_bf16=True, bf16_adds=adds, requantised=what is What.LAYER)
+
+    def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
+        layer, tokens = self.on(), inputs.hidden.shape[0]
+        self.refuse(What(stage.value))
+        self._require_legal(stage, config, tokens)
+        one = stage is Stage.STAGE1
+        shape = (tokens, layer.top_k, layer.inter_dim) if one else (tokens, layer.model_dim)
+        output = Output.allocate(shape, self.machine.device)
+        bind = self.launch1 if one else self.launch2
+        launches = []
+        for step in steps:
+            run = bind(config, inputs, step, self.sort(config, step), output.tensor)
+            made = partial(_quietly, run) if one else partial(_zeroed_first, output.tensor, run)
+            launches.append(Launch(made, output.tensor, guards=output.guards))
+        return launches
+
+    def layer(self, config: LayerConfig, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
+        self.refuse(What.LAYER)
+        tokens = inputs.hidden.shape[0]
+        for stage in Stage:
+            self._require_legal(stage, config.of(stage), tokens)
+        output = Output.allocate((tokens, self.on().model_dim), self.machine.device)
+        return [
+            Launch(
+                partial(self.run_layer, config, inputs, step, output.tensor),
+                output.tensor,
+                guards=output.guards,
+            )
+            for step in steps
+        ]
+
+    def sort(self, config: Config, step: Step) -> Sorted:
+        """A step's tokens by expert, in blocks of the config's rows."""
+        import torch
+
+        layer = self.on()
+        made: Sorted = self.moe.moe_sorting(
+            *(step.ids, step.router, layer.experts, layer.model_dim, torch.bfloat16),
+            block_size=whole(config, "tile_m"),
+        )
+        return made
+
+    def on(self) -> Layer:
+        """The layer that was prepared."""
+        assert self._layer is not None, "prepare() comes first"
+        return self._layer
+
+    def _require_legal(self, stage: Stage, config: Config, tokens: int) -> None:
+        rule = self.space(stage, tokens).broken_rule(config)
+        if rule is not None:
+            raise ValueError(f"{config} breaks the rule {rule.name}: {rule.reason}")
+
+
+DEVICE = DEVICES["mi325x"]
+"""What the spaces are bound to: the rules of the kernels are those of gfx942."""
+
+
+def amd_machine(backend: str) -> GpuMachine:
+    """The first GPU.
+
+    Raises:
+        UserError: it is none of AMD's.
+    """
+    import torch
+
+    if torch.version.hip is None:
+        raise UserError(
+            f"backend {backend} measures on AMD GPUs only: run it on the card, or use --backend triton"
+        )
+    return GpuMachine()
+
+
+def _import_aiter(backend: str) -> tuple[Any, Any]:
+    try:
+        import aiter
+        import aiter.fused_moe
+    except ImportError as error:
+        raise UserError(
+            f"backend {backend} cannot run here ({error}): install AITER main and the flydsl wheel it names"
+        ) from error
+    return aiter, aiter.fused_moe
+
+
+def _quietly(run: Callable[[], object]) -> None:
+    run()
+
+
+def _zeroed_first(out: "torch.Tensor", run: Callable[[], object]) -> None:
+    # Atomics add into what is there. In serving the sort zeroes it: the same microseconds for all candidates.
+    out.zero_()
+    run()

@@ -1,0 +1,137 @@
+"""Spaces, layouts and rules of AITER main: against the stand-in, and against a given tree's own functions."""
+
+import ast
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.backends import load_backend
+from autotune.backends.aiter.contract import check_aiter
+from autotune.backends.aiter.pack import flydsl_weights
+from autotune.backends.aiter.source import Generation, generation_of
+from autotune.backends.aiter_main.backend import default_block
+from autotune.backends.aiter_main.instances import f8i4_instances
+from autotune.backends.aiter_main.pack import ck_weights, grouped_scales
+from autotune.backends.base import CompileRefused
+from autotune.config import UNSET
+from autotune.errors import UserError
+from autotune.kernels.layout import pack_int4
+from autotune.problem import Stage
+from tests.backends.aiter_main.conftest import Launches
+from tests.spaces import KIMI, MI325X
+from tests.standins import SITE, SITE_MAIN
+
+CK, GROUPED = load_backend("aiter_main"), load_backend("aiter_main_w4a16")
+SOURCE = os.environ.get("AUTOTUNE_AITER_SRC")
+MAIN = Path(SOURCE) if SOURCE and generation_of(Path(SOURCE, "aiter")) is Generation.MAIN else None
+needs_main = pytest.mark.skipif(MAIN is None, reason="give AUTOTUNE_AITER_SRC, a source tree of AITER main")
+
+
+def weights(rows: int = 48, k: int = 128) -> torch.Tensor:
+    return torch.randint(-8, 8, (2, rows, k), generator=torch.Generator().manual_seed(1), dtype=torch.int8)
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("stage", Stage)
+def test_the_kernels_are_those_that_this_aiter_builds_one_a_block(stage: Stage) -> None:
+    configs = list(CK.space(KIMI, 4, stage, MI325X))
+    assert {c["tile_m"] for c in configs if c["kernel"] is not UNSET} == {32, 64, 128, 256}
+    assert len(configs) == 8  # each by name, and left to AITER
+    default = CK.space(KIMI, 4, stage, MI325X).default
+    assert (default["tile_m"], default["kernel"]) == (default_block(KIMI, 4, 304), UNSET)
+
+
+def test_without_an_aiter_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AUTOTUNE_AITER_SRC", raising=False)
+    with pytest.raises(UserError, match="AUTOTUNE_AITER_SRC"):
+        CK.space(KIMI, 4, Stage.STAGE1, MI325X)
+
+
+def test_the_published_aiter_is_another_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOTUNE_AITER_SRC", str(SITE))
+    for backend in (CK, GROUPED):
+        with pytest.raises(UserError, match="use --backend aiter"):
+            backend.space(KIMI, 4, Stage.STAGE1, MI325X)
+
+
+def test_a_generator_that_answers_otherwise_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "aiter_meta/csrc/ck_gemm_moe_2stages_codegen/gemm_moe_ck2stages_common.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("def get_gemm1_kernels_list(*a): return 'a8w4', {}")
+    with pytest.raises(UserError, match="otherwise than expected"):
+        f8i4_instances(tmp_path / "aiter", Stage.STAGE1, "gfx942")
+
+
+def test_nothing_of_composable_kernel_compiles_without_the_card(launches: Launches) -> None:
+    with pytest.raises(CompileRefused, match="on the card only"):
+        CK.compile(KIMI, 4, Stage.STAGE1, CK.space(KIMI, 4, Stage.STAGE1, MI325X).default, MI325X)
+
+
+def test_odd_sizes_are_refused() -> None:
+    with pytest.raises(UserError, match="choose another --tp"):
+        ck_weights(torch.zeros((1, 24, 16), dtype=torch.int8))
+
+
+def test_the_stand_in_has_the_functions_that_the_adapters_call() -> None:
+    found = check_aiter(SITE_MAIN / "aiter", Generation.MAIN)
+    assert not any(
+        "ck_moe" in misfit or "flydsl_moe" in misfit for misfit in found if "missing" not in misfit
+    )
+
+
+def taken(file: str, *names: str, **known: Any) -> Callable[..., Any]:
+    """The last of some functions of the given tree, taken out of their module."""
+    assert MAIN is not None
+    tree = ast.parse((MAIN / file).read_text())
+    body: list[ast.stmt] = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in names]
+    namespace: dict[str, Any] = {"torch": torch, **known}
+    module = ast.Module(ast.parse("from __future__ import annotations").body + body, [])
+    exec(compile(module, file, "exec"), namespace)
+    function: Callable[..., Any] = namespace[names[-1]]
+    return function
+
+
+@needs_main
+def test_the_layout_for_composable_kernel_is_the_given_aiters() -> None:
+    dtypes = SimpleNamespace(i8=torch.int8, i32=torch.int32)
+    shuffle = taken("aiter/ops/shuffle.py", "shuffle_weight")
+    words = taken("aiter/int4_utils.py", "convert_int8_to_uint32_int4", dtypes=dtypes)
+    rearrange = taken("aiter/int4_utils.py", "rearrange_4bit_elements", dtypes=dtypes)
+    theirs = rearrange(words(shuffle(weights(), (16, 16), use_int4=True)))
+    assert torch.equal(ck_weights(pack_int4(weights())), theirs.view(torch.int32))
+
+
+@needs_main
+def test_the_layout_of_grouped_weights_and_scales_is_the_given_aiters() -> None:
+    shuffle = taken("aiter/ops/shuffle.py", "shuffle_weight")
+    pack = taken("aiter/ops/shuffle.py", "pack_int8_to_packed_int4")
+    theirs = pack(shuffle(weights(), (16, 16)))
+    assert torch.equal(flydsl_weights(pack_int4(weights())).view(-1), theirs)
+    scales = torch.rand(2, 4, 48).bfloat16()
+    order = taken("aiter/ops/shuffle.py", "shuffle_scale_for_int4")
+    assert torch.equal(grouped_scales(scales), order(scales).view(-1))
+
+
+@needs_main
+def test_the_given_aiter_lists_four_instances_a_stage() -> None:
+    assert MAIN is not None
+    for stage in Stage:
+        names = f8i4_instances(MAIN / "aiter", stage, "gfx942")
+        assert [name.tile_m for name in names] == [32, 64, 128, 256]
+        assert {name.stage for name in names} == {stage}
+
+
+@needs_main
+@given(st.integers(1, 4096))
+def test_the_default_block_is_the_given_aiters(tokens: int) -> None:
+    rule = taken("aiter/fused_moe.py", "get_block_size_M", get_cu_num=lambda: 304)
+    padded = taken("aiter/fused_moe.py", "nextPow2")
+    theirs = rule(padded(tokens), KIMI.top_k, KIMI.experts, KIMI.inter_dim)
+    assert default_block(KIMI, tokens, 304) == theirs
