@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from autotune.check.executed import Tally
 from autotune.check.judge import Judge
+from autotune.check.operands import Array
 from autotune.emulate import Kernel, Memory, Order, Pointer
 
 Grid = tuple[int, int, int]
@@ -23,6 +24,7 @@ class Execution:
     Attributes:
         arguments: in the kernel's order; everything they point at is in `memory`.
         workgroups: which of the grid to run, in this order.
+        output: bfloat16 bits, uint16: where the kernel writes.
         judge: compares what they left; raises Incorrect.
         lds_rules: see `Kernel.launch`.
     """
@@ -32,6 +34,7 @@ class Execution:
     arguments: Sequence[Argument]
     grid: Grid
     workgroups: Sequence[Grid]
+    output: Array
     judge: Callable[[Judge], None]
     lds_rules: Literal["strict", "hardware"] = "strict"
 

@@ -47,7 +47,7 @@ class Tiling:
     lds_rules: Literal["strict", "hardware"] = "strict"
 
     @classmethod
-    def of(cls, request: Request) -> Tiling:
+    def of(cls, request: Request, *, sort_block: int | None = None) -> Tiling:
         # FlyDSL main reads LDS that nobody wrote and does not use it: rows 16 to 31 of stage 2's table of ids
         # at tile_m 16, tile_k 128. Poison tells whether it reaches a result.
         main = request.tree.generation is Generation.MAIN
@@ -56,7 +56,7 @@ class Tiling:
             request.columns,
             request.workgroups_n,
             request.mode,
-            request.tile_m,
+            sort_block or request.tile_m,
             "hardware" if main else "strict",
         )
 
@@ -193,6 +193,7 @@ class _Case:
             self.arguments,
             (self.tiling.workgroups_n, self.grid_blocks, 1),
             workgroups,
+            self.out,
             lambda judge: self._judge(judge, tiles),
             self.tiling.lds_rules,
         )

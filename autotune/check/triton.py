@@ -71,7 +71,8 @@ def _execution(
     blocks = blocks_of(ids, spec.config.tile_m, by_token=len(ids) <= TOKEN_ROWS)
     case = _Case(spec, operands, blocks, name)
     tiles, judge = _TILES[_kind(spec)](case, n_tiles)
-    return Execution(name, case.memory, case.arguments, case.grid, _programs(case, tiles, rng), judge)
+    programs = _programs(case, tiles, rng)
+    return Execution(name, case.memory, case.arguments, case.grid, programs, case.out, judge)
 
 
 def _kind(spec: KernelSpec) -> str:
