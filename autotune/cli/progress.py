@@ -38,7 +38,7 @@ class Tally:
             self._first_at = time.monotonic()
         self.counts[trial.status] += 1
         self.merged += trial.merged_into is not None
-        self.compile_s += trial.compile_s if trial.origin != "shared" else 0.0
+        self.compile_s += trial.compile_s
         self.measure_s += trial.measure_s
 
     def on_check(self, problem: Problem) -> None:

@@ -179,8 +179,12 @@ class Driver:
 
     def _compiled(self, candidate: _Candidate, outcome: Compiled | Failure) -> None:
         self._compiles.add(outcome.seconds)
+        ask = candidate.ask
         for index, task in enumerate(candidate.tasks):
-            ask = candidate.ask if index == 0 else replace(candidate.ask, origin="shared")
+            if index:  # a rider: its origin is its own, and what was compiled once is paid once
+                ships = self._searches[task].space.default == ask.config
+                ask = Ask(ask.config, "default" if ships else "shared")
+                outcome = replace(outcome, seconds=0.0)
             if isinstance(outcome, Failure):
                 self._finish(self._failed(task, ask, outcome))
                 continue

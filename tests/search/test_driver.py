@@ -43,6 +43,19 @@ def test_one_compile_is_evaluated_at_every_problem_that_its_binary_serves(tmp_pa
     assert {record.origin for record in journal.trials} >= {"default", "shared"}
     for config in pool.submitted:
         assert {p for p, c in evaluator.evaluated if c == config} == {M1, M4}
+        compile_s = [record.compile_s for record in journal.trials if record.config == config]
+        assert sum(seconds > 0 for seconds in compile_s) == 1
+
+
+def test_what_ships_is_known_as_such_at_every_problem_even_where_another_asked_for_it(
+    tmp_path: Path,
+) -> None:
+    tasks, journal = searches(tmp_path, [M1, M4], budget=12), Journal()
+    make_driver(tasks, FakePool(), FakeEvaluator(us_of), journal).run()
+    for (problem, stage), search in tasks.items():
+        ships = search.space.default
+        (record,) = [r for r in journal.trials if (r.problem, r.stage, r.config) == (problem, stage, ships)]
+        assert record.origin == "default"
 
 
 def test_problems_with_binaries_of_their_own_do_not_share(tmp_path: Path) -> None:
