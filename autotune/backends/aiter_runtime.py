@@ -9,20 +9,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from platformdirs import user_cache_path
-
 from autotune.backends.aiter.backend import Aiter, spaces
-from autotune.backends.aiter.knobs import (
-    CACHE_VARIABLE,
-    SCRUBBED,
-    SWITCHES,
-    engine_block,
-    gates_name,
-    launch_variables,
-)
+from autotune.backends.aiter.cache import use_own_cache
+from autotune.backends.aiter.knobs import SCRUBBED, SWITCHES, engine_block, launch_variables
 from autotune.backends.aiter.pack import flydsl_weights
 from autotune.backends.flydsl.request import whole
 from autotune.backends.flydsl.tree import find_tree
@@ -46,8 +37,6 @@ from autotune.results import LayerConfig
 
 if TYPE_CHECKING:
     import torch
-
-CACHE_ROOT_VARIABLE = "AUTOTUNE_FLYDSL_CACHE"
 
 
 def make() -> "AiterRuntime":
@@ -234,10 +223,7 @@ def prepare_environment() -> None:
     for name in SCRUBBED:
         os.environ.pop(name, None)
     os.environ.update(SWITCHES)
-    root = os.environ.get(CACHE_ROOT_VARIABLE) or user_cache_path("moe-autotune") / "flydsl"
-    folder = FilePath(root) / gates_name(os.environ)
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ[CACHE_VARIABLE] = str(folder)
+    use_own_cache()
 
 
 def _import_aiter() -> tuple[Any, Any]:

@@ -12,7 +12,6 @@ from autotune.backends.flydsl.tree import find_tree
 from autotune.compile.constraints import refusal
 from autotune.config import Config
 from autotune.errors import UserError
-from autotune.measure.runtime import load_runtime
 from autotune.problem import Problem, Stage
 from autotune.results import Compiled
 from tests.spaces import KIMI, MI325X
@@ -174,11 +173,6 @@ def test_what_is_missing_is_one_sentence_with_the_remedy(
     with pytest.raises(UserError) as raised:
         BACKEND.space(KIMI, 4, Stage.STAGE1, MI325X)
     assert words in str(raised.value)
-
-
-def test_measuring_is_refused_with_the_backend_that_does_it() -> None:
-    with pytest.raises(UserError, match="--backend aiter"):
-        load_runtime(BACKEND.runtime)
 
 
 def test_a_config_without_knobs_of_a_gate_needs_no_environment() -> None:

@@ -1,0 +1,2 @@
+def from_c_void_p(kind, address):
+    return address

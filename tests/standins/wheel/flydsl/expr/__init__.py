@@ -1,0 +1,2 @@
+class Uint8:
+    pass
