@@ -9,6 +9,7 @@ from autotune.backends import load_backend
 from autotune.backends.base import Backend
 from autotune.check.check import can_check
 from autotune.check.judged import Checks, Judged
+from autotune.check.refine import refine
 from autotune.check.short_list import Sifter
 from autotune.compile.pool import CompilePool
 from autotune.config import Config
@@ -26,8 +27,9 @@ from autotune.search.evaluate import Compiler, Estimator, Evaluator
 from autotune.search.joint import JointModel
 from autotune.search.live import LiveJudge
 from autotune.search.race import settle, window_of
+from autotune.search.resume import known_results
 from autotune.search.study import Ask, StageSearch
-from autotune.store.records import RunState, ShortListed, TrialRecord, WinnerRecord
+from autotune.store.records import RunState, ShortListed, StoredTrial, TrialRecord, WinnerRecord
 from autotune.store.store import Store
 from autotune.targets import Target, offline_fingerprint
 
@@ -224,15 +226,16 @@ def _make_searches(current: _Run, workload: str) -> None:
                 tokens=problem.tokens,
                 binary=current.backend.artefact_key(problem.layer, problem.tokens, stage, sample),
             )
-            for trial in current.store.trials(
+            stored = current.store.trials(
                 problem=problem,
                 stage=stage,
                 backend=current.backend.name,
                 environment_key=current.environment.key,
                 workload=workload,
                 space_digest=space.space.digest,
-            ):
-                search.observe(trial.config, trial.figure_us)
+            )
+            for config, us in known_results(stored, allow_spills=request.allow_spills).items():
+                search.observe(config, us)
                 resumed += 1
             current.searches[problem, stage] = search
     current.listener.on_start(current.searches, resumed=resumed)
@@ -326,21 +329,19 @@ def _settle(current: _Run, judge: Judge, problem: Problem, stage: Stage) -> Rank
     def again(config: Config) -> Measurement | Failure | None:
         return judge.again(problem, stage, config)
 
-    settled = settle(search.results, again)
+    stored: dict[Config, StoredTrial] = {}
+    for trial in store.trials(
+        problem=problem,
+        stage=stage,
+        backend=current.backend.name,
+        environment_key=current.environment.key,
+        workload=judge.workload,
+    ):
+        stored.setdefault(trial.config, trial)
+    settled = settle(search.results, again, lambda config: stored[config].binary_hash or config.key)
     for config, outcome in settled.windows:
-        first = store.trials(
-            problem=problem,
-            stage=stage,
-            backend=current.backend.name,
-            environment_key=current.environment.key,
-            workload=judge.workload,
-            config=config,
-        )[0]
-        store.record_trial(
-            current.id,
-            window_of(first, outcome),
-            outcome.samples if isinstance(outcome, Measurement) else (),
-        )
+        samples = outcome.samples if isinstance(outcome, Measurement) else ()
+        store.record_trial(current.id, window_of(stored[config], outcome), samples)
     return settled.ranking
 
 
@@ -382,6 +383,19 @@ def _list_one(current: _Run, problem: Problem, sifter: Sifter | None) -> list[in
     else:
         current.listener.on_check(problem)
         listed = sifter.sift(problem, list(times), default, SHORT_LIST)
+        if default in listed:
+            by_execution = refine(
+                current.store,
+                current.id,
+                current.backend,
+                current.request.target.device,
+                current.environment.key,
+                problem,
+                listed,
+                sifter.judged,
+            )
+            if by_execution is not None:
+                times, listed = by_execution, list(by_execution)
     if default not in listed:
         current.listener.on_no_winner(problem, "what ships is wrong: see the checks of its machine code")
     return current.store.record_short_list(

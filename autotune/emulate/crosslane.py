@@ -137,7 +137,9 @@ def _decode_lane(instruction: Instruction, name: str) -> Decoded:
         def write(wave: Wave) -> None:
             wave.v[row, lane(wave) & 63] = value(wave)
 
-        return Decoded(write, "valu", touched(*operands[1:]), touched(operands[0]))
+        # Scalar registers are spilled so, written or not.
+        reads = touched(*operands[1:])
+        return Decoded(write, "valu", reads, touched(operands[0]), saved=touched(operands[1]))
     target = register(operands[0], "s", 1).index
     base = plain(operands[1])
     if not isinstance(base, Reg):

@@ -1,11 +1,13 @@
 """What the compiled code says of itself, occupancy, refusals and the estimate."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.compile.constraints import refusal
-from autotune.compile.estimate import Work, estimate_us
+from autotune.compile.estimate import Work, estimate_us, executed_work
 from autotune.compile.isa import instruction_counts, machine_code_hash, static_facts
 from autotune.compile.occupancy import waves_by_registers, waves_per_simd, workgroups_per_cu
 from autotune.results import StaticFacts
@@ -137,6 +139,18 @@ def test_more_bytes_in_flight_are_never_slower(work: Work, resident: int) -> Non
     facts = StaticFacts(workgroups_per_cu=resident)
     deeper = Work(work.bytes_moved, work.workgroups, work.bytes_in_flight * 2)
     assert estimate_us(deeper, facts, MI325X) <= estimate_us(work, facts, MI325X)
+
+
+def counts(in_flight: float, coalescing: float | None) -> dict[str, Any]:
+    return {"waves": 4, "load_coalescing": coalescing, "waits": {"bytes_in_flight": in_flight}}
+
+
+def test_executed_counts_take_the_place_of_what_the_config_promises() -> None:
+    promised = Work(bytes_moved=1e8, workgroups=304, bytes_in_flight=1e6)
+    assert executed_work(promised, counts(2048.0, 1.3)) == Work(1e8, 304, 8192.0)
+    assert executed_work(promised, counts(2048.0, 0.5)) == Work(2e8, 304, 8192.0)
+    assert executed_work(promised, {}) is None
+    assert executed_work(promised, counts(0.0, None)) is None
 
 
 def test_one_workgroup_too_many_takes_another_round() -> None:

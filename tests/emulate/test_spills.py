@@ -39,6 +39,13 @@ def test_the_other_half_comes_back_as_poison() -> None:
     assert (made[0] != made[1]).any()
 
 
+def test_a_scalar_that_was_never_written_can_be_spilled() -> None:
+    out = np.zeros(64, np.uint32)
+    body = "    v_mov_b32_e32 v1, 7\n    v_writelane_b32 v5, s42, 3"
+    Kernel.from_asm(kernel(body + STORE)).launch([out])
+    assert (out == 7).all()
+
+
 def test_a_load_under_way_is_not_spilled() -> None:
     body = """
     s_load_dwordx2 s[4:5], s[0:1], 0x0
