@@ -129,6 +129,23 @@ def test_mains_default_is_legal_and_has_no_gate(stage: Stage) -> None:
         assert "sched" not in bound.default
 
 
+def test_mains_stage_1_has_no_tile_of_activations_that_its_stores_run_past() -> None:
+    """256 threads of 16 bytes: executed, 16 x 128 gave wrong numbers, 16 x 256 and 32 x 128 right ones."""
+    for tokens, legal in ((4, {(16, 256)}), (160, {(16, 256), (32, 128), (32, 256), (64, 128), (64, 256)})):
+        bound = MAIN[Stage.STAGE1].at(KIMI, tokens, MI325X)
+        found = {
+            (m, k)
+            for m in (16, 32, 64)
+            for k in (128, 256)
+            if bound.is_legal(bound.complete({"tile_m": m, "tile_k": k}))
+        }
+        assert found == legal
+    bound = MAIN[Stage.STAGE1].at(KIMI, 4, MI325X)
+    broken = bound.broken_rule(bound.complete({"tile_k": 128}))
+    assert broken is not None
+    assert "confirmed on the card" in broken.reason
+
+
 def test_of_aiters_registered_stage_1_tiles_twenty_do_not_fit_the_cards_lds() -> None:
     space = shipped_spaces("flydsl/aiter")[Stage.STAGE1]
     with_160_kib = replace(MI325X, lds_bytes=160 * 1024)
