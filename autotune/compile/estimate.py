@@ -13,9 +13,10 @@ Before a candidate was executed, bytes and bytes in flight are what its config p
 the waves, and whole 64-byte segments instead of requested bytes where loads are scattered.
 
 The formula was not validated on gfx942. Against 150 measured configs a stage of m4 on an H100, with promised
-bytes and with slots bounded by shared memory and threads alone, Spearman's rank correlation is 0.42 in stage 1
-and 0.30 in stage 2: it sorts out what is far too slow, and little more. Those configs came from a search, which
-measures mostly good ones. What was executed cannot be held against them: an H100 runs other machine code.
+bytes and with slots bounded by shared memory and threads alone, Spearman's rank correlation is 0.42 in
+stage 1 and 0.30 in stage 2: it sorts out what is far too slow, and little more. Those configs came from a
+search, which measures mostly good ones. What was executed cannot be held against them: an H100 runs other
+machine code.
 """
 
 from collections.abc import Mapping
