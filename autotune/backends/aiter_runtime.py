@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.backends.aiter.backend import Aiter, spaces
 from autotune.backends.aiter.cache import use_own_cache
-from autotune.backends.aiter.knobs import SCRUBBED, SWITCHES, engine_block, launch_variables
+from autotune.backends.aiter.knobs import LDS_VARIABLE, SCRUBBED, SWITCHES, engine_block, launch_variables
 from autotune.backends.aiter.pack import flydsl_weights
-from autotune.backends.flydsl.request import whole
+from autotune.backends.flydsl.request import GATES, whole
 from autotune.backends.flydsl.tree import find_tree
 from autotune.config import Config
 from autotune.devices import DEVICES
@@ -220,8 +220,12 @@ def prepare_environment() -> None:
 
     Before aiter is imported: some are read once.
     """
+    # A config's own comes with stage 1's gate; alone it is the shell's.
+    lds = os.environ.get(LDS_VARIABLE) if GATES[Stage.STAGE1] in os.environ else None
     for name in SCRUBBED:
         os.environ.pop(name, None)
+    if lds is not None:
+        os.environ[LDS_VARIABLE] = lds
     os.environ.update(SWITCHES)
     use_own_cache()
 

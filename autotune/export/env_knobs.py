@@ -98,6 +98,7 @@ PUBLISHED: Final = EnvKnobs(
             "tile_n": "AITER_FLYDSL_STAGE1_TILE_N",
             "tile_k": "AITER_FLYDSL_STAGE1_TILE_K",
             "sched": "FLYDSL_MOE_STAGE1_SCHED",
+            "lds128": "FLYDSL_CK_LDS128",
             "grid_trim": "AITER_FLYDSL_MOE_GRID_TRIM",
         },
         Stage.STAGE2: {
@@ -108,7 +109,7 @@ PUBLISHED: Final = EnvKnobs(
             "grid_trim": "AITER_FLYDSL_MOE_GRID_TRIM",
         },
     },
-    flags=frozenset({"sched", "grid_trim"}),
+    flags=frozenset({"sched", "lds128", "grid_trim"}),
     always={"AITER_W4A8_USE_INT8": "1"},
     unkeyed=frozenset({"FLYDSL_MOE_STAGE1_SCHED", "FLYDSL_MOE_STAGE2_SCHED"}),
     cache_variable="FLYDSL_RUNTIME_CACHE_DIR",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from autotune.backends.aiter.knobs import gate, stage_of, tile
+from autotune.backends.aiter.knobs import LDS_VARIABLE, gate, stage_of, tile
 from autotune.backends.aiter.source import find_package, require_published
 from autotune.backends.base import Listing
 from autotune.backends.flydsl.backend import compile_request, work_of
@@ -81,12 +81,15 @@ class Aiter:
 def request_of(layer: Layer, stage: Stage, config: Config, arch: str) -> Request:
     """The kernel that AITER would ask FlyDSL for."""
     assert stage_of(config) is stage
+    environment = {} if config["sched"] is UNSET else {GATES[stage]: str(int(bool(config["sched"])))}
+    if config.get("lds128") is not UNSET:
+        environment[LDS_VARIABLE] = str(int(bool(config["lds128"])))
     return Request(
         *(_published_tree(), layer, stage, arch, whole(config, "tile_m")),
         tile_n=tile(stage, config, "tile_n"),
         tile_k=tile(stage, config, "tile_k"),
         mode="atomic" if config.get("mode") is UNSET else str(config["mode"]),
-        environment={} if config["sched"] is UNSET else {GATES[stage]: str(int(bool(config["sched"])))},
+        environment=environment,
     )
 
 

@@ -22,6 +22,11 @@ MODE_VARIABLE = "AITER_FLYDSL_MOE_GEMM2_MODE"
 TRIM_VARIABLE = "AITER_FLYDSL_MOE_GRID_TRIM"
 """On by default, for both stages (:2047, :2532). Read at every call."""
 
+LDS_VARIABLE = "FLYDSL_CK_LDS128"
+"""Off: rows in LDS are 8 bytes longer. Read when a launcher is built (FlyDSL a1d8312
+kernels/moe_gemm_2stage.py:237 and 1630), for both stages; a stage-1 config has it. It is in FlyDSL's own key,
+as the stride, but in none within a process: a process of its own is needed, a cache folder is not."""
+
 CACHE_VARIABLE = "FLYDSL_RUNTIME_CACHE_DIR"
 """Where FlyDSL keeps compiled kernels, under keys that do not know the gates."""
 
@@ -43,7 +48,7 @@ SCRUBBED = (
     *(
         "AITER_FLYDSL_DEBUG",
         "FLYDSL_MOE_PROFILE",
-        "FLYDSL_CK_LDS128",
+        LDS_VARIABLE,
         "FLYDSL_MOE_STAGE1_CSHUFFLE",
         "FLYDSL_MOE_STAGE2_CSHUFFLE",
     ),
@@ -81,8 +86,11 @@ def stage_of(config: Config) -> Stage:
 
 
 def gate(config: Config) -> dict[str, str]:
-    """The gate of the config's stage, written out: unset is on, with the same code."""
-    return {GATES[stage_of(config)]: "0" if config["sched"] is False else "1"}
+    """What is read once a process, written out: unset is on, with the same code."""
+    written = {GATES[stage_of(config)]: "0" if config["sched"] is False else "1"}
+    if "lds128" in config:
+        written[LDS_VARIABLE] = "0" if config["lds128"] is False else "1"
+    return written
 
 
 def launch_variables(config: Config) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Knobs and what becomes of them: spaces, seeds, environments, deployment, compiling."""
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +97,10 @@ def test_what_is_deployed_is_what_was_measured(data: st.DataObject) -> None:
 @pytest.mark.parametrize("stage", Stage)
 def test_only_the_gates_divide_measure_processes(stage: Stage) -> None:
     environments = {tuple(BACKEND.environment(config).items()) for config in space(stage)}
-    name = f"FLYDSL_MOE_{stage.name}_SCHED"
-    assert environments == {((name, "0"),), ((name, "1"),)}
+    names = [f"FLYDSL_MOE_{stage.name}_SCHED", *(["FLYDSL_CK_LDS128"] if stage is Stage.STAGE1 else [])]
+    assert environments == {
+        tuple(zip(names, values, strict=True)) for values in product("01", repeat=len(names))
+    }
 
 
 @pytest.fixture
@@ -112,6 +116,19 @@ def test_unset_and_its_value_written_out_are_one_program() -> None:
         for k in (None, 256)
     )
     assert unset.binary_hash == written.binary_hash
+
+
+@pytest.mark.usefixtures("offline")
+def test_padded_rows_take_eight_bytes_more_each_and_count_in_what_is_legal() -> None:
+    plain, padded = (space(Stage.STAGE1).complete({"lds128": value}) for value in (None, False))
+    lds = [BACKEND.compile(KIMI, 4, Stage.STAGE1, c, MI325X).facts.lds_bytes for c in (plain, padded)]
+    assert lds == [2 * 16 * 256, 2 * 16 * (256 + 8)]
+    narrow = replace(MI325X, lds_bytes=2 * 16 * 256)
+    tight = SPACES[Stage.STAGE1].at(KIMI, 4, narrow)
+    assert tight.is_legal(plain)
+    broken = tight.broken_rule(padded)
+    assert broken is not None
+    assert broken.name == "lds"
 
 
 @pytest.mark.usefixtures("offline")

@@ -79,6 +79,31 @@ def gates_run(runtime: str, launches: Launches) -> set[bool]:
     return {launch["gate"] for launch in launches()[before:]}
 
 
+def test_the_rows_padding_reaches_both_stages_of_a_layer_and_no_other_process(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLYDSL_CK_LDS128", "0")  # a shell's, which is nobody's
+    plain, padded = (config(Stage.STAGE1, lds128=value) for value in (None, False))
+    two = config(Stage.STAGE2)
+    with Measurer(NAME, [PROBLEM], FEW) as measurer:
+        for stage, one in ((Stage.STAGE1, plain), (Stage.STAGE1, padded), (Stage.STAGE2, two)):
+            assert isinstance(measured(measurer, stage, one), Measurement)
+        alone = {(launch["stage"], launch["pad"]) for launch in launches()}
+        before = len(launches())
+        finalists = [
+            Finalist("default", LayerConfig(plain, two)),
+            Finalist("padded", LayerConfig(padded, two)),
+        ]
+        measurer.confirm(PROBLEM, finalists, layer_environment(BACKEND.environment))
+    assert alone == {(1, 0), (1, 8), (2, 0)}
+    assert {(launch["stage"], launch["pad"]) for launch in launches()[before:]} == {
+        (1, 0),
+        (1, 8),
+        (2, 0),
+        (2, 8),
+    }
+
+
 def test_one_cache_folder_for_both_gates_gives_the_stale_kernel_even_in_a_new_process(
     launches: Launches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,8 @@
 """Kernels of the published generation: they compute with torch, or with COMPILE_ONLY are traced only.
 
 Like the real ones: a gate is read when a launcher is first called and is in no key, neither of the cache in
-the process nor of the one on disk; hardly a tile is checked; atomic mode adds into its output.
+the process nor of the one on disk; the rows' padding in LDS is read when a launcher is built and is in the
+key on disk only; hardly a tile is checked; atomic mode adds into its output.
 """
 
 import functools
@@ -20,6 +21,10 @@ ON = ("1", "true", "True", "YES", "yes")
 class MoeGemm2Mode:
     ATOMIC = "atomic"
     REDUCE = "reduce"
+
+
+def _pad():
+    return 0 if os.environ.get("FLYDSL_CK_LDS128", "1") in ON else 8
 
 
 def _gate(stage):
@@ -50,7 +55,7 @@ class _Launcher:
 
     def _compiled(self):
         p, gate = self.p, _gate(self.stage)
-        lds = 2 * p["tile_m"] * max(p["tile_k"], p["tile_n"] if self.stage == 2 else 0)
+        lds = 2 * p["tile_m"] * max(p["tile_k"] + p["pad"], p["tile_n"] if self.stage == 2 else 0)
         waits = 300 if gate else 100 if p["tile_k"] < 256 else 320
         return {
             "generation": "published",
@@ -112,7 +117,7 @@ def compile_moe_gemm1(
         raise ValueError("the shuffled epilogue of stage 1 writes f16 only")
     return _Launcher(
         1, model_dim=model_dim, inter_dim=inter_dim, experts=experts, topk=topk, tile_m=tile_m, tile_n=tile_n,
-        tile_k=tile_k,
+        tile_k=tile_k, pad=_pad(),
     )  # fmt: skip
 
 
@@ -125,7 +130,7 @@ def compile_moe_gemm2(
         raise ValueError(f"tile_n={tile_n} must be a multiple of 64")
     return _Launcher(
         2, model_dim=model_dim, inter_dim=inter_dim, experts=experts, topk=topk, tile_m=tile_m, tile_n=tile_n,
-        tile_k=tile_k, doweight_stage2=doweight_stage2, accumulate=accumulate,
+        tile_k=tile_k, pad=_pad(), doweight_stage2=doweight_stage2, accumulate=accumulate,
     )  # fmt: skip
 
 
