@@ -54,6 +54,7 @@ def abilities(facts: Facts) -> list[Ability]:
         *(_engine(facts, name) for name in ("sglang", "vllm")),
         _flydsl(facts),
         _aiter(facts),
+        _aiter_main(facts),
     ]
 
 
@@ -96,7 +97,10 @@ def _flydsl(facts: Facts) -> Ability:
         return Ability("flydsl", Can.NOTHING, "set DSL2_ROOT to a FlyDSL source tree")
     if not facts.flydsl.compiles:
         return Ability("flydsl", Can.NOTHING, "install the wheel that matches the tree")
-    return Ability("flydsl", Can.COMPILE, "to measure these kernels use --backend aiter on the card")
+    if facts.gpu is None or facts.gpu.runtime != "hip":
+        return Ability("flydsl", Can.COMPILE, "run it on a machine with an AMD Instinct GPU")
+    lacks = _measures(facts)
+    return Ability("flydsl", Can.COMPILE if lacks else Can.MEASURE, lacks)
 
 
 def _aiter(facts: Facts) -> Ability:
@@ -110,7 +114,18 @@ def _aiter(facts: Facts) -> Ability:
     if facts.aiter is None:
         return Ability("aiter", can, "run it in the image that serves, where AITER is installed")
     if facts.aiter.generation is Generation.OTHER:
-        return Ability("aiter", can, "install aiter 511df6a or b5757d6 (published), or main")
-    if facts.aiter.generation is Generation.PUBLISHED and facts.flydsl.tree is None:
+        return Ability("aiter", can, "install aiter 511df6a or b5757d6 (published)")
+    if facts.aiter.generation is Generation.MAIN:
+        return Ability("aiter", can, "use --backend aiter_main, or aiter 511df6a or b5757d6 (published)")
+    if facts.flydsl.tree is None:
         return Ability("aiter", can, "set DSL2_ROOT to the FlyDSL tree that the engine uses")
     return Ability("aiter", Can.MEASURE)
+
+
+def _aiter_main(facts: Facts) -> Ability:
+    if facts.aiter is None or facts.aiter.generation is not Generation.MAIN:
+        return Ability("aiter_main", Can.NOTHING, "install AITER main; it has no W4A8, only other formats")
+    if facts.gpu is None or facts.gpu.runtime != "hip":
+        return Ability("aiter_main", Can.NOTHING, "run it on a machine with an AMD Instinct GPU")
+    lacks = _measures(facts)
+    return Ability("aiter_main", Can.NOTHING if lacks else Can.MEASURE, lacks)

@@ -37,7 +37,8 @@ def test_the_card_with_the_published_image_measures_with_aiter(tmp_path: Path) -
     assert "opt/rocm/llvm/bin/ld.lld" in finding(seen, "linker").detail
     assert ability(seen, "aiter") == Ability("aiter", Can.MEASURE)
     assert ability(seen, "triton").can is Can.MEASURE
-    assert ability(seen, "flydsl").can is Can.COMPILE
+    assert ability(seen, "flydsl").can is Can.MEASURE
+    assert ability(seen, "aiter_main").can is Can.NOTHING
 
 
 def test_the_h100_measures_with_triton_and_is_told_that_aiter_is_not_for_it(tmp_path: Path) -> None:
@@ -77,7 +78,11 @@ def test_the_third_published_patch_is_read_from_the_source(
 def test_aiter_main_is_told_from_the_published_generation(tmp_path: Path) -> None:
     machine = rocm_machine(tmp_path)
     aiter(tmp_path, published=False)
-    assert finding(examine(machine), "AITER").detail.startswith("main")
+    seen = examine(machine)
+    assert finding(seen, "AITER").detail.startswith("main")
+    assert ability(seen, "aiter_main").can is Can.MEASURE
+    assert ability(seen, "aiter").can is not Can.MEASURE
+    assert "--backend aiter_main" in ability(seen, "aiter").remedy
 
 
 def test_a_source_tree_of_aiter_may_be_named(tmp_path: Path) -> None:
