@@ -34,8 +34,10 @@ def live_device() -> Device:
         wave_size=properties.warp_size,
         lds_bytes=lds,
         lds_bytes_per_cu=getattr(properties, "shared_memory_per_multiprocessor", lds),
-        # Unknown cards: four times L2 errs towards colder weights.
-        last_level_cache_bytes=4 * getattr(properties, "L2_cache_size", 64 * MIB),
+        # Unknown cards err towards colder weights: AMD's have an Infinity Cache that no property tells of.
+        last_level_cache_bytes=max(
+            4 * getattr(properties, "L2_cache_size", 64 * MIB), 256 * MIB if hip else 0
+        ),
         bandwidth_bytes_per_s=0.0,
     )
     return replace(base, name=name, arch=arch, compute_units=properties.multi_processor_count)

@@ -4,6 +4,7 @@ Routing decides how many bytes of weights a step touches, so it is part of the p
 seeded: all candidates of a run see the same steps, a confirmation sees fresh ones.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ class Routing:
             sequence is uniform, each next one keeps every expert of its predecessor with probability
             P and draws the rest uniformly. `file`: recorded expert ids.
         parameter: S or P; 0 where the model has none.
-        path: the recording, for `file`.
+        path: the recording with the first digits of its SHA-256, `PATH#0123456789ab`, for `file`: a
+            recording made anew is another routing.
     """
 
     kind: str = "uniform"
@@ -46,11 +48,13 @@ class Routing:
         if kind == "uniform" and not argument:
             return cls()
         if kind == "file" and argument:
-            if not Path(argument).is_file():
+            path = Path(argument.partition("#")[0])
+            if not path.is_file():
                 raise UserError(
                     f"--routing {text}: there is no file {argument}: give a recording of expert ids"
                 )
-            return cls("file", path=str(Path(argument).resolve()))
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+            return cls("file", path=f"{path.resolve()}#{digest}")
         try:
             parameter = float(argument)
         except ValueError:
@@ -81,7 +85,7 @@ class Routing:
         tokens = sequences * draft_tokens
         rng = np.random.default_rng(seed)
         if self.kind == "file":
-            return _recorded(Path(self.path), steps, tokens, experts, top_k, seed)
+            return _recorded(Path(self.path.partition("#")[0]), steps, tokens, experts, top_k, seed)
         if self.kind == "correlated":
             ids = np.empty((steps, sequences, draft_tokens, top_k), np.int32)
             ids[:, :, 0] = _without_replacement(rng, (steps, sequences), experts, top_k, None)
@@ -152,7 +156,7 @@ def _recorded(
     ordered = np.sort(ids, axis=-1)
     if ids.min() < 0 or ids.max() >= experts or (ordered[..., 1:] == ordered[..., :-1]).any():
         raise UserError(f"{path} does not hold {wanted}: record it from the same model")
-    # Another seed starts elsewhere in the recording, so that a confirmation sees other steps.
-    order = (np.arange(steps) + np.random.default_rng(seed).integers(len(ids))) % len(ids)
+    # Another seed takes other steps, so that a confirmation sees some that the search did not.
+    order = np.resize(np.random.default_rng(seed).permutation(len(ids)), steps)
     recorded: NDArray[np.int32] = ids[order].astype(np.int32)
     return recorded

@@ -19,7 +19,7 @@ from autotune.problem import Layer, Problem, Stage
 from autotune.replay.files import read_table
 from autotune.replay.machine import ReplayMachine
 from autotune.replay.target import ReplayBackend, ReplayJudge
-from autotune.results import Confirmation, Failure, Finalist, Kind, LayerConfig, Measurement
+from autotune.results import Confirmation, Failure, Finalist, Kind, LayerConfig, Measurement, Status
 from autotune.search.choose import Ranked, finalists, pairs
 from autotune.search.clock import Clock
 from autotune.search.driver import Driver, DriverSettings, Task
@@ -308,6 +308,10 @@ def _confirm(current: _Run, judge: Judge) -> list[WinnerRecord]:
             workload=judge.workload,
             kind=judge.kind,
         )
+        if judge.kind is Kind.MEASURED and not current.request.measuring.decides:
+            hot = "weights were hot, and serving finds them cold: run without --cold to decide"
+            current.listener.on_no_winner(problem, hot)
+            continue
         try:
             made.append(store.record_winner(current.id, stored))
         except ValueError as error:
@@ -337,7 +341,8 @@ def _settle(current: _Run, judge: Judge, problem: Problem, stage: Stage) -> Rank
         environment_key=current.environment.key,
         workload=judge.workload,
     ):
-        stored.setdefault(trial.config, trial)
+        if trial.status is Status.OK:
+            stored.setdefault(trial.config, trial)
     settled = settle(search.results, again, lambda config: stored[config].binary_hash or config.key)
     for config, outcome in settled.windows:
         samples = outcome.samples if isinstance(outcome, Measurement) else ()

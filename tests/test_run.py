@@ -26,7 +26,7 @@ def store(own_database: Path) -> Iterator[Store]:
         yield opened
 
 
-def _run(store: Store, backend: str, trials: int = 20) -> RunResult:
+def _run(store: Store, backend: str, trials: int = 20, cold: float = 2.0) -> RunResult:
     request = RunRequest(
         backend=backend,
         problems=[PROBLEM],
@@ -35,7 +35,7 @@ def _run(store: Store, backend: str, trials: int = 20) -> RunResult:
         seed=0,
         sampler="tpe",
         workers=1,
-        measuring=MeasureSettings(steps=4, timeout_s=3.0, select_rounds=2, judge_rounds=8),
+        measuring=MeasureSettings(cold=cold, steps=4, timeout_s=3.0, select_rounds=2, judge_rounds=8),
     )
     return run(request, store, Tally())
 
@@ -88,3 +88,12 @@ def test_the_default_is_trial_0_of_each_stage(store: Store) -> None:
     assert {trial.origin for trial in trials} == {"default"}
     (winner,) = result.best
     assert winner.kept_default
+
+
+def test_hot_figures_decide_nothing(store: Store) -> None:
+    """Serving finds its weights cold: a hot final must not replace a cold winner."""
+    (cold,) = _run(store, StandIn.name, trials=6).best
+    hot = _run(store, StandIn.name, trials=6, cold=0.0)
+    assert not hot.best
+    (kept,) = store.winners()
+    assert kept.id == cold.id

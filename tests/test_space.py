@@ -124,12 +124,18 @@ SHIPPED = [
     for stage in shipped_spaces(family)
     for device in ("mi325x", "h100")
 ]
-LAYERS = [
-    Layer.of(model, tp)
-    for model in PRESETS.values()
-    for tp in (1, 2, 4, 8)
-    if model.moe_intermediate % (2 * tp) == 0
-]
+
+
+def _layers(*degrees: int) -> list[Layer]:
+    return [
+        Layer.of(model, tp)
+        for model in PRESETS.values()
+        for tp in degrees
+        if model.moe_intermediate % (2 * tp) == 0
+    ]
+
+
+LAYERS = _layers(1, 2, 4, 8)
 
 
 def _shipped(backend: str, stage: Stage, device: str, layer: Layer, tokens: int) -> BoundSpace:
@@ -140,7 +146,8 @@ def _shipped(backend: str, stage: Stage, device: str, layer: Layer, tokens: int)
 def test_the_shipped_default_is_legal_at_every_preset_and_shape(
     backend: str, stage: Stage, device: str
 ) -> None:
-    for layer in LAYERS:
+    # An engine's default is the engine's: where a split leaves less than its tile, it is what it is.
+    for layer in _layers(1, 2, 4, 8, 16, 32) if backend == "triton" else LAYERS:
         for tokens in (1, 2, 3, 4, 5, 6, 7, 8, 160, 320):
             space = _shipped(backend, stage, device, layer, tokens)
             rule = space.broken_rule(space.default)

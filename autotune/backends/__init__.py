@@ -38,6 +38,6 @@ def load_backend(name: str) -> Backend:
         raise UserError(f"unknown backend {name!r}: use one of {', '.join(_BACKENDS)}, or module:class")
     try:
         backend: Backend = getattr(import_module(module), attribute)()
-    except (ModuleNotFoundError, AttributeError) as error:
+    except (ModuleNotFoundError, AttributeError, TypeError) as error:
         raise UserError(f"backend {name!r} cannot be loaded ({error}): correct the name") from error
     return backend

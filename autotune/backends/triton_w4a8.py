@@ -76,7 +76,7 @@ class TritonW4A8:
 
     def listing(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Listing:
         _require_triton()
-        from autotune.kernels.spec import compile_kernel, grid, stage_spec
+        from autotune.kernels.spec import compile_kernel, stage_spec
 
         started = time.perf_counter()
         spec = stage_spec(stage, config, layer, device.runtime)
@@ -86,7 +86,8 @@ class TritonW4A8:
             raise
         except Exception as error:
             raise CompileRefused(_first_line(error)) from error
-        launch = (grid(spec, tokens), kernel.metadata.shared, kernel.metadata.num_warps)
+        # Not the grid: tiles and splits are constants in the code, and one binary serves every token count.
+        launch = (kernel.metadata.shared, kernel.metadata.num_warps)
         if device.runtime == "hip":
             text = kernel.asm["amdgcn"]
             facts = _with_occupancy(

@@ -29,9 +29,11 @@ class Tally:
         self.resumed = 0
         self.no_winner: dict[Problem, str] = {}
         self._first_at = 0.0
+        self._total = 0
 
     def on_start(self, tasks: dict[Task, StageSearch], *, resumed: int) -> None:
         self.tasks, self.resumed = tasks, resumed
+        self._total = sum(max(0, search.budget - search.asked) for search in tasks.values())
 
     def on_trial(self, trial: TrialRecord, search: StageSearch) -> None:
         if not self.done:
@@ -64,7 +66,7 @@ class Tally:
     @property
     def total(self) -> int:
         """Trials that this run will have made."""
-        return sum(search.budget for search in self.tasks.values()) - self.resumed
+        return self._total
 
     @property
     def eta_s(self) -> float | None:

@@ -125,9 +125,7 @@ def run(
     problems = make_problems(layer, shape, concurrency, routing)
     make_sampler(sampler, seed)  # an unknown name is told before anything starts
     if device is not None:
-        # Before any worker starts: each runtime shows its processes only this device.
-        for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-            os.environ[variable] = str(device)
+        show_only(device)
     chosen = resolve_target(target)
     request = RunRequest(
         backend=backend,
@@ -153,12 +151,29 @@ def run(
                 result = run_search(request, store, progress)
         except KeyboardInterrupt:
             typer.echo(
-                "\nStopped. Every finished trial is stored; the same command resumes:"
-                f"\n  {request.command}",
+                f"\nStopped. Every finished trial is stored; the same command resumes:\n  {request.command}",
                 err=True,
             )
             raise typer.Exit(130) from None
         _print_result(store, result, progress, chosen, as_json)
+
+
+def show_only(device: int) -> None:
+    """Lets this process's workers see one GPU: the one of that index among those visible now.
+
+    Raises:
+        UserError: fewer are visible.
+    """
+    from autotune.errors import UserError
+
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        visible = [name for name in os.environ.get(variable, "").split(",") if name.strip()]
+        if visible and device >= len(visible):
+            raise UserError(
+                f"--device {device} is not visible, {variable} shows {len(visible)}:"
+                f" use 0 to {len(visible) - 1}"
+            )
+        os.environ[variable] = visible[device] if visible else str(device)
 
 
 def _progress(as_json: bool, kind: str) -> "Tally":
@@ -216,6 +231,8 @@ def _print_result(
             typer.echo(line)
     for problem, reason in progress.no_winner.items():
         typer.echo(f"\n{problem.shape}: no winner, {reason}")
+    if not summaries:
+        return
     if target.live:
         typer.echo("\nNext: autotune export --out deploy")
     elif target.table is not None:

@@ -22,6 +22,7 @@ def write_bundle(folder: Path, files: Mapping[str, str]) -> None:
     Raises:
         UserError: the folder cannot be written, or holds something that is not a bundle.
     """
+    folder = folder.resolve()  # a link stays one: what it points to is replaced
     _refuse_foreign(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +41,11 @@ def write_bundle(folder: Path, files: Mapping[str, str]) -> None:
             _exchange(staging, folder)
         else:
             staging.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder} ({error.strerror}): free some space, or choose a new folder inside it"
+            " if it is a mount point or the working folder"
+        ) from error
     finally:
         # After an exchange this is the old bundle; after a failure the unfinished new one.
         shutil.rmtree(staging, ignore_errors=True)

@@ -86,10 +86,22 @@ def served_tokens(tokens: int) -> tuple[int, ...]:
 
     Engines round a batch up to the next entry or to a power of two, and so does our operator: a config
     serves smaller batches, and those up to the power of two. Up to `ALL_UP_TO` all of them, above a few:
-    the least, the next above half, the neighbours, and the power of two.
+    the least, a half and three quarters, the next above half of the power of two, the neighbour, and the
+    power of two.
     """
     top = 1 << (tokens - 1).bit_length()
-    counts = set(range(1, top + 1)) if top <= ALL_UP_TO else {1, top // 2 + 1, tokens - 1, top}
+    counts = (
+        set(range(1, top + 1))
+        if top <= ALL_UP_TO
+        else {
+            1,
+            -(-tokens // 2),
+            -(-3 * tokens // 4),
+            top // 2 + 1,
+            tokens - 1,
+            top,
+        }
+    )
     return (tokens, *sorted(counts - {tokens}))
 
 

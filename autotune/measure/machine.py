@@ -53,7 +53,7 @@ class GpuMachine:
             else f"sm_{properties.major}{properties.minor}"
         )
         return Fingerprint(
-            device=properties.name,
+            device=live_device().name,  # containers may hide the marketing name
             arch=arch,
             compute_units=properties.multi_processor_count,
             compute_partition=card.compute_partition,

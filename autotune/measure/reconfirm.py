@@ -113,7 +113,7 @@ def _store(
     stored = store.record_confirmation(
         run, confirmation, backend=backend.name, environment=environment, workload=settings.key
     )
-    if confirmation.errors[confirmation.winner] is None:
+    if confirmation.errors[confirmation.winner] is None or not settings.decides:
         return False
     store.record_winner(run, stored)
     return True

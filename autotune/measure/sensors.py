@@ -156,27 +156,44 @@ def pci_address(properties: Any) -> str:
 
 
 def _amdsmi_violations(pci: str) -> Callable[[], bool] | None:
-    """Asks `amdsmi` whether the card is limited now, by power or temperature."""
+    """Asks `amdsmi` whether the card was limited since the last time it was asked, by power or temperature.
+
+    From the residency counters of the GPU's metrics, which only grow. `amdsmi_get_violation_status` would
+    tell the same, but sleeps 100 ms between two readings of its own, in which the clocks fall.
+    """
     try:
         amdsmi: Any = importlib.import_module("amdsmi")
-    except (
-        ImportError,
-        KeyError,
-        OSError,
-    ):  # the package looks for its library and its environment at import
+    except (ImportError, KeyError, OSError):  # it looks for its library and its environment at import
         return None
-    if not hasattr(amdsmi, "amdsmi_get_violation_status"):
+    if not hasattr(amdsmi, "amdsmi_get_gpu_metrics_info"):
         return None
+
+    def counters() -> dict[str, int]:
+        metrics = amdsmi.amdsmi_get_gpu_metrics_info(handle)
+        return {
+            name: value
+            for name, value in metrics.items()
+            if name.endswith("_residency_acc") and isinstance(value, int)
+        }
+
     try:
         amdsmi.amdsmi_init()
         handle = amdsmi.amdsmi_get_processor_handle_from_bdf(pci)
-        amdsmi.amdsmi_get_violation_status(handle)
+        last = counters()
     except amdsmi.AmdSmiException:  # not told on this card or in this container
+        return None
+    if not last:
         return None
 
     def violated() -> bool:
-        status = amdsmi.amdsmi_get_violation_status(handle)
-        return any(value is True for name, value in status.items() if name.startswith("active_"))
+        nonlocal last
+        try:
+            now = counters()
+        except amdsmi.AmdSmiException:  # a missing sensor never stops a measurement
+            return False
+        grown = any(value > last.get(name, value) for name, value in now.items())
+        last = now
+        return grown
 
     return violated
 

@@ -48,6 +48,11 @@ class MeasureSettings:
             raise ValueError("rounds come in pairs of opposite order: give even numbers from 2")
 
     @property
+    def decides(self) -> bool:
+        """Whether a final under these conditions makes a winner: serving finds its weights cold."""
+        return self.cold >= 1
+
+    @property
     def key(self) -> str:
         """Canonical text of what changes a figure; unlike texts are unlike conditions, never mixed.
 

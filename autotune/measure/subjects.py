@@ -55,11 +55,19 @@ class Resolver:
             return Named(text, None, self._of_run(text, problem))
         if Path(text).is_dir():
             return Named(text, None, self._of_bundle(Path(text), problem))
-        stages = dict(self._stage_config(part, problem) for part in text.split(";"))
+        parts = [self._stage_config(part, problem) for part in text.split(";")]
+        stages = dict(parts)
+        if len(stages) < len(parts):
+            raise UserError(f"{text!r} names a stage twice: give {FORMS}")
         if len(stages) == 1:
             ((stage, config),) = stages.items()
             return Named(text, stage, config)
-        return Named(text, None, LayerConfig(stages[Stage.STAGE1], stages[Stage.STAGE2]))
+        layer = LayerConfig(stages[Stage.STAGE1], stages[Stage.STAGE2])
+        if layer.stage1.get("tile_m") != layer.stage2.get("tile_m"):
+            raise UserError(
+                f"{text!r} gives the stages unlike tile_m: they share the sort's blocks, give both the same"
+            )
+        return Named(text, None, layer)
 
     def alike(self, a: Named, b: Named) -> tuple[Named, Named]:
         """The two as what they have in common: a layer against one stage's config is that stage's.

@@ -34,9 +34,15 @@ class Settled:
     windows: Sequence[tuple[Config, Measurement | Failure]]
 
 
-def settle(ranked: Sequence[tuple[Config, float]], again: Again) -> Settled:
-    """Races the leaders of `ranked`, which is sorted by microseconds."""
-    leaders = distinct(ranked)
+def settle(
+    ranked: Sequence[tuple[Config, float]], again: Again, program: Callable[[Config], str] = lambda c: c.key
+) -> Settled:
+    """Races the leaders of `ranked`, which is sorted by microseconds.
+
+    Args:
+        program: names a config's machine code; of configs with equal code the first races.
+    """
+    leaders = distinct(ranked, program)
     if len(leaders) < 2:
         return Settled(leaders, ())
     race = Race(finalists=_LEADERS, band=_BAND, windows=_WINDOWS)
@@ -57,12 +63,14 @@ def settle(ranked: Sequence[tuple[Config, float]], again: Again) -> Settled:
     return Settled(ranking, windows)
 
 
-def distinct(ranked: Sequence[tuple[Config, float]]) -> list[tuple[Config, float]]:
-    """One config of each program: those with equal machine code share one figure, to the last bit."""
-    first: dict[float, Config] = {}
+def distinct(
+    ranked: Sequence[tuple[Config, float]], program: Callable[[Config], str]
+) -> list[tuple[Config, float]]:
+    """One config of each program, in order."""
+    first: dict[str, tuple[Config, float]] = {}
     for config, us in ranked:
-        first.setdefault(us, config)
-    return [(config, us) for us, config in first.items()]
+        first.setdefault(program(config), (config, us))
+    return list(first.values())
 
 
 def window_of(first: TrialRecord, outcome: Measurement | Failure) -> TrialRecord:

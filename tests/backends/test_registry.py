@@ -22,7 +22,7 @@ def test_a_backend_has_the_whole_protocol(name: str) -> None:
             assert list(inspect.signature(getattr(backend, method)).parameters) == wanted, method
 
 
-@pytest.mark.parametrize("name", ["cutlass", "autotune.backends:nothing", "no.module:Class"])
+@pytest.mark.parametrize("name", ["cutlass", "autotune.backends:nothing", "no.module:Class", "os:path"])
 def test_a_backend_that_is_not_there(name: str) -> None:
     with pytest.raises(UserError, match="backend"):
         load_backend(name)

@@ -61,7 +61,8 @@ def test_plain_lines_name_the_kind_of_every_figure(
 ) -> None:
     plain = PlainProgress("estimate")
     plain.on_start({TASK: search}, resumed=2)
-    _told(plain, search)
+    for _ in range(3):
+        _told(plain, search)
     plain.on_confirm(TASK[0], 9)
     out = capsys.readouterr().out
     assert "m2 stage1: 6 legal configs, 3 trials" in out

@@ -48,7 +48,7 @@ def test_where_folders_cannot_be_swapped_they_are_renamed(
 def test_a_failure_half_way_leaves_the_older_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bundle(tmp_path / "deploy", {MANIFEST: "old"})
     monkeypatch.setattr(os, "fsync", _full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space"):
         write_bundle(tmp_path / "deploy", {MANIFEST: "new"})
     assert _content(tmp_path / "deploy") == {MANIFEST: "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["deploy"]
@@ -63,6 +63,30 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="choose an empty or new folder"):
         write_bundle(tmp_path, {MANIFEST: "{}"})
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_a_link_keeps_pointing_at_the_bundle(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for text in ("one", "two"):
+        write_bundle(tmp_path / "link", {MANIFEST: text})
+        assert _content(tmp_path / "real") == {MANIFEST: text}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount point, say: the kernel refuses to rename it."""
+    write_bundle(tmp_path / "deploy", {MANIFEST: "old"})
+    monkeypatch.setattr(bundle, "_exchange", _busy)
+    with pytest.raises(UserError, match="mount point"):
+        write_bundle(tmp_path / "deploy", {MANIFEST: "new"})
+    assert _content(tmp_path / "deploy") == {MANIFEST: "old"}
+
+
+def _busy(*_: Path) -> None:
+    raise OSError(16, "Device or resource busy")
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:

@@ -237,8 +237,8 @@ def test_a_write_past_the_output_fails(cases: list[Case]) -> None:
         (1, (1,)),
         (4, (4, 1, 2, 3)),
         (5, (5, 1, 2, 3, 4, 6, 7, 8)),
-        (40, (40, 1, 33, 39, 64)),
-        (160, (160, 1, 129, 159, 256)),
+        (40, (40, 1, 20, 30, 33, 39, 64)),
+        (160, (160, 1, 80, 120, 129, 159, 256)),
     ],
 )
 def test_a_config_is_checked_at_what_it_would_serve(tokens: int, served: tuple[int, ...]) -> None:

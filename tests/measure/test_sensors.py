@@ -1,10 +1,12 @@
 """Sensors tell what the card tells, and nothing where it does not."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from autotune.measure import sensors
 from autotune.measure.runtime import Clock
 from autotune.measure.sensors import AmdSensors, Card, NoSensors, open_sensors, pci_address
 
@@ -82,3 +84,47 @@ def test_a_live_card_tells_its_clock(gpu: Any) -> None:
     power = sensors.card().power_cap_w
     assert power is not None
     assert 50 < power < 2000
+
+
+class FakeAmdsmi:
+    """Counters that grow while the card is limited; `error` makes a reading fail."""
+
+    class AmdSmiException(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.counters: dict[str, Any] = {"ppt_residency_acc": 5, "prochot_residency_acc": 0, "other": 1}
+        self.error = False
+
+    def amdsmi_init(self) -> None:
+        pass
+
+    def amdsmi_get_processor_handle_from_bdf(self, pci: str) -> str:
+        return pci
+
+    def amdsmi_get_gpu_metrics_info(self, handle: str) -> dict[str, Any]:
+        if self.error:
+            raise self.AmdSmiException
+        return dict(self.counters)
+
+
+def test_an_amd_card_is_throttled_when_a_residency_counter_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    amdsmi = FakeAmdsmi()
+    monkeypatch.setitem(sys.modules, "amdsmi", amdsmi)  # type: ignore[arg-type]
+    violated = sensors._amdsmi_violations("0000:1a:00.0")
+    assert violated is not None
+    assert not violated()
+    amdsmi.counters["ppt_residency_acc"] += 1
+    assert violated()
+    assert not violated()
+    amdsmi.counters["other"] += 1
+    assert not violated()
+    amdsmi.error = True
+    assert not violated()
+
+
+def test_a_card_without_counters_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    amdsmi = FakeAmdsmi()
+    amdsmi.counters = {"ppt_residency_acc": "N/A"}
+    monkeypatch.setitem(sys.modules, "amdsmi", amdsmi)  # type: ignore[arg-type]
+    assert sensors._amdsmi_violations("0000:1a:00.0") is None

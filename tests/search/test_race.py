@@ -53,9 +53,10 @@ def test_who_fails_in_the_race_is_out_and_its_failure_is_kept() -> None:
     assert (_config(0), failure) in settled.windows
 
 
-def test_equal_machine_code_runs_once() -> None:
-    ranked = [(_config(0), 10.0), (_config(1), 10.0), (_config(2), 10.1)]
-    assert distinct(ranked) == [(_config(0), 10.0), (_config(2), 10.1)]
+def test_equal_machine_code_runs_once_and_equal_times_do_not_make_equal_code() -> None:
+    ranked = [(_config(0), 10.0), (_config(1), 10.0), (_config(2), 10.0)]
+    code = {_config(0): "a", _config(1): "a", _config(2): "b"}
+    assert distinct(ranked, code.__getitem__) == [(_config(0), 10.0), (_config(2), 10.0)]
 
 
 def test_nothing_is_measured_where_nothing_can_be_learnt() -> None:
