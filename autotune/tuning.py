@@ -1,0 +1,120 @@
+"""A tuning run's request, result and state: what passes between its parts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from autotune.backends.base import Backend
+from autotune.check.judged import Judged
+from autotune.config import Config
+from autotune.fingerprint import Fingerprint
+from autotune.measure.settings import MeasureSettings
+from autotune.problem import Problem, Stage
+from autotune.results import Confirmation, Failure, Finalist, Kind, Measurement
+from autotune.search.driver import Task
+from autotune.search.study import StageSearch
+from autotune.store.records import TrialRecord, WinnerRecord
+from autotune.store.store import Store
+from autotune.targets import Target
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to tune, where, and with which effort.
+
+    Attributes:
+        trials: configs a stage of each problem; a space that fits is swept whole.
+        timeout_s: stop asking after this time; None: never.
+        workers: compile processes.
+        measuring: conditions and limits on a live target.
+        check_timeout_s: offline, checks of the short lists' machine code are given up after so long.
+        stop_when: a search ends when less gain than this fraction is to be expected; None: at its budget.
+        command: the command line, for the record.
+    """
+
+    backend: str
+    problems: Sequence[Problem]
+    target: Target
+    trials: int
+    seed: int
+    sampler: str
+    workers: int
+    timeout_s: float | None = None
+    compile_timeout_s: float = 60.0
+    allow_spills: bool = False
+    measuring: MeasureSettings = MeasureSettings()  # noqa: RUF009 frozen
+    stop_when: float | None = None
+    check_timeout_s: float = 90.0
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run found.
+
+    Attributes:
+        complete: every search used its budget.
+        best: the winner of each problem, or offline the best of its short list.
+        stopped: why searches ended before their budget, and what they left untried; a sentence each.
+        defaults: what ships, by shape and stage.
+        checks: offline, verdicts on the machine code of short-listed configs and of what ships.
+    """
+
+    run: int
+    environment: Fingerprint
+    complete: bool
+    best: Sequence[WinnerRecord]
+    stopped: Sequence[str] = ()
+    checks: Sequence[Judged] = ()
+    defaults: Mapping[tuple[str, str], Config] = field(default_factory=dict)
+
+
+class Listener(Protocol):
+    """Is told how a run goes, for a progress display."""
+
+    def on_start(self, tasks: dict[Task, StageSearch], *, resumed: int) -> None:
+        """The searches begin; `resumed` trials were in the store already."""
+
+    def on_trial(self, trial: TrialRecord, search: StageSearch) -> None:
+        """A trial is stored and told."""
+
+    def on_check(self, problem: Problem) -> None:
+        """The machine code of a problem's short list is about to be executed."""
+
+    def on_confirm(self, problem: Problem, contenders: int) -> None:
+        """The final of a problem begins."""
+
+    def on_no_winner(self, problem: Problem, reason: str) -> None:
+        """A problem ends without a winner."""
+
+
+class Judge(Protocol):
+    """Decides between finalists."""
+
+    @property
+    def kind(self) -> Kind:
+        """What its figures are."""
+
+    @property
+    def workload(self) -> str:
+        """Text of the conditions."""
+
+    def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure | None:
+        """One more window of a config; None: there is nothing new to learn."""
+
+    def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
+        """Paired rounds; the default is the first finalist."""
+
+
+@dataclass
+class Tuning:
+    """A run under way."""
+
+    request: RunRequest
+    store: Store
+    listener: Listener
+    backend: Backend
+    environment: Fingerprint
+    id: int
+    searches: dict[Task, StageSearch] = field(default_factory=dict)
+    checks: list[Judged] = field(default_factory=list)
