@@ -6,6 +6,7 @@ aiter/fused_moe.py:3080-3360): sort, quantise, stage 1, quantise, stage 2.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ Sorted = tuple[Any, Any, Any, Any, Any]
 """What AITER's sort gives: ids, router weights, experts of blocks, count of rows, the zeroed output."""
 
 
-class AiterMainRuntime:
+class AiterMainRuntime(ABC):
     """What both formats share; subclasses pack the weights and launch their kernels.
 
     Copy 0 of the weights is packed from the logical ones, the others cloned.
@@ -66,31 +67,31 @@ class AiterMainRuntime:
         self._layer: Layer | None = None
         self.copies: list[LogicalWeights] = []
 
+    @abstractmethod
     def pack(self, weights: LogicalWeights) -> LogicalWeights:
         """The format's layout of weights and scales."""
-        raise NotImplementedError
 
+    @abstractmethod
     def space(self, stage: Stage, tokens: int) -> BoundSpace:
         """The configs that may be launched."""
-        raise NotImplementedError
 
+    @abstractmethod
     def launch1(
         self, config: Config, inputs: Activations, step: Step, order: Sorted, out: "torch.Tensor"
     ) -> Callable[[], object]:
         """Stage 1 from `inputs.a1` into `out`, bfloat16 [tokens, top_k, inter_dim]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def launch2(
         self, config: Config, inputs: Activations, step: Step, order: Sorted, out: "torch.Tensor"
     ) -> Callable[[], object]:
         """Stage 2 from `inputs.a2` added into `out`, bfloat16 [tokens, model_dim]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run_layer(self, config: LayerConfig, inputs: Activations, step: Step, out: "torch.Tensor") -> None:
         """The layer from `inputs.hidden` into `out`."""
-        raise NotImplementedError
 
-    def refuse(self, what: What) -> None:
+    def refuse(self, what: What) -> None:  # noqa: B027  by default nothing is refused
         """Refuses what cannot run on this device.
 
         Raises:
