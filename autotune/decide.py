@@ -65,9 +65,6 @@ def _settle(current: Tuning, judge: Judge, problem: Problem, stage: Stage) -> Ra
     """The stage's configs in settled order; every further window is stored as a trial of its own."""
     store, search = current.store, current.searches[problem, stage]
 
-    def again(config: Config) -> Measurement | Failure | None:
-        return judge.again(problem, stage, config)
-
     stored: dict[Config, StoredTrial] = {}
     for trial in store.trials(
         problem=problem,
@@ -78,11 +75,15 @@ def _settle(current: Tuning, judge: Judge, problem: Problem, stage: Stage) -> Ra
     ):
         if trial.status is Status.OK:
             stored.setdefault(trial.config, trial)
-    settled = settle(search.results, again, lambda config: stored[config].binary_hash or config.key)
-    for config, outcome in settled.windows:
-        samples = outcome.samples if isinstance(outcome, Measurement) else ()
-        store.record_trial(current.id, window_of(stored[config], outcome), samples)
-    return settled.ranking
+
+    def again(config: Config) -> Measurement | Failure | None:
+        outcome = judge.again(problem, stage, config)
+        if outcome is not None:  # stored before the race hears of it, as every finished result is
+            samples = outcome.samples if isinstance(outcome, Measurement) else ()
+            store.record_trial(current.id, window_of(stored[config], outcome), samples)
+        return outcome
+
+    return settle(search.results, again, lambda config: stored[config].binary_hash or config.key)
 
 
 def short_list(current: Tuning) -> list[WinnerRecord]:

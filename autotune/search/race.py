@@ -5,7 +5,7 @@ windows, so that places in the final go to configs that are fast every time.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 from autotune.config import Config
 from autotune.measure.racing import Race
@@ -21,46 +21,33 @@ _WINDOWS = 4
 _LEADERS = 8
 
 
-@dataclass(frozen=True)
-class Settled:
-    """A race's end.
-
-    Attributes:
-        ranking: configs with the mean of their windows' medians, microseconds, the fastest first.
-        windows: what was measured on the way, in order.
-    """
-
-    ranking: Sequence[tuple[Config, float]]
-    windows: Sequence[tuple[Config, Measurement | Failure]]
-
-
 def settle(
     ranked: Sequence[tuple[Config, float]], again: Again, program: Callable[[Config], str] = lambda c: c.key
-) -> Settled:
+) -> list[tuple[Config, float]]:
     """Races the leaders of `ranked`, which is sorted by microseconds.
 
     Args:
         program: names a config's machine code; of configs with equal code the first races.
+
+    Returns:
+        Configs with the mean of their windows' medians, microseconds, the fastest first.
     """
     leaders = distinct(ranked, program)
     if len(leaders) < 2:
-        return Settled(leaders, ())
+        return leaders
     race = Race(finalists=_LEADERS, band=_BAND, windows=_WINDOWS)
     configs = {config.key: config for config, _ in leaders}
     for config, us in leaders:
         race.report(config.key, [us])
-    windows: list[tuple[Config, Measurement | Failure]] = []
     while (key := race.next()) is not None:
         outcome = again(configs[key])
         if outcome is None:
             break
-        windows.append((configs[key], outcome))
         if isinstance(outcome, Failure):
             race.drop(key)
         else:
             race.report(key, [sample.us for sample in outcome.samples])
-    ranking = [(configs[key], sum(race.interval(key)) / 2) for key in race.ranking()]
-    return Settled(ranking, windows)
+    return [(configs[key], sum(race.interval(key)) / 2) for key in race.ranking()]
 
 
 def distinct(
