@@ -15,6 +15,13 @@ from autotune.space import BoundSpace
 class CompileRefused(Exception):
     """The compiler rejected a candidate; the message is one sentence from its diagnosis."""
 
+    @classmethod
+    def of(cls, error: Exception) -> "CompileRefused":
+        """What a compiler raised, by its kind and the first line of its message."""
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        kind = type(error).__name__
+        return cls(f"{kind}: {lines[0].strip()[:300]}" if lines else kind)
+
 
 class Backend(Protocol):
     """A family of kernels: its spaces, and how a candidate is compiled.

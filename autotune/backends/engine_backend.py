@@ -94,9 +94,7 @@ class EngineBackend:
                 self.engine, self.quantisation, layer, tokens, stage, config, device
             )
         except Exception as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            reason = f"{type(error).__name__}: {lines[0].strip()[:300]}" if lines else type(error).__name__
-            raise CompileRefused(reason) from error
+            raise CompileRefused.of(error) from error
         return Compiled(code, facts, time.perf_counter() - started)
 
 

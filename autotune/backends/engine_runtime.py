@@ -83,19 +83,11 @@ class EngineRuntime:
         ]
 
     def grow(self, copies: int) -> None:
-        first = self._copies[0]
         while len(self._copies) < copies:
-            cloned = (t.clone() for t in (first.w1, first.w1_scale, first.w2, first.w2_scale))
-            self._copies.append(LogicalWeights(*cloned))
+            self._copies.append(self._copies[0].clone())
 
     def digest(self) -> int:
-        import torch
-
-        weights = self._copies[0]
-        total = 0
-        for tensor in (weights.w1, weights.w1_scale, weights.w2, weights.w2_scale):
-            total += int(tensor.flatten().view(torch.int16).sum(dtype=torch.int64))
-        return total
+        return self._copies[0].digest()
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
         return True

@@ -68,17 +68,11 @@ class TritonRuntime:
         self._sorted.clear()
 
     def grow(self, copies: int) -> None:
-        first = self._copies[0]
         while len(self._copies) < copies:
-            cloned = (t.clone() for t in (first.w1, first.w1_scale, first.w2, first.w2_scale))
-            self._copies.append(LogicalWeights(*cloned))
+            self._copies.append(self._copies[0].clone())
 
     def digest(self) -> int:
-        import torch
-
-        weights = self._copies[0]
-        parts = (weights.w1, weights.w1_scale, weights.w2, weights.w2_scale)
-        return sum(int(t.flatten().view(torch.int16).sum(dtype=torch.int64)) for t in parts)
+        return self._copies[0].digest()
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
         stage2 = config.stage2 if isinstance(config, LayerConfig) else config

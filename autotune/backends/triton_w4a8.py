@@ -85,7 +85,7 @@ class TritonW4A8:
         except UserError:
             raise
         except Exception as error:
-            raise CompileRefused(_first_line(error)) from error
+            raise CompileRefused.of(error) from error
         # Not the grid: tiles and splits are constants in the code, and one binary serves every token count.
         launch = (kernel.metadata.shared, kernel.metadata.num_warps)
         if device.runtime == "hip":
@@ -126,11 +126,6 @@ def _with_occupancy(facts: StaticFacts, waves: int, device: Device) -> StaticFac
         workgroups_per_cu=workgroups,
         waves_per_simd=waves_per_simd(workgroups=workgroups, waves_per_workgroup=waves),
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].strip()[:300]}" if lines else type(error).__name__
 
 
 def _require_triton() -> None:

@@ -51,6 +51,21 @@ class LogicalWeights:
     w2: "torch.Tensor"
     w2_scale: "torch.Tensor"
 
+    def clone(self) -> "LogicalWeights":
+        """A physical copy with the same numbers."""
+        return LogicalWeights(*(tensor.clone() for tensor in self._tensors()))
+
+    def digest(self) -> int:
+        """Changes when a byte does."""
+        import torch
+
+        return sum(
+            int(tensor.flatten().view(torch.int16).sum(dtype=torch.int64)) for tensor in self._tensors()
+        )
+
+    def _tensors(self) -> "tuple[torch.Tensor, ...]":
+        return self.w1, self.w1_scale, self.w2, self.w2_scale
+
 
 @dataclass(frozen=True)
 class Activations:

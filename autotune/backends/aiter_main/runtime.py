@@ -106,17 +106,11 @@ class AiterMainRuntime(ABC):
         self.copies = [self.pack(weights)]
 
     def grow(self, copies: int) -> None:
-        first = self.copies[0]
         while len(self.copies) < copies:
-            cloned = (t.clone() for t in (first.w1, first.w1_scale, first.w2, first.w2_scale))
-            self.copies.append(LogicalWeights(*cloned))
+            self.copies.append(self.copies[0].clone())
 
     def digest(self) -> int:
-        import torch
-
-        weights = self.copies[0]
-        parts = (weights.w1, weights.w1_scale, weights.w2, weights.w2_scale)
-        return sum(int(t.flatten().view(torch.int16).sum(dtype=torch.int64)) for t in parts)
+        return self.copies[0].digest()
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
         return True  # a table's row serves every count up to its power of two, with its block
