@@ -31,7 +31,8 @@ class EngineBackend:
     @property
     def runtime(self) -> str:
         """The engine's kernel on the device."""
-        return f"autotune.backends.{self.name}_runtime:make"
+        # `sglang_w4a16` is made by `make_w4a16` of `sglang_runtime`, `sglang` by its `make`.
+        return f"autotune.backends.{self.engine}_runtime:make{self.name.removeprefix(self.engine)}"
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         return _spaces(self.spaces)[stage].at(layer, tokens, device)

@@ -1,9 +1,11 @@
 """An engine's own Triton fused MoE on the device, for the measure worker.
 
-INT4 weights are widened to INT8, which the engines' int8_w8a8 kernels take; activations are quantised by
-token by the engine's own kernel. The sort, a compiled extension in both, is made by torch beforehand and is
-in no figure. SGLang's silu_and_mul, another, is `act_and_mul_triton` of its kernels' file; vLLM's, and its
-sum over slots, are `autotune.engines.glue`.
+The experts are made from the same INT4 weights as every backend's, in the layout that the engine's kernels
+take (`autotune.engines.weights`). Where those multiply quantised activations, a stage gets them quantised,
+and a layer quantises as the engine does: INT8 by its own Triton kernel, FP8 by one of ours, as the engine's
+is a compiled extension. The sort, another in both, is made by torch beforehand and is in no figure. SGLang's
+silu_and_mul, one more, is `act_and_mul_triton` of its kernels' file; vLLM's, and its sum over slots, are
+`autotune.engines.glue`.
 """
 
 import os
@@ -18,6 +20,8 @@ from autotune.engines.calls import EngineCalls, make_order
 from autotune.engines.kernels import kernel_digest, load_engine
 from autotune.engines.moe import entry
 from autotune.engines.order import Sorted
+from autotune.engines.weights import EngineWeights, engine_format, engine_weights, packed_bytes
+from autotune.kernels.formats import Format
 from autotune.measure.machine import CpuMachine, GpuMachine
 from autotune.measure.runtime import (
     Activations,
@@ -41,46 +45,45 @@ def make_runtime(backend: EngineBackend) -> "EngineRuntime":
     """The runtime on the GPU; on the CPU where Triton interprets (`TRITON_INTERPRET=1`, for tests)."""
     engine, quantisation = backend.engine, backend.quantisation
     if os.environ.get("TRITON_INTERPRET") == "1":
-        calls = load_engine(engine, "hip", "gfx942", quantisation)
-        return EngineRuntime(backend, CpuMachine(), calls, interpret=True)
+        arch = "gfx950"  # AMD: the interpreter has no programmatic dependent launch
+        calls = load_engine(engine, "hip", arch, quantisation)
+        form = engine_format(quantisation, arch)
+        return EngineRuntime(backend, CpuMachine(), calls, form, interpret=True)
     machine = GpuMachine()
     arch = machine.fingerprint(engine, "").arch
     calls = load_engine(engine, "hip" if arch.startswith("gfx") else "cuda", arch, quantisation)
-    return EngineRuntime(backend, machine, calls, interpret=False)
+    return EngineRuntime(backend, machine, calls, engine_format(quantisation, arch), interpret=False)
 
 
 class EngineRuntime:
-    """Launches an engine's kernel through the engine's own function."""
+    """Launches an engine's kernel through the engine's own function.
+
+    Attributes:
+        format: what the kernel multiplies on this card.
+    """
 
     def __init__(
-        self, backend: EngineBackend, machine: Machine, calls: EngineCalls, *, interpret: bool
+        self, backend: EngineBackend, machine: Machine, calls: EngineCalls, form: Format, *, interpret: bool
     ) -> None:
         self.name = backend.name
         self.machine = machine
         self.calls = calls
-        self._engine = backend.engine
+        self.format = form
+        self._engine, self._quantisation = backend.engine, backend.quantisation
         self._interpret = interpret
         self._layer: Layer | None = None
-        self._copies: list[LogicalWeights] = []
+        self._copies: list[EngineWeights] = []
 
     def kernel_source(self) -> str:
         return kernel_digest(self._engine)
 
     def packed_bytes(self, layer: Layer) -> int:
-        # As INT8, twice what the logical weights take.
-        scales = 2 * layer.inter_dim + layer.model_dim
-        return layer.experts * (3 * layer.inter_dim * layer.model_dim + 4 * scales)
+        return packed_bytes(self._quantisation, layer)
 
     def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
         self._layer = layer
-        self._copies = [
-            LogicalWeights(
-                _widened(weights.w1),
-                weights.w1_scale[..., None],
-                _widened(weights.w2),
-                weights.w2_scale[..., None],
-            )
-        ]
+        self._copies = []  # an earlier layer's go before this one's come
+        self._copies = [engine_weights(weights, self._quantisation, self.format)]
 
     def grow(self, copies: int) -> None:
         while len(self._copies) < copies:
@@ -90,17 +93,22 @@ class EngineRuntime:
         return self._copies[0].digest()
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
-        return True
+        layer = self._on()
+        return self.calls.serves(tokens, layer.top_k, layer.experts)
 
     def path(self, what: What, config: Subject) -> Path:
         # Gate and up, or each expert's contribution, are rounded to bfloat16 before the output is.
         return Path(contributions_bf16=True, requantised=what is What.LAYER, toward_zero=self._interpret)
 
     def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
+        import torch
+
         layer, tokens = self._on(), inputs.hidden.shape[0]
         one = stage is Stage.STAGE1
         a = inputs.a1 if one else inputs.a2.flatten(0, 1)
-        a_scale = (inputs.a1_scale if one else inputs.a2_scale).reshape(-1, 1)
+        a_scale = None
+        if a.dtype != torch.bfloat16:
+            a_scale = (inputs.a1_scale if one else inputs.a2_scale).reshape(-1, 1)
         middle = self._empty(tokens * layer.top_k, 2 * layer.inter_dim if one else layer.model_dim)
         shape = (tokens * layer.top_k, layer.inter_dim) if one else (tokens, layer.model_dim)
         out = Output.allocate(shape, self.machine.device)
@@ -183,9 +191,3 @@ class EngineRuntime:
             "top_k": layer.top_k,
         }
         return partial(self.calls.gemm, stage, knobs, **arguments)
-
-
-def _widened(packed: "torch.Tensor") -> "torch.Tensor":
-    from autotune.kernels.layout import unpack_int4
-
-    return unpack_int4(packed)

@@ -1,6 +1,6 @@
-"""Backends `vllm`, `vllm_w4a16`, `vllm_fp8`: vLLM's own Triton fused-MoE kernel.
+"""vLLM's own Triton fused-MoE kernel, a backend a quantisation.
 
-One config serves both stages there.
+`vllm` (int8_w8a8), `vllm_w4a16`, `vllm_fp8`, `vllm_bf16`, `vllm_w8a16`. One config serves both stages there.
 """
 
 from autotune.backends.engine_backend import EngineBackend
@@ -26,9 +26,27 @@ class VllmInt4(EngineBackend):
 
 
 class VllmFp8(EngineBackend):
-    """FP8 weights and activations, one scale a tensor."""
+    """FP8 weights by channel, FP8 activations by token, as in checkpoints called FP8-dynamic."""
 
     name = "vllm_fp8"
     engine = "vllm"
     spaces = "vllm_fp8"
     quantisation = Quantisation("fp8_w8a8")
+
+
+class VllmBf16(EngineBackend):
+    """bfloat16 weights and activations: a model that is not quantised."""
+
+    name = "vllm_bf16"
+    engine = "vllm"
+    spaces = "vllm"
+    quantisation = Quantisation(None)
+
+
+class VllmInt8A16(EngineBackend):
+    """INT8 weights by channel, bfloat16 activations."""
+
+    name = "vllm_w8a16"
+    engine = "vllm"
+    spaces = "vllm"
+    quantisation = Quantisation("int8_w8a16")

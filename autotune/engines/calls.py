@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from autotune.config import Config
 from autotune.engines.moe import Quantisation, entry
 from autotune.engines.order import Sorted, align
-from autotune.errors import UserError
+from autotune.engines.weights import scale_shape, weight_dtype
+from autotune.kernels.formats import PEAKS, Format, float8
 from autotune.problem import Layer, Stage, gemm_dims
 
 if TYPE_CHECKING:
@@ -33,14 +34,24 @@ class EngineCalls(Protocol):
         a: "torch.Tensor",
         a_scale: "torch.Tensor | None",
         w: "torch.Tensor",
-        w_scale: "torch.Tensor",
+        w_scale: "torch.Tensor | None",
         out: "torch.Tensor",
         router: "torch.Tensor",
         ids: "torch.Tensor",
         order: Sorted,
         top_k: int,
     ) -> None:
-        """One GEMM. `a` is INT8 with its scales, or bfloat16 without: the engine quantises it first."""
+        """One GEMM.
+
+        `a` is INT8 or float8 with its scales, or bfloat16 without: where the kernel takes quantised
+        activations, the engine then quantises it first.
+
+        Raises:
+            UserError: the engine serves so few tokens by another kernel on this card.
+        """
+
+    def serves(self, tokens: int, top_k: int, experts: int) -> bool:
+        """Whether the engine runs this kernel at so many tokens on this card."""
 
     def activate(self, gate_up: "torch.Tensor", out: "torch.Tensor") -> None:
         """SiLU(gate) * up."""
@@ -61,17 +72,17 @@ def make_order(calls: EngineCalls, ids: "torch.Tensor", experts: int, block: int
 
 
 def describe_launch(
-    calls: EngineCalls, quantisation: Quantisation, layer: Layer, tokens: int, stage: Stage, config: Config
+    calls: EngineCalls,
+    quantisation: Quantisation,
+    form: Format,
+    layer: Layer,
+    tokens: int,
+    stage: Stage,
+    config: Config,
 ) -> Callable[[], None]:
-    """A stage's launch on tensors without storage, to be captured.
-
-    Raises:
-        UserError: this quantisation is not run yet.
-    """
+    """A stage's launch on tensors without storage, to be captured."""
     import torch
 
-    if quantisation.dtype != "int8_w8a8":
-        raise UserError(f"{quantisation.dtype} is written and verified, not run yet: use int8_w8a8")
     knobs = entry(config)
     n, k = gemm_dims(layer, stage)
     slots = tokens * layer.top_k
@@ -87,13 +98,16 @@ def describe_launch(
         empty(slots if size is None else -(-size // block), dtype=torch.int32),
         empty(1, dtype=torch.int32),
     )
+    a_dtype = torch.int8 if form is Format.INT8 else float8(form) if form in PEAKS else torch.bfloat16
+    w_dtype, scales = weight_dtype(quantisation, form), scale_shape(quantisation, n, k)
+    s_dtype = torch.bfloat16 if form is Format.GROUPED else torch.float32
     return lambda: calls.gemm(
         stage,
         knobs,
-        a=empty(rows, k, dtype=torch.int8),
-        a_scale=empty(rows, 1, dtype=torch.float32),
-        w=empty(layer.experts, n, k, dtype=torch.int8),
-        w_scale=empty(layer.experts, n, 1, dtype=torch.float32),
+        a=empty(rows, k, dtype=a_dtype),
+        a_scale=None if a_dtype == torch.bfloat16 else empty(rows, 1, dtype=torch.float32),
+        w=empty(layer.experts, n, k // 2 if w_dtype == torch.uint8 else k, dtype=w_dtype),
+        w_scale=None if scales is None else empty(layer.experts, *scales, dtype=s_dtype),
         out=empty(tokens, layer.top_k, n, dtype=torch.bfloat16),
         router=empty(tokens, layer.top_k, dtype=torch.float32),
         ids=empty(tokens, layer.top_k, dtype=torch.int32),

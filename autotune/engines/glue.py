@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from autotune.kernels.formats import PEAKS, Format, float8
+
 if TYPE_CHECKING:
     import torch
 
@@ -30,6 +32,34 @@ def _slot_sum(slots, out, width, top_k: tl.constexpr, columns: tl.constexpr):  #
     for k in range(top_k):
         total += tl.load(slots + (row * top_k + k) * width + at, mask=mask, other=0.0).to(tl.float32)
     tl.store(out + row * width + at, total.to(tl.bfloat16), mask=mask)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _quantise_fp8(x, q, scales, width, peak, columns: tl.constexpr):  # type: ignore[no-untyped-def]
+    row, at = tl.program_id(0), tl.arange(0, columns)
+    mask = at < width
+    values = tl.load(x + row * width + at, mask=mask, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(values), axis=0), 1e-30) / peak
+    tl.store(scales + row, scale)
+    tl.store(q + row * width + at, (values / scale).to(q.dtype.element_ty), mask=mask)
+
+
+def quantise_fp8(x: "torch.Tensor", form: Format) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Rows as an FP8 format has them, for the engines' compiled `scaled_fp8_quant` by token.
+
+    Args:
+        x: bfloat16 [rows, width].
+
+    Returns:
+        float8 [rows, width]; float32 scales [rows, 1].
+    """
+    import torch
+
+    rows, width = x.shape
+    q = torch.empty((rows, width), dtype=float8(form), device=x.device)
+    scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
+    _quantise_fp8[(rows,)](x, q, scales, width, PEAKS[form], columns=triton.next_power_of_2(width))
+    return q, scales
 
 
 def silu_mul(gate_up: "torch.Tensor", out: "torch.Tensor") -> None:

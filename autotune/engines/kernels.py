@@ -23,6 +23,7 @@ from autotune.engines.sglang_calls import SglangCalls
 from autotune.engines.source import EngineSource, open_source
 from autotune.engines.stand_in import StandIns
 from autotune.engines.vllm_calls import VllmCalls
+from autotune.engines.weights import engine_format
 from autotune.problem import Layer, Stage
 from autotune.results import StaticFacts
 
@@ -36,7 +37,10 @@ FILES: Final = {
         "vllm/model_executor/layers/quantization/utils/int8_utils.py",
     ),
 }
-"""The file with the fused-MoE kernel, and the one that quantises activations to INT8."""
+"""The file with the fused-MoE kernels, and the one that quantises activations to INT8."""
+
+KERNELS: Final = ("fused_moe_kernel", "fused_moe_kernel_gptq_awq")
+"""The Triton kernels in both engines' files; the second is for weights in groups."""
 
 
 def sglang_stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
@@ -44,8 +48,11 @@ def sglang_stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
 
     They are what these functions return on such a card with SGLang's own defaults.
     """
+    from autotune.engines.glue import quantise_fp8
+
     hip = runtime == "hip"
     major = 0 if hip else int(arch.removeprefix("sm_")[:-1])
+    fp8 = engine_format(Quantisation("fp8_w8a8"), arch)
     return {
         "sglang.srt.utils": {
             "is_cuda": lambda: not hip,
@@ -57,6 +64,10 @@ def sglang_stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
         "sglang.srt.environ": {"envs": SimpleNamespace(SGLANG_USE_AITER=SimpleNamespace(get=lambda: False))},
         "sglang.srt.batch_invariant_ops": {"is_batch_invariant_mode_enabled": lambda: False},
         "sglang.srt.layers.moe.utils": {"get_moe_padding_size": lambda *_: 0},
+        # A compiled extension there.
+        "sglang.kernels.ops.quantization.fp8_kernel": {
+            "scaled_fp8_quant": lambda a, *_, **__: quantise_fp8(a, fp8),
+        },
         # Programmatic dependent launch, which SGLang uses from Hopper on.
         "sglang.kernels.jit.utils": {"is_arch_support_pdl": lambda: major >= 9},
     }
@@ -102,7 +113,7 @@ def load_engine(engine: str, runtime: str, arch: str, quantisation: Quantisation
     quantise, moe = importlib.import_module(names[1]), importlib.import_module(names[0])
     if engine == "sglang":
         return SglangCalls(moe, quantisation)
-    return VllmCalls(moe, quantise, quantisation)
+    return VllmCalls(moe, quantise, quantisation, engine_format(quantisation, arch))
 
 
 @cache
@@ -136,7 +147,7 @@ class Launch:
 
 
 def captured(module: Any, act: Callable[[], None]) -> Launch:
-    """The launch of the fused-MoE kernel that `act` makes, without making it."""
+    """The launch of a fused-MoE kernel that `act` makes, without making it."""
     taken: list[Launch] = []
 
     class Recorder:
@@ -146,12 +157,14 @@ def captured(module: Any, act: Callable[[], None]) -> Launch:
         def __getitem__(self, grid: Any) -> Callable[..., None]:
             return lambda *args, **keywords: taken.append(Launch(self._kernel, args, keywords))
 
-    kernel = module.fused_moe_kernel
-    module.fused_moe_kernel = Recorder(kernel)
+    own = {name: getattr(module, name) for name in KERNELS}
+    for name, kernel in own.items():
+        setattr(module, name, Recorder(kernel))
     try:
         act()
     finally:
-        module.fused_moe_kernel = kernel
+        for name, kernel in own.items():
+            setattr(module, name, kernel)
     (launch,) = taken
     return launch
 
@@ -176,7 +189,8 @@ def compile_engine_kernel(
     from autotune.engines.specialise import compile_launch
 
     calls = load_engine(engine, device.runtime, device.arch, quantisation)
-    act = describe_launch(calls, quantisation, layer, tokens, stage, config)
+    form = engine_format(quantisation, device.arch)
+    act = describe_launch(calls, quantisation, form, layer, tokens, stage, config)
     launch = captured(calls.moe, act)
     kernel = compile_launch(launch, gpu_target(device))
     meta = kernel.metadata

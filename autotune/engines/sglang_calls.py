@@ -41,7 +41,7 @@ class SglangCalls:
         a: "torch.Tensor",
         a_scale: "torch.Tensor | None",
         w: "torch.Tensor",
-        w_scale: "torch.Tensor",
+        w_scale: "torch.Tensor | None",
         out: "torch.Tensor",
         router: "torch.Tensor",
         ids: "torch.Tensor",
@@ -80,6 +80,9 @@ class SglangCalls:
                 router_topk=top_k,
             )
 
+    def serves(self, tokens: int, top_k: int, experts: int) -> bool:
+        return True
+
     def activate(self, gate_up: "torch.Tensor", out: "torch.Tensor") -> None:
         self.moe.act_and_mul_triton(gate_up, out, {})
 
@@ -89,16 +92,17 @@ class SglangCalls:
 
     @contextmanager
     def _quantised(self, scale: "torch.Tensor | None") -> Iterator[None]:
-        """While it lasts, SGLang's quantisation hands activations on that are INT8 already.
+        """While it lasts, SGLang's quantisation hands activations on that are quantised already.
 
-        A stage is then timed by itself, on the very integers that the numeric gate's reference has.
+        A stage is then timed by itself, on the very values that the numeric gate's reference has.
         """
         if scale is None:
             yield
             return
-        own = self.moe.per_token_quant_int8
-        self.moe.per_token_quant_int8 = lambda a, *_, **__: (a, scale)
+        name = "per_token_quant_int8" if self._quantisation.dtype == "int8_w8a8" else "scaled_fp8_quant"
+        own = getattr(self.moe, name)
+        setattr(self.moe, name, lambda a, *_, **__: (a, scale))
         try:
             yield
         finally:
-            self.moe.per_token_quant_int8 = own
+            setattr(self.moe, name, own)

@@ -4,8 +4,9 @@ All start from `LogicalWeights`: INT4 values with a float32 scale an output chan
 activations come, and whether the scale is the channel's or a group's.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from autotune.errors import UserError
 
@@ -17,7 +18,6 @@ GROUP = 32
 e4048607a5, aiter/ops/shuffle.py:462-480)."""
 
 _SCALE_BITS = 5
-_PEAK_FP8 = 240.0  # largest float8_e4m3fnuz, the FP8 of gfx942
 
 
 class Format(StrEnum):
@@ -26,6 +26,19 @@ class Format(StrEnum):
     INT8 = "int8 x int4"  # INT8 activations by token, a scale a channel
     FP8 = "fp8 x int4"  # float8_e4m3fnuz activations by token, a scale a channel
     GROUPED = "bf16 x grouped int4"  # bfloat16 activations, a bfloat16 scale every 32 values of K
+    FP8_OCP = "ocp fp8 x int4"  # float8_e4m3fn activations by token, the FP8 of NVIDIA's cards and of gfx95
+    BF16 = "bf16 x int4"  # bfloat16 activations, a scale a channel
+
+
+PEAKS: Final[Mapping[Format, float]] = {Format.FP8: 240.0, Format.FP8_OCP: 448.0}
+"""The largest value of each FP8 format's activations."""
+
+
+def float8(form: Format) -> "torch.dtype":
+    """The dtype of an FP8 format's activations: one of `PEAKS`."""
+    import torch
+
+    return torch.float8_e4m3fnuz if form is Format.FP8 else torch.float8_e4m3fn
 
 
 def quantise(form: Format, x: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
@@ -35,7 +48,7 @@ def quantise(form: Format, x: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tens
         x: floating point [rows, K].
 
     Returns:
-        [rows, K], int8 or float8_e4m3fnuz, for `GROUPED` as it came; float32 scales [rows], there all one.
+        [rows, K], int8 or float8, for bfloat16 formats as it came; float32 scales [rows], there all one.
     """
     import torch
 
@@ -43,18 +56,19 @@ def quantise(form: Format, x: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tens
 
     if form is Format.INT8:
         return quantise_reference(x)[:2]
-    if form is Format.GROUPED:
+    if form not in PEAKS:
         return x, torch.ones(len(x), dtype=torch.float32, device=x.device)
-    scale = x.float().abs().amax(dim=-1).clamp(min=1e-30) / _PEAK_FP8
-    return (x.float() / scale[:, None]).to(torch.float8_e4m3fnuz), scale
+    scale = x.float().abs().amax(dim=-1).clamp(min=1e-30) / PEAKS[form]
+    return (x.float() / scale[:, None]).to(float8(form)), scale
 
 
 def weight_scales(form: Format, by_channel: "torch.Tensor", k: int) -> "torch.Tensor":
     """The scales of a format's weights.
 
-    A group's is its channel's, doubled or halved or neither, so that a neighbour's taken in its place shows.
-    It has 5 significant bits, which makes every weight times its scale an exact bfloat16: then it is
-    no difference whether a kernel rounds that product, cuts it off or keeps it in float32.
+    A bfloat16 format's has 5 significant bits, which makes every weight times its scale an exact bfloat16:
+    then it is no difference whether a kernel rounds that product, cuts it off or keeps it in float32, or
+    whether it holds the product as its weight. A group's is its channel's, doubled or halved or neither, so
+    that a neighbour's taken in its place shows.
 
     Args:
         by_channel: float32 [experts, N].
@@ -68,12 +82,14 @@ def weight_scales(form: Format, by_channel: "torch.Tensor", k: int) -> "torch.Te
     """
     import torch
 
-    if form is not Format.GROUPED:
+    if form not in (Format.GROUPED, Format.BF16):
         return by_channel
-    if k % (2 * GROUP):
-        raise UserError(f"K={k} is no whole number of pairs of {GROUP}-value groups: choose another --tp")
     mantissa, exponent = torch.frexp(by_channel.float())
     coarse = torch.ldexp(torch.round(mantissa * 2**_SCALE_BITS), exponent - _SCALE_BITS)
+    if form is Format.BF16:
+        return coarse
+    if k % (2 * GROUP):
+        raise UserError(f"K={k} is no whole number of pairs of {GROUP}-value groups: choose another --tp")
     experts, n = by_channel.shape
     device = by_channel.device
     group, row = torch.arange(k // GROUP, device=device)[:, None], torch.arange(n, device=device)[None, :]
@@ -95,13 +111,14 @@ def ties(form: Format, x: "torch.Tensor") -> "torch.Tensor":
     """
     import torch
 
-    if form is Format.GROUPED:  # nothing is quantised
+    if form is not Format.INT8 and form not in PEAKS:  # nothing is quantised
         return torch.zeros_like(x, dtype=torch.bool)
     peak = x.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
     if form is Format.INT8:
         steps = x.float() * (127.0 / peak)
         return (steps - steps.floor() - 0.5).abs() < 1 / 64
-    steps = x.float() * (_PEAK_FP8 / peak)
-    nearly = ((steps * factor).clamp(-_PEAK_FP8, _PEAK_FP8) for factor in (1 - 2.0**-10, 1 + 2.0**-10))
-    low, high = (near.to(torch.float8_e4m3fnuz).float() for near in nearly)
+    most = PEAKS[form]
+    steps = x.float() * (most / peak)
+    nearly = ((steps * factor).clamp(-most, most) for factor in (1 - 2.0**-10, 1 + 2.0**-10))
+    low, high = (near.to(float8(form)).float() for near in nearly)
     return low != high

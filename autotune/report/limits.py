@@ -15,11 +15,15 @@ _BYTES = {
     "aiter_main": _INT4,
     "aiter_main_w4a16": _INT4,
     "sglang": 1.0,
+    "sglang_bf16": 2.0,
     "sglang_fp8": 1.0,
     "sglang_w4a16": _INT4,
+    "sglang_w8a16": 1.0,
     "vllm": 1.0,
+    "vllm_bf16": 2.0,
     "vllm_fp8": 1.0,
     "vllm_w4a16": _INT4,
+    "vllm_w8a16": 1.0,
 }
 
 

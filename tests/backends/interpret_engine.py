@@ -1,38 +1,64 @@
 """Run as a program with TRITON_INTERPRET=1: an engine's kernel through the numeric gate, small.
 
-The engine is the first argument. Prints `ok` and the worst error of each of stage 1, stage 2 and the layer.
+The backend is the first argument. Prints `ok` and the worst error of each of stage 1, stage 2 and the layer.
 """
 
 import sys
 from typing import Any
 
+import numpy as np
 import torch
+import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
+from autotune.backends import load_backend
+from autotune.backends.engine_backend import EngineBackend
 from autotune.config import Config
-from autotune.kernels.reference import quantise_reference
+from autotune.engines import glue
+from autotune.kernels.formats import quantise
 from autotune.measure import bounds
 from autotune.measure.gate import check_launch, make_cases
-from autotune.measure.runtime import What, load_runtime
+from autotune.measure.runtime import What, format_of, load_runtime
 from autotune.measure.workload import make_weights
 from autotune.problem import Layer, Stage
 from autotune.results import LayerConfig
 from autotune.routing import UNIFORM
 
-TINY = Layer("tiny", model_dim=64, inter_dim=32, experts=8, top_k=2, tp=1)
+# Two groups of 32 in the shorter K, and two tiles or more of every kind.
+TINY = Layer("tiny", model_dim=128, inter_dim=64, experts=8, top_k=2, tp=1)
 CONFIG = Config(
     {"tile_m": 16, "tile_n": 32, "tile_k": 32, "group_m": 1, "num_warps": None, "num_stages": None}
 )
 
 
-def main() -> None:
-    # Cutting bfloat16 off, as the interpreter does, errs to one side: what is rounded four times in a row
-    # errs by the sum, where real roundings err by the root of the sum of squares.
-    bounds.ROOM = 4.0
-    runtime: Any = load_runtime(sys.argv[1])
+def teach_bf16() -> None:
+    """Triton's interpreter holds bfloat16 values as integers: it multiplies, and converts to, just those."""
+    own, from_integer = InterpreterBuilder.create_dot, InterpreterBuilder.create_si_to_fp
 
-    def quantise(x, *_, **__):  # type: ignore[no-untyped-def]
-        # The engines' own rounds by a device library that Triton's interpreter does not have.
-        q, scale, _ = quantise_reference(x)
+    def widened(handle: TensorHandle) -> TensorHandle:
+        return TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def dot(self: Any, a: TensorHandle, b: TensorHandle, *rest: Any) -> Any:
+        if a.dtype == tl.bfloat16:
+            a, b = widened(a), widened(b)
+        return own(self, a, b, *rest)
+
+    def si_to_fp(self: Any, value: TensorHandle, kind: Any) -> Any:
+        if kind.scalar != tl.bfloat16:
+            return from_integer(self, value, kind)
+        return self.create_fp_trunc(from_integer(self, value, tl.float32), kind)
+
+    InterpreterBuilder.create_dot = dot
+    InterpreterBuilder.create_si_to_fp = si_to_fp
+
+
+def stand_in(backend: EngineBackend, runtime: Any) -> None:
+    """Puts torch in the place of what the interpreter cannot do, or cannot do well enough."""
+
+    def quantised(x, *_, **__):  # type: ignore[no-untyped-def]
+        # INT8: the engines' own rounds by a device library that the interpreter does not have. FP8: the
+        # interpreter cuts off there too.
+        q, scale = quantise(runtime.format, x)
         return q, scale[:, None]
 
     def activate(gate_up, out, *_, **__):  # type: ignore[no-untyped-def]
@@ -42,13 +68,28 @@ def main() -> None:
         out.copy_(torch.nn.functional.silu(gate) * up)
 
     calls = runtime.calls
-    (calls.moe if sys.argv[1] == "sglang" else calls.quantise).per_token_quant_int8 = quantise
     calls.activate = activate
+    glue.quantise_fp8 = quantised
+    for module in (calls.moe, getattr(calls, "quantise", None)):
+        for name in ("per_token_quant_int8", "scaled_fp8_quant"):
+            if module is not None and hasattr(module, name):
+                setattr(module, name, quantised)
+
+
+def main() -> None:
+    # Cutting bfloat16 off, as the interpreter does, errs to one side: what is rounded four times in a row
+    # errs by the sum, where real roundings err by the root of the sum of squares.
+    bounds.ROOM = 4.0
+    teach_bf16()
+    backend: Any = load_backend(sys.argv[1])
+    runtime: Any = load_runtime(backend.runtime)
+    stand_in(backend, runtime)
     weights = make_weights(TINY, "cpu", 1)
     runtime.prepare(TINY, weights)
     runtime.grow(2)
     for tokens in (1, 3):
-        for case in make_cases(TINY, weights, tokens, UNIFORM, 1, "cpu", 2, thorough=True):
+        form, all_of_them = format_of(runtime), tokens > 1
+        for case in make_cases(TINY, weights, tokens, UNIFORM, 1, "cpu", 2, thorough=all_of_them, form=form):
             for stage in Stage:
                 what = What(stage.value)
                 launch = runtime.stage(stage, CONFIG, case.inputs, [case.step])[0]

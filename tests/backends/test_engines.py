@@ -6,6 +6,7 @@ Needs the engines' files: see `tests.verify.engines`.
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from autotune.backends import load_backend
 from autotune.backends.base import CompileRefused
-from autotune.devices import DEVICES
+from autotune.devices import DEVICES, Device
 from autotune.engines.moe import Quantisation
 from autotune.engines.order import align
 from autotune.engines.sglang_calls import SglangCalls
@@ -34,21 +35,27 @@ def needs(engine: str) -> pytest.MarkDecorator:
 
 
 needs_sglang = needs("sglang")
-ENGINES = [pytest.param(name, marks=needs(name)) for name in ("sglang", "vllm")]
+BACKENDS = [
+    pytest.param(f"{engine}{kind}", marks=needs(engine))
+    for engine in ("sglang", "vllm")
+    for kind in ("", "_w4a16", "_fp8", "_bf16", "_w8a16")
+]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("device", [MI325X, H100], ids=lambda device: device.name)
 @pytest.mark.parametrize("stage", Stage)
 def test_the_engines_kernel_compiles_for_a_card_that_is_not_here(
-    device: object, stage: Stage, engine: str
+    device: Device, stage: Stage, name: str
 ) -> None:
-    backend = load_backend(engine)
-    config = backend.space(KIMI, 4, stage, device).default  # type: ignore[arg-type]
-    compiled = backend.compile(KIMI, 4, stage, config, device)  # type: ignore[arg-type]
-    other = backend.compile(KIMI, 4, stage, config.replaced(tile_n=128), device)  # type: ignore[arg-type]
-    assert compiled.binary_hash != other.binary_hash
-    assert compiled.facts.lds_bytes
+    backend = load_backend(name)
+    # On NVIDIA's cards vLLM has its Triton kernel serve grouped weights from 289 tokens on.
+    tokens = 320 if (name, device) == ("vllm_w4a16", H100) else 4
+    config = backend.space(KIMI, tokens, stage, device).default
+    other = config.replaced(tile_m=16, tile_n=128 if config["tile_n"] != 128 else 64, tile_k=64)
+    hashes = [backend.compile(KIMI, tokens, stage, c, device) for c in (config, other)]
+    assert hashes[0].binary_hash != hashes[1].binary_hash
+    assert hashes[0].facts.lds_bytes
 
 
 @needs_sglang
@@ -62,21 +69,22 @@ def test_on_the_mi325x_its_registers_and_matrix_instructions_are_known() -> None
     assert facts.workgroups_per_cu
 
 
-@needs_sglang
-def test_what_is_not_run_yet_is_refused_with_a_reason() -> None:
-    backend = load_backend("sglang_w4a16")
-    config = backend.space(KIMI, 4, Stage.STAGE1, MI325X).default
-    with pytest.raises(CompileRefused, match="not run yet"):
-        backend.compile(KIMI, 4, Stage.STAGE1, config, MI325X)
+@needs("vllm")
+@pytest.mark.parametrize("stage", Stage)
+def test_where_vllm_serves_grouped_weights_by_cuda_its_triton_kernel_is_refused(stage: Stage) -> None:
+    backend = load_backend("vllm_w4a16")
+    config = backend.space(KIMI, 288, stage, H100).default
+    with pytest.raises(CompileRefused, match="compiled CUDA kernel"):
+        backend.compile(KIMI, 288, stage, config, H100)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_the_engines_kernel_passes_the_numeric_gate(engine: str) -> None:
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_engines_kernel_passes_the_numeric_gate(name: str) -> None:
     program = "tests.backends.interpret_engine"
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", program, engine],
+        [sys.executable, "-m", program, name],
         cwd=root,
         env=environment,
         capture_output=True,
@@ -86,13 +94,29 @@ def test_the_engines_kernel_passes_the_numeric_gate(engine: str) -> None:
     assert done.stdout.endswith("ok\n"), done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("name", ["sglang_w4a16", "vllm_w4a16"])
+@pytest.mark.parametrize("device", [MI325X, H100], ids=lambda device: device.name)
+def test_a_tile_of_grouped_weights_divides_k(device: Device, name: str) -> None:
+    space = load_backend(name).space(KIMI, 4, Stage.STAGE2, device)
+    config = space.default.replaced(tile_m=16, tile_n=32, num_warps=4)
+    assert all(space.is_legal(config.replaced(tile_k=tile_k)) for tile_k in (32, 64, 128, 256))
+    # Down's K is 256 at this split; with 192 a tile of 128 would end outside of the last expert.
+    narrow = replace(KIMI, inter_dim=192)
+    broken = load_backend(name).space(narrow, 4, Stage.STAGE2, device).broken_rule
+    assert broken(config.replaced(tile_k=64)) is None
+    rule = broken(config.replaced(tile_k=128))
+    assert rule is not None
+    assert rule.name == "tile-k-divides-k"
+
+
 def test_the_runtime_is_found_by_the_backends_name() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     from autotune.errors import UserError
 
-    with pytest.raises(UserError, match="GPU"):
-        load_runtime("sglang")
+    for name in ("sglang", "vllm_w4a16"):
+        with pytest.raises(UserError, match="GPU"):
+            load_runtime(load_backend(name).runtime)
 
 
 def test_an_estimate_needs_no_engine() -> None:

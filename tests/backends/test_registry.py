@@ -15,7 +15,7 @@ def test_a_backend_has_the_whole_protocol(name: str) -> None:
     assert backend.name == name
     module, _, function = backend.runtime.partition(":")
     assert module.startswith("autotune.backends.")
-    assert function == "make"
+    assert function.startswith("make")
     for method, declared in inspect.getmembers(Backend, inspect.isfunction):
         if not method.startswith("_"):
             wanted = list(inspect.signature(declared).parameters)[1:]

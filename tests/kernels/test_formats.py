@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autotune.errors import UserError
-from autotune.kernels.formats import GROUP, Format, quantise, ties, weight_scales
+from autotune.kernels.formats import GROUP, PEAKS, Format, float8, quantise, ties, weight_scales
 from autotune.kernels.layout import unpack_int4
 from autotune.measure.gate import Case, Incorrect, check_launch, make_cases
 from autotune.measure.runtime import Activations, Launch, Output, Path, What, format_of
@@ -13,7 +13,7 @@ from autotune.problem import Layer
 
 LAYER = Layer("tiny", model_dim=256, inter_dim=128, experts=6, top_k=2, tp=1)
 WEIGHTS = make_weights(LAYER, "cpu", seed=1)
-OTHERS = [Format.FP8, Format.GROUPED]
+OTHERS = [form for form in Format if form is not Format.INT8]
 
 
 def case(form: Format) -> Case:
@@ -64,26 +64,29 @@ def test_a_neighbouring_groups_scale_is_found_out() -> None:
         judged(Format.GROUPED, scales_of(Format.GROUPED).roll(1, dims=1))
 
 
-def test_a_weight_times_its_groups_scale_is_an_exact_bfloat16() -> None:
-    scales = scales_of(Format.GROUPED)
-    products = torch.arange(-8, 8)[:, None, None, None] * scales.float()
+@pytest.mark.parametrize("form", [Format.GROUPED, Format.BF16])
+def test_a_weight_times_its_scale_is_an_exact_bfloat16(form: Format) -> None:
+    scales = scales_of(form)
+    products = torch.arange(-8, 8).view(-1, *[1] * scales.dim()) * scales.float()
     assert torch.equal(products.bfloat16().float(), products)
 
 
 @pytest.mark.parametrize("form", OTHERS)
 def test_activations_come_in_the_formats_dtype(form: Format) -> None:
     inputs = make_activations(LAYER, 3, "cpu", 1, form)
-    expected = {Format.FP8: torch.float8_e4m3fnuz, Format.GROUPED: torch.bfloat16}[form]
+    expected = float8(form) if form in PEAKS else torch.bfloat16
     assert inputs.a1.dtype == inputs.a2.dtype == expected
     restored = inputs.a1.float() * inputs.a1_scale[:, None]
     assert torch.allclose(restored, inputs.hidden.float(), rtol=1 / 16, atol=0.02)
 
 
-def test_no_fp8_value_hangs_on_the_last_bit_of_a_division() -> None:
-    x = make_activations(LAYER, 8, "cpu", 1, Format.FP8).hidden
-    q, scale = quantise(Format.FP8, x)
+@pytest.mark.parametrize("form", PEAKS)
+def test_no_fp8_value_hangs_on_the_last_bit_of_a_division(form: Format) -> None:
+    x, most = make_activations(LAYER, 8, "cpu", 1, form).hidden, PEAKS[form]
+    q, scale = quantise(form, x)
+    assert float(q.float().abs().max()) == most
     for factor in (1 - 2.0**-12, 1 + 2.0**-12):
-        moved = (x.float() / scale[:, None] * factor).clamp(-240, 240).to(torch.float8_e4m3fnuz)
+        moved = (x.float() / scale[:, None] * factor).clamp(-most, most).to(float8(form))
         assert torch.equal(moved.float(), q.float())
     assert not bool(ties(Format.GROUPED, x).any())
 
