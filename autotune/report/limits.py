@@ -1,30 +1,36 @@
 """The byte-bandwidth limit: the least time in which a stage can read the weights that it must."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from autotune.devices import Device
+from autotune.kernels.formats import GROUP
 from autotune.problem import Problem, Stage, gemm_dims
 from autotune.targets import known_device
 
-# Bytes of one weight as each backend's kernels read it; ours, FlyDSL's and AITER's read INT4.
-_INT4 = 0.5
-_BYTES = {
+_ROW = 4.0  # a float32 scale an output channel
+_INT4, _GROUPED = (0.5, _ROW), (0.5 + 2 / GROUP, 0.0)
+_EIGHT_BITS, _BF16 = (1.0, _ROW), (2.0, 0.0)
+
+BYTES: Final = {
     "triton": _INT4,
     "flydsl": _INT4,
     "aiter": _INT4,
     "aiter_main": _INT4,
-    "aiter_main_w4a16": _INT4,
-    "sglang": 1.0,
-    "sglang_bf16": 2.0,
-    "sglang_fp8": 1.0,
-    "sglang_w4a16": _INT4,
-    "sglang_w8a16": 1.0,
-    "vllm": 1.0,
-    "vllm_bf16": 2.0,
-    "vllm_fp8": 1.0,
-    "vllm_w4a16": _INT4,
-    "vllm_w8a16": 1.0,
+    "aiter_main_w4a16": _GROUPED,
+    "sglang": _EIGHT_BITS,
+    "sglang_bf16": _BF16,
+    "sglang_fp8": _EIGHT_BITS,
+    "sglang_w4a16": _GROUPED,
+    "sglang_w8a16": _EIGHT_BITS,
+    "vllm": _EIGHT_BITS,
+    "vllm_bf16": _BF16,
+    "vllm_fp8": _EIGHT_BITS,
+    "vllm_w4a16": _GROUPED,
+    "vllm_w8a16": _EIGHT_BITS,
 }
+"""Bytes of a weight, with its share of a group's scale, and of a row's scale, as a backend's kernels read
+them."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,10 @@ def byte_limit(problem: Problem, backend: str, device: str) -> ByteLimit | None:
     Returns:
         None where the device's bandwidth, or the width of the backend's weights, is not known.
     """
-    known, width = known_device(device), _BYTES.get(backend)
-    if known is None or not known.bandwidth_bytes_per_s or width is None:
+    known = known_device(device)
+    if known is None or not known.bandwidth_bytes_per_s or backend not in BYTES:
         return None
-    moved = {str(stage): _bytes(problem, stage, width) for stage in Stage}
+    moved = {str(stage): weight_bytes(problem, stage, backend) for stage in Stage}
     moved["layer"] = sum(moved.values())
     return ByteLimit(
         us={what: size / known.bandwidth_bytes_per_s * 1e6 for what, size in moved.items()},
@@ -76,7 +82,12 @@ def byte_limit(problem: Problem, backend: str, device: str) -> ByteLimit | None:
     )
 
 
-def _bytes(problem: Problem, stage: Stage, width: float) -> float:
-    """Expected weight bytes of a step; the problem counts INT4 pairs and float32 scales."""
+def weight_bytes(problem: Problem, stage: Stage, backend: str) -> float:
+    """Expected bytes of weights and scales that one step must read for a stage under uniform routing.
+
+    Raises:
+        KeyError: what the backend's weights take is not known.
+    """
     n, k = gemm_dims(problem.layer, stage)
-    return problem.weight_bytes(stage) + problem.expected_experts() * n * k * (width - _INT4)
+    weight, row = BYTES[backend]
+    return problem.expected_experts() * n * (k * weight + row)

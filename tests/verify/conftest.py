@@ -58,7 +58,9 @@ def write_as_bundle(folder: Path, made: Content, place: Place) -> None:
     write_bundle(folder, {**files, MANIFEST: manifest})
 
 
-CONTENTS = ("sglang", "sglang_w4a16", "vllm", "vllm_w4a16")
+CONTENTS = tuple(
+    f"{engine}{kind}" for engine in ("sglang", "vllm") for kind in ("", "_w4a16", "_fp8", "_bf16", "_w8a16")
+)
 MakeBundle = Callable[..., Bundle]
 
 

@@ -18,7 +18,7 @@ from autotune.verify.bundle import Bundle
 from autotune.verify.fused_moe import _run, verify_fused_moe
 from autotune.verify.result import Verification
 from tests.export.winners import KIMI
-from tests.verify.conftest import MakeBundle, plant
+from tests.verify.conftest import CONTENTS, MakeBundle, plant
 
 
 def files(folder: Path, *, down: bool = False) -> Path:
@@ -79,7 +79,7 @@ def found(verification: Verification, subject: str) -> str:
     return check.found
 
 
-@pytest.mark.parametrize("backend", ["sglang", "sglang_w4a16"])
+@pytest.mark.parametrize("backend", [name for name in CONTENTS if name.startswith("sglang")])
 def test_sglang_finds_the_sentinels_at_every_shape(
     backend: str, bundle: MakeBundle, sglang: EngineSource
 ) -> None:
@@ -93,10 +93,11 @@ def test_sglang_finds_the_sentinels_at_every_shape(
         assert f"BLOCK_SIZE_N=128 BLOCK_SIZE_K=64 GROUP_SIZE_M={1000 + m}" in found(
             verification, f"stage2 at M = {m}"
         )
-    assert "GROUP_SIZE_M=8" in found(verification, "stage1 at M = 4096")
+    prefill = 32 if backend == "sglang_fp8" else 8
+    assert f"GROUP_SIZE_M={prefill}" in found(verification, "stage1 at M = 4096")
 
 
-@pytest.mark.parametrize("backend", ["vllm", "vllm_w4a16"])
+@pytest.mark.parametrize("backend", [name for name in CONTENTS if name.startswith("vllm")])
 def test_vllm_finds_the_sentinels_at_every_shape(
     backend: str, bundle: MakeBundle, vllm: EngineSource
 ) -> None:

@@ -1,0 +1,206 @@
+#!/usr/bin/env python
+"""Our W4A8 stages beside an engine's own Triton fused MoE, in one run on the GPU of this machine.
+
+    AUTOTUNE_SGLANG_SRC=.engines python scripts/beside_engine.py --db tuned.db
+
+Times both stages of a layer at each shape: each backend's default and, from the databases, its tuned best,
+on the same cold weights' routings, taking turns. A stage is all that lies between its input, as the GEMM
+takes it, and what the next step reads: with ours one launch, with an engine its GEMM and its activation, or
+its GEMM and its sum over slots. The sort is in neither. Of each figure, the share of the least time in which
+its own weight bytes can be read is printed: unlike formats have unlike floors.
+
+Prints a table; `--out` writes it as JSON. A minute on an H100 without databases, two with them.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from autotune.backends import load_backend
+from autotune.devices import Device
+from autotune.errors import UserError
+from autotune.fingerprint import Fingerprint
+from autotune.measure.beside import Timed, contenders, side_by_side
+from autotune.measure.pool import Measurer
+from autotune.measure.settings import MeasureSettings
+from autotune.models import PRESETS, preset
+from autotune.problem import Layer, Problem, Stage, parse_shapes, problems
+from autotune.report.limits import BYTES, weight_bytes
+from autotune.results import Failure
+from autotune.routing import UNIFORM
+from autotune.targets import resolve_target
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        found = beside(options, Layer.of(preset(options.model), options.tp))
+    except UserError as error:
+        print(f"beside_engine: {error}", file=sys.stderr)
+        return 2
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+    return 0 if all("us" in row for row in found["rows"]) else 1
+
+
+def beside(options: argparse.Namespace, layer: Layer) -> dict[str, Any]:
+    """Times and prints everything.
+
+    Raises:
+        UserError: a backend cannot run here, or the card's bandwidth is not known.
+    """
+    target = resolve_target("live")
+    bandwidth = _bandwidth(options.bandwidth, target.device)
+    backends = {name: load_backend(name) for name in (options.ours, options.engine)}
+    for name in backends:
+        if name not in BYTES:
+            raise UserError(f"how many bytes {name} reads is not known: add it to autotune/report/limits.py")
+    shapes = problems(layer, parse_shapes(options.shape), [1], UNIFORM)
+    settings = MeasureSettings(
+        seed=options.seed, cold=options.cold, judge_rounds=options.rounds + options.rounds % 2
+    )
+    with ExitStack() as stack:
+        measurers = {
+            name: stack.enter_context(Measurer(backend.runtime, shapes, settings))
+            for name, backend in backends.items()
+        }
+        stores: list[Any] = []
+        if options.db:
+            from autotune.store.store import Store  # needs SQLAlchemy
+
+            stores = [stack.enter_context(Store.open(path, read_only=True)) for path in options.db]
+        fingerprints = {name: measurer.fingerprint() for name, measurer in measurers.items()}
+        found: dict[str, Any] = {
+            "layer": layer.key,
+            "workload": settings.key,
+            "rounds": 2 * settings.judge_rounds,
+            "bandwidth_bytes_per_s": bandwidth,
+            "fingerprints": {name: asdict(stack_here) for name, stack_here in fingerprints.items()},
+            "rows": [],
+        }
+        print(_head(layer, fingerprints, settings, bandwidth), flush=True)
+        for problem in shapes:
+            for stage in Stage:
+                field = [
+                    contender
+                    for name, backend in backends.items()
+                    for contender in contenders(
+                        backend, problem, stage, target.device, fingerprints[name], settings.key, stores
+                    )
+                ]
+                print(f"\n{problem.shape} {stage}")
+                answers = side_by_side(measurers, backends, problem, stage, field)
+                for contender, answer in zip(field, answers, strict=True):
+                    row = _row(problem, stage, contender.backend, bandwidth, answer)
+                    row |= {
+                        "label": contender.label,
+                        "config": dict(contender.config),
+                        "stored_on": list(contender.stored_on),
+                    }
+                    found["rows"].append(row)
+                    print(_line(row, str(contender.config)), flush=True)
+    print(_best(found["rows"]))
+    return found
+
+
+def _bandwidth(given: float | None, device: Device) -> float:
+    """Bytes a second."""
+    bandwidth = given * 1e12 if given else device.bandwidth_bytes_per_s
+    if not bandwidth:
+        raise UserError(f"the bandwidth of {device.name} is not known: give --bandwidth in TB/s")
+    return float(bandwidth)
+
+
+def _row(
+    problem: Problem, stage: Stage, backend: str, bandwidth: float, answer: Timed | Failure
+) -> dict[str, Any]:
+    size = weight_bytes(problem, stage, backend)
+    floor = size / bandwidth * 1e6
+    row: dict[str, Any] = {
+        "shape": problem.shape,
+        "stage": str(stage),
+        "backend": backend,
+        "weight_bytes": size,
+        "floor_us": floor,
+    }
+    if isinstance(answer, Failure):
+        return {**row, "status": str(answer.status), "reason": answer.reason}
+    return {
+        **row,
+        "us": asdict(answer.us),
+        "gate_error": answer.gate_error,
+        "of_floor": floor / answer.us.value,
+    }
+
+
+def _head(
+    layer: Layer, fingerprints: dict[str, Fingerprint], settings: MeasureSettings, bandwidth: float
+) -> str:
+    here = next(iter(fingerprints.values()))
+    sources = ", ".join(f"{name} {stack.kernel_source[:12]}" for name, stack in fingerprints.items())
+    return (
+        f"{layer.key} on {here.device}: torch {here.torch}, Triton {here.triton}, {here.runtime},"
+        f" driver {here.driver}\n"
+        f"kernels' source: {sources}\n"
+        f"{settings.key}, uniform routing, {2 * settings.judge_rounds} rounds in two turns of opposite order;"
+        f" floor: a step's expected weight bytes at {bandwidth / 1e12:.2f} TB/s"
+    )
+
+
+def _line(row: dict[str, Any], config: str) -> str:
+    name = f"  {row['backend']:13} {row['label']:22}"
+    other = f"  (found on another stack: {'; '.join(row['stored_on'])})" if row["stored_on"] else ""
+    if "us" not in row:
+        return f"{name} {row['status']}: {row['reason']}"
+    us = row["us"]
+    return (
+        f"{name} {us['value']:8.2f} µs ({us['low']:.2f} to {us['high']:.2f})"
+        f"  {row['of_floor']:4.0%} of its floor {row['floor_us']:.2f} µs  {config}{other}"
+    )
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> str:
+    """The fastest of each backend, a line a shape and stage."""
+    lines = ["\nthe fastest of each"]
+    for shape, stage in dict.fromkeys((row["shape"], row["stage"]) for row in rows):
+        mine = [row for row in rows if (row["shape"], row["stage"]) == (shape, stage) and "us" in row]
+        fastest: dict[str, dict[str, Any]] = {}
+        for row in sorted(mine, key=lambda row: -row["us"]["value"]):
+            fastest[row["backend"]] = row
+        parts = [
+            f"{name} {row['us']['value']:.2f} µs ({row['of_floor']:.0%})"
+            for name, row in sorted(fastest.items(), key=lambda pair: pair[1]["us"]["value"])
+        ]
+        ratio = ""
+        if len(fastest) > 1:
+            times = sorted(row["us"]["value"] for row in fastest.values())
+            ratio = f"  {times[-1] / times[0]:.2f}x"
+        lines.append(f"  {shape} {stage}: {', '.join(parts)}{ratio}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--engine", default="sglang_w4a16", help="the other backend")
+    parser.add_argument("--ours", default="triton", help="the first backend")
+    parser.add_argument("--shape", default="m1,m2,m4,m8")
+    parser.add_argument("--model", default="kimi-k2.5-w4a8", choices=sorted(PRESETS))
+    parser.add_argument("--tp", type=int, default=8)
+    parser.add_argument("--db", action="append", default=[], help="a database with tuned configs; repeatable")
+    parser.add_argument("--bandwidth", type=float, help="TB/s of the floor; default: the card's datasheet")
+    parser.add_argument("--rounds", type=int, default=8, help="of each of the two turns; made even")
+    parser.add_argument("--cold", type=float, default=2.0, help="as of autotune run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
