@@ -7,7 +7,7 @@ kernels/moe_gemm_2stage.py; `autotune.backends.aiter.contract` finds out whether
 from collections.abc import Mapping
 
 from autotune.backends.flydsl.request import GATES
-from autotune.config import UNSET, Config
+from autotune.config import UNSET, Config, Value
 from autotune.problem import Stage
 
 TILE_VARIABLES = {
@@ -56,6 +56,7 @@ SCRUBBED = (
 )
 """Taken out of a measuring process: each changes what is launched, or what it costs."""
 
+_FLAGS = ("sched", "lds128", "grid_trim")
 _STAGE2_TILE = {"tile_n": 256, "tile_k": 64}
 
 
@@ -78,6 +79,17 @@ def tile(stage: Stage, config: Config, knob: str) -> int:
     if knob == "tile_n":
         return 64
     return 256 if config["tile_m"] == 16 else 128  # (:1964-1979), for packed INT4
+
+
+def effective(config: Config) -> Config:
+    """The config with what AITER makes of each unset knob: equal ones are one kernel and one launch."""
+    stage = stage_of(config)
+    written: dict[str, Value] = {knob: tile(stage, config, knob) for knob in TILE_VARIABLES[stage]}
+    # The flags are on where nothing is said.
+    written |= {name: True for name in _FLAGS if name in config and config[name] is UNSET}
+    if "mode" in config and config["mode"] is UNSET:
+        written["mode"] = "atomic"
+    return config.replaced(**written)
 
 
 def stage_of(config: Config) -> Stage:
