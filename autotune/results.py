@@ -201,12 +201,17 @@ class LayerConfig:
         return f"{self.stage1.key}|{self.stage2.key}"
 
 
+SETTING = "setting"
+"""Begins the labels of finalists in a table of settings."""
+
+
 @dataclass(frozen=True)
 class Finalist:
     """A layer config that takes part in a confirmation.
 
     Attributes:
-        label: `default`, `published`, or `candidate`.
+        label: `default`, `published`, or `candidate`; in a table of settings `setting N`, which names the
+            same setting of the process in all tables of a run.
     """
 
     label: str

@@ -19,6 +19,7 @@ from autotune.measure.process import WorkerProcess
 from autotune.measure.runtime import Subject, What
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.statistics import Interval
+from autotune.measure.table import time_all
 from autotune.problem import Layer, Problem, Stage
 from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Measurement, Status
 
@@ -131,6 +132,20 @@ class Measurer:
         gate, run = self._contest(problem, what, configs, environments, progress)
         return self._turns.submit(
             lambda: confirming.confirm(problem, finalists, gate, run, self.settings)
+        ).result()
+
+    def time_all(
+        self,
+        problem: Problem,
+        finalists: Sequence[Finalist],
+        environments: Environments | None = None,
+        twins: Mapping[int, int] | None = None,
+    ) -> Confirmation:
+        """Every finalist beside the default in each round, the layer alone: see `autotune.measure.table`."""
+        configs: list[Subject] = [finalist.config for finalist in finalists]
+        gate, run = self._contest(problem, (What.LAYER,), configs, environments, None)
+        return self._turns.submit(
+            lambda: time_all(problem, finalists, gate, run, self.settings, twins or {})
         ).result()
 
     def compare(

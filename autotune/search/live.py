@@ -1,6 +1,6 @@
 """The evaluator that measures on the device of this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
@@ -56,3 +56,10 @@ class LiveJudge:
         """Paired rounds on fresh routings."""
         environments = layer_environment(self._backend.environment)
         return self._measurer.confirm(problem, finalists, environments)
+
+    def time_all(
+        self, problem: Problem, finalists: Sequence[Finalist], twins: Mapping[int, int]
+    ) -> Confirmation:
+        """Every finalist in every round: see `autotune.measure.table`."""
+        environments = layer_environment(self._backend.environment)
+        return self._measurer.time_all(problem, finalists, environments, twins)

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from autotune.fingerprint import Fingerprint
-from autotune.results import Confirmation, Finalist, Kind, Round
+from autotune.results import SETTING, Confirmation, Finalist, Kind, Round
 from autotune.store.records import StoredConfirmation
 from autotune.store.rows import (
     Reader,
@@ -50,6 +50,22 @@ class Confirmations(Sessions):
         """
         with self.reading() as session:
             return _record(session, Reader(session), existing(session, ConfirmationRow, confirmation))
+
+    def tables(self, run: int) -> list[StoredConfirmation]:
+        """What a run timed to choose one setting of the process for all shapes, in its order."""
+        made = (
+            select(ConfirmationRow)
+            .where(
+                ConfirmationRow.run_id == run,
+                ConfirmationRow.id.in_(
+                    select(FinalistRow.confirmation_id).where(FinalistRow.label.startswith(SETTING))
+                ),
+            )
+            .order_by(ConfirmationRow.number)
+        )
+        with self.reading() as session:
+            reader = Reader(session)
+            return [_record(session, reader, row) for row in session.scalars(made)]
 
 
 def _add(
