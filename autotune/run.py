@@ -20,6 +20,7 @@ from autotune.search.joint import JointModel
 from autotune.search.live import LiveJudge
 from autotune.search.resume import known_results
 from autotune.search.study import Ask, StageSearch
+from autotune.shared import guard_problems, time_settings
 from autotune.store.records import RunState, TrialRecord
 from autotune.store.store import Store
 from autotune.targets import offline_fingerprint
@@ -49,7 +50,8 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
             environment = judge.fingerprint
             evaluator = machine = ReplayMachine(table, compile_processes=request.workers)
         elif request.target.live:
-            judge = live = stack.enter_context(LiveJudge(backend, request.problems, request.measuring))
+            problems = [*request.problems, *guard_problems(request, backend)]
+            judge = live = stack.enter_context(LiveJudge(backend, problems, request.measuring))
             environment = live.fingerprint
             evaluator = live
         else:
@@ -72,6 +74,7 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
         try:
             complete = _driver(current, pool, evaluator, machine).run()
             best = short_list(current) if judge is None else confirm_all(current, judge)
+            settings = [] if judge is None else time_settings(current, judge, best)
             state = RunState.FINISHED
         except KeyboardInterrupt:
             state = RunState.INTERRUPTED
@@ -87,7 +90,7 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
         (problem.shape, str(stage)): search.space.default
         for (problem, stage), search in current.searches.items()
     }
-    return RunResult(current.id, environment, complete, best, stopped, current.checks, defaults)
+    return RunResult(current.id, environment, complete, best, stopped, current.checks, defaults, settings)
 
 
 def _make_searches(current: Tuning, workload: str) -> None:

@@ -27,6 +27,7 @@ class RunRequest:
         timeout_s: stop asking after this time; None: never.
         workers: compile processes.
         measuring: conditions and limits on a live target.
+        guards: tokens at which a setting of the whole process is timed besides, where knobs are variables.
         check_timeout_s: offline, checks of the short lists' machine code are given up after so long.
         stop_when: a search ends when less gain than this fraction is to be expected; None: at its budget.
         command: the command line, for the record.
@@ -45,6 +46,7 @@ class RunRequest:
     measuring: MeasureSettings = MeasureSettings()  # noqa: RUF009 frozen
     stop_when: float | None = None
     check_timeout_s: float = 90.0
+    guards: tuple[int, ...] = ()
     command: str = ""
 
 
@@ -57,6 +59,7 @@ class RunResult:
         best: the winner of each problem, or offline the best of its short list.
         stopped: why searches ended before their budget, and what they left untried; a sentence each.
         defaults: what ships, by shape and stage.
+        settings: what was timed for one setting of the process, and what was left out; a sentence each.
         checks: offline, verdicts on the machine code of short-listed configs and of what ships.
     """
 
@@ -67,6 +70,7 @@ class RunResult:
     stopped: Sequence[str] = ()
     checks: Sequence[Judged] = ()
     defaults: Mapping[tuple[str, str], Config] = field(default_factory=dict)
+    settings: Sequence[str] = ()
 
 
 class Listener(Protocol):

@@ -68,7 +68,7 @@ def export(
     ] = None,
     guards: Annotated[
         str,
-        typer.Option(help="Tokens at which nothing may be lost.", rich_help_panel="Global knobs"),
+        typer.Option(help="Tokens at which nothing may be lost; or none.", rich_help_panel="Global knobs"),
     ] = "64,512,4096",
     margin: Annotated[
         float,

@@ -97,6 +97,14 @@ def run(
             rich_help_panel="Search",
         ),
     ] = None,
+    guards: Annotated[
+        str,
+        typer.Option(
+            help="Tokens at which prefill must not lose, where knobs are variables of the process (aiter,"
+            " flydsl): settings are timed there as well. none: leave out.",
+            rich_help_panel="Search",
+        ),
+    ] = "64,512,4096",
     db: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -113,6 +121,7 @@ def run(
 
       autotune run --target offline:mi325x --shape m4 --json
     """
+    from autotune.export.mix import parse_guards
     from autotune.measure.settings import MeasureSettings
     from autotune.results import Kind
     from autotune.run import RunRequest
@@ -140,6 +149,7 @@ def run(
         allow_spills=allow_spills,
         measuring=MeasureSettings(min_gain=min_gain, cold=cold),
         stop_when=stop_when,
+        guards=parse_guards(guards),
         command=shlex.join(["autotune", *sys.argv[1:]]),
     )
     with Store.open(db) as store:
@@ -210,6 +220,7 @@ def _print_result(
             "merged": progress.merged,
             "resumed": progress.resumed,
             "stopped": list(result.stopped),
+            "settings": list(result.settings),
             "no_winner": {problem.key: reason for problem, reason in progress.no_winner.items()},
             "checks": [judged_json(judged) for judged in result.checks],
             "winners": [winner_json(summary) for summary in summaries],
@@ -231,6 +242,10 @@ def _print_result(
             typer.echo(line)
     for problem, reason in progress.no_winner.items():
         typer.echo(f"\n{problem.shape}: no winner, {reason}")
+    if result.settings:
+        typer.echo("\nOne setting of the process for every shape:")
+    for line in result.settings:
+        typer.echo(f"  {line}")
     if not summaries:
         return
     if target.live:

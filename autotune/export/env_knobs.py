@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from autotune.config import Config, Value, parse_value
 from autotune.errors import UserError
@@ -116,9 +116,19 @@ PUBLISHED: Final = EnvKnobs(
 )
 """The sort's block size is the engine's own choice: it overwrites the variable for it."""
 
-_KNOBS: dict[str, EnvKnobs] = {"aiter": PUBLISHED, "flydsl": PUBLISHED}
+
+@runtime_checkable
+class DeployedByEnvironment(Protocol):
+    """A backend whose engine reads its knobs from the environment."""
+
+    def env_knobs(self, kernel_source: str) -> EnvKnobs | None:
+        """The knobs as variables; None: those of this generation of the source are not.
+
+        Args:
+            kernel_source: as its `source_digest` gives it.
+        """
 
 
-def env_knobs(backend: str) -> EnvKnobs | None:
+def env_knobs(backend: object, kernel_source: str) -> EnvKnobs | None:
     """A backend's knobs as variables; None: it is not deployed by variables."""
-    return _KNOBS.get(backend)
+    return backend.env_knobs(kernel_source) if isinstance(backend, DeployedByEnvironment) else None

@@ -5,15 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.backends import load_backend
+from autotune.backends.base import Backend
 from autotune.errors import UserError
 from autotune.export.bundle import MANIFEST, write_bundle
 from autotune.export.content import Place, Preview
 from autotune.export.env_file import env_files
-from autotune.export.env_knobs import env_knobs
+from autotune.export.env_knobs import EnvKnobs, env_knobs
 from autotune.export.formats import content_of
-from autotune.export.global_env import Setting, choose, decision_json
+from autotune.export.global_env import choose, decision_json, deployed
 from autotune.export.manifest import manifest_json
 from autotune.export.mix import UNTOLD, Decision, Mix
+from autotune.export.settings_table import Setting, SettingsTable
 from autotune.problem import Layer
 from autotune.results import Kind
 from autotune.store.records import WinnerRecord
@@ -87,17 +90,17 @@ def plan(
     Raises:
         UserError: there is nothing that may be exported, or it fits no file.
     """
-    winners = select(store, selection)
-    knobs = env_knobs(winners[0].backend)
-    decision, setting = None, None
-    if knobs and len(winners) == 1 and winners[0].confirmation is None:
+    own = select(store, selection)
+    backend = load_backend(own[0].backend)
+    knobs = env_knobs(backend, own[0].environment.kernel_source)
+    winners, decision, variables = own, None, None
+    if knobs:
+        decision = _decision(store, own, knobs, backend, mix)
         # One estimate, which the user let in: there is nothing to choose from.
-        setting = knobs.variables(winners[0].config, winners[0].default)
-    elif knobs:
-        decision = choose(store, winners, knobs, mix)
-        setting = dict(decision.setting)
-    deployed = knobs.deployment(setting) if knobs and setting is not None else None
-    content = content_of(winners, place, deployed)
+        setting = dict(decision.setting) if decision else knobs.variables(own[0].config, own[0].default)
+        variables = knobs.deployment(setting)
+        winners = deployed(own, knobs, decision) if decision else own
+    content = content_of(winners, place, variables)
     comment = f"autotune: {winners[0].problem.layer.model}, {winners[0].environment.device}"
     files = {
         **content.files,
@@ -111,9 +114,40 @@ def plan(
         variables=content.variables,
         lookups=content.lookups,
         decision=decision_json(decision) if decision else None,
-        checks={winner.id: store.verdicts_of(winner) for winner in winners},
+        # What was executed is the winner's own code, which a setting for all shapes may not be.
+        checks={
+            winner.id: store.verdicts_of(winner)
+            for winner, before in zip(winners, own, strict=True)
+            if winner.config == before.config
+        },
     )
     return Plan(winners, {**files, MANIFEST: manifest}, content.previews, content.notes, decision)
+
+
+def _decision(
+    store: Store, winners: Sequence[WinnerRecord], knobs: EnvKnobs, backend: Backend, mix: Mix
+) -> Decision[Setting] | None:
+    """The setting for all shapes; None: there is but one estimate.
+
+    Raises:
+        UserError: no run has timed settings at every shape, and not every shape kept what ships.
+    """
+    if any(winner.confirmation is None for winner in winners):
+        if len(winners) == 1:
+            return None
+        raise UserError(
+            "a setting for several shapes is chosen from confirmations, and estimates have none: run on the"
+            " card, or export one shape"
+        )
+    table = SettingsTable.read(store, winners, knobs, backend)
+    if table.tokens:
+        return choose(table, mix)
+    if all(winner.kept_default for winner in winners):
+        return Decision((), mix, ())
+    raise UserError(
+        "the winners' runs have timed no setting of the whole process at every shape and guard, and one"
+        f" serves them all: repeat autotune run --backend {winners[0].backend}, which then says why"
+    )
 
 
 def write(store: Store, folder: Path, made: Plan, *, allow_estimates: bool) -> Exported:

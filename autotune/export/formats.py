@@ -7,6 +7,7 @@ from autotune.backends.engine_backend import EngineBackend
 from autotune.devices import Device
 from autotune.errors import UserError
 from autotune.export.content import Content, Place
+from autotune.export.env_knobs import DeployedByEnvironment
 from autotune.export.operator_json import operator_content
 from autotune.export.sglang_json import sglang_content
 from autotune.export.vllm_json import vllm_content
@@ -33,6 +34,12 @@ def content_of(
         return _engine_content(backend, winners, place)
     if setting is not None:
         return Content({}, setting, {"env": {"variables": dict(setting)}})
+    if isinstance(backend, DeployedByEnvironment):
+        raise UserError(
+            f"these kernels of {backend.name} ({winners[0].environment.kernel_source}) are called with"
+            " parameters, and no engine reads those from a file or its environment: export winners of the"
+            " published generation"
+        )
     made = operator_content(winners, place)
     environment = {**made.variables, **process_environment(winners)}
     return Content(made.files, environment, made.lookups, made.previews, made.notes)

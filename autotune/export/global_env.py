@@ -1,109 +1,121 @@
-"""The one process environment for a server that sees every shape, chosen from the confirmations.
+"""The one process environment for a server that sees every shape, chosen from tables of settings.
 
 Per-shape winners of a backend whose knobs are environment variables contradict each other. What is exported
-is a setting that was measured, as a whole, at every shape of the mix and at every guard.
+is a setting that was timed, as a whole, at every shape of the mix and at every guard: chosen by some rounds,
+and tested once on others.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from statistics import median
+from dataclasses import replace
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from autotune.errors import UserError
 from autotune.export.env_knobs import EnvKnobs
 from autotune.export.mix import Decision, Mix, decide, even
-from autotune.results import Confirmation, LayerConfig
+from autotune.export.settings_table import Setting, SettingsTable
+from autotune.export.tested import put_to_test
+from autotune.results import LayerConfig
 from autotune.store.records import WinnerRecord
-from autotune.store.store import Store
-
-Setting = tuple[tuple[str, str], ...]
-"""Variables by name; none at all is the engine as it ships."""
-
 
 Shape = TypeVar("Shape", bound=Hashable)
 
 
-def shared_finalists(
-    knobs: EnvKnobs, defaults: Mapping[Shape, LayerConfig], best: Mapping[Shape, Sequence[LayerConfig]]
-) -> dict[Shape, list[LayerConfig]]:
-    """What a final must time at each shape, so that a setting for all of them can be chosen.
+def setting_text(setting: Setting) -> str:
+    """A setting for people."""
+    return " ".join(f"{name}={value}" for name, value in setting) or "every knob unset"
 
-    Every setting that is among the best of some shape is timed at every shape, the guards included: as the
-    config that the engine would run there under it.
+
+def shared_settings(
+    knobs: EnvKnobs, defaults: Mapping[Shape, LayerConfig], best: Mapping[Shape, Sequence[LayerConfig]]
+) -> list[Setting]:
+    """The settings that deploy some shape's best, each shape's first before any shape's second.
+
+    Args:
+        defaults: the engine's default by shape.
+        best: candidates by shape, the best first; guards need none.
+    """
+    made: dict[Setting, None] = {}
+    for rank in zip_longest(*([(shape, config) for config in configs] for shape, configs in best.items())):
+        for shape, config in filter(None, rank):
+            if knobs.deployable(config, defaults[shape]):
+                made[tuple(sorted(knobs.variables(config, defaults[shape]).items()))] = None
+    return [setting for setting in made if setting]
+
+
+def shared_finalists(
+    knobs: EnvKnobs, defaults: Mapping[Shape, LayerConfig], settings: Sequence[Setting]
+) -> dict[Shape, list[LayerConfig]]:
+    """What must be timed at each shape: the default, then each setting as the config that it makes there.
+
+    The place in the list tells the setting, so equal configs stay.
 
     Args:
         defaults: the engine's default by shape, for all shapes and guards.
-        best: candidates by shape; guards need none.
     """
-    settings: dict[Setting, None] = {}
-    for shape, configs in best.items():
-        for config in configs:
-            if knobs.deployable(config, defaults[shape]):
-                settings[tuple(sorted(knobs.variables(config, defaults[shape]).items()))] = None
     return {
-        shape: list(dict.fromkeys([default, *(knobs.overlay(default, dict(s)) for s in settings)]))
+        shape: [default, *(knobs.overlay(default, dict(setting)) for setting in settings)]
         for shape, default in defaults.items()
     }
 
 
-def measured_times(
-    store: Store, winners: Sequence[WinnerRecord], knobs: EnvKnobs
-) -> dict[Setting, dict[int, float]]:
-    """Median microseconds of the layer by setting and tokens, from the winners' confirmations.
+def choose(table: SettingsTable, mix: Mix) -> Decision[Setting]:
+    """The setting to export: the best by the rounds to choose by, if it holds in the rounds to test by.
 
-    Under one setting the engine runs different configs at different shapes, since its own rule decides what
-    is unset. So a setting counts as measured at a shape where the config that it makes of that shape's
-    default was a finalist.
-    """
-    shapes = []
-    settings: dict[Setting, None] = {(): None}
-    for winner in winners:
-        if winner.confirmation is None:
-            raise UserError(
-                "a setting for several shapes is chosen from confirmations, and estimates have none: run on"
-                " the card, or export one shape"
-            )
-        times = _times(store.confirmation(winner.confirmation).confirmation)
-        shapes.append((winner, times))
-        for config in times:
-            if knobs.deployable(config, winner.default):
-                settings[tuple(sorted(knobs.variables(config, winner.default).items()))] = None
-    measured: dict[Setting, dict[int, float]] = {setting: {} for setting in settings}
-    for setting in settings:
-        for winner, times in shapes:
-            config = knobs.overlay(winner.default, dict(setting))
-            if config in times:
-                measured[setting][winner.problem.tokens] = times[config]
-    return measured
-
-
-def _times(confirmation: Confirmation) -> dict[LayerConfig, float]:
-    """Median microseconds of each finalist that passed the numeric gate and was timed."""
-    times = {}
-    for index, finalist in enumerate(confirmation.finalists):
-        rounds = [one.us[index]["layer"] for one in confirmation.rounds if one.us[index]]
-        if confirmation.errors[index] is not None and rounds:
-            times[finalist.config] = median(rounds)
-    return times
-
-
-def choose(store: Store, winners: Sequence[WinnerRecord], knobs: EnvKnobs, mix: Mix) -> Decision[Setting]:
-    """The setting to export.
+    What loses at a guard there is left out and the next best is tested, until one is safe: only of that one
+    the gain counts.
 
     Args:
-        mix: without weights, every tuned shape that is no guard weighs the same.
+        mix: without weights, every timed shape that is no guard weighs the same.
 
     Raises:
-        UserError: a shape of the mix or a guard was not measured.
+        UserError: a shape of the mix or a guard was not timed.
     """
+    tokens = table.tokens
     if not mix.weights:
-        tokens = [winner.problem.tokens for winner in winners]
         decoding = [m for m in tokens if m not in mix.guards] or tokens
         mix = Mix.of(even(decoding), mix.guards, mix.margin)
-    return decide(measured_times(store, winners, knobs), (), mix)
+    missing = sorted({*mix.weights, *mix.guards}.difference(tokens))
+    if missing:
+        what = "guards" if set(missing) <= set(mix.guards) else "shapes"
+        raise UserError(
+            f"the {what} {', '.join(map(str, missing))} were not timed, so what a setting of the whole"
+            " process does there is not known: repeat autotune run with these --guards and all shapes at"
+            " once, or name others here with --guards and --mix"
+        )
+    decision = decide(table.choosing(), (), mix)
+    lines = list(decision.candidates)
+    for place, line in enumerate(lines):
+        if line.refused or line.setting == ():
+            break
+        tested = put_to_test(table, line.setting, mix)
+        decision = replace(decision, setting=() if tested.failed else line.setting, tested=tested)
+        if not tested.unsafe:  # its gain was tested, once and of no other
+            break
+        lines[place] = replace(line, refused=tested.failed)
+    return replace(decision, candidates=tuple(lines))
+
+
+def deployed(
+    winners: Sequence[WinnerRecord], knobs: EnvKnobs, decision: Decision[Setting]
+) -> list[WinnerRecord]:
+    """The winners with what the setting makes of their shapes in place of their own configs and gains."""
+    made = []
+    for winner in winners:
+        config = knobs.overlay(winner.default, dict(decision.setting))
+        gain = decision.tested.gains.get(winner.problem.tokens) if decision.tested else None
+        if config == winner.default or gain is None:
+            made.append(replace(winner, config=config, gain=0.0, gain_low=0.0, gain_high=0.0))
+        else:
+            made.append(
+                replace(winner, config=config, gain=gain.value, gain_low=gain.low, gain_high=gain.high)
+            )
+    return made
 
 
 def decision_json(decision: Decision[Setting]) -> dict[str, Any]:
     """The decision for the manifest."""
+    tested = decision.tested
     return {
         "mix": {str(tokens): share for tokens, share in decision.mix.weights.items()},
         "guards": list(decision.mix.guards),
@@ -118,4 +130,12 @@ def decision_json(decision: Decision[Setting]) -> dict[str, Any]:
             }
             for line in decision.candidates
         ],
+        "tested": tested
+        and {
+            "variables": dict(tested.setting),
+            "gain_of_mix": tested.mean.value,
+            "gain_95": [tested.mean.low, tested.mean.high],
+            "gains_95": {str(tokens): [gain.low, gain.high] for tokens, gain in tested.gains.items()},
+            "failed": tested.failed,
+        },
     }

@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from autotune.errors import UserError
 from autotune.export.key_table import GUARDS
+from autotune.measure.statistics import Interval
 
 Setting = TypeVar("Setting", bound=Hashable)
 
@@ -69,16 +70,36 @@ class Candidate(Generic[Setting]):
 
 
 @dataclass(frozen=True)
+class Tested(Generic[Setting]):
+    """The best setting in rounds that did not choose it.
+
+    Attributes:
+        mean: its gain of the mix's whole time, with its 95 % interval.
+        gains: the same by tokens, of the mix's shapes and the guards.
+        failed: why it may not be exported; "": it holds.
+        unsafe: it failed at a guard, or altogether, whatever it gains.
+    """
+
+    setting: Setting
+    mean: Interval
+    gains: Mapping[int, Interval]
+    failed: str
+    unsafe: bool = False
+
+
+@dataclass(frozen=True)
 class Decision(Generic[Setting]):
     """The setting to export, and how it came out.
 
     Attributes:
         candidates: the best first; the default is one of them.
+        tested: what became of the best in rounds that did not choose it; None: the default is the best.
     """
 
     setting: Setting
     mix: Mix
     candidates: tuple[Candidate[Setting], ...]
+    tested: Tested[Setting] | None = None
 
 
 def decide(
@@ -181,6 +202,18 @@ def even(tokens: Iterable[int]) -> dict[int, float]:
     return dict.fromkeys(tokens, 1.0)
 
 
+def parse_guards(text: str) -> tuple[int, ...]:
+    """Token counts from `64,512,4096`; nothing from `none`.
+
+    Raises:
+        UserError: not of that form.
+    """
+    parts = [] if text.strip() == "none" else [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--guards {text!r} are no token counts: give e.g. 64,512,4096, or none")
+    return tuple(sorted({int(part) for part in parts}))
+
+
 def make_mix(text: str | None, log: Path | None, guards: str, margin: float) -> Mix:
     """The mix that a user describes; without weights where they say nothing of the traffic.
 
@@ -189,10 +222,7 @@ def make_mix(text: str | None, log: Path | None, guards: str, margin: float) -> 
     """
     if text is not None and log is not None:
         raise UserError("--mix and --shape-log both say what the traffic is: give one of them")
-    try:
-        shapes = tuple(int(part) for part in guards.split(",") if part.strip())
-    except ValueError:
-        raise UserError(f"--guards {guards!r} are no token counts: give e.g. 64,512,4096") from None
+    shapes = parse_guards(guards)
     if text is not None:
         return Mix.of(parse_mix(text), shapes, margin)
     return Mix.of(recorded_mix(log), shapes, margin) if log is not None else Mix({}, shapes, margin)

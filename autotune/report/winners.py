@@ -133,6 +133,13 @@ def verdict(winner: WinnerRecord) -> str:
         return f"estimate for {winner.environment.device}, not measured: best of the short list"
     if winner.kept_default:
         return f"kept default on {winner.environment.device}: nothing was shown to be faster"
+    if winner.gain < 0:  # one setting serves all shapes, and this one pays for the others
+        assert winner.gain_low is not None
+        assert winner.gain_high is not None
+        return (
+            f"{-winner.gain:.1%} slower than the default on {winner.environment.device}"
+            f" (95 %: {-winner.gain_high:.1%} to {-winner.gain_low:.1%}), {winner.kind}"
+        )
     return (
         f"{winner.gain:.1%} faster than the default on {winner.environment.device}"
         f" (95 %: {winner.gain_low:.1%} to {winner.gain_high:.1%}), {winner.kind}"

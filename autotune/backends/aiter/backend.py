@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from autotune.backends.aiter.knobs import LDS_VARIABLE, gate, stage_of, tile
+from autotune.backends.aiter.knobs import LDS_VARIABLE, effective, gate, stage_of, tile
 from autotune.backends.aiter.source import find_package, require_published
 from autotune.backends.base import Listing
 from autotune.backends.flydsl.backend import compile_request, work_of
@@ -18,6 +18,7 @@ from autotune.compile.estimate import Work
 from autotune.config import UNSET, Config, Value
 from autotune.devices import Device
 from autotune.errors import UserError
+from autotune.export.env_knobs import PUBLISHED, EnvKnobs
 from autotune.problem import Layer, Problem, Stage
 from autotune.results import Compiled, StaticFacts
 from autotune.space import BoundSpace, Space, shipped_spaces
@@ -45,12 +46,15 @@ class Aiter:
         return {"published": published} if space.is_legal(published) else {}
 
     def artefact_key(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> str:
-        # tile_m is in the config, and with it what an unset tile_k comes to.
-        return f"{layer.key}/{stage}/{config.key}"
+        # What is unset is named by what it comes to: written out, the same number is the same kernel.
+        return f"{layer.key}/{stage}/{effective(config).key}"
 
     def environment(self, config: Config) -> Mapping[str, str]:
         # Only the gates need a process of their own: all else is read at every call.
         return gate(config)
+
+    def env_knobs(self, kernel_source: str) -> EnvKnobs:
+        return PUBLISHED
 
     def source_digest(self) -> str:
         tree = _published_tree()

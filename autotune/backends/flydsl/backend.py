@@ -15,6 +15,7 @@ from autotune.compile.isa import machine_code_hash, static_facts
 from autotune.compile.occupancy import waves_per_simd, workgroups_per_cu
 from autotune.config import Config, Value
 from autotune.devices import Device
+from autotune.export.env_knobs import PUBLISHED, EnvKnobs
 from autotune.problem import Layer, Problem, Stage, gemm_dims
 from autotune.results import Compiled, StaticFacts
 from autotune.space import BoundSpace, Space, shipped_spaces
@@ -56,6 +57,10 @@ class Flydsl:
             return {}
         # A stage-1 config has no mode.
         return gate_environment(Stage.STAGE2 if "mode" in config else Stage.STAGE1, config["sched"])
+
+    def env_knobs(self, kernel_source: str) -> EnvKnobs | None:
+        # Main's kernels are called with parameters, which no engine reads from its environment.
+        return PUBLISHED if kernel_source.startswith(Generation.PUBLISHED) else None
 
     def source_digest(self) -> str:
         tree = find_tree()

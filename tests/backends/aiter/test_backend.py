@@ -63,7 +63,7 @@ def test_unset_tile_k_of_stage_1_follows_aiters_rule(tokens: int, tile_k: int) -
 
 
 def deployed(config: LayerConfig) -> dict[str, str]:
-    knobs = env_knobs("aiter")
+    knobs = env_knobs(BACKEND, "")
     assert knobs is not None
     return knobs.deployment(knobs.variables(config, layer({}, {})))
 

@@ -1,5 +1,6 @@
 """The arithmetic of the stand-in kernels, with the mistakes that illegal tiles make."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -44,14 +45,21 @@ def computed_columns(width, tile_n):
     )
 
 
-def unpacked(w, expert, n, k, experts):
-    """One expert's weights out of the packed buffer, by the address of each."""
+@functools.lru_cache(maxsize=64)
+def addresses(expert, n, k):
+    """Where each of an expert's weights is, and which are in a byte's lower half."""
     row = (expert * n + torch.arange(n))[:, None]
     column = torch.arange(k)[None, :]
     address = row // 16 * (k // 64 * 512) + column // 64 * 512 + column % 64 // 16 * 128
     address = address + row % 16 * 8 + column % 16 // 8 * 4 + column % 4
+    return address, column % 8 < 4
+
+
+def unpacked(w, expert, n, k, experts):
+    """One expert's weights out of the packed buffer, by the address of each."""
+    address, lower = addresses(expert, n, k)
     byte = w.view(-1)[address].to(torch.int32)
-    return torch.where(column % 8 < 4, (byte & 15).add(8).remainder(16) - 8, byte >> 4).to(torch.int8)
+    return torch.where(lower, (byte & 15).add(8).remainder(16) - 8, byte >> 4).to(torch.int8)
 
 
 def gemm_rows(x, w, expert, n, k, experts, tile_k, two):

@@ -1,0 +1,134 @@
+"""Tables of settings as a run stored them: each setting's rounds beside the default's, by tokens."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from autotune.backends.base import Backend
+from autotune.export.env_knobs import EnvKnobs
+from autotune.measure.settings import MeasureSettings
+from autotune.problem import Layer, Stage
+from autotune.results import Confirmation, LayerConfig
+from autotune.store.records import WinnerRecord
+from autotune.store.store import Store
+
+Setting = tuple[tuple[str, str], ...]
+"""Variables by name; none at all is the engine as it ships."""
+
+Program = Callable[[int, LayerConfig], Hashable]
+"""Names what the engine launches for a layer config at so many tokens; equal names are one program."""
+
+
+def program_of(backend: Backend, layer: Layer) -> Program:
+    """By the keys of what is compiled: a tile written out is the same as an unset one that comes to it."""
+
+    def program(tokens: int, config: LayerConfig) -> Hashable:
+        return tuple(backend.artefact_key(layer, tokens, stage, config.of(stage)) for stage in Stage)
+
+    return program
+
+
+@dataclass(frozen=True)
+class TimedShape:
+    """The table of one number of tokens.
+
+    Attributes:
+        run: whose settings its labels name.
+        measuring: the conditions; they tell which rounds were there to choose by.
+    """
+
+    run: int
+    table: Confirmation
+    measuring: MeasureSettings
+
+    def places(self, program: Program) -> dict[Hashable, int]:
+        """Places among the finalists of the programs that were timed."""
+        made: dict[Hashable, int] = {}
+        for place, error in enumerate(self.table.errors):
+            if error is not None:
+                name = program(self.table.problem.tokens, self.table.finalists[place].config)
+                made.setdefault(name, place)
+        return made
+
+    def times(self, place: int, *, choosing: bool) -> list[float]:
+        """Microseconds of the layer, in the order of the rounds."""
+        rounds = self.measuring.select_rounds
+        part = self.table.rounds[:rounds] if choosing else self.table.rounds[rounds:]
+        return [one.us[place]["layer"] for one in part if one.us[place]]
+
+
+class SettingsTable:
+    """What settings of the whole process cost at each number of tokens, in paired rounds.
+
+    Args:
+        shapes: of several for one number of tokens the last counts.
+        program: see `program_of`.
+    """
+
+    def __init__(self, shapes: Sequence[TimedShape], knobs: EnvKnobs, program: Program) -> None:
+        self._knobs, self._program = knobs, program
+        self._shapes = {shape.table.problem.tokens: shape for shape in shapes}
+        self._places = {tokens: shape.places(program) for tokens, shape in self._shapes.items()}
+        self.settings: tuple[Setting, ...] = tuple(dict.fromkeys([(), *_settings(shapes, knobs)]))
+
+    @classmethod
+    def read(
+        cls, store: Store, winners: Sequence[WinnerRecord], knobs: EnvKnobs, backend: Backend
+    ) -> "SettingsTable":
+        """The tables of the runs that the winners come from, all of one stack, oldest first."""
+        shapes = []
+        for run in sorted({winner.run for winner in winners}):
+            for stored in store.tables(run):
+                measuring = MeasureSettings(**store.run(run).spec["measuring"])
+                shapes.append(TimedShape(run, stored.confirmation, measuring))
+        return cls(shapes, knobs, program_of(backend, winners[0].problem.layer))
+
+    @property
+    def tokens(self) -> list[int]:
+        """Where the default was timed."""
+        return sorted(tokens for tokens, shape in self._shapes.items() if shape.table.errors[0] is not None)
+
+    @property
+    def measuring(self) -> MeasureSettings:
+        """The conditions of the newest table."""
+        return list(self._shapes.values())[-1].measuring
+
+    def choosing(self) -> dict[Setting, dict[int, float]]:
+        """Median microseconds of the layer in the rounds to choose by, by setting and tokens."""
+        made: dict[Setting, dict[int, float]] = {}
+        for setting in self.settings:
+            made[setting] = {}
+            for tokens in self.tokens:
+                place = self._place(setting, tokens)
+                times = [] if place is None else self._shapes[tokens].times(place, choosing=True)
+                if times:
+                    made[setting][tokens] = median(times)
+        return made
+
+    def testing(self, setting: Setting, tokens: int) -> tuple[list[float], list[float]]:
+        """A setting's and the default's microseconds in the rounds to test by, in order; empty: it failed."""
+        shape, place = self._shapes[tokens], self._place(setting, tokens)
+        if place is None:
+            return [], []
+        return shape.times(place, choosing=False), shape.times(0, choosing=False)
+
+    def _place(self, setting: Setting, tokens: int) -> int | None:
+        """Where a setting stands among the finalists; None: it was not timed there, or failed."""
+        shape = self._shapes[tokens]
+        default = shape.table.finalists[0].config
+        return self._places[tokens].get(self._program(tokens, self._knobs.overlay(default, dict(setting))))
+
+
+def _settings(shapes: Sequence[TimedShape], knobs: EnvKnobs) -> list[Setting]:
+    """The settings behind the finalists.
+
+    A variable that repeats a shape's default does not show there: a setting is what its label has at all
+    shapes.
+    """
+    named: dict[tuple[int, str], dict[str, str]] = {}
+    for shape in shapes:
+        default, *others = shape.table.finalists
+        for finalist in others:
+            shown = named.setdefault((shape.run, finalist.label), {})
+            shown.update(knobs.variables(finalist.config, default.config))
+    return [tuple(sorted(variables.items())) for variables in named.values()]

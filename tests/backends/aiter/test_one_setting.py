@@ -1,0 +1,185 @@
+"""From a run to a bundle where one setting serves every shape, over the stand-in AITER on the CPU.
+
+There stage 1's gate is slow at every shape, and stage 2's long tile fast in decoding and slow in prefill:
+the winner at 4 tokens is not what may be exported.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autotune.cli.progress import Tally
+from autotune.config import Config
+from autotune.devices import DEVICES
+from autotune.errors import UserError
+from autotune.export.content import Place
+from autotune.export.export import Plan, Selection, plan, write
+from autotune.export.mix import Mix
+from autotune.export.text import decision_lines
+from autotune.problem import Problem, Stage
+from autotune.results import Confirmation, Finalist, Kind, LayerConfig, Round
+from autotune.routing import Routing
+from autotune.run import RunRequest, run
+from autotune.shared import guard_problems, time_settings
+from autotune.store.store import Store
+from autotune.targets import Target
+from autotune.tuning import Tuning
+from autotune.verify.verify import verify_bundle
+from tests.backends.aiter.conftest import Launches
+from tests.backends.aiter.on_cpu import LAYER, AiterOnCpu
+from tests.export.winners import fingerprint
+from tests.measure.conftest import QUICK
+from tests.spaces import KIMI
+from tests.standins import PUBLISHED_TREE, SITE, python_with_wheel
+
+GUARDS = (24, 129)
+MEASURING = replace(
+    QUICK,
+    cold=1.0,
+    steps=1,
+    window_s=0.01,
+    warmup_s=0.01,
+    min_sample_us=1.0,
+    select_rounds=2,
+    judge_rounds=4,
+)
+
+
+@pytest.fixture
+def store(
+    own_database: Path, launches: Launches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Store]:
+    monkeypatch.setenv("AUTOTUNE_FLYDSL_PYTHON", str(python_with_wheel(tmp_path)))
+    with Store.open(own_database) as opened:
+        yield opened
+
+
+def asked(*problems: Problem, guards: tuple[int, ...] = GUARDS) -> RunRequest:
+    return RunRequest(
+        backend=AiterOnCpu.name,
+        problems=problems,
+        target=Target("live", DEVICES["mi325x"], live=True, why="for the test"),
+        trials=2,  # what ships, and what was published
+        seed=0,
+        sampler="random",
+        workers=1,
+        measuring=MEASURING,
+        guards=guards,
+    )
+
+
+def planned(store: Store, guards: tuple[int, ...] = GUARDS) -> Plan:
+    return plan(store, Selection(AiterOnCpu.name), Place("/opt/b"), mix=Mix({}, guards))
+
+
+def test_a_run_times_the_guards_and_the_export_chooses_and_verify_finds_the_reads(
+    store: Store, tmp_path: Path
+) -> None:
+    result = run(asked(Problem(replace(LAYER, experts=4), 4)), store, Tally())
+    (winner,) = result.best
+    assert winner.config.stage2["tile_k"] == 256
+    assert result.settings[-1].startswith("3 settings of the process were timed at 4, 24, 129 tokens")
+
+    made = planned(store)
+    assert made.decision is not None
+    lines = list(decision_lines(made.decision))
+    assert sum("chosen: FLYDSL_MOE_STAGE1_SCHED=0" in line for line in lines) == 1, lines
+    assert sum("AITER_FLYDSL_STAGE2_TILE_K=256" in line and "at 129 tokens" in line for line in lines) == 2
+    assert any(
+        "Tested on other routings: FLYDSL_MOE_STAGE1_SCHED=0:" in line and line.endswith("confirmed")
+        for line in lines
+    )
+    assert "FLYDSL_MOE_STAGE1_SCHED=0\n" in made.files["autotune.env"]
+    assert "TILE_K" not in made.files["autotune.env"]
+
+    # The bundle says what it deploys, not what won at that shape alone.
+    manifest = json.loads(made.files["manifest.json"])
+    (entry,) = manifest["winners"]
+    assert entry["config"]["stage1"]["sched"] is False
+    assert entry["config"]["stage2"]["tile_k"] is None
+    assert entry["gain_95"] == manifest["decision"]["tested"]["gains_95"]["4"]
+
+    write(store, tmp_path / "deploy", made, allow_estimates=False)
+    (found,) = verify_bundle(tmp_path / "deploy", engine=None, sources=[SITE, PUBLISHED_TREE])
+    assert found.ok, found.reasons
+
+    with pytest.raises(UserError, match="the guards 512 were not timed"):
+        planned(store, guards=(24, 512))
+
+
+def test_a_tile_written_out_is_the_same_program_as_the_unset_one_that_comes_to_it() -> None:
+    backend = AiterOnCpu()
+    for tokens, same in ((4, 256), (160, 128)):
+        default = backend.space(LAYER, tokens, Stage.STAGE1, DEVICES["mi325x"]).default
+        keys = {
+            value: backend.artefact_key(LAYER, tokens, Stage.STAGE1, default.replaced(tile_k=value))
+            for value in (None, 64, 128, 256)
+        }
+        assert [value for value in (64, 128, 256) if keys[value] == keys[None]] == [same]
+
+
+def test_a_guard_is_prefill_and_one_that_is_a_shape_of_the_run_needs_no_other(store: Store) -> None:
+    shapes = [Problem(KIMI, 4, concurrency, Routing("correlated", 0.5)) for concurrency in (1, 16)]
+    made = guard_problems(asked(*shapes, guards=(64, 512, 4096)), AiterOnCpu())
+    # Every token a sequence of its own: no draft tokens that share experts.
+    assert made == [Problem(KIMI, 1, 512), Problem(KIMI, 1, 4096)]
+    zipf = guard_problems(asked(Problem(KIMI, 4, 1, Routing("zipf", 1.0)), guards=(64,)), AiterOnCpu())
+    assert [one.routing.kind for one in zipf] == ["zipf"]
+    assert guard_problems(asked(*shapes, guards=()), AiterOnCpu()) == []
+
+
+class TimesNothing:
+    """A judge that notes what it is asked to time."""
+
+    kind, workload = Kind.MEASURED, "cold"
+
+    def __init__(self) -> None:
+        self.asked: dict[int, list[LayerConfig]] = {}
+
+    def again(self, problem: Problem, stage: Stage, config: Config) -> None:
+        return None
+
+    def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
+        raise NotImplementedError
+
+    def time_all(
+        self, problem: Problem, finalists: Sequence[Finalist], twins: Mapping[int, int]
+    ) -> Confirmation:
+        self.asked[problem.tokens] = [finalist.config for finalist in finalists]
+        rounds = (Round(tuple({"layer": 10.0} for _ in finalists)),) * 2
+        return Confirmation(problem, tuple(finalists), rounds, (0.0,) * len(finalists), 0, 0.0, 0.0, 0.0)
+
+
+def test_what_prefill_cannot_have_is_not_timed_and_the_user_is_told(store: Store) -> None:
+    backend, problem = AiterOnCpu(), Problem(KIMI, 4)
+    one, two = (backend.space(KIMI, 4, stage, DEVICES["mi325x"]).default for stage in Stage)
+    # 1,792 columns fit the LDS in blocks of 16 rows, and not in those of 64 that 4,096 tokens have.
+    configs = [LayerConfig(one, two.replaced(tile_n=n)) for n in (None, 1792, 448)]
+    labels = ("default", "candidate", "candidate")
+    environment = fingerprint(backend=AiterOnCpu.name)
+    final = Confirmation(
+        problem,
+        tuple(Finalist(label, config) for label, config in zip(labels, configs, strict=True)),
+        (Round(({"layer": 10.0}, {"layer": 8.0}, {"layer": 9.0})),) * 2,
+        (0.0, 0.0, 0.0),
+        1,
+        *(0.2, 0.2, 0.2),
+    )
+    request = asked(problem, guards=(64, 512, 4096))
+    id_ = store.begin_run("autotune run", {}, 0, environment)
+    stored = store.record_confirmation(
+        id_, final, backend=AiterOnCpu.name, environment=environment, workload="cold"
+    )
+    store.record_winner(id_, stored)
+    judge = TimesNothing()
+    tuning = Tuning(request, store, Tally(), backend, environment, id_)
+    told = time_settings(tuning, judge, store.winners())
+    assert told[0].startswith("AITER_FLYDSL_STAGE2_TILE_N=1792 cannot serve every shape: at 512 tokens")
+    assert told[1].startswith("1 settings of the process were timed at 4, 64, 512, 4096 tokens")
+    assert {tokens: [c.stage2["tile_n"] for c in asked] for tokens, asked in judge.asked.items()} == {
+        tokens: [None, 448] for tokens in (4, 64, 512, 4096)
+    }
+    assert [table.confirmation.problem.tokens for table in store.tables(id_)] == [4, 64, 512, 4096]
