@@ -1,0 +1,39 @@
+"""SGLang's and vLLM's own kernels on the GPU of this machine, each dtype's default at a real layer.
+
+Needs the engines' files: see `tests.verify.engines`.
+"""
+
+import pytest
+import torch
+
+from autotune.backends import load_backend
+from autotune.engines.source import SOURCE_VARIABLES, find_source
+from autotune.measure.pool import Measurer
+from autotune.measure.settings import MeasureSettings
+from autotune.models import preset
+from autotune.problem import Layer, Problem, Stage
+from autotune.results import Failure, LayerConfig
+from autotune.targets import resolve_target
+
+KIMI = Layer.of(preset("kimi-k2.5-w4a8"), 8)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["", "_w4a16", "_fp8", "_bf16", "_w8a16"])
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_the_default_is_right_on_the_gpu(engine: str, kind: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    if find_source(engine) is None:
+        pytest.skip(f"no {engine} here: set {SOURCE_VARIABLES[engine]} to its wheel")
+    device, backend = resolve_target("live").device, load_backend(f"{engine}{kind}")
+    # Where vLLM has a CUDA kernel for few tokens, its Triton kernel is asked at many.
+    many = backend.name == "vllm_w4a16" and device.runtime == "cuda"
+    problem = Problem(KIMI, 8, 40) if many else Problem(KIMI, 4)
+    one, two = (backend.space(KIMI, problem.tokens, stage, device).default for stage in Stage)
+    with Measurer(backend.runtime, [problem], MeasureSettings(judge_rounds=2)) as measurer:
+        for stage, config in ((Stage.STAGE1, one), (Stage.STAGE2, two), (None, LayerConfig(one, two))):
+            found = measurer.interval(problem, config, stage)
+            assert not isinstance(found, Failure), f"{stage or 'layer'}: {found.reason}"
+            us, error = found
+            print(f"{backend.name} {problem.shape} {stage or 'layer'}: {us.value:.2f} us, error {error:.2e}")
