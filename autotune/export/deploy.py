@@ -92,7 +92,7 @@ def deploy_files(
         raise UserError(f"unknown engine {engine!r}: use --deploy {' or '.join(ENGINES)}")
     first = winners[0]
     needed = stack(first.backend, engine)
-    command = _launch(engine, first.problem.layer.tp)
+    command = _launch(engine, first.problem.layer.tp, triton=first.backend.startswith(engine))
     arms = {"baseline": "", "tuned": f". {shlex.quote(folder + '/env/autotune.sh')}\n" if variables else ""}
     return {
         f"deploy/{engine}-{arm}.sh": _script(engine, arm, needed, load, command) for arm, load in arms.items()
@@ -113,13 +113,16 @@ def _script(engine: str, arm: str, needed: Stack, load: str, command: str) -> st
     )
 
 
-def _launch(engine: str, tp: int) -> str:
+def _launch(engine: str, tp: int, *, triton: bool) -> str:
+    """The server's command; `triton`: its MoE must run the kernels that read the bundle's JSON files."""
     if engine == "sglang":
         parts = [
             "python3 -m sglang.launch_server",
             '--model-path "$MODEL"',
             f"--tp-size {tp}",
             "--trust-remote-code",
+            # Left to itself, SGLang takes Marlin for grouped INT4 on NVIDIA's cards, which reads no file.
+            *(["--moe-runner-backend triton"] if triton else []),
             "--speculative-algorithm EAGLE3",
             '--speculative-draft-model-path "$DRAFT"',
             "--speculative-num-steps 3",

@@ -22,6 +22,23 @@ def test_sglang_has_every_speculative_flag_of_the_example() -> None:
     assert "EAGLE3" in fields
 
 
+def test_sglang_is_told_to_run_the_kernels_that_read_the_files() -> None:
+    scripts = {
+        backend: deploy_files("sglang", "/b", [winner(4, backend=backend)], {})
+        for backend in ("sglang_w4a16", "triton")
+    }
+    for arm in ("baseline", "tuned"):
+        assert "--moe-runner-backend triton" in scripts["sglang_w4a16"][f"deploy/sglang-{arm}.sh"]
+        assert "--moe-runner-backend" not in scripts["triton"][f"deploy/sglang-{arm}.sh"]
+    source = find_source("sglang")
+    if source is not None and list(source.names("sglang/srt/arg_groups")):
+        choices = source.text("sglang/srt/arg_groups/choices.py").partition("MOE_RUNNER_BACKEND_CHOICES = [")[
+            2
+        ]
+        assert '"triton"' in choices.partition("]")[0]
+        assert "moe_runner_backend" in source.text("sglang/srt/arg_groups/fields/exec_.py")
+
+
 def test_vllm_has_every_field_of_the_examples_speculative_config() -> None:
     source = find_source("vllm")
     if source is None or "vllm/config/speculative.py" not in set(source.names("vllm/config")):
