@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from autotune.backends.base import one_config
 from autotune.check.check import can_check
 from autotune.check.judged import Checks
 from autotune.check.refine import refine
@@ -32,6 +33,7 @@ def confirm_all(current: Tuning, judge: Judge) -> list[WinnerRecord]:
             published=_published(current, problem),
             most=FINALISTS,
             coupled=_coupled(current, problem),
+            one_config=one_config(current.backend),
         )
         current.listener.on_confirm(problem, len(contenders))
         confirmation = judge.confirm(problem, contenders)
@@ -114,7 +116,7 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
     """Stores the short list of a problem; returns its entries' ids."""
     one, two = (current.searches[problem, stage].results for stage in Stage)
     default = _default(current, problem)
-    times = dict(pairs(one, two))
+    times = dict(pairs(one, two, one_config=one_config(current.backend)))
     if default not in times:
         reason = "what ships has no estimate here, so there is nothing to compare with"
         current.listener.on_no_winner(problem, reason)

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from autotune.backends import load_backend
+from autotune.backends.base import one_config
 from autotune.compile.pool import CompilePool
 from autotune.config import Config
 from autotune.decide import confirm_all, short_list
@@ -27,6 +28,9 @@ from autotune.targets import offline_fingerprint
 from autotune.tuning import Judge, Listener, RunRequest, RunResult, Tuning
 
 __all__ = ["RunRequest", "RunResult", "run"]
+
+_OWED = 8
+"""So many of each stage's best in the store are tried at the other stage, where a layer has one config."""
 
 
 def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
@@ -130,7 +134,17 @@ def _make_searches(current: Tuning, workload: str) -> None:
                 search.observe(config, us)
                 resumed += 1
             current.searches[problem, stage] = search
+    if one_config(current.backend):
+        _queue_what_one_stage_lacks(current)
     current.listener.on_start(current.searches, resumed=resumed)
+
+
+def _queue_what_one_stage_lacks(current: Tuning) -> None:
+    """Each stage's best, as the store has them, go to the other one: only both figures make a layer's."""
+    for (problem, stage), search in current.searches.items():
+        other = current.searches[problem, Stage.STAGE1 if stage is Stage.STAGE2 else Stage.STAGE2]
+        for config, _ in search.results[:_OWED]:
+            other.queue(Ask(config, "shared"))
 
 
 def _seeds(current: Tuning, problem: Problem, stage: Stage) -> list[Ask]:
@@ -173,6 +187,7 @@ def _driver(current: Tuning, pool: Compiler, evaluator: Evaluator, clock: Clock 
         record=lambda trial, samples: current.store.record_trial(current.id, trial, samples),
         on_trial=on_trial,
         clock=clock,
+        one_config=one_config(backend),
     )
 
 

@@ -67,6 +67,14 @@ class StandIn:
         return Compiled(f"{stage}{config.key}", StaticFacts(workgroups_per_cu=1), 0.001)
 
 
+class OneConfig(StandIn):
+    """Its engine has one entry for both stages."""
+
+    name = "tests.live_stand_in:OneConfig"
+    require = "fault == 'none'"
+    one_config = True
+
+
 class OnlyBrokenOnesAreFast(StandIn):
     """Nothing that is right beats what ships."""
 

@@ -15,7 +15,7 @@ from autotune.problem import Problem, Stage
 from autotune.results import Kind, Status
 from autotune.run import RunRequest, RunResult, run
 from autotune.store.store import Store
-from tests.live_stand_in import TARGET, TINY, OnlyBrokenOnesAreFast, StandIn
+from tests.live_stand_in import TARGET, TINY, OneConfig, OnlyBrokenOnesAreFast, StandIn
 
 PROBLEM = Problem(TINY, 2)
 
@@ -71,6 +71,15 @@ def test_the_winner_is_the_fastest_that_is_right(store: Store, tmp_path: Path) -
     manifest = json.loads((exported.folder / "manifest.json").read_text())
     assert manifest["measured"] is True
     assert manifest["winners"][0]["config"]["stage1"] == {"fault": "none", "us": 8000}
+
+
+def test_a_layer_with_one_config_is_confirmed_with_equal_ones_only(store: Store) -> None:
+    (winner,) = _run(store, OneConfig.name).best
+    assert winner.config.stage1 == winner.config.stage2 == Config({"us": 8000, "fault": "none"})
+    assert winner.confirmation is not None
+    final = store.confirmation(winner.confirmation).confirmation
+    assert len(final.finalists) == 3
+    assert all(one.config.stage1 == one.config.stage2 for one in final.finalists)
 
 
 @pytest.mark.fault

@@ -65,6 +65,20 @@ class Backend(Protocol):
         """
 
 
+@runtime_checkable
+class SharesConfig(Protocol):
+    """A backend that says whether its engine has one config for both stages."""
+
+    @property
+    def one_config(self) -> bool:
+        """Whether a layer can only be deployed with equal configs."""
+
+
+def one_config(backend: object) -> bool:
+    """Whether both stages of a layer must have the same config."""
+    return isinstance(backend, SharesConfig) and backend.one_config
+
+
 @dataclass(frozen=True)
 class Listing:
     """A candidate's machine code.

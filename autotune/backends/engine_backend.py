@@ -34,6 +34,11 @@ class EngineBackend:
         # `sglang_w4a16` is made by `make_w4a16` of `sglang_runtime`, `sglang` by its `make`.
         return f"autotune.backends.{self.engine}_runtime:make{self.name.removeprefix(self.engine)}"
 
+    @property
+    def one_config(self) -> bool:
+        """vLLM's file has one entry for both GEMMs; SGLang has a file for each."""
+        return self.engine == "vllm"
+
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         return _spaces(self.spaces)[stage].at(layer, tokens, device)
 

@@ -13,12 +13,20 @@ _SHARED_KNOB = "tile_m"  # the tokens are sorted once a layer, into blocks of th
 _PER_STAGE = 4  # of each stage's best that a final pairs, a block size
 
 
-def pairs(stage1: Ranked, stage2: Ranked, *, per_stage: int | None = None) -> list[tuple[LayerConfig, float]]:
+def pairs(
+    stage1: Ranked, stage2: Ranked, *, per_stage: int | None = None, one_config: bool = False
+) -> list[tuple[LayerConfig, float]]:
     """Layer configs by the sum of their stages' figures, the least first; block sizes agree in each.
 
     Args:
         per_stage: only so many of each stage's best, a block size; None: all.
+        one_config: both stages have the same config, as the engine has one entry for both: what has a figure
+            at both counts, however it ranks at either.
     """
+    if one_config:
+        other = dict(stage2)
+        equal = [(LayerConfig(one, one), us + other[one]) for one, us in stage1 if one in other]
+        return sorted(equal, key=lambda pair: (pair[1], pair[0].key))
     ones, twos = _by_block(stage1), _by_block(stage2)
     made = [
         (LayerConfig(one, two), one_us + two_us)
@@ -44,6 +52,7 @@ def finalists(
     published: LayerConfig | None,
     most: int,
     coupled: Collection[str] = (),
+    one_config: bool = False,
 ) -> list[Finalist]:
     """The default first, the published config next where there is one, then `most` pairs.
 
@@ -52,13 +61,17 @@ def finalists(
 
     Args:
         coupled: knobs whose effect reaches beyond their own stage.
+        one_config: see `pairs`; a published config that is not one is left out.
     """
+    if published is not None and one_config and published.stage1 != published.stage2:
+        published = None
     chosen = [Finalist("default", default)]
     if published is not None and published != default:
         chosen.append(Finalist("published", published))
     known = {finalist.config for finalist in chosen}
-    spread = pairs(_best_of_each(stage1, coupled), _best_of_each(stage2, coupled)) if coupled else []
-    best = pairs(stage1, stage2, per_stage=_PER_STAGE)
+    apart = coupled and not one_config
+    spread = pairs(_best_of_each(stage1, coupled), _best_of_each(stage2, coupled)) if apart else []
+    best = pairs(stage1, stage2, per_stage=_PER_STAGE, one_config=one_config)
     ordered = dict.fromkeys(pair for pair, _ in [*spread[: most // 2], *best] if pair not in known)
     return chosen + [Finalist("candidate", config) for config in list(ordered)[:most]]
 

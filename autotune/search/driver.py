@@ -100,7 +100,13 @@ class Driver:
         record: Callable[[TrialRecord, tuple[Sample, ...]], int],
         on_trial: Callable[[TrialRecord], None],
         clock: Clock | None = None,
+        one_config: bool = False,
     ) -> None:
+        """
+        Args:
+            one_config: both stages of a layer have the same config, so what is tried at one is tried at both.
+        """
+        self._one_config = one_config
         self._searches = searches
         self._settings = settings
         self._device = device
@@ -162,11 +168,24 @@ class Driver:
             ask = self._searches[task].ask()
             if ask is not None:
                 tasks = [task, *self._riders(task, ask.config)]
-                problem, stage = task
-                future = self._pool.submit(problem.layer, problem.tokens, stage, ask.config)
-                self._compiling.setdefault(future, []).append(_Candidate(ask, tasks))
+                self._start(ask, tasks)
+                if self._one_config:
+                    self._start_at_the_other_stage(ask, tasks)
                 return True
         return False
+
+    def _start(self, ask: Ask, tasks: list[Task]) -> None:
+        problem, stage = tasks[0]
+        future = self._pool.submit(problem.layer, problem.tokens, stage, ask.config)
+        self._compiling.setdefault(future, []).append(_Candidate(ask, tasks))
+
+    def _start_at_the_other_stage(self, ask: Ask, tasks: Iterable[Task]) -> None:
+        for problem, stage in tasks:
+            for other in Stage:
+                search = self._searches.get((problem, other))
+                if other is not stage and search is not None and search.join(ask.config, owed=True):
+                    ships = search.space.default == ask.config
+                    self._start(Ask(ask.config, "default" if ships else ask.origin), [(problem, other)])
 
     def _riders(self, task: Task, config: Config) -> Iterable[Task]:
         """Other problems that the same binary serves and that have not tried it."""

@@ -128,19 +128,27 @@ class StageSearch:
         self._consider_stopping()
         return None if self.done else self._suggest()
 
-    def join(self, config: Config) -> bool:
+    def join(self, config: Config, *, owed: bool = False) -> bool:
         """Takes on a config that another search asks for, since one binary serves both.
+
+        Args:
+            owed: the other search's figure is worth nothing without this one's: budget or not.
 
         Returns:
             Whether this search takes part: the config is legal here, not known yet, and budget is left.
         """
-        if self.done or self.knows(config) or not self.space.is_legal(config):
+        if self.knows(config) or not self.space.is_legal(config) or (self.done and not owed):
             return False
         # What is queued has its place in the budget: the default is tried whatever others ask for.
-        if self.asked + sum(not self.knows(ask.config) for ask in self._queue) >= self.budget:
+        if not owed and self.asked + sum(not self.knows(ask.config) for ask in self._queue) >= self.budget:
             return False
         self._give(Ask(config, "shared"))
         return True
+
+    def queue(self, ask: Ask) -> None:
+        """Puts a config on the list of those to try before anything is suggested; an illegal one is not."""
+        if self.space.is_legal(ask.config):
+            self._queue.append(ask)
 
     def tell(self, config: Config, us: float | None) -> None:
         """What became of a config that `ask` gave: its microseconds, or None when there are none."""

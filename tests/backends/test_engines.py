@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.backends import load_backend
-from autotune.backends.base import CompileRefused
+from autotune.backends.base import CompileRefused, one_config
 from autotune.devices import DEVICES, Device
 from autotune.engines.moe import Quantisation
 from autotune.engines.order import align
@@ -155,3 +155,13 @@ def test_vllm_does_not_sort_a_few_tokens() -> None:
     # A quarter of 384 experts is 96 slots, which 12 tokens have.
     assert calls.slots_size(12, 8, 384, 16) is None
     assert calls.slots_size(13, 8, 384, 16) == 13 * 8 * 16
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm_w4a16", "vllm_fp8", "vllm_bf16", "vllm_w8a16"])
+def test_what_vllm_ships_is_one_config_for_both_stages(name: str) -> None:
+    backend = load_backend(name)
+    assert one_config(backend)
+    assert not one_config(load_backend(name.replace("vllm", "sglang")))
+    for tokens in (1, 4, 40, 64, 100, 160, 512, 4096):
+        one, two = (backend.space(KIMI, tokens, stage, MI325X).default for stage in Stage)
+        assert one == two

@@ -95,6 +95,7 @@ def make_driver(
     artefact_key: Callable[[Problem, Stage, Config], str] = lambda p, s, c: f"{p.layer.key}{s}{c.key}",
     timeout_s: float | None = None,
     allow_spills: bool = False,
+    one_config: bool = False,
 ) -> Driver:
     return Driver(
         tasks,
@@ -105,4 +106,5 @@ def make_driver(
         artefact_key=artefact_key,
         record=journal.store,
         on_trial=journal.told,
+        one_config=one_config,
     )

@@ -49,6 +49,27 @@ def test_the_best_pair_of_unlike_block_sizes_loses_to_a_pair_that_can_be_deploye
     assert (best.stage1["tile_m"], us) == (32, 3.0)
 
 
+@given(RANKED, RANKED)
+def test_one_config_for_both_stages_is_what_has_a_figure_at_both(
+    one: list[tuple[Config, float]], two: list[tuple[Config, float]]
+) -> None:
+    made = pairs(one, two, one_config=True)
+    assert {pair.stage1 for pair, _ in made} == set(dict(one)) & set(dict(two))
+    assert all(pair.stage1 == pair.stage2 for pair, _ in made)
+    assert [us for _, us in made] == sorted(us for _, us in made)
+
+
+def test_one_config_that_leads_at_no_stage_may_lead_at_both() -> None:
+    one = [(config(16, n), us) for n, us in ((1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, 4.5))]
+    two = [(config(16, n), us) for n, us in ((5, 1.0), (4, 9.0), (3, 9.5), (2, 9.8), (1, 9.9))]
+    default = LayerConfig(config(16, 2), config(16, 2))
+    unlike = LayerConfig(config(16, 1), config(16, 5))
+    made = finalists(one, two, default=default, published=unlike, most=2, one_config=True)
+    # The fifth of stage 1 is the best of all; the published pair has two configs, which no file can hold.
+    assert [f.config.stage1["tile_n"] for f in made] == [2, 5, 1]
+    assert all(f.config.stage1 == f.config.stage2 for f in made)
+
+
 def test_a_knob_that_reaches_beyond_its_stage_is_tried_both_ways_in_the_final() -> None:
     def pdl(tile_n: int, on: bool) -> Config:
         return config(16, tile_n).replaced(pdl=on)

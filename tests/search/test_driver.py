@@ -8,6 +8,7 @@ import pytest
 from autotune.config import Config
 from autotune.problem import Problem, Stage
 from autotune.results import Compiled, Failure, StaticFacts, Status
+from autotune.search.study import StageSearch
 from tests.search.fakes import FakeEvaluator, FakePool, Journal, binary, make_driver, searches
 from tests.spaces import KIMI
 
@@ -146,3 +147,22 @@ def test_every_problem_uses_its_own_budget(tmp_path: Path) -> None:
     tasks, journal = searches(tmp_path, [M1, M4], budget=9), Journal()
     assert make_driver(tasks, FakePool(), FakeEvaluator(us_of), journal).run()
     assert [search.asked for search in tasks.values()] == [9, 9]
+
+
+def test_one_config_for_both_stages_is_tried_at_both(
+    tmp_path: Path,
+) -> None:
+    tasks, journal = searches(tmp_path, [M1, M4], budget=15), Journal()
+    spaces = {problem: tasks[problem, Stage.STAGE1].space for problem in (M1, M4)}
+    tasks |= {
+        (problem, Stage.STAGE2): StageSearch(space, sampler="random", seed=7, budget=15)
+        for problem, space in spaces.items()
+    }
+    make_driver(tasks, FakePool(), FakeEvaluator(us_of), journal, one_config=True).run()
+    for problem in (M1, M4):
+        one, two = ({config for config, _ in tasks[problem, stage].results} for stage in Stage)
+        assert one == two
+        assert 15 <= len(one) <= 17  # the last one of a stage is due at the other, budget or not
+        ships = spaces[problem].default
+        origins = {r.stage: r.origin for r in journal.trials if (r.problem, r.config) == (problem, ships)}
+        assert origins == dict.fromkeys(Stage, "default")
