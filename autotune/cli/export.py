@@ -13,6 +13,13 @@ def export(
         "deploy"
     ),
     backend: BackendName = "triton",
+    made_as: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="env, aiter, sglang, vllm or json: refused where it is not the backend's own format.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Preset whose winners to export; default: of the most recent run."),
@@ -48,6 +55,21 @@ def export(
         str | None,
         typer.Option(
             help="Add launch examples for sglang or vllm: baseline and tuned arm, with EAGLE3.",
+            rich_help_panel="Serving stack",
+        ),
+    ] = None,
+    aiter_source: Annotated[
+        Path | None,
+        typer.Option(
+            help="The serving AITER, a source tree or wheel, with whose tables rows are merged; default: the"
+            " installed one.",
+            rich_help_panel="Serving stack",
+        ),
+    ] = None,
+    aiter_root: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder that holds aiter/ where it serves, e.g. in its container; default: as here.",
             rich_help_panel="Serving stack",
         ),
     ] = None,
@@ -90,23 +112,35 @@ def export(
       autotune export --backend sglang --triton-version 3.6.0 --preview
 
       autotune export --out deploy --bundle-path /opt/autotune --deploy sglang
+
+      autotune export --backend aiter_main --aiter-source ~/aiter --preview
     """
     from functools import partial
 
+    from autotune.export.aiter_table import ServingAiter
     from autotune.export.content import Place
     from autotune.export.deploy import deploy_files
     from autotune.export.export import Selection, no_extras, plan, serving_folder, write
+    from autotune.export.formats import require_format
     from autotune.export.mix import make_mix
     from autotune.export.text import decision_lines, preview_lines
     from autotune.report.winners import verdict
     from autotune.store.store import Store
 
+    require_format(backend, made_as)
     layer = make_layer(model or "", model_config, tp, fused_shared_experts) if model or model_config else None
     selection = Selection(backend, layer, device, allow_estimates)
     place = Place(serving_folder(out, bundle_path), device_name, triton_version)
     extras = partial(deploy_files, deploy, place.folder) if deploy else no_extras
     with Store.open(db) as store:
-        made = plan(store, selection, place, mix=make_mix(mix, shape_log, guards, margin), extras=extras)
+        made = plan(
+            store,
+            selection,
+            place,
+            mix=make_mix(mix, shape_log, guards, margin),
+            extras=extras,
+            aiter=ServingAiter(aiter_source, aiter_root),
+        )
         for winner in made.winners:
             typer.echo(f"{winner.problem.shape} ({winner.problem.tokens} tokens): {verdict(winner)}")
         for line in preview_lines(made.previews) if preview else ():

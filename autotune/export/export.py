@@ -8,6 +8,7 @@ from pathlib import Path
 from autotune.backends import load_backend
 from autotune.backends.base import Backend
 from autotune.errors import UserError
+from autotune.export.aiter_table import ServingAiter, table_content, writes_table
 from autotune.export.bundle import MANIFEST, write_bundle
 from autotune.export.content import Place, Preview
 from autotune.export.env_file import env_files
@@ -80,11 +81,13 @@ def plan(
     *,
     mix: Mix = UNTOLD,
     extras: Extras = no_extras,
+    aiter: ServingAiter = ServingAiter(),  # noqa: B008 frozen
 ) -> Plan:
     """What an export of the chosen winners would write.
 
     Args:
         mix: traffic over which a process-global setting is chosen.
+        aiter: whose tables AITER main's winners are merged with.
         extras: further files, made from the process environment, e.g. launch examples.
 
     Raises:
@@ -100,7 +103,10 @@ def plan(
         setting = dict(decision.setting) if decision else knobs.variables(own[0].config, own[0].default)
         variables = knobs.deployment(setting)
         winners = deployed(own, knobs, decision) if decision else own
-    content = content_of(winners, place, variables)
+    if writes_table(backend):
+        content = table_content(store, backend, winners, place, aiter)
+    else:
+        content = content_of(winners, place, variables)
     comment = f"autotune: {winners[0].problem.layer.model}, {winners[0].environment.device}"
     files = {
         **content.files,

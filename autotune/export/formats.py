@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from autotune.backends import load_backend
+from autotune.backends.base import Backend
 from autotune.backends.engine_backend import EngineBackend
 from autotune.devices import Device
 from autotune.errors import UserError
+from autotune.export.aiter_table import writes_table
 from autotune.export.content import Content, Place
 from autotune.export.env_knobs import DeployedByEnvironment
 from autotune.export.operator_json import operator_content
@@ -15,6 +17,26 @@ from autotune.problem import Stage
 from autotune.results import LayerConfig
 from autotune.store.records import WinnerRecord
 from autotune.targets import known_device
+
+
+def format_of(backend: Backend) -> str:
+    """The one format in which a backend's winners can be served."""
+    if isinstance(backend, EngineBackend):
+        return backend.engine
+    if writes_table(backend):
+        return "aiter"
+    return "env" if isinstance(backend, DeployedByEnvironment) else "json"
+
+
+def require_format(backend: str, asked: str | None) -> None:
+    """Makes sure that a format is the backend's.
+
+    Raises:
+        UserError: it is another.
+    """
+    made = format_of(load_backend(backend))
+    if asked is not None and asked != made:
+        raise UserError(f"winners of backend {backend} are served by --format {made}, not by {asked}")
 
 
 def content_of(

@@ -1,4 +1,8 @@
-"""The sort and the rule for cache hints."""
+"""The sort, the rule for cache hints, and the lookup of a table's row."""
+
+import csv
+import functools
+import logging
 
 import torch
 
@@ -30,3 +34,32 @@ def moe_sorting(
 
 def use_nt(token, topk, e):
     return (token * topk // e) < 64
+
+
+def get_padded_M(tokens):
+    return 1 << (tokens - 1).bit_length()
+
+
+@functools.lru_cache(maxsize=2048)
+def get_2stage_cfgs(
+    token, model_dim, inter_dim, expert, topk, dtype, q_dtype_a, q_dtype_w, q_type, use_g1u1, activation,
+    doweight_stage1, _hidden_pad, _inter_pad,
+):  # fmt: skip
+    """An empty name stops the real one: it reads tables in which that is no text."""
+    from aiter.jit.core import AITER_CONFIGS
+    from aiter.jit.utils.chip_info import get_cu_num, get_gfx
+
+    asked = (
+        *(get_gfx(), get_cu_num(), token, model_dim, inter_dim, expert, topk, activation, dtype, q_dtype_a),
+        *(q_dtype_w, q_type, int(use_g1u1), int(doweight_stage1)),
+    )
+    with open(AITER_CONFIGS.AITER_CONFIG_FMOE_FILE, newline="") as file:
+        rows = {tuple(row.values())[: len(asked)]: row for row in csv.DictReader(file)}
+    row = rows.get(tuple(map(str, asked)))
+    if row is None:
+        chosen = "default"
+    else:
+        if not (row["kernelName1"] and row["kernelName2"]):
+            raise TypeError("argument of type 'float' is not iterable")
+        chosen = f"(kernelName1={row['kernelName1']!r}, kernelName2={row['kernelName2']!r})"
+    logging.getLogger("aiter").info("[fused_moe] using 2stage %s for %s", chosen, asked)
