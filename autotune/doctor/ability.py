@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from autotune.backends.aiter.source import Generation
+from autotune.backends.flydsl.tree import Generation as Kernels
+from autotune.backends.flydsl.wheel import fits, remedy
 from autotune.doctor.aiter import Aiter
 from autotune.doctor.flydsl import Flydsl
 from autotune.doctor.gpu import Gpu
@@ -55,6 +57,7 @@ def abilities(facts: Facts) -> list[Ability]:
         _flydsl(facts),
         _aiter(facts),
         _aiter_main(facts),
+        _aiter_main_w4a16(facts),
     ]
 
 
@@ -129,3 +132,19 @@ def _aiter_main(facts: Facts) -> Ability:
         return Ability("aiter_main", Can.NOTHING, "run it on a machine with an AMD Instinct GPU")
     lacks = _measures(facts)
     return Ability("aiter_main", Can.NOTHING if lacks else Can.MEASURE, lacks)
+
+
+def _aiter_main_w4a16(facts: Facts) -> Ability:
+    """Its kernels lie in AITER main itself; the wheel compiles them, with a card or without."""
+    name, wheel = "aiter_main_w4a16", facts.flydsl.wheel
+    if facts.aiter is None or facts.aiter.generation is not Generation.MAIN:
+        return Ability(name, Can.NOTHING, "install AITER main; it has no W4A8, only other formats")
+    if wheel is None or not fits(Kernels.AITER, wheel):
+        return Ability(name, Can.NOTHING, remedy(Kernels.AITER, facts.flydsl.python))
+    if facts.gpu is None or facts.gpu.runtime != "hip":
+        return Ability(name, Can.COMPILE, "run it on a machine with an AMD Instinct GPU")
+    lacks = _measures(facts)
+    if not lacks and facts.gpu.arch.startswith("gfx94"):
+        # LLVM aborts on stage 2 there, so a layer cannot be confirmed.
+        return Ability(name, Can.MEASURE, "stage 1 only: its stage 2 does not compile for gfx942")
+    return Ability(name, Can.COMPILE if lacks else Can.MEASURE, lacks)

@@ -18,7 +18,15 @@ def test_here_it_answers_for_people_and_for_machines() -> None:
     assert "backend triton" in plain.stdout
     told = json.loads(autotune("doctor", "--json").stdout)
     assert set(told) == {"findings", "backends"}
-    assert set(told["backends"]) == {"triton", "sglang", "vllm", "flydsl", "aiter", "aiter_main"}
+    assert set(told["backends"]) == {
+        "triton",
+        "sglang",
+        "vllm",
+        "flydsl",
+        "aiter",
+        "aiter_main",
+        "aiter_main_w4a16",
+    }
 
 
 def test_another_machines_files_can_be_examined(tmp_path: Path) -> None:

@@ -85,6 +85,20 @@ def test_aiter_main_is_told_from_the_published_generation(tmp_path: Path) -> Non
     assert "--backend aiter_main" in ability(seen, "aiter").remedy
 
 
+def test_aiter_mains_own_kernels_need_its_wheel_and_are_of_one_stage_on_this_card(tmp_path: Path) -> None:
+    machine = rocm_machine(tmp_path)
+    assert ability(examine(machine), "aiter_main_w4a16").can is Can.NOTHING  # AITER is the published one
+    aiter(tmp_path, published=False)
+    without = ability(examine(machine), "aiter_main_w4a16")
+    assert without.can is Can.NOTHING
+    assert without.remedy.endswith("pip install flydsl==0.3.1")
+    next((tmp_path).rglob("flydsl-0.1.5.dist-info")).rename(tmp_path / "gone")
+    package(tmp_path, "flydsl", "0.3.1")
+    there = ability(examine(machine), "aiter_main_w4a16")
+    assert there.can is Can.MEASURE
+    assert there.remedy.startswith("stage 1 only")
+
+
 def test_a_source_tree_of_aiter_may_be_named(tmp_path: Path) -> None:
     machine = bare_machine(tmp_path, AUTOTUNE_AITER_SRC=str(tmp_path / "src"))
     write(tmp_path / "src/aiter/fused_moe.py", "AITER_W4A8_USE_INT8")
