@@ -5,7 +5,7 @@ a winner leaves to AITER is written as what AITER takes there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,7 @@ from autotune.export.aiter_csv import FmoeKey, FmoeRow, Generation, bucket
 from autotune.export.aiter_rows import choose_rows
 from autotune.export.content import Content, Place
 from autotune.export.mix import Decision
+from autotune.measure.statistics import median_interval, pair_ratios
 from autotune.problem import Stage
 from autotune.results import Confirmation
 from autotune.store.records import WinnerRecord
@@ -59,11 +60,14 @@ def writes_table(backend: Backend) -> bool:
 
 def table_content(
     store: Store, backend: Backend, winners: Sequence[WinnerRecord], place: Place, aiter: ServingAiter
-) -> Content:
+) -> tuple[Content, list[WinnerRecord]]:
     """The rows, merged beside the serving AITER's own tables.
 
     Args:
         winners: of one layer on one stack, ascending by tokens; each with its confirmation.
+
+    Returns:
+        The rows, and the winners with what their bucket's row makes of them.
 
     Raises:
         UserError: no shape has a winner other than what ships, or the serving AITER is not as needed.
@@ -91,7 +95,8 @@ def table_content(
         installed=_installed(source, aiter) if source else "",
     )
     notes = [line for tokens, decision in decisions.items() for line in _decided(tokens, decision)]
-    return Content(made.files, made.variables, made.lookups, made.previews, (*notes, *made.notes))
+    content = Content(made.files, made.variables, made.lookups, made.previews, (*notes, *made.notes))
+    return content, [final.deployed(decisions[final.bucket].setting) for final in finals]
 
 
 def _kernel(backend: Backend, source: EngineSource | None, arch: str, stage: Stage, config: Config) -> str:
@@ -162,13 +167,35 @@ class _Final:
         """
         if choice == self.won:
             return 1 - self.winner.gain
-        place = self.places.get(choice)
-        both = [
-            one.us for one in self.confirmation.rounds if place is not None and one.us[place] and one.us[0]
-        ]
-        return (
-            median(us[place]["layer"] / us[0]["layer"] for us in both) if place is not None and both else None
+        both = self._beside_default(choice)
+        return median(us / base for us, base in both) if both else None
+
+    def deployed(self, choice: Choice | None) -> WinnerRecord:
+        """The winner as its bucket's row has it; None: there is no row, and what ships serves."""
+        if choice is None:
+            default = self.winner.default
+            return replace(self.winner, config=default, gain=0.0, gain_low=0.0, gain_high=0.0)
+        if choice == self.won:
+            return self.winner
+        both = self._beside_default(choice)
+        mine, base = zip(*both[: len(both) // 2 * 2], strict=True)
+        ratio = median_interval(pair_ratios(mine, base))
+        config = self.confirmation.finalists[self.places[choice]].config
+        return replace(
+            self.winner,
+            config=config,
+            gain=1 - ratio.value,
+            gain_low=1 - ratio.high,
+            gain_high=1 - ratio.low,
         )
+
+    def _beside_default(self, choice: Choice) -> list[tuple[float, float]]:
+        """Microseconds of a choice and of what ships, in the rounds in which both ran."""
+        place = self.places.get(choice)
+        if place is None:
+            return []
+        ran = [one.us for one in self.confirmation.rounds if one.us[place] and one.us[0]]
+        return [(us[place]["layer"], us[0]["layer"]) for us in ran]
 
 
 def _decisions(finals: Sequence[_Final]) -> dict[int, Decision[Choice | None]]:

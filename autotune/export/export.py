@@ -104,7 +104,7 @@ def plan(
         variables = knobs.deployment(setting)
         winners = deployed(own, knobs, decision) if decision else own
     if writes_table(backend):
-        content = table_content(store, backend, winners, place, aiter)
+        content, winners = table_content(store, backend, winners, place, aiter)
     else:
         content = content_of(winners, place, variables)
     comment = f"autotune: {winners[0].problem.layer.model}, {winners[0].environment.device}"

@@ -146,6 +146,8 @@ def test_the_row_for_4_is_chosen_for_3_as_well(store: Store, tmp_path: Path) -> 
     assert "4 for M = 3, 4 (tuned): block_m=128 named1 + named2" in said
     assert "row 4, of 3, 4 tokens: named1 +10.0% at 3, +10.0% at 4: chosen" in said
     assert "refused, loses 5.0% at 3 tokens" in said
+    # What is said of each count is what the row does there, not what won there alone.
+    assert said.count("10.0% faster than the default") == 2
 
 
 def test_a_choice_confirmed_at_another_bucket_only_makes_no_row_here(store: Store) -> None:
