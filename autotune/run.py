@@ -102,13 +102,10 @@ def _make_searches(current: Tuning, workload: str) -> None:
     request, resumed = current.request, 0
     # A stage's searches learn from each other: a model of its own a layer and stage.
     models: dict[tuple[Layer, Stage], JointModel] = {}
-    samples: dict[tuple[Layer, Stage], Config] = {}
     for index, problem in enumerate(request.problems):
         for stage in Stage:
             device = request.target.device
             space = current.backend.space(problem.layer, problem.tokens, stage, device)
-            # Whether two problems share binaries shows in one config's keys at both.
-            sample = samples.setdefault((problem.layer, stage), space.default)
             model = models.setdefault((problem.layer, stage), JointModel(request.seed * 1000 + len(models)))
             search = StageSearch(
                 space,
@@ -120,7 +117,6 @@ def _make_searches(current: Tuning, workload: str) -> None:
                 stop_when=request.stop_when,
                 model=model,
                 tokens=problem.tokens,
-                binary=current.backend.artefact_key(problem.layer, problem.tokens, stage, sample),
             )
             stored = current.store.trials(
                 problem=problem,

@@ -52,6 +52,18 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Feature:
+    """What a model of the space sees of a config besides its knobs: a positive size, taken by its logarithm.
+
+    Knobs act together: bytes in flight are tile times depth. A model that is told so need not find it out.
+    """
+
+    name: str
+    size: Expression
+    doc: str
+
+
+@dataclass(frozen=True)
 class Override:
     """Defaults that hold under a condition on the problem or device."""
 
@@ -75,6 +87,7 @@ class Space:
     rules: tuple[Rule, ...]
     overrides: tuple[Override, ...]
     digest: str
+    features: tuple[Feature, ...] = ()
 
     def at(
         self, layer: Layer, tokens: int, device: Device, options: frozenset[str] | None = None
@@ -160,6 +173,11 @@ class BoundSpace:
             raise UserError(f"{where} has no knob {unknown[0]} on this device: it has {known}")
         variables = {**self._variables, **config}
         return next((rule for rule in self.space.rules if not rule.require(variables)), None)
+
+    def features(self, config: Config) -> list[float]:
+        """The sizes of the space's features, in its order."""
+        variables = {**self._variables, **config}
+        return [float(feature.size(variables)) for feature in self.space.features]
 
     def is_legal(self, config: Config) -> bool:
         return self.broken_rule(config) is None
@@ -288,6 +306,10 @@ def _space(raw: Mapping[str, Any], digest: str) -> Space:
         Override(Expression.parse(entry["when"]), {k: _value(v) for k, v in entry["set"].items()})
         for entry in raw.get("defaults", ())
     )
+    features = tuple(
+        Feature(entry["name"], Expression.parse(entry["size"]), entry["doc"])
+        for entry in raw.get("features", ())
+    )
     return Space(
         raw["backend"],
         raw["generation"],
@@ -297,6 +319,7 @@ def _space(raw: Mapping[str, Any], digest: str) -> Space:
         rules,
         overrides,
         digest,
+        features,
     )
 
 

@@ -169,7 +169,7 @@ def _kernel_tuner(options: argparse.Namespace, strategies: list[str], runs: Runs
         }
         peer = Path(__file__).with_name("kernel_tuner_peer.py")
         done = subprocess.run(
-            [options.kernel_tuner, str(peer)],
+            [python, str(peer)],
             input=json.dumps(job),
             capture_output=True,
             text=True,

@@ -108,6 +108,48 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str) -> None:
         toy_space(tmp_path, text=text)
 
 
+FEATURE = """
+[[features]]
+name = "in-flight"
+size = "tile_n * split_k * (4 if waves_per_eu == unset else waves_per_eu)"
+doc = "for the test"
+
+[[features]]
+name = "share"
+size = "ceil_div(model_dim, tile_n)"
+doc = "for the test"
+"""
+
+
+def test_features_are_sizes_of_knobs_and_dimensions(tmp_path: Path) -> None:
+    space = toy_space(tmp_path, text=TEXT + FEATURE)
+    assert [feature.name for feature in space.space.features] == ["in-flight", "share"]
+    assert space.features(space.default) == [64 * 4, 7168 / 64]
+    assert space.features(space.default.replaced(split_k=2, waves_per_eu=1)) == [64 * 2, 7168 / 64]
+    assert toy_space(tmp_path).features(space.default) == []
+
+
+def test_a_knob_of_another_architecture_is_unset_in_features(tmp_path: Path) -> None:
+    path = tmp_path / "stage1.toml"
+    path.write_text(TEXT + FEATURE)
+    space = load_space(path).at(KIMI, 4, DEVICES["h100"])
+    assert space.features(space.default) == [64 * 4, 7168 / 64]
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        FEATURE.replace("ceil_div(", "open("),
+        FEATURE.replace("split_k *", "split_k @"),
+        FEATURE.replace("size =", "length ="),
+    ],
+)
+def test_a_broken_feature_is_one_sentence(tmp_path: Path, feature: str) -> None:
+    assert feature != FEATURE
+    with pytest.raises(UserError, match="is no search space"):
+        toy_space(tmp_path, text=TEXT + feature)
+
+
 def test_expressions_know_arithmetic_and_nothing_else() -> None:
     assert Expression.parse("ceil_div(a, 4) == min(3, b) and not (a in (1, 2))")({"a": 9, "b": 7})
     for text in ("__import__('os')", "[x for x in (1,)]", "lambda: 1", "a if b", "f'{a}'", "a.b", "a[0]"):
@@ -172,3 +214,30 @@ def test_both_stages_ship_one_block_size_by_default(backend: str) -> None:
         for tokens in (1, 4, 8, 160):
             blocks = {_shipped(backend, s, "mi325x", layer, tokens).default.get("tile_m") for s in Stage}
             assert len(blocks) == 1
+
+
+FEATURED = sorted(path for path in ROOT.rglob("*.toml") if load_space(path).features)
+
+
+def test_our_own_kernels_name_features() -> None:
+    assert {ROOT / "triton" / f"{stage}.toml" for stage in Stage} <= set(FEATURED)
+
+
+@pytest.mark.parametrize("device", ["h100", "mi325x"])
+@pytest.mark.parametrize("path", FEATURED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@settings(max_examples=60, deadline=None)
+@given(
+    layer=st.sampled_from(LAYERS),
+    tokens=st.sampled_from((1, 2, 3, 4, 8, 16, 40, 160, 320, 2048)),
+    seed=st.integers(0, 10**6),
+)
+def test_a_shipped_feature_is_positive_for_every_legal_config(
+    path: Path, device: str, layer: Layer, tokens: int, seed: int
+) -> None:
+    """Its logarithm is taken; a knob that is unset, or that the device lacks, must not break it."""
+    space = load_space(path).at(layer, tokens, DEVICES[device])
+    config = space.sample(random.Random(seed))
+    for other in (space.default, config, *space.neighbours(config)):
+        sizes = space.features(other)
+        assert len(sizes) == len(space.space.features)
+        assert all(size > 0 for size in sizes), f"{other}: {sizes}"

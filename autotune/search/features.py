@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.config import Config
-from autotune.space import Param
+from autotune.space import BoundSpace, Param
 
 Matrix = NDArray[np.float64]
 
@@ -18,7 +18,7 @@ class Features:
     """Configs as points.
 
     Attributes:
-        points: one row a config, every column within [0, 1].
+        points: one row a config, a column spans about [0, 1].
         aspects: for each column, which aspect of the configs it belongs to; an aspect has one length scale.
     """
 
@@ -26,31 +26,61 @@ class Features:
     aspects: NDArray[np.intp]
 
 
-def encode(params: Sequence[Param], configs: Sequence[Config]) -> Features:
-    """Configs by their knobs.
+class Encoder:
+    """Configs of one space by their knobs and by the features that the space's file names.
 
     A knob with several numbers has two aspects: its size, by the logarithm, since tiles and splits work by
     ratios; and its identity, a column a value, since 48 is not always between 32 and 64. Words and switches
-    have the second alone.
+    have the second alone. A feature has its size.
+
+    Args:
+        configs: what a feature's column spans [0, 1] over.
     """
-    columns: list[list[float]] = []
-    aspects: list[int] = []
-    for param in params:
-        values = [config.get(param.name) for config in configs]
-        numbers = [v for v in param.values if type(v) is int]
-        if len(param.values) < 2:
-            continue
-        if len(numbers) > 2:
-            places = _places(numbers)
-            aspects.append(max(aspects, default=-1) + 1)
-            columns.append([places.get(v, 0.5) if type(v) is int else 0.5 for v in values])
-        # Two configs of unlike values are then 1 apart, squared.
-        offered = param.values if len(param.values) > 2 else param.values[1:]
-        height = 1 / sqrt(2) if len(param.values) > 2 else 1.0
-        aspects += [max(aspects, default=-1) + 1] * len(offered)
-        columns += [[height * (v == o and type(v) is type(o)) for v in values] for o in offered]
-    points = np.array(columns, np.float64).T.reshape(len(configs), len(columns))
-    return Features(points, np.array(aspects, np.intp))
+
+    def __init__(self, space: BoundSpace, configs: Sequence[Config]) -> None:
+        self._space = space
+        sizes = self._sizes(configs)
+        self._low = sizes.min(axis=0, initial=np.inf)
+        span = sizes.max(axis=0, initial=-np.inf) - self._low
+        # A feature that is the same for all configs says nothing.
+        self._telling = np.flatnonzero(span > 0)
+        self._span = span
+
+    def encode(self, configs: Sequence[Config]) -> Features:
+        """One row a config."""
+        columns: list[list[float]] = []
+        aspects: list[int] = []
+        for param in self._space.params:
+            for found in _aspects(param, [config.get(param.name) for config in configs]):
+                aspects += [max(aspects, default=-1) + 1] * len(found)
+                columns += found
+        knobs = np.array(columns, np.float64).T.reshape(len(configs), len(columns))
+        own = self._telling
+        sizes = (self._sizes(configs)[:, own] - self._low[own]) / self._span[own]
+        first = max(aspects, default=-1) + 1
+        return Features(
+            np.hstack([knobs, sizes]), np.array([*aspects, *range(first, first + len(own))], np.intp)
+        )
+
+    def _sizes(self, configs: Sequence[Config]) -> Matrix:
+        count = len(self._space.space.features)
+        sizes = [self._space.features(config) for config in configs]
+        return np.log2(np.array(sizes, np.float64).reshape(len(configs), count))
+
+
+def _aspects(param: Param, values: Sequence[object]) -> list[list[list[float]]]:
+    """The aspects of a knob, each with its columns."""
+    if len(param.values) < 2:
+        return []
+    numbers = [v for v in param.values if type(v) is int]
+    # Two configs of unlike values are then 1 apart, squared.
+    offered = param.values if len(param.values) > 2 else param.values[1:]
+    height = 1 / sqrt(2) if len(param.values) > 2 else 1.0
+    identity = [[height * (v == o and type(v) is type(o)) for v in values] for o in offered]
+    if len(numbers) <= 2:
+        return [identity]
+    places = _places(numbers)
+    return [[[places.get(v, 0.5) if type(v) is int else 0.5 for v in values]], identity]
 
 
 def _places(numbers: Sequence[int]) -> dict[int, float]:

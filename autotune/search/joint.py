@@ -1,8 +1,9 @@
 """The model that the searches of one stage share: what one shape's figures say of another's.
 
 Neighbouring token counts agree on which configs are good, and one binary serves them all, so the searches of
-a stage at several token counts feed one model: a Gaussian process with an output a token count. What is
-compiled for one is measured at all that share the binary, so a config's expected gains at all of them count.
+a stage at several token counts feed one model: a Gaussian process with an output a token count. Each search
+asks for what it is itself expected to gain most from; what is compiled for one is measured at all that share
+the binary.
 """
 
 import random
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.config import Config
-from autotune.search.features import Matrix, encode
+from autotune.search.features import Encoder, Matrix
 from autotune.search.gaussian import Process
 from autotune.space import BoundSpace
 
@@ -21,8 +22,9 @@ POOL = 4000  # configs that the model weighs against each other; larger spaces a
 _FIRST = 10  # configs spread over the space before the model has a say
 _REFIT = 1.25  # the kernel is fitted anew when there are so many times more results
 _SPREAD = 300  # configs that a spread-out one is picked from
-_NEIGHBOUR_EVERY = 4  # proposals
-_SLOW = 4.0  # times the best: slower is as bad
+_NEIGHBOUR_EVERY = 2  # proposals of a search
+_NEAR = 1.2  # times the best: up to here the model sees times in full
+_BEYOND = 0.3  # of what lies beyond: how slow a bad config is should not bend the model where the good are
 
 
 class JointModel:
@@ -36,8 +38,8 @@ class JointModel:
         self._rng = random.Random(seed)
         self._spaces: list[BoundSpace] = []
         self._tokens: list[int] = []
-        self._binaries: list[str] = []
-        self._proposals = 0
+        self._proposals: list[int] = []
+        self._hopes: list[float | None] = []
         self._us: dict[Config, dict[int, float | None]] = {}
         self._pool: list[Config] = []
         self._index: dict[Config, int] = {}
@@ -47,15 +49,12 @@ class JointModel:
         self._scale: dict[int, float] = {}
         self._measured = np.zeros((0, 0), bool)
 
-    def join(self, space: BoundSpace, tokens: int, binary: str = "") -> int:
-        """Adds a search; its number among the outputs. All join before the first proposal.
-
-        Args:
-            binary: searches of equal text share their binaries: each measures what another compiles.
-        """
+    def join(self, space: BoundSpace, tokens: int) -> int:
+        """Adds a search; its number among the outputs. All join before the first proposal."""
         self._spaces.append(space)
         self._tokens.append(tokens)
-        self._binaries.append(binary)
+        self._proposals.append(0)
+        self._hopes.append(None)
         return len(self._spaces) - 1
 
     def start(self, config: Config) -> None:
@@ -72,9 +71,9 @@ class JointModel:
     def propose(self, output: int, known: Callable[[Config], bool]) -> Config | None:
         """The config to try next for `output`; None: the pool has nothing untried.
 
-        That of the most expected improvement over all outputs that share its binary. Every fourth time it is
-        the most promising neighbour of the best at `output` instead: what one knob less or more does is what
-        the model knows the least of, and costs little to know.
+        In turn that of the most expected improvement at `output`, and the most promising neighbour of the
+        best there: what one knob less or more does is what the model knows the least of, and what is within
+        1 % of the best is often one knob away.
 
         Args:
             known: whether the search has had a config already.
@@ -87,18 +86,26 @@ class JointModel:
         if finished >= self._next_fit:
             process.fit(values, steps=40 if self._next_fit == _FIRST else 15)
             self._next_fit = int(finished * _REFIT) + 1
-        self._proposals += 1
-        if self._proposals % _NEIGHBOUR_EVERY == 0:
+        # Counted by search: with one count for all, the neighbours would fall to the same searches each time.
+        self._proposals[output] += 1
+        if self._proposals[output] % _NEIGHBOUR_EVERY == 0:
             near = self._first_free(self._neighbours(process, values, output), output, known)
             if near is not None:
                 return near
-        return self._first_free(np.argsort(-self._gain(process, values, output)), output, known)
+        gain = self._gain(process, values, output)
+        best = self._first_free(np.argsort(-gain), output, known)
+        self._hopes[output] = float(gain[self._index[best]]) if best else 0.0
+        return best
+
+    def hope(self, output: int) -> float | None:
+        """What the last proposal for `output` by expected improvement promised; None: there was none yet.
+
+        Gains shrink as results come, so an old promise is too high rather than too low.
+        """
+        return self._hopes[output]
 
     def expected_gain(self, output: int, known: Callable[[Config], bool]) -> float | None:
-        """The most that an untried config is expected to gain, as a fraction; None: no say yet.
-
-        The mean over the outputs that share its binary.
-        """
+        """The most that an untried config is expected to gain, as a fraction; None: no say yet."""
         if self._process is None or self._next_fit == _FIRST:
             return None
         gain = self._gain(self._ready(), self._values(), output)
@@ -120,10 +127,11 @@ class JointModel:
         if self._process is None:
             self._pool = self._gather()
             self._index = {config: row for row, config in enumerate(self._pool)}
-            self._process = Process(encode(self._spaces[0].params, self._pool))
+            self._encoder = Encoder(self._spaces[0], self._pool)
+            self._process = Process(self._encoder.encode(self._pool))
         new = [config for config in self._started if config not in self._index]
         if new:
-            self._process.extend(encode(self._spaces[0].params, new).points)
+            self._process.extend(self._encoder.encode(new).points)
             self._index |= {config: len(self._pool) + n for n, config in enumerate(new)}
             self._pool += new
         for config in self._started[len(self._process.rows) :]:
@@ -144,9 +152,8 @@ class JointModel:
     def _values(self) -> Matrix:
         """Standardised log times [started, outputs]; a row without any result is NaN.
 
-        A failure counts as the slowest seen, and what is more than four times the best as four times: how
-        slow a bad config is should not bend the model where the good ones are. An output that has no result
-        yet takes that of the nearest token count.
+        A failure counts as the slowest seen. An output that has no result yet takes that of the nearest token
+        count.
         """
         raw = np.full((len(self._started), len(self._spaces)), np.nan)
         failed = np.zeros(raw.shape, bool)
@@ -162,10 +169,11 @@ class JointModel:
             seen = column[~np.isnan(column)]
             if not len(seen):
                 continue
-            capped = np.minimum(column, seen.min() + log(_SLOW))
-            capped[failed[:, output]] = np.nanmax(capped)
-            made[:, output] = (capped - np.nanmean(capped)) / max(float(np.nanstd(capped)), 1e-6)
-            self._scale[output] = max(float(np.nanstd(capped)), 1e-6)
+            knee = seen.min() + log(_NEAR)
+            bent = np.where(column > knee, knee + _BEYOND * (column - knee), column)
+            bent[failed[:, output]] = np.nanmax(bent)
+            self._scale[output] = max(float(np.nanstd(bent)), 1e-6)
+            made[:, output] = (bent - np.nanmean(bent)) / self._scale[output]
         self._measured = ~np.isnan(made)
         return self._filled(made)
 
@@ -201,17 +209,14 @@ class JointModel:
         return made
 
     def _gain(self, process: Process, values: Matrix, output: int) -> NDArray[np.float64]:
-        """Expected improvement as a fraction of the best's time, of every pool row; the mean over outputs."""
+        """Expected improvement at `output`, as a fraction of the best's time, of every pool row."""
         mean, deviation = process.posterior(values)
-        total = np.zeros(len(mean))
-        sharing = [i for i, binary in enumerate(self._binaries) if binary == self._binaries[output]]
-        for other in sharing:
-            own = values[self._measured[:, other], other]
-            best = float(own.min() if len(own) else np.nanmin(values[:, other]))
-            z = (best - mean[:, other]) / deviation[:, other]
-            density = np.exp(-z * z / 2) / sqrt(2 * pi)
-            total += deviation[:, other] * (z * _normal(z) + density) * self._scale.get(other, 1.0)
-        return total / len(sharing)
+        own = values[self._measured[:, output], output]
+        best = float(own.min() if len(own) else np.nanmin(values[:, output]))
+        z = (best - mean[:, output]) / deviation[:, output]
+        density = np.exp(-z * z / 2) / sqrt(2 * pi)
+        made: NDArray[np.float64] = deviation[:, output] * (z * _normal(z) + density)
+        return made * self._scale.get(output, 1.0)
 
 
 def _normal(z: NDArray[np.float64]) -> NDArray[np.float64]:

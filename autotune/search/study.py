@@ -49,7 +49,6 @@ class StageSearch:
         stop_when: ends when less gain than this fraction of the best's time is to be expected; None: never.
         model: what the sampler `joint` shares with the stage's searches at other token counts; None: alone.
         tokens: that the layer sees, for the model.
-        binary: searches of equal text measure what another compiles; for the model.
     """
 
     def __init__(
@@ -63,7 +62,6 @@ class StageSearch:
         stop_when: float | None = None,
         model: JointModel | None = None,
         tokens: int = 1,
-        binary: str = "",
     ) -> None:
         self.space = space
         self.budget = min(budget, space.size)
@@ -76,7 +74,7 @@ class StageSearch:
         }
         self._study = optuna.create_study(sampler=make_sampler(sampler, seed))
         self._model = (model or JointModel(seed)) if sampler == JOINT else None
-        self._output = self._model.join(space, tokens, binary) if self._model else 0
+        self._output = self._model.join(space, tokens) if self._model else 0
         self._running: dict[Config, int] = {}
         self.stopped: str | None = None
         """Why it ended before its budget, and what it left untried; None: it did not."""
@@ -109,6 +107,11 @@ class StageSearch:
         """The fastest config told of, with its microseconds."""
         results = self.results
         return results[0] if results else None
+
+    @property
+    def hope(self) -> float | None:
+        """What its last proposal was expected to gain, as a fraction; None: no model, or no say yet."""
+        return self._model.hope(self._output) if self._model else None
 
     def knows(self, config: Config) -> bool:
         """Whether `config` was given out or observed."""

@@ -8,11 +8,11 @@ import pytest
 from autotune.config import Config
 from autotune.problem import Problem, Stage
 from autotune.results import Compiled, Failure, StaticFacts, Status
-from autotune.search.study import StageSearch
+from autotune.search.study import Ask, StageSearch
 from tests.search.fakes import FakeEvaluator, FakePool, Journal, binary, make_driver, searches
-from tests.spaces import KIMI
+from tests.spaces import KIMI, toy_space
 
-M1, M4 = Problem(KIMI, 1), Problem(KIMI, 4)
+M1, M4, M8 = Problem(KIMI, 1), Problem(KIMI, 4), Problem(KIMI, 8)
 
 
 def us_of(problem: Problem, config: Config) -> float:
@@ -166,3 +166,51 @@ def test_one_config_for_both_stages_is_tried_at_both(
         ships = spaces[problem].default
         origins = {r.stage: r.origin for r in journal.trials if (r.problem, r.config) == (problem, ships)}
         assert origins == dict.fromkeys(Stage, "default")
+
+
+class Promising(StageSearch):
+    """A search that always promises the same, and notes when it was asked."""
+
+    def __init__(self, folder: Path, problem: Problem, promise: float | None, log: list[int], budget: int):
+        super().__init__(
+            toy_space(folder, tokens=problem.tokens), sampler="random", seed=problem.tokens, budget=budget
+        )
+        self._promise, self._tokens, self._log = promise, problem.tokens, log
+
+    @property
+    def hope(self) -> float | None:
+        return self._promise
+
+    def ask(self) -> Ask | None:
+        ask = super().ask()
+        if ask is not None:
+            self._log.append(self._tokens)
+        return ask
+
+
+def turns(folder: Path, promises: dict[Problem, float | None], *, budget: int = 6) -> list[int]:
+    """The token counts of the searches in the order of their asks; no binary is shared."""
+    log: list[int] = []
+    tasks: dict[tuple[Problem, Stage], StageSearch] = {
+        (problem, Stage.STAGE1): Promising(folder, problem, promise, log, budget)
+        for problem, promise in promises.items()
+    }
+    own = lambda problem, stage, config: f"{problem.key}{config.key}"  # noqa: E731
+    driver = make_driver(tasks, FakePool(), FakeEvaluator(us_of), Journal(), artefact_key=own)
+    assert driver.run()
+    assert sorted(log) == sorted(budget * [problem.tokens for problem in promises])
+    return log
+
+
+def test_between_turns_the_search_that_promises_most_is_asked(tmp_path: Path) -> None:
+    log = turns(tmp_path, {M1: 0.0, M4: 0.3, M8: 0.1})
+    assert log[:8] == [1, 4, 4, 4, 8, 4, 1, 4]
+    assert log[8:11] == [4, 8, 8], "once it is done, the most promising of the others"
+
+
+def test_searches_without_a_model_are_asked_in_turn(tmp_path: Path) -> None:
+    assert turns(tmp_path, {M1: None, M4: None, M8: None}) == [1, 4, 8] * 6
+
+
+def test_as_long_as_one_has_no_say_all_are_asked_in_turn(tmp_path: Path) -> None:
+    assert turns(tmp_path, {M1: 0.2, M4: 0.9, M8: None}, budget=4) == [1, 4, 8] * 4

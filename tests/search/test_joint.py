@@ -8,6 +8,7 @@ from autotune.replay.table import Table
 from autotune.search.joint import JointModel
 from autotune.search.study import StageSearch
 from tests.replay.conftest import table as table
+from tests.replay.synthetic import chance
 from tests.search.test_study import us_of
 from tests.spaces import toy_space
 
@@ -101,3 +102,52 @@ def test_what_is_tried_from_outside_of_its_pool_is_learned_as_well(tmp_path: Pat
     ask = one.ask()
     assert ask is not None
     assert one.space.is_legal(ask.config)
+
+
+def test_every_second_proposal_of_each_search_is_one_knob_from_its_best(tmp_path: Path) -> None:
+    """Counted over all searches, the neighbours went to the same few of eight that are asked in turn."""
+    model, space = JointModel(0), toy_space(tmp_path)
+    figures: list[dict[Config, float]] = [{} for _ in range(8)]
+    for tokens in range(1, 9):
+        model.join(space, tokens)
+    proposals, near = [0] * 8, [0] * 8
+    for _ in range(9):
+        for output, known in enumerate(figures):
+            has_say = model.hope(output) is not None
+            config = model.propose(output, known.__contains__)
+            assert config is not None
+            proposals[output] += model.hope(output) is not None
+            if has_say and proposals[output] % 2 == 0:
+                best = min(known, key=lambda had, figures=known: figures[had])  # type: ignore[misc]
+                assert config in space.neighbours(best)
+                near[output] += 1
+            known[config] = us_of(config) * (1 + chance(config.key, output) / 100)
+            model.tell(output, config, known[config])
+    assert min(near) >= 3
+
+
+def test_a_hope_is_what_the_last_proposal_promised(tmp_path: Path) -> None:
+    model, space = JointModel(0), toy_space(tmp_path)
+    model.join(space, 4)
+    known: dict[Config, float] = {}
+    hopes = []
+    while len(known) < space.size:
+        config = model.propose(0, known.__contains__)
+        assert config is not None
+        hopes.append(model.hope(0))
+        known[config] = us_of(config)
+        model.tell(0, config, known[config])
+    assert hopes[:10] == [None] * 10, "no say before the spread"
+    told = [hope for hope in hopes[10:] if hope is not None]
+    assert len(told) == len(hopes) - 10
+    assert told[0] > told[-1] >= 0.0
+    assert model.propose(0, known.__contains__) is None
+    assert model.propose(0, known.__contains__) is None
+    assert model.hope(0) == 0.0, "nothing is left to hope for"
+
+
+def test_a_search_without_a_model_has_no_hope(tmp_path: Path) -> None:
+    search = StageSearch(toy_space(tmp_path), sampler="random", seed=0, budget=20)
+    while (ask := search.ask()) is not None:
+        search.tell(ask.config, us_of(ask.config))
+    assert search.hope is None
