@@ -1,0 +1,67 @@
+"""The recorded tables under db/tables: of the spaces that ship, and good configs are found in them soon."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from autotune.data import data_dir
+from autotune.problem import Stage
+from autotune.replay.files import SUFFIX, read_table
+from autotune.replay.scoring import recordings
+from autotune.replay.searchers import ours_jointly
+from autotune.replay.table import Table
+
+FOLDER = data_dir("db") / "tables"
+PATHS = {path.name.removesuffix(SUFFIX): path for path in sorted(FOLDER.glob(f"*{SUFFIX}"))}
+_read = cache(read_table)
+KIMI = "h100-kimi-k2.5-w4a8-tp8"
+
+
+@pytest.fixture(scope="module", params=list(PATHS))
+def recorded(request: pytest.FixtureRequest) -> Table:
+    return _read(PATHS[request.param])
+
+
+def test_there_are_two_and_the_readme_names_each_with_its_command() -> None:
+    assert list(PATHS) == [KIMI, "h100-qwen3-235b-a22b-tp4"]
+    text = (FOLDER.parent / "README.md").read_text()
+    for path in PATHS.values():
+        assert path.name in text
+        assert _read(path).command in text
+
+
+def test_it_is_of_the_space_that_ships(recorded: Table) -> None:
+    for stage, part in recorded.stages.items():
+        assert part.space_text == (data_dir("search_spaces") / "triton" / f"{stage}.toml").read_text()
+
+
+def test_every_recorded_config_is_legal(recorded: Table) -> None:
+    assert recorded.tokens == (1, 2, 3, 4, 5, 6, 7, 8)
+    assert list(recorded.stages) == list(Stage)
+    for part in recorded.stages.values():
+        # Rules on tokens are bounds: what meets them at both ends meets them between.
+        for tokens in (recorded.tokens[0], recorded.tokens[-1]):
+            space = part.space.at(recorded.layer, tokens, recorded.device)
+            assert len(part.by_config) == len(part.rows) >= 2200
+            assert all(space.is_legal(config) for config in part.by_config)
+
+
+def test_it_has_an_optimum_everywhere_that_is_faster_than_what_ships(recorded: Table) -> None:
+    for stage, part in recorded.stages.items():
+        for tokens in recorded.tokens:
+            ships = part.by_config[recorded.space(tokens, stage).default].us(tokens)
+            assert ships is not None
+            assert 0 < part.optimum(tokens)[1] <= ships
+
+
+def test_a_search_of_two_token_counts_finds_a_good_config_soon() -> None:
+    """Of a dozen seeds the worst came within 0.8 %."""
+    table = _read(PATHS[KIMI])
+    problems = [r for r in recordings(table, KIMI) if r.stage is Stage.STAGE1 and r.tokens in (4, 8)]
+    size = len(problems[0].rows)
+    events = ours_jointly(table, problems, seed=1, candidates=size * 6 // 100).events
+    assert len({row for _, row in events}) <= 0.08 * size
+    for index, problem in enumerate(problems):
+        best = np.nanmin([problem.true[row] for which, row in events if which == index])
+        assert best <= 1.03 * problem.optimum
