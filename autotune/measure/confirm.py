@@ -99,12 +99,14 @@ def confirm(
     gate: Callable[[int], "float | Failure"],
     run: RunRound,
     settings: MeasureSettings,
+    select: RunRound | None = None,
 ) -> Confirmation:
     """Decides between the default, which is the first finalist, and the best of the others.
 
     Args:
         gate: a finalist's numeric gate: its error, or why it failed.
         run: see `RunRound`; times `layer`, by which the decision is made, and may time the stages.
+        select: the same for the rounds that pick the challenger: they need the layer alone. None: `run`.
 
     Raises:
         ValueError: the first finalist is not the default.
@@ -148,7 +150,7 @@ def confirm(
     if len(challengers) > 1:
         field = [0, *challengers]
         seed = settings.seed + SELECT_SEED
-        selecting, failed = run_rounds(run, field, len(finalists), settings.select_rounds, seed)
+        selecting, failed = run_rounds(select or run, field, len(finalists), settings.select_rounds, seed)
         fails(failed)
         challengers = [index for index in challengers if index not in failed]
         if 0 in failed:

@@ -3,6 +3,7 @@
 One process an environment, one request on the GPU at a time.
 """
 
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -128,10 +129,18 @@ class Measurer:
             progress: called with the number of runs done so far, from another thread.
         """
         configs: list[Subject] = [finalist.config for finalist in finalists]
-        what = (What.LAYER, What.STAGE1, What.STAGE2)
-        gate, run = self._contest(problem, what, configs, environments, progress)
+        count = itertools.count(1)
+
+        def told(_: int) -> None:
+            if progress:
+                progress(next(count))
+
+        everything = (What.LAYER, What.STAGE1, What.STAGE2)
+        gate, run = self._contest(problem, everything, configs, environments, told)
+        # Most of a final's time goes to contenders that are only being picked from: the layer decides.
+        _, select = self._contest(problem, (What.LAYER,), configs, environments, told)
         return self._turns.submit(
-            lambda: confirming.confirm(problem, finalists, gate, run, self.settings)
+            lambda: confirming.confirm(problem, finalists, gate, run, self.settings, select)
         ).result()
 
     def time_all(
