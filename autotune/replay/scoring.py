@@ -6,6 +6,7 @@ that were recorded: every compile divided by the number of compile processes, ev
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Recording:
     compile_s: NDArray[np.float64]
     device_s: NDArray[np.float64]
 
-    @property
+    @cached_property
     def optimum(self) -> float:
         """Microseconds of the fastest; of the settled ones alone where there are any."""
         settled = [row.settled[self.tokens] for row in self.rows if self.tokens in row.settled]
