@@ -11,7 +11,7 @@ from autotune.config import Config
 from autotune.devices import Device
 from autotune.engines.moe import Quantisation
 from autotune.problem import Layer, Problem, Stage, gemm_dims
-from autotune.results import Compiled, LayerConfig
+from autotune.results import Compiled, LayerConfig, StaticFacts
 from autotune.space import BoundSpace, Space, shipped_spaces
 
 
@@ -94,14 +94,26 @@ class EngineBackend:
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
         from autotune.engines.kernels import compile_engine_kernel
 
+        def at(count: int) -> tuple[str, StaticFacts]:
+            return compile_engine_kernel(self.engine, self.quantisation, layer, count, stage, config, device)
+
         started = time.perf_counter()
         try:
-            code, facts = compile_engine_kernel(
-                self.engine, self.quantisation, layer, tokens, stage, config, device
-            )
+            code, facts = at(tokens)
+            # The numeric gate launches it at smaller counts, too. Triton compiles odd, even and single ones
+            # apart; what is not in its cache by then is compiled while the GPU waits.
+            for count in sorted({1, max(1, tokens - 1)} - {tokens}):
+                if self._serves(layer, count, device):
+                    at(count)
         except Exception as error:
             raise CompileRefused.of(error) from error
         return Compiled(code, facts, time.perf_counter() - started)
+
+    def _serves(self, layer: Layer, tokens: int, device: Device) -> bool:
+        from autotune.engines.kernels import load_engine
+
+        calls = load_engine(self.engine, device.runtime, device.arch, self.quantisation)
+        return calls.serves(tokens, layer.top_k, layer.experts)
 
 
 def _element_bytes(dtype: str | None) -> tuple[float, float]:

@@ -22,7 +22,8 @@ def compile_launch(launch: Launch, target: Any) -> Any:
     """Triton's compiled kernel: `.asm`, `.metadata`.
 
     An integer of one and None become constants; other integers and pointers are marked as multiples of 16
-    where they are, as torch's allocations are.
+    where they are, as torch's allocations are; on AMD's cards tensors below 2 GiB are marked as such, which
+    lets the compiler use buffer instructions. The launch then finds this very binary in Triton's disk cache.
 
     Raises:
         Exception: whatever the compiler raises.
@@ -39,6 +40,8 @@ def compile_launch(launch: Launch, target: Any) -> Any:
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for index, parameter in enumerate(kernel.params):
+        # Triton's launcher has an entry for each: without, its cache takes this for another kernel.
+        attributes[(index,)] = []
         value = values.get(parameter.name, parameter.default)
         kind, multiple = _kind(value)
         if parameter.is_constexpr or kind is None:
@@ -46,7 +49,9 @@ def compile_launch(launch: Launch, target: Any) -> Any:
             continue
         signature[parameter.name] = kind
         if multiple:
-            attributes[(index,)] = [["tt.divisibility", 16]]
+            attributes[(index,)].append(["tt.divisibility", 16])
+        if target.backend == "hip" and _is_small_tensor(value) and triton.knobs.amd.use_buffer_ops:
+            attributes[(index,)].append(["tt.pointer_range", 32])
     source = ASTSource(kernel, signature, constants, attributes)
     return triton.compile(source, target=target, options=_known(options, target))
 
@@ -59,6 +64,10 @@ def _kind(value: Any) -> tuple[str | None, bool]:
         return ("i32" if -(2**31) <= value < 2**31 else "i64"), value % 16 == 0
     dtype = str(getattr(value, "dtype", ""))
     return (_POINTERS[dtype], True) if dtype in _POINTERS else (None, False)
+
+
+def _is_small_tensor(value: Any) -> bool:
+    return hasattr(value, "element_size") and value.numel() * value.element_size() < 2**31
 
 
 def _known(options: Mapping[str, Any], target: Any) -> dict[str, Any]:
