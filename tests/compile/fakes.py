@@ -69,6 +69,8 @@ class FaultyBackend:
         fault = config["fault"]
         if fault == "refuse":
             raise CompileRefused("the tile does not fit")
+        if fault == "slow":
+            time.sleep(1)
         if fault == "hang":
             time.sleep(600)
         if fault == "abort":
