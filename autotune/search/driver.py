@@ -24,7 +24,6 @@ from autotune.store.records import TrialRecord
 
 Task = tuple[Problem, Stage]
 
-_HOPEFUL = 7  # turns of the most promising searches between two that go round
 _AHEAD = 1.5  # compiles' worth of work that waits for the device
 
 
@@ -160,17 +159,16 @@ class Driver:
         )
 
     def _turns(self) -> Iterator[Task]:
-        """The most promising tasks, and among them each in turn, so that no problem is left out."""
+        """In turn the next task, so that no problem waits for another's budget, and the most promising."""
         for task in cycle(self._searches):
             yield task
-            for _ in range(_HOPEFUL):
-                hopes = {other: search.hope for other, search in self._searches.items() if not search.done}
-                if hopes and None not in hopes.values():
-                    yield max(hopes, key=lambda other: hopes[other] or 0.0)
+            hopes = {other: search.hope for other, search in self._searches.items() if not search.done}
+            if hopes and None not in hopes.values():
+                yield max(hopes, key=lambda other: hopes[other] or 0.0)
 
     def _start_next(self, turns: Iterator[Task]) -> bool:
         """Asks one search and starts the compile; False when no search has anything to try."""
-        for _, task in zip(range((1 + _HOPEFUL) * len(self._searches)), turns, strict=False):
+        for _, task in zip(range(2 * len(self._searches)), turns, strict=False):
             ask = self._searches[task].ask()
             if ask is not None:
                 tasks = [task, *self._riders(task, ask.config)]
