@@ -114,7 +114,13 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(
     _without_hangs(tmp_path, instead='"slow", ')  # 16 seconds at least: it is not over before it is stopped
     options = ("run", *faulty, "--trials", "100")
     running = subprocess.Popen(
-        command(*options), env=env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*options),
+        env=env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background inherit a SIGINT that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     _wait_for_a_trial(own_database)
     running.send_signal(signal.SIGINT)
