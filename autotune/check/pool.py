@@ -8,7 +8,6 @@ import tempfile
 import time
 import warnings
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -18,7 +17,7 @@ from autotune.backends import load_backend
 from autotune.backends.base import CompileRefused, Lists
 from autotune.check.check import can_check, execute, require_checks
 from autotune.check.executed import Executed
-from autotune.compile.pool import DEFAULT_MEMORY_LIMIT_BYTES, start_worker
+from autotune.compile.pool import DEFAULT_MEMORY_LIMIT_BYTES, as_value, start_worker
 from autotune.config import Config
 from autotune.devices import Device
 from autotune.errors import UserError
@@ -93,26 +92,14 @@ class CheckPool:
             worker: Future[Checked | Failure] = self._pool.schedule(
                 _check, args=job, timeout=self._time_limit_s
             )
-            result: Future[Checked | Failure] = Future()
-            worker.add_done_callback(lambda done: self._settle(done, result))
-            self._made[key] = result
+            reason = f"the check took longer than {self._time_limit_s:g} s"
+            late = Failure(Status.TIMEOUT, reason, self._time_limit_s)
+            self._made[key] = as_value(worker, late, _death)
         return self._made[key]
 
-    def _settle(self, worker: Future[Checked | Failure], result: Future[Checked | Failure]) -> None:
-        """Turns what became of the worker's task into a value."""
-        if worker.cancelled():
-            result.cancel()
-            return
-        error = worker.exception()
-        if error is None:
-            result.set_result(worker.result())
-        elif isinstance(error, FutureTimeout):
-            reason = f"the check took longer than {self._time_limit_s:g} s"
-            result.set_result(Failure(Status.TIMEOUT, reason, self._time_limit_s))
-        elif isinstance(error, pebble.ProcessExpired):
-            result.set_result(Failure(Status.RUNTIME_ERROR, f"the check's process died ({error})"))
-        else:
-            result.set_exception(error)
+
+def _death(error: pebble.ProcessExpired) -> Failure:
+    return Failure(Status.RUNTIME_ERROR, f"the check's process died ({error})")
 
 
 def _check(

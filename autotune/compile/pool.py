@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import pebble
 
@@ -27,6 +28,7 @@ DEFAULT_TIME_LIMIT_S = 60.0
 DEFAULT_MEMORY_LIMIT_BYTES = 8 << 30
 
 Outcome = Compiled | Failure
+T = TypeVar("T")
 
 
 class CompilePool:
@@ -78,37 +80,46 @@ class CompilePool:
     def _start(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> Future[Outcome]:
         job = (self._backend.name, layer, tokens, stage, config, self._device)
         worker = self._pool.schedule(_compile, args=job, timeout=self._time_limit_s)
-        result: Future[Outcome] = Future()
-        worker.add_done_callback(self._settle(result))
-        return result
+        reason = f"compiling took longer than {self._time_limit_s:g} s"
+        return as_value(worker, Failure(Status.COMPILE_TIMEOUT, reason, self._time_limit_s), self._death)
 
-    def _settle(self, result: "Future[Outcome]") -> "Callable[[Future[Outcome]], None]":
-        """Turns what became of the worker's task into a value."""
-
-        def settle(worker: "Future[Outcome]") -> None:
-            if worker.cancelled():
-                result.cancel()
-                return
-            error = worker.exception()
-            if error is None:
-                result.set_result(worker.result())
-            elif isinstance(error, FutureTimeout):
-                reason = f"compiling took longer than {self._time_limit_s:g} s"
-                result.set_result(Failure(Status.COMPILE_TIMEOUT, reason, self._time_limit_s))
-            elif isinstance(error, pebble.ProcessExpired):
-                result.set_result(Failure(Status.COMPILE_ERROR, self._death(error)))
-            else:
-                result.set_exception(error)
-
-        return settle
-
-    def _death(self, error: pebble.ProcessExpired) -> str:
+    def _death(self, error: pebble.ProcessExpired) -> Failure:
         """How a worker died, with the last line that its compiler printed."""
         code = error.exitcode
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         log = Path(self._logs.name) / f"{error.pid}.log"
         lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-        return f"the compiler died ({how})" + (f": {lines[-1][:300]}" if lines else "")
+        said = f": {lines[-1][:300]}" if lines else ""
+        return Failure(Status.COMPILE_ERROR, f"the compiler died ({how}){said}")
+
+
+def as_value(
+    worker: "Future[T | Failure]", late: Failure, died: Callable[[pebble.ProcessExpired], Failure]
+) -> "Future[T | Failure]":
+    """What becomes of a worker's task, without the exceptions that its process may be to blame for.
+
+    Args:
+        late: what it is when its time was up.
+        died: what it is when its process ended. An exception of the task's own stays one.
+    """
+    result: Future[T | Failure] = Future()
+
+    def settle(worker: "Future[T | Failure]") -> None:
+        if worker.cancelled():
+            result.cancel()
+            return
+        error = worker.exception()
+        if error is None:
+            result.set_result(worker.result())
+        elif isinstance(error, FutureTimeout):
+            result.set_result(late)
+        elif isinstance(error, pebble.ProcessExpired):
+            result.set_result(died(error))
+        else:
+            result.set_exception(error)
+
+    worker.add_done_callback(settle)
+    return result
 
 
 def start_worker(logs: str, memory_limit_bytes: int, driver: int) -> None:
