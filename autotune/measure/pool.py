@@ -131,14 +131,14 @@ class Measurer:
         configs: list[Subject] = [finalist.config for finalist in finalists]
         count = itertools.count(1)
 
-        def told(_: int) -> None:
+        def ran() -> None:
             if progress:
                 progress(next(count))
 
         everything = (What.LAYER, What.STAGE1, What.STAGE2)
-        gate, run = self._contest(problem, everything, configs, environments, told)
+        gate, run = self._contest(problem, everything, configs, environments, ran)
         # Most of a final's time goes to contenders that are only being picked from: the layer decides.
-        _, select = self._contest(problem, (What.LAYER,), configs, environments, told)
+        _, select = self._contest(problem, (What.LAYER,), configs, environments, ran)
         return self._turns.submit(
             lambda: confirming.confirm(problem, finalists, gate, run, self.settings, select)
         ).result()
@@ -152,7 +152,7 @@ class Measurer:
     ) -> Confirmation:
         """Every finalist beside the default in each round, the layer alone: see `autotune.measure.table`."""
         configs: list[Subject] = [finalist.config for finalist in finalists]
-        gate, run = self._contest(problem, (What.LAYER,), configs, environments, None)
+        gate, run = self._contest(problem, (What.LAYER,), configs, environments)
         return self._turns.submit(
             lambda: time_all(problem, finalists, gate, run, self.settings, twins or {})
         ).result()
@@ -175,7 +175,7 @@ class Measurer:
             seed: another one compares on other routings.
         """
         what = What.LAYER if stage is None else What(stage.value)
-        gate, run = self._contest(problem, (what,), (a, b), environments, None)
+        gate, run = self._contest(problem, (what,), (a, b), environments)
 
         def act() -> Comparison | Failure:
             for index in (0, 1):
@@ -195,7 +195,7 @@ class Measurer:
     ) -> tuple[Interval, float] | Failure:
         """One config's microseconds with their 95 % interval over fresh routings, and its gate's error."""
         what = What.LAYER if stage is None else What(stage.value)
-        gate, run = self._contest(problem, (what,), (config,), environments, None)
+        gate, run = self._contest(problem, (what,), (config,), environments)
 
         def act() -> tuple[Interval, float] | Failure:
             checked = gate(0)
@@ -215,22 +215,19 @@ class Measurer:
         what: Sequence[What],
         configs: Sequence[Subject],
         environments: Environments | None,
-        progress: Callable[[int], None] | None,
+        ran: Callable[[], None] | None = None,
     ) -> "tuple[Callable[[int], float | Failure], confirming.RunRound]":
         """How contenders are gated and timed, each in the process of its own environment."""
         processes = [environments(config) if environments else {} for config in configs]
-        done = 0
 
         def gate(index: int) -> float | Failure:
             return self._call(problem.layer, processes[index], requests.check, problem, what, configs[index])
 
         def run(index: int, seed: int) -> dict[str, float] | Failure:
-            nonlocal done
             asked = (problem, what, configs[index], seed, ROUND_SAMPLES)
             answer = self._call(problem.layer, processes[index], requests.round_of, *asked)
-            done += 1
-            if progress:
-                progress(done)
+            if ran:
+                ran()
             return answer
 
         return gate, run
