@@ -29,7 +29,7 @@ def confirm_all(current: Tuning, judge: Judge) -> list[WinnerRecord]:
         contenders = finalists(
             one,
             two,
-            default=_default(current, problem),
+            default=current.default(problem),
             published=_published(current, problem),
             most=FINALISTS,
             coupled=_coupled(current, problem),
@@ -115,7 +115,7 @@ def _sifter(current: Tuning, stack: ExitStack) -> Sifter | None:
 def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[int]:
     """Stores the short list of a problem; returns its entries' ids."""
     one, two = (current.searches[problem, stage].results for stage in Stage)
-    default = _default(current, problem)
+    default = current.default(problem)
     times = dict(pairs(one, two, one_config=one_config(current.backend)))
     if default not in times:
         reason = "what ships has no estimate here, so there is nothing to compare with"
@@ -157,11 +157,6 @@ def _winners(current: Tuning, kind: Kind, made: Sequence[int]) -> list[WinnerRec
         backend=current.backend.name, environment_key=current.environment.key, kind=kind
     )
     return [winner for winner in stored if winner.id in made]
-
-
-def _default(current: Tuning, problem: Problem) -> LayerConfig:
-    one, two = (current.searches[problem, stage].space.default for stage in Stage)
-    return LayerConfig(one, two)
 
 
 def _published(current: Tuning, problem: Problem) -> LayerConfig | None:

@@ -104,8 +104,7 @@ def _make_searches(current: Tuning, workload: str) -> None:
     models: dict[tuple[Layer, Stage], JointModel] = {}
     for index, problem in enumerate(request.problems):
         for stage in Stage:
-            device = request.target.device
-            space = current.backend.space(problem.layer, problem.tokens, stage, device)
+            space = current.space(problem, stage)
             model = models.setdefault((problem.layer, stage), JointModel(request.seed * 1000 + len(models)))
             search = StageSearch(
                 space,

@@ -71,7 +71,7 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
     guards = guard_problems(current.request, current.backend)
     # Of two problems with as many tokens the later one stands for both, as it does in an export.
     problems = list({one.tokens: one for one in [*current.request.problems, *guards]}.values())
-    defaults = {problem: _default(current, problem) for problem in problems}
+    defaults = {problem: current.default(problem) for problem in problems}
     best = {winner.problem: _leaders(current, winner) for winner in winners}
     settings, refused = _legal(current, knobs, defaults, shared_settings(knobs, defaults, best))
     said = [f"{setting_text(one.setting)} cannot serve every shape: {one.reason}" for one in refused]
@@ -94,12 +94,6 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
         )
     tokens = ", ".join(str(problem.tokens) for problem in problems)
     return [*said, f"{len(settings)} settings of the process were timed at {tokens} tokens: export chooses"]
-
-
-def _default(current: Tuning, problem: Problem) -> LayerConfig:
-    device = current.request.target.device
-    spaces = (current.backend.space(problem.layer, problem.tokens, stage, device) for stage in Stage)
-    return LayerConfig(*(space.default for space in spaces))
 
 
 def _leaders(current: Tuning, winner: WinnerRecord) -> list[LayerConfig]:
@@ -144,9 +138,8 @@ def _broken(
     current: Tuning, knobs: EnvKnobs, problem: Problem, default: LayerConfig, setting: Setting
 ) -> str | None:
     config = knobs.overlay(default, dict(setting))
-    device = current.request.target.device
     for stage in Stage:
-        space = current.backend.space(problem.layer, problem.tokens, stage, device)
+        space = current.space(problem, stage)
         rule = space.broken_rule(config.of(stage))
         if rule is not None:
             return f"at {problem.tokens} tokens it breaks {stage}'s rule {rule.name}, {rule.reason}"

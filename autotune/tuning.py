@@ -10,9 +10,10 @@ from autotune.config import Config
 from autotune.fingerprint import Fingerprint
 from autotune.measure.settings import MeasureSettings
 from autotune.problem import Problem, Stage
-from autotune.results import Confirmation, Failure, Finalist, Kind, Measurement
+from autotune.results import Confirmation, Failure, Finalist, Kind, LayerConfig, Measurement
 from autotune.search.driver import Task
 from autotune.search.study import StageSearch
+from autotune.space import BoundSpace
 from autotune.store.records import TrialRecord, WinnerRecord
 from autotune.store.store import Store
 from autotune.targets import Target
@@ -122,3 +123,12 @@ class Tuning:
     id: int
     searches: dict[Task, StageSearch] = field(default_factory=dict)
     checks: list[Judged] = field(default_factory=list)
+
+    def space(self, problem: Problem, stage: Stage) -> BoundSpace:
+        """The space on the target, of a guard too, which has no search."""
+        return self.backend.space(problem.layer, problem.tokens, stage, self.request.target.device)
+
+    def default(self, problem: Problem) -> LayerConfig:
+        """What ships for a problem."""
+        one, two = (self.space(problem, stage).default for stage in Stage)
+        return LayerConfig(one, two)
