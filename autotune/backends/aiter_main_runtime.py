@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.backends.aiter_main.backend import AiterMain
 from autotune.backends.aiter_main.pack import ck_weights
-from autotune.backends.aiter_main.runtime import DEVICE, AiterMainRuntime, Sorted, amd_machine
+from autotune.backends.aiter_main.runtime import DEVICE, AiterMainRuntime, Sorted
 from autotune.backends.flydsl.request import whole
 from autotune.config import UNSET, Config
 from autotune.kernels.formats import Format
+from autotune.measure.machine import amd_machine
 from autotune.measure.runtime import Activations, LogicalWeights, Step
 from autotune.problem import Layer, Stage
 from autotune.results import LayerConfig

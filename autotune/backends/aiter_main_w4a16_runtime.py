@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from autotune.backends.aiter.pack import flydsl_weights
 from autotune.backends.aiter_main.backend import grouped_spaces
 from autotune.backends.aiter_main.pack import grouped_scales
-from autotune.backends.aiter_main.runtime import DEVICE, AiterMainRuntime, Sorted, amd_machine
+from autotune.backends.aiter_main.runtime import DEVICE, AiterMainRuntime, Sorted
 from autotune.backends.flydsl.request import whole
 from autotune.config import UNSET, Config
 from autotune.kernels.formats import GROUP, Format, weight_scales
+from autotune.measure.machine import amd_machine
 from autotune.measure.runtime import Activations, LogicalWeights, Machine, Step, What
 from autotune.problem import Layer, Stage
 from autotune.results import LayerConfig

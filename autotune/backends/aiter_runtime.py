@@ -20,7 +20,7 @@ from autotune.backends.flydsl.tree import find_tree
 from autotune.config import Config
 from autotune.devices import DEVICES
 from autotune.errors import UserError
-from autotune.measure.machine import GpuMachine
+from autotune.measure.machine import amd_machine
 from autotune.measure.runtime import (
     Activations,
     Launch,
@@ -45,13 +45,7 @@ def make() -> "AiterRuntime":
     Raises:
         UserError: AITER or its FlyDSL tree is missing, or the GPU is none of AMD's.
     """
-    import torch
-
-    if torch.version.hip is None:
-        raise UserError(
-            "backend aiter measures on AMD GPUs only: run it on the card, or use --backend triton"
-        )
-    return AiterRuntime(GpuMachine())
+    return AiterRuntime(amd_machine("aiter"))
 
 
 class AiterRuntime:

@@ -21,7 +21,7 @@ from autotune.backends.flydsl.worker import shims
 from autotune.config import Config
 from autotune.devices import DEVICES
 from autotune.errors import UserError
-from autotune.measure.machine import GpuMachine
+from autotune.measure.machine import amd_machine
 from autotune.measure.runtime import (
     Activations,
     Launch,
@@ -46,14 +46,7 @@ def make() -> "FlydslRuntime":
     Raises:
         UserError: the tree or its wheel is missing, or the GPU is none of AMD's.
     """
-    import torch
-
-    if torch.version.hip is None:
-        raise UserError(
-            "backend flydsl measures on AMD GPUs only: run it on the card, or prepare with --target"
-            " offline:mi325x"
-        )
-    return FlydslRuntime(GpuMachine())
+    return FlydslRuntime(amd_machine("flydsl", instead="prepare with --target offline:mi325x"))
 
 
 class FlydslRuntime:

@@ -104,6 +104,22 @@ class GpuMachine:
         return _GraphReplay(graph, launches)
 
 
+def amd_machine(backend: str, instead: str = "use --backend triton") -> GpuMachine:
+    """The first GPU, for a backend whose kernels are AMD's alone.
+
+    Args:
+        instead: what else the user may do.
+
+    Raises:
+        UserError: it is none of AMD's.
+    """
+    import torch
+
+    if torch.version.hip is None:
+        raise UserError(f"backend {backend} measures on AMD GPUs only: run it on the card, or {instead}")
+    return GpuMachine()
+
+
 def _capture(graph: "torch.cuda.CUDAGraph", launches: Sequence[Launch]) -> None:
     """Captures a pass.
 

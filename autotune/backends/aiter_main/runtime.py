@@ -17,7 +17,6 @@ from autotune.config import Config
 from autotune.devices import DEVICES
 from autotune.errors import UserError
 from autotune.kernels.formats import Format
-from autotune.measure.machine import GpuMachine
 from autotune.measure.runtime import (
     Activations,
     Launch,
@@ -176,21 +175,6 @@ class AiterMainRuntime(ABC):
 
 DEVICE = DEVICES["mi325x"]
 """What the spaces are bound to: the rules of the kernels are those of gfx942."""
-
-
-def amd_machine(backend: str) -> GpuMachine:
-    """The first GPU.
-
-    Raises:
-        UserError: it is none of AMD's.
-    """
-    import torch
-
-    if torch.version.hip is None:
-        raise UserError(
-            f"backend {backend} measures on AMD GPUs only: run it on the card, or use --backend triton"
-        )
-    return GpuMachine()
 
 
 def _import_aiter(backend: str) -> tuple[Any, Any]:
