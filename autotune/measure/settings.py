@@ -18,6 +18,8 @@ class MeasureSettings:
             resolution (0.5 us on CUDA, 1 us on HIP).
         window_s: seconds after which a window ends, precise or not.
         warmup_s: seconds after which warming up ends, settled or not.
+        poor: times the fastest so far from which a candidate's first few passes are figure enough: without
+            warm-up they are a few percent off, which does not bring it near. Infinity: never.
         timeout_s: seconds after which a request counts as a hang and its worker is killed.
         prepare_timeout_s: the same for a worker's start: device context, weights, first compile.
         min_gain: least gain over the default that a winner must be sure to have.
@@ -34,6 +36,7 @@ class MeasureSettings:
     min_sample_us: float = 300.0
     window_s: float = 0.15
     warmup_s: float = 0.3
+    poor: float = 1.5
     timeout_s: float = 60.0
     prepare_timeout_s: float = 300.0
     min_gain: float = 0.01
@@ -44,6 +47,8 @@ class MeasureSettings:
     def __post_init__(self) -> None:
         if self.cold < 0 or self.steps < 1 or self.min_samples < 2:
             raise ValueError("cold >= 0, steps >= 1 and min_samples >= 2 are required")
+        if self.poor <= 1:
+            raise ValueError("poor is above 1: a candidate near the fastest needs a window of its own")
         if self.select_rounds % 2 or self.judge_rounds % 2 or min(self.select_rounds, self.judge_rounds) < 2:
             raise ValueError("rounds come in pairs of opposite order: give even numbers from 2")
 

@@ -11,6 +11,9 @@ from autotune.measure.settings import MeasureSettings
 from autotune.measure.statistics import relative_standard_error
 from autotune.results import Sample
 
+FIRST = 3
+"""Single passes that tell how long a sample should be, and whether the candidate is worth a window."""
+
 CHUNK = 5
 """Samples taken together: the device is kept busy for their whole length, then asked for its clock."""
 
@@ -21,7 +24,8 @@ class Timing:
 
     Attributes:
         settled: False: the clocks were still moving when the warm-up's time was over.
-        ended: `precise`, `steady` (more samples no longer made it more precise) or `time`.
+        ended: `precise`, `steady` (more samples no longer made it more precise), `time`, or `poor` (far
+            behind the fastest, so that its first passes were enough).
     """
 
     samples: tuple[Sample, ...]
@@ -67,10 +71,19 @@ def time_replay(
     replay: Replay,
     launches: int,
     settings: MeasureSettings,
+    fastest_us: float = math.inf,
     now: Callable[[], float] = time.perf_counter,
 ) -> Timing:
-    """Times a pass of `launches` launches; a sample is microseconds a launch."""
-    passes = passes_a_sample(median(replay.passes(3, 1)), settings.min_sample_us)
+    """Times a pass of `launches` launches; a sample is microseconds a launch.
+
+    Args:
+        fastest_us: of those that it competes with, microseconds a launch; infinity: it is the first.
+    """
+    first = [us / launches for us in replay.passes(FIRST, 1)]
+    if min(first) > settings.poor * fastest_us:
+        clock = machine.clock()
+        return Timing(tuple(Sample(us, clock.mhz, clock.throttled) for us in first), False, "poor")
+    passes = passes_a_sample(launches * median(first), settings.min_sample_us)
     warm: list[list[float]] = []
     start = now()
     while not (is_settled := settled(warm)) and now() - start < settings.warmup_s:

@@ -12,7 +12,7 @@ from triton.runtime import driver
 from autotune.backends.triton_w4a8 import gpu_target
 from autotune.devices import DEVICES, Device
 from autotune.engines.kernels import Launch
-from autotune.engines.specialise import compile_launch
+from autotune.engines.specialise import AbsentCard, compile_launch
 
 
 @triton.jit
@@ -24,40 +24,40 @@ def _add(x_ptr, missing_ptr, scale_ptr, out_ptr, n, odd, one, BLOCK: tl.constexp
     tl.store(out_ptr + offsets, x * tl.load(scale_ptr) + odd, mask=offsets < n)
 
 
-class AbsentCard:
-    """Enough of a driver for Triton's launcher to compile for a card that is not here."""
-
-    def __init__(self, target: Any) -> None:
-        self._target = target
-
-    def get_current_target(self) -> Any:
-        return self._target
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int = 0) -> int:
-        return 0
-
-
 def compiled_for(folder: Path) -> int:
     return sum(1 for entry in folder.iterdir() if entry.is_dir())
 
 
+def arguments_on(device: str, n: int) -> tuple[Any, ...]:
+    x, scale, out = (
+        torch.empty(64, dtype=dtype, device=device) for dtype in (torch.int8, torch.float32, torch.bfloat16)
+    )
+    return x, None, scale, out, n, 7, 1
+
+
 @pytest.mark.parametrize("device", [DEVICES["mi325x"], DEVICES["h100"]], ids=lambda device: device.name)
-def test_the_launcher_finds_what_was_compiled_beforehand(
+def test_a_launch_on_real_tensors_finds_what_was_compiled_from_tensors_without_storage(
     device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
-    x, scale, out = (torch.zeros(64, dtype=dtype) for dtype in (torch.int8, torch.float32, torch.bfloat16))
     keywords = {"BLOCK": 64, "num_warps": 2}
+    target = gpu_target(device)
     for n in (64, 61):  # a multiple of 16, and none
-        arguments = (x, None, scale, out, n, 7, 1)
         before = compiled_for(tmp_path)
-        compile_launch(Launch(_add, arguments, keywords), gpu_target(device))
+        kernel = compile_launch(Launch(_add, arguments_on("meta", n), keywords), target)
+        assert ("amdgcn" if device.runtime == "hip" else "ptx") in kernel.asm
         ours = compiled_for(tmp_path)
         assert ours > before
-        monkeypatch.setattr(driver, "_active", AbsentCard(gpu_target(device)))
-        _add.device_caches.clear()
-        _add.warmup(*arguments, grid=(1,), **keywords)
+        _add.device_caches.clear()  # what the launcher remembers without looking at the disk
+        monkeypatch.setattr(driver, "_active", AbsentCard(target))
+        _add.run(*arguments_on("cpu", n), grid=(1,), warmup=True, **keywords)
+        monkeypatch.setattr(driver, "_active", None)
         assert compiled_for(tmp_path) == ours
+
+
+def test_the_process_keeps_its_own_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+    own = AbsentCard(None)
+    monkeypatch.setattr(driver, "_active", own)
+    compile_launch(Launch(_add, arguments_on("meta", 64), {"BLOCK": 64}), gpu_target(DEVICES["mi325x"]))
+    assert driver._active is own

@@ -1,6 +1,7 @@
 """Warm until settled, sample until precise, and never below an event's resolution."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 from autotune.measure.machine import CpuMachine
 from autotune.measure.runtime import Clock
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.timer import CHUNK, passes_a_sample, settled, stop_reason, time_replay
+from autotune.measure.timer import CHUNK, FIRST, passes_a_sample, settled, stop_reason, time_replay
 
 
 class Scripted:
@@ -64,26 +65,28 @@ def test_settled_when_three_chunks_agree(chunks: Sequence[Sequence[float]], says
 
 def test_samples_taken_while_the_clock_settles_do_not_count() -> None:
     replay = Scripted(lambda n: 1370.0 if n < 40 else 1520.0)
-    timing = time_replay(Clocks(STEADY), replay, 1, MeasureSettings(warmup_s=1), seconds())
+    timing = time_replay(Clocks(STEADY), replay, 1, MeasureSettings(warmup_s=1), now=seconds())
     assert timing.settled
     assert [s.us for s in timing.samples] == [1370.0] * len(timing.samples)
 
     rising = Scripted(lambda n: 1370.0 + 5 * min(n, 30))
-    timing = time_replay(Clocks(STEADY), rising, 1, MeasureSettings(warmup_s=1), seconds())
+    timing = time_replay(Clocks(STEADY), rising, 1, MeasureSettings(warmup_s=1), now=seconds())
     assert timing.settled
     assert {s.us for s in timing.samples} == {1520.0}
 
 
 def test_a_clock_that_never_settles_ends_the_warm_up_at_its_limit_and_is_said() -> None:
     replay = Scripted(lambda n: 1000.0 * 1.02**n)
-    timing = time_replay(Clocks(STEADY), replay, 1, MeasureSettings(warmup_s=0.01, window_s=0.01), seconds())
+    timing = time_replay(
+        Clocks(STEADY), replay, 1, MeasureSettings(warmup_s=0.01, window_s=0.01), now=seconds()
+    )
     assert not timing.settled
     assert timing.ended in ("time", "steady")
 
 
 def test_a_quiet_kernel_ends_as_soon_as_it_may() -> None:
     settings = MeasureSettings()
-    timing = time_replay(Clocks(STEADY), Scripted(lambda n: 640.0), 32, settings, seconds())
+    timing = time_replay(Clocks(STEADY), Scripted(lambda n: 640.0), 32, settings, now=seconds())
     assert timing.ended == "precise"
     assert len(timing.samples) == settings.min_samples
     assert timing.samples[0].us == 20.0  # a launch, not a pass
@@ -94,7 +97,7 @@ def test_a_noisy_kernel_goes_on_until_it_is_precise() -> None:
     rng = np.random.default_rng(0)
     settings = MeasureSettings(target_rse=0.002, window_s=10)
     replay = Scripted(lambda n: 640 * (1 + 0.01 * rng.standard_normal()))
-    timing = time_replay(Clocks(STEADY), replay, 32, settings, seconds())
+    timing = time_replay(Clocks(STEADY), replay, 32, settings, now=seconds())
     assert timing.ended == "precise"
     assert 20 <= len(timing.samples) <= 100
 
@@ -103,7 +106,7 @@ def test_a_window_ends_at_its_time_limit() -> None:
     rng = np.random.default_rng(0)
     settings = replace(MeasureSettings(), target_rse=1e-9, window_s=0.004)
     replay = Scripted(lambda n: 640 * (1 + 0.01 * rng.standard_normal()))
-    timing = time_replay(Clocks(STEADY), replay, 32, settings, seconds())
+    timing = time_replay(Clocks(STEADY), replay, 32, settings, now=seconds())
     assert timing.ended == "time"
     assert len(timing.samples) >= settings.min_samples
 
@@ -120,7 +123,7 @@ def test_noise_that_no_longer_falls_ends_the_window() -> None:
 def test_a_throttled_reading_marks_the_samples_around_it() -> None:
     clocks = Clocks(STEADY, STEADY, Clock(1410, throttled=True), STEADY, STEADY)
     settings = MeasureSettings(min_samples=4 * CHUNK)
-    timing = time_replay(clocks, Scripted(lambda n: 640.0), 32, settings, seconds())
+    timing = time_replay(clocks, Scripted(lambda n: 640.0), 32, settings, now=seconds())
     marks = [s.throttled for s in timing.samples]
     assert marks == [False] * CHUNK + [True] * 2 * CHUNK + [False] * CHUNK
 
@@ -129,5 +132,32 @@ def test_a_throttled_reading_marks_the_samples_around_it() -> None:
 def test_a_sample_lasts_long_against_an_events_resolution(pass_us: float, passes: int) -> None:
     assert passes_a_sample(pass_us, 300.0) == passes
     replay = Scripted(lambda n: pass_us)
-    time_replay(Clocks(STEADY), replay, 1, MeasureSettings(), seconds())
+    time_replay(Clocks(STEADY), replay, 1, MeasureSettings(), now=seconds())
     assert replay.passes_a_sample == passes
+
+
+def test_a_poor_candidate_costs_its_first_passes_alone() -> None:
+    settings = MeasureSettings(poor=1.5)
+    far = Scripted(lambda n: 320.0)
+    timing = time_replay(Clocks(STEADY), far, 2, settings, fastest_us=100.0, now=seconds())
+    assert timing.ended == "poor"
+    assert [sample.us for sample in timing.samples] == [160.0] * FIRST
+    assert far.taken == FIRST
+
+    near = time_replay(
+        Clocks(STEADY), Scripted(lambda n: 298.0), 2, settings, fastest_us=100.0, now=seconds()
+    )
+    assert near.ended == "precise"
+    assert len(near.samples) == settings.min_samples
+
+
+def test_one_slow_pass_makes_nobody_poor() -> None:
+    once = Scripted(lambda n: 900.0 if n in (0, 1) else 100.0)
+    timing = time_replay(Clocks(STEADY), once, 1, MeasureSettings(), fastest_us=99.0, now=seconds())
+    assert timing.ended == "precise"
+
+
+def test_where_nothing_is_poor_all_get_a_window() -> None:
+    settings = MeasureSettings(poor=math.inf)
+    timing = time_replay(Clocks(STEADY), Scripted(lambda n: 1e6), 1, settings, fastest_us=1.0, now=seconds())
+    assert timing.ended == "precise"
