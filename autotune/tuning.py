@@ -104,6 +104,14 @@ class Judge(Protocol):
     def workload(self) -> str:
         """Text of the conditions."""
 
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The device and stack.
+
+        Raises:
+            UserError: they cannot be used.
+        """
+
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure | None:
         """One more window of a config; None: there is nothing new to learn."""
 

@@ -14,7 +14,6 @@ about 3.5 minutes and half a minute for the order of the best.
 """
 
 import argparse
-import math
 import os
 import shlex
 import sys
@@ -63,8 +62,7 @@ def _record(options: argparse.Namespace) -> int:
         )
         for stage in (Stage(name) for name in options.stages.split(","))
     }
-    # A table is to be even: every config gets a whole window.
-    measure = MeasureSettings(steps=options.steps, poor=math.inf)
+    measure = MeasureSettings(steps=options.steps)
     recording = Recording(
         backend=backend,
         device=device,

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -121,21 +122,25 @@ def run(
 
       autotune run --target offline:mi325x --shape m4 --json
     """
-    from autotune.export.mix import parse_guards
-    from autotune.measure.settings import MeasureSettings
-    from autotune.results import Kind
-    from autotune.run import RunRequest
-    from autotune.run import run as run_search
-    from autotune.search.samplers import make_sampler
-    from autotune.store.store import Store
     from autotune.targets import resolve_target
 
     layer = make_layer(model, model_config, tp, fused_shared_experts)
     problems = make_problems(layer, shape, concurrency, routing)
-    make_sampler(sampler, seed)  # an unknown name is told before anything starts
     if device is not None:
         show_only(device)
-    chosen = resolve_target(target)
+    with ThreadPoolExecutor(1) as asking:
+        # Asking the GPU takes seconds, in a process of its own; importing what searches does as well.
+        answer = asking.submit(resolve_target, target)
+        from autotune.export.mix import parse_guards
+        from autotune.measure.settings import MeasureSettings
+        from autotune.results import Kind
+        from autotune.run import RunRequest
+        from autotune.run import run as run_search
+        from autotune.search.samplers import make_sampler
+        from autotune.store.store import Store
+
+        make_sampler(sampler, seed)  # an unknown name is told before anything is searched
+        chosen = answer.result()
     request = RunRequest(
         backend=backend,
         problems=problems,

@@ -17,6 +17,7 @@ from autotune.errors import UserError
 from autotune.kernels.layout import unpack_int4
 
 MAX_K = (1 << 24) // (127 * 8)
+_UNPACKED_BYTES = 1 << 28  # of experts' weights in float32 at a time
 
 
 def quantise_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -113,16 +114,28 @@ def _expert_gemm(
     if k > MAX_K:
         raise UserError(f"K={k} is too long for an exact float32 sum: at most {MAX_K}")
     out = torch.empty((a.shape[0], w.shape[1]), dtype=torch.float32, device=a.device)
+    # Only the experts that are there, and not all at once: a real layer's weights would not fit unpacked.
+    experts, group, counts = torch.unique(expert, return_inverse=True, return_counts=True)
+    order = torch.argsort(group, stable=True)
+    place = torch.empty_like(group)
+    place[order] = torch.arange(len(group), device=a.device) - (counts.cumsum(0) - counts)[group[order]]
+    rows = torch.zeros((len(experts), int(counts.max()), k), dtype=torch.float32, device=a.device)
+    rows[group, place] = a.float()
+    size = max(1, _UNPACKED_BYTES // (4 * w.shape[1] * k))
+    ends = [0, *counts.cumsum(0).tolist()]
     with _exact_float32():
-        # Only the experts that are there: a real layer's weights would not fit unpacked.
-        for index in sorted(set(expert.tolist())):
-            mine = expert == index
-            weights, scale = unpack_int4(w[index]).float(), w_scale[index]
-            if scale.dim() == 2:  # of groups: they cannot wait until the sum is there
-                weights *= scale.float().T.repeat_interleave(k // len(scale), dim=1)
-                scale = torch.ones(1, device=a.device)
-            product = a[mine].float() @ weights.T
-            out[mine] = product * a_scale[mine][:, None] * scale[None, :]
+        for start in range(0, len(experts), size):
+            stop = min(start + size, len(experts))
+            some = experts[start:stop]
+            weights, scale = unpack_int4(w[some]).float(), w_scale[some]
+            if scale.dim() == 3:  # of groups: they cannot wait until the sum is there
+                groups = scale.float().transpose(1, 2)
+                weights *= groups.repeat_interleave(k // groups.shape[2], dim=2)
+                scale = torch.ones((stop - start, 1), device=a.device)
+            product = rows[start:stop] @ weights.transpose(1, 2)
+            mine = order[ends[start] : ends[stop]]
+            own = group[mine] - start
+            out[mine] = product[own, place[mine]] * a_scale[mine][:, None] * scale[own]
     return out
 
 

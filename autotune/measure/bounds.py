@@ -74,34 +74,51 @@ class Deviation:
 
 
 def deviation(out: "torch.Tensor", reference: "torch.Tensor") -> Deviation:
-    """Compares an output with its reference, as a whole and by tiles.
+    """See `deviations`; out [rows, width]."""
+    return deviations(out[None], reference[None])[0]
+
+
+def deviations(outs: "torch.Tensor", references: "torch.Tensor") -> list[Deviation]:
+    """Compares outputs with their references, as a whole and by tiles.
 
     A tile's norm is measured against its reference's, but no less than a quarter of the row's average tile:
     where contributions cancel, rounding is still as large as what it rounded.
 
     Args:
-        out: floating point [rows, width].
-        reference: float32 [rows, width].
+        outs: floating point [outputs, rows, width].
+        references: float32 [outputs, rows, width].
     """
     import torch
 
-    rows, width = reference.shape
-    finite = torch.isfinite(out)
-    if not bool(finite.all()):
-        broken = ~finite.all(dim=1)
-        row = int(broken.nonzero()[0])
-        column = int((~finite[row]).nonzero()[0])
-        return Deviation(float("inf"), float("inf"), row, column, int(broken.sum()))
-    difference = (out.float() - reference).square()
-    square = reference.square()
-    error = float((difference.sum() / square.sum()).sqrt())
+    count, rows, width = references.shape
+    finite = torch.isfinite(outs)
+    difference = (outs.float() - references).square()
+    square = references.square()
     # The last tile of a width that is no multiple is filled up with zeros: it is judged on what it has.
     pad = (0, -width % TILE)
-    tiles = torch.nn.functional.pad(difference, pad).view(rows, -1, TILE).sum(dim=2)
-    norms = torch.nn.functional.pad(square, pad).view(rows, -1, TILE).sum(dim=2)
-    floor = norms.mean(dim=1, keepdim=True) / 16
+    tiles = torch.nn.functional.pad(difference, pad).view(count, rows, -1, TILE).sum(dim=3)
+    norms = torch.nn.functional.pad(square, pad).view(count, rows, -1, TILE).sum(dim=3)
+    floor = norms.mean(dim=2, keepdim=True) / 16
     # A token whose every value is zero must come out as zeros.
     ratio = (tiles / torch.maximum(norms, floor).clamp(min=1e-30)).sqrt()
-    worst = int(ratio.argmax())
-    row, tile = divmod(worst, ratio.shape[1])
-    return Deviation(error, float(ratio[row, tile]), row, tile * TILE, 0)
+    worst, at = ratio.flatten(1).max(dim=1)
+    errors = (difference.sum(dim=(1, 2)) / square.sum(dim=(1, 2))).sqrt()
+    # One transfer: each waits for the device.
+    figures = torch.stack(
+        [finite.all(dim=2).all(dim=1).double(), errors.double(), worst.double(), at.double()]
+    )
+    made = []
+    for index, (whole, error, tile_error, place) in enumerate(figures.T.tolist()):
+        if whole:
+            row, tile = divmod(int(place), ratio.shape[2])
+            made.append(Deviation(error, tile_error, row, tile * TILE, 0))
+        else:
+            made.append(_not_finite(finite[index]))
+    return made
+
+
+def _not_finite(finite: "torch.Tensor") -> Deviation:
+    broken = ~finite.all(dim=1)
+    row = int(broken.nonzero()[0])
+    column = int((~finite[row]).nonzero()[0])
+    return Deviation(float("inf"), float("inf"), row, column, int(broken.sum()))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotune.kernels.formats import Format
-from autotune.measure.bounds import TILE, TILE_ROOM, bound, deviation, to_bf16
+from autotune.measure.bounds import TILE, TILE_ROOM, Deviation, bound, deviation, deviations, to_bf16
 from autotune.measure.runtime import Activations, Launch, LogicalWeights, Path, Step, What
 from autotune.measure.workload import make_activations, make_steps
 from autotune.problem import Layer
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 ALL_UP_TO = 16
 """Up to so many tokens every smaller count is checked: engines and our operator fall back upwards."""
+
+_JUDGED_AT_ONCE = 1 << 23
+"""Elements of outputs that are kept to be judged together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,9 +214,17 @@ class Incorrect(Exception):
 
 
 def check_launch(launch: Launch, case: Case, what: What, path: Path, *, times: int = 2) -> float:
-    """Launches a case into poisoned buffers and judges what comes out.
+    """See `check_launches`."""
+    return check_launches([launch], [case], what, path, times=times)
 
-    Twice: a kernel that leaves its counters or partial sums behind is right only the first time.
+
+def check_launches(
+    launches: Sequence[Launch], cases: Sequence[Case], what: What, path: Path, *, times: int = 2
+) -> float:
+    """Launches cases of one token count into poisoned buffers and judges what comes out.
+
+    Twice: a kernel that leaves its counters or partial sums behind is right only the first time. Many results
+    are judged at once: a small case's launches take less time than asking for its verdict.
 
     Returns:
         ||out - reference|| / ||reference||, the worst of the launches.
@@ -221,12 +232,29 @@ def check_launch(launch: Launch, case: Case, what: What, path: Path, *, times: i
     Raises:
         Incorrect: beyond the bound.
     """
+    todo = [pair for pair in zip(launches, cases, strict=True) for _ in range(times)]
+    size = max(1, _JUDGED_AT_ONCE // cases[0].references[what].numel())
     worst = 0.0
-    for _ in range(times):
+    for start in range(0, len(todo), size):
+        worst = max(worst, _check_some(todo[start : start + size], what, path))
+    return worst
+
+
+def _check_some(todo: Sequence[tuple[Launch, Case]], what: What, path: Path) -> float:
+    import torch
+
+    outs, intact = [], []
+    for launch, case in todo:
         poison([launch])
         launch.run()
-        worst = max(worst, judge(launch, case, what, path))
-    return worst
+        outs.append(launch.output.reshape(case.references[what].shape).clone())
+        intact.append(_guards_intact(launch))
+    references = torch.stack([case.references[what] for _, case in todo])
+    found = deviations(torch.stack(outs), references)
+    kept = torch.stack(intact).tolist()
+    for (_, case), one, whole in zip(todo, found, kept, strict=True):
+        _judge(case, what, path, one, guards_intact=whole)
+    return max(one.error for one in found)
 
 
 def judge(launch: Launch, case: Case, what: What, path: Path) -> float:
@@ -237,12 +265,17 @@ def judge(launch: Launch, case: Case, what: What, path: Path) -> float:
     """
     reference = case.references[what]
     found = deviation(launch.output.reshape(reference.shape), reference)
+    _judge(case, what, path, found, guards_intact=bool(_guards_intact(launch)))
+    return found.error
+
+
+def _judge(case: Case, what: What, path: Path, found: Deviation, *, guards_intact: bool) -> None:
     limit = case.bound(what, path)
     where = f"at {case.name}: "
     if found.not_finite:
         raise Incorrect(
-            f"{where}{found.not_finite} of {len(reference)} rows hold values that were never written"
-            f" or are not finite, the first at row {found.row}, column {found.column}",
+            f"{where}{found.not_finite} of {len(case.references[what])} rows hold values that were never"
+            f" written or are not finite, the first at row {found.row}, column {found.column}",
             found.error,
         )
     if found.error > limit:
@@ -255,9 +288,8 @@ def judge(launch: Launch, case: Case, what: What, path: Path) -> float:
             " overall is within its bound",
             found.error,
         )
-    if not guards_intact(launch):
+    if not guards_intact:
         raise Incorrect(f"{where}it wrote outside of its output", found.error)
-    return found.error
 
 
 def poison(launches: Sequence[Launch]) -> None:
@@ -275,6 +307,11 @@ def poison(launches: Sequence[Launch]) -> None:
             guard.fill_(torch.nan)
 
 
-def guards_intact(launch: Launch) -> bool:
-    """Whether everything around the output is as `poison` left it."""
-    return all(bool(guard.isnan().all()) for guard in launch.guards)
+def _guards_intact(launch: Launch) -> "torch.Tensor":
+    """Whether everything around the output is as `poison` left it; on the device."""
+    import torch
+
+    intact = [guard.isnan().all() for guard in launch.guards]
+    return (
+        torch.stack(intact).all() if intact else torch.ones((), dtype=torch.bool, device=launch.output.device)
+    )

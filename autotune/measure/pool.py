@@ -96,6 +96,10 @@ class Measurer:
         Raises:
             UserError: the backend cannot run here, or there is too little memory.
         """
+        return self.start(environment).result()
+
+    def start(self, environment: Mapping[str, str] | None = None) -> "Future[Fingerprint]":
+        """Begins with what `fingerprint` waits for."""
 
         def ask() -> Fingerprint:
             answer = self._worker(environment or {}).prepare(self._problems[0].layer)
@@ -104,7 +108,7 @@ class Measurer:
             made: Fingerprint = answer
             return made
 
-        return self._turns.submit(ask).result()
+        return self._turns.submit(ask)
 
     def submit(
         self, problem: Problem, stage: Stage, config: Config, environment: Mapping[str, str] | None = None

@@ -16,7 +16,7 @@ from autotune.config import Config
 from autotune.fingerprint import Fingerprint
 from autotune.measure.gate import (
     Case,
-    check_launch,
+    check_launches,
     judge,
     make_case,
     make_cases,
@@ -35,7 +35,7 @@ from autotune.measure.runtime import (
     load_runtime,
 )
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.timer import CHUNK, passes_a_sample, time_replay
+from autotune.measure.timer import passes_a_sample, time_replay
 from autotune.measure.workload import Pass, Workload
 from autotune.problem import Layer, Problem, Stage
 from autotune.results import LayerConfig, Measurement
@@ -101,11 +101,12 @@ class Worker:
     def check(self, problem: Problem, what: What, config: Subject) -> float:
         """The gate: every case at every token count that the config would serve; its worst error.
 
-        A config that passed is not checked again by this worker.
+        A config that passed is not checked again by this worker, nor is a stage as part of a layer's config.
 
         Raises:
             Incorrect: it did not pass.
         """
+        config = _launched(what, config)
         key = (problem.key, what.value, config.key)
         if key not in self._passed:
             path = self.runtime.path(what, config)
@@ -120,10 +121,9 @@ class Worker:
                     if there in self._passed_at:
                         worst = max(worst, self._passed_at[there])
                         continue
-                error = 0.0
-                for case in self._cases_at(problem, tokens):
-                    launch = self._bind(what, config, case.inputs, [case.step])[0]
-                    error = max(error, check_launch(launch, case, what, path))
+                cases = self._cases_at(problem, tokens)  # all have the same activations
+                launches = self._bind(what, config, cases[0].inputs, [case.step for case in cases])
+                error = check_launches(launches, cases, what, path)
                 self._passed_at[there] = error
                 worst = max(worst, error)
             self.runtime.machine.synchronize()
@@ -172,13 +172,10 @@ class Worker:
         return self._bind(what, config, work.inputs, work.steps)
 
     def _bind(self, what: What, config: Subject, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
-        if what is What.LAYER:
-            if not isinstance(config, LayerConfig):
-                raise TypeError("a layer is launched with the configs of both stages")
-            return self.runtime.layer(config, inputs, steps)
-        stage = Stage(what.value)
-        one = config.of(stage) if isinstance(config, LayerConfig) else config
-        return self.runtime.stage(stage, one, inputs, steps)
+        launched = _launched(what, config)
+        if isinstance(launched, LayerConfig):
+            return self.runtime.layer(launched, inputs, steps)
+        return self.runtime.stage(Stage(what.value), launched, inputs, steps)
 
     def _cases_at(self, problem: Problem, tokens: int) -> list[Case]:
         own = tokens == problem.tokens
@@ -238,7 +235,7 @@ class Worker:
                 self._replays.pop(old)[0].close()
             launches = self._launches(what, config, self._load().pass_of(problem, seed))
             replay = self.runtime.machine.replay(launches)
-            passes = passes_a_sample(min(replay.passes(CHUNK, 1)), self.settings.min_sample_us)
+            passes = passes_a_sample(replay.passes(1, 1)[0], self.settings.min_sample_us)
             self._replays[key] = replay, len(launches), passes
         return self._replays[key]
 
@@ -258,3 +255,12 @@ class Worker:
         self._passed.clear()
         self._passed_at.clear()
         self._fastest.clear()
+
+
+def _launched(what: What, config: Subject) -> Subject:
+    """The part of a config that a launch has."""
+    if what is What.LAYER:
+        if not isinstance(config, LayerConfig):
+            raise TypeError("a layer is launched with the configs of both stages")
+        return config
+    return config.of(Stage(what.value)) if isinstance(config, LayerConfig) else config

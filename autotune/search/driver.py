@@ -129,19 +129,30 @@ class Driver:
         """
         deadline = None if self._settings.timeout_s is None else self._clock.now() + self._settings.timeout_s
         turns = self._turns()
+
+        def in_time() -> bool:
+            return deadline is None or self._clock.now() < deadline
+
         while True:
-            in_time = deadline is None or self._clock.now() < deadline
-            while in_time and self._has_room() and self._start_next(turns):
-                pass
-            waiting: list[Future[Any]] = [*self._compiling, *self._evaluating]
+            while in_time() and self._has_room() and self._start_next(turns):
+                # Asking takes a moment: the device need not wait until there is enough to compile.
+                self._take([future for future in self._waiting() if future.done()])
+            waiting = self._waiting()
             if not waiting:
                 return all(search.done for search in self._searches.values())
-            for future in self._clock.wait(waiting):
-                if future in self._compiling:
-                    for candidate in self._compiling.pop(future):
-                        self._compiled(candidate, future.result())
-                else:
-                    self._evaluated(self._evaluating.pop(future), future.result())
+            self._take(self._clock.wait(waiting))
+
+    def _waiting(self) -> list[Future[Any]]:
+        return [*self._compiling, *self._evaluating]
+
+    def _take(self, done: Iterable[Future[Any]]) -> None:
+        """Goes on with what has finished."""
+        for future in done:
+            if future in self._compiling:
+                for candidate in self._compiling.pop(future):
+                    self._compiled(candidate, future.result())
+            else:
+                self._evaluated(self._evaluating.pop(future), future.result())
 
     def _has_room(self) -> bool:
         """Whether another compile is worth while now.

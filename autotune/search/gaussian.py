@@ -6,6 +6,7 @@ Kernel: Matern 5/2 with a length an aspect, plus a nugget, which stands for what
 two configs that look alike to the model still differ, and repeatably so.
 """
 
+from collections.abc import Sequence
 from math import exp, log, sqrt
 
 import numpy as np
@@ -17,6 +18,7 @@ _LENGTH_PRIOR = (0.5, 1.0)  # of an aspect's log length: mean, deviation; a colu
 _NUGGET_PRIOR = (log(1e-2), 1.5)
 _LENGTH_BOUNDS = (-2.5, 3.0)
 _NUGGET_BOUNDS = (log(1e-5), log(0.3))
+_BLOCK = 32  # rows solved for at a time
 _FITTED = 160  # results that the kernel is fitted to at most
 
 
@@ -63,6 +65,12 @@ class Process:
         self._whitened = np.hstack([self._whitened, whitened])
         self._explained = np.append(self._explained, (whitened**2).sum(axis=0))
 
+    def narrow(self, kept: Sequence[int]) -> None:
+        """Knows of these points alone, those added among them. `fit` comes next."""
+        place = {row: index for index, row in enumerate(kept)}
+        self.points = self.points[kept]
+        self.rows = [place[row] for row in self.rows]
+
     def fit(self, values: Matrix, steps: int) -> None:
         """Fits lengths and nugget to what is known, by gradient steps on the posterior density.
 
@@ -94,14 +102,10 @@ class Process:
         Args:
             values: as for `fit`; a row that is not known yet is believed to come out as predicted.
         """
-        count, outputs = values.shape
-        whitened = np.zeros((count, outputs))
-        for index in range(count):
-            if not np.isnan(values[index]).any():
-                rest = values[index] - self._factor[index, :index] @ whitened[:index]
-                whitened[index] = rest / self._factor[index, index]
+        count = len(values)
+        known = np.asarray(~np.isnan(values).any(axis=1), bool)
+        whitened = _forward(self._factor[:count, :count], values, known)
         mean = self._whitened[:count].T @ whitened
-        known = ~np.isnan(values).any(axis=1)
         scale = np.maximum((whitened[known] ** 2).mean(axis=0), 1e-6)
         left = np.maximum(1.0 - self._explained, 0.0) + exp(self._log_nugget)
         return mean, np.sqrt(left[:, None] * scale[None, :])
@@ -119,6 +123,17 @@ class Process:
         a, b = some * weights, others * weights
         squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T
         return matern(np.maximum(squares, 0.0))
+
+
+def _forward(factor: Matrix, values: Matrix, known: NDArray[np.bool_]) -> Matrix:
+    """Solves factor · x = values for a lower triangle, by blocks; rows that are not known have x = 0."""
+    solved = np.zeros(values.shape)
+    for start in range(0, len(values), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        rows = np.flatnonzero(known[block]) + start
+        rest = values[rows] - factor[rows, :start] @ solved[:start]
+        solved[rows] = np.linalg.solve(factor[np.ix_(rows, rows)], rest)
+    return solved
 
 
 def matern(squares: Matrix) -> Matrix:

@@ -18,7 +18,10 @@ from autotune.search.features import Encoder, Matrix
 from autotune.search.gaussian import Process
 from autotune.space import BoundSpace
 
-POOL = 4000  # configs that the model weighs against each other; larger spaces are sampled
+POOL = 16_384  # configs that the model weighs against each other; larger spaces are sampled
+_ENUMERATED = 200_000  # up to so many legal configs are listed to draw from: drawing blindly takes longer
+_NARROWED = 4096  # so many of a larger pool stay once there are _WIDE results: it is known where not to look
+_WIDE = 256
 _FIRST = 10  # configs spread over the space before the model has a say
 _REFIT = 1.25  # the kernel is fitted anew when there are so many times more results
 _SPREAD = 300  # configs that a spread-out one is picked from
@@ -57,6 +60,11 @@ class JointModel:
         self._hopes.append(None)
         return len(self._spaces) - 1
 
+    def prepare(self) -> None:
+        """Lists the pool, which takes seconds on a large space: while something else is waited for."""
+        if self._spaces:
+            self._ready()
+
     def start(self, config: Config) -> None:
         """`config` is tried: the model counts on a result to come."""
         if config not in self._us:
@@ -84,6 +92,8 @@ class JointModel:
         if len(self._started) < _FIRST or finished < 3:
             return self._first_free(self._spread(), output, known)
         if finished >= self._next_fit:
+            if finished >= _WIDE and len(self._pool) > _NARROWED:
+                self._narrow(process, values)
             process.fit(values, steps=40 if self._next_fit == _FIRST else 15)
             self._next_fit = int(finished * _REFIT) + 1
         # Counted by search: with one count for all, the neighbours would fall to the same searches each time.
@@ -144,10 +154,21 @@ class JointModel:
         for space in self._spaces:
             if space.size <= POOL:
                 pool.update(dict.fromkeys(space))
+            elif len(pool) < POOL and space.size <= _ENUMERATED:
+                pool.update(dict.fromkeys(self._rng.sample(list(space), POOL - len(pool))))
             elif len(pool) < POOL:
                 drawn = (space.sample(self._rng) for _ in range(POOL - len(pool)))
                 pool.update(dict.fromkeys(drawn))
         return list(pool)
+
+    def _narrow(self, process: Process, values: Matrix) -> None:
+        """Drops what is least likely to be best anywhere: asking costs in proportion to the pool."""
+        mean, deviation = process.posterior(values)
+        hopeful = np.argsort((mean - 2 * deviation).min(axis=1))[:_NARROWED]
+        kept = sorted({*hopeful.tolist(), *process.rows})
+        process.narrow(kept)
+        self._pool = [self._pool[row] for row in kept]
+        self._index = {config: row for row, config in enumerate(self._pool)}
 
     def _values(self) -> Matrix:
         """Standardised log times [started, outputs]; a row without any result is NaN.

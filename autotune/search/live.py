@@ -16,7 +16,10 @@ from autotune.search.evaluate import Outcome
 
 
 class LiveJudge:
-    """Measures candidates and confirms finalists; use it as a context manager."""
+    """Measures candidates and confirms finalists; use it as a context manager.
+
+    Its worker starts on entry, in the background; `fingerprint` waits for it.
+    """
 
     kind = Kind.MEASURED
 
@@ -26,6 +29,7 @@ class LiveJudge:
 
     def __enter__(self) -> "LiveJudge":
         self._measurer.__enter__()
+        self._started = self._measurer.start()
         return self
 
     def __exit__(
@@ -39,7 +43,7 @@ class LiveJudge:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        return self._measurer.fingerprint()
+        return self._started.result()
 
     def evaluate(
         self, problem: Problem, stage: Stage, config: Config, compiled: Compiled

@@ -1,6 +1,7 @@
 """`measure`, `compare` and `confirm` on a stand-in for a GPU."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def test_compare_answers_of_b(invoke: Callable[..., Any]) -> None:
     done = invoke("compare", "default", "stage1:us=8000")
     assert done.exit_code == 0, done.output
     assert "m4 stage1" in done.output
-    assert "B is faster: 10.0" in done.output
+    assert re.search(r"B is faster: (9\.9|10\.0)\d -> 8\.0", done.output), done.output
 
 
 def test_compare_takes_runs_and_bundles(invoke: Callable[..., Any], store: Store, tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_confirm_keeps_what_holds_and_stores_it(invoke: Callable[..., Any], stor
     run = won(store, Finalist("default", SLOW), Finalist("candidate", FAST))
     done = invoke("confirm")
     assert done.exit_code == 0, done.output
-    assert "holds, +2" in done.output
+    assert re.search(r"holds, \+(19\.9|20\.0)%", done.output), done.output
     assert "stack: kernel_source: of an earlier day -> fake" in done.output
     winner = store.winners(problem=PROBLEM)[-1]
     assert winner.run > run

@@ -1,5 +1,6 @@
 """The worker's gate: what is checked where, and what need not be checked twice."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from autotune.measure import worker as working
 from autotune.measure.gate import Case, Incorrect
 from autotune.measure.runtime import Launch, What
+from autotune.measure.timer import FIRST
 from autotune.measure.worker import Worker
-from autotune.problem import Problem
+from autotune.problem import Problem, Stage
+from autotune.results import LayerConfig
 from tests.measure.conftest import FAKE, QUICK, TINY
 from tests.measure.fake_runtime import Fault, fake_config
 
@@ -17,13 +20,13 @@ from tests.measure.fake_runtime import Fault, fake_config
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the cases that were launched, in order."""
     names: list[str] = []
-    check_launch = working.check_launch
+    check_launches = working.check_launches
 
-    def noted(launch: Launch, case: Case, *others: Any) -> float:
-        names.append(case.name)
-        return check_launch(launch, case, *others)
+    def noted(launches: Sequence[Launch], cases: Sequence[Case], *others: Any) -> float:
+        names.extend(case.name for case in cases)
+        return check_launches(launches, cases, *others)
 
-    monkeypatch.setattr(working, "check_launch", noted)
+    monkeypatch.setattr(working, "check_launches", noted)
     return names
 
 
@@ -77,3 +80,25 @@ def test_what_is_wrong_at_another_problems_count_is_refused_by_both() -> None:
     for problem in (M2, M4):
         with pytest.raises(Incorrect, match="2 tokens"):
             both.check(problem, What.STAGE1, wrong)
+
+
+def test_a_stage_that_passed_alone_is_not_checked_again_within_a_layer(checked: list[str]) -> None:
+    both = worker(M4)
+    both.check(M4, What.STAGE1, fake_config())
+    checked.clear()
+    layer = LayerConfig(fake_config(), fake_config(us=8000))
+    both.check(M4, What.STAGE1, layer)
+    assert not checked
+    both.check(M4, What.STAGE2, layer)
+    both.check(M4, What.LAYER, layer)
+    assert counts(checked) == [1, 2, 3, 4]
+
+
+def test_a_candidate_far_behind_the_fastest_gets_no_whole_window() -> None:
+    one = worker(M4)
+    whole = one.measure(M4, Stage.STAGE1, fake_config(us=1000))
+    poor = one.measure(M4, Stage.STAGE1, fake_config(us=8000))
+    assert len(poor.samples) == FIRST < len(whole.samples)
+    assert poor.us == pytest.approx(8 * whole.us, rel=0.1)
+    # Another stage, another race.
+    assert len(one.measure(M4, Stage.STAGE2, fake_config(us=8000)).samples) == len(whole.samples)
