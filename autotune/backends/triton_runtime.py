@@ -155,13 +155,8 @@ class TritonRuntime:
     def _launch(
         self, spec: specs.KernelSpec, tokens: int, arguments: Mapping[str, Any]
     ) -> Callable[[], None]:
-        return partial(
-            specs.launch,
-            spec,
-            self._program(spec),
-            specs.grid(spec, tokens),
-            {**arguments, "tokens": tokens},
-        )
+        blocks = specs.grid(spec, tokens)
+        return specs.bind(spec, self._program(spec), blocks, {**arguments, "tokens": tokens})
 
     def _buffers(
         self, spec: specs.KernelSpec, tokens: int

@@ -15,9 +15,9 @@ No torch at import time.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -277,12 +277,18 @@ def launch(
         blocks: of `grid`.
         arguments: the run-time arguments by name; others are ignored.
     """
+    bind(spec, compiled, blocks, arguments)()
+
+
+def bind(
+    spec: KernelSpec, compiled: Any, blocks: tuple[int, int, int], arguments: Mapping[str, Any]
+) -> Callable[[], None]:
+    """A launch with all that it takes looked up, for launching often; arguments as `launch`'s."""
     if compiled is None:
         values = {name: arguments[name] for name in spec.run_time}
-        spec.fn[blocks](**values, **spec.constexprs)
-        return
+        return partial(spec.fn[blocks], **values, **spec.constexprs)
     # Triton's launcher takes every argument in order and skips the compile-time ones.
-    compiled[blocks](*(arguments.get(name) for name in spec.signature))
+    return partial(compiled[blocks], *(arguments.get(name) for name in spec.signature))
 
 
 @cache

@@ -18,7 +18,8 @@ Again = Callable[[Config], Measurement | Failure | None]
 # Two windows of one candidate differ by 0.1 to 3 % (H100, our kernels): who is further back is no contender.
 _BAND = 1.05
 _WINDOWS = 4
-_LEADERS = 8
+# A final's eight pairs, by the sum of their stages, reach to about the fourth of each.
+_LEADERS = 4
 
 
 def settle(
