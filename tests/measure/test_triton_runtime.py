@@ -107,7 +107,7 @@ def test_the_defaults_are_right_and_repeat_on_the_gpu(live: Any) -> None:
                 first, again = (measurer.submit(problem, stage, default).result() for _ in range(2))
                 assert isinstance(first, Measurement), first
                 assert isinstance(again, Measurement), again
-                assert first.us == pytest.approx(again.us, rel=0.02)
+                assert first.us == pytest.approx(again.us, rel=0.05)  # what two windows differ by
                 # It cannot be faster than its bytes at the card's bandwidth, nor sloppier than one rounding.
                 floor = problem.weight_bytes(stage) / live.bandwidth_bytes_per_s * 1e6
                 assert 0.8 * floor < first.us < 100 * floor
