@@ -1,5 +1,6 @@
 """What is launched: one layer's weights on the device, and the passes of routings over them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,19 +76,31 @@ def memory_needed(layer: Layer, copies: int, packed_bytes: int, max_tokens: int)
     return logical + copies * packed_bytes + 2 * max_tokens * layer.top_k * slot + SPARE_BYTES
 
 
-def check_memory(layer: Layer, copies: int, needed: int, free: int, settings: MeasureSettings) -> None:
+def check_memory(
+    layer: Layer, copies: int, packed_bytes: int, tokens: Sequence[int], free: int, settings: MeasureSettings
+) -> None:
     """Refuses what the device cannot hold.
+
+    Args:
+        tokens: all counts that will be measured.
 
     Raises:
         UserError: too little memory; names the option that needs less.
     """
+    needed, least = (
+        memory_needed(layer, copies, packed_bytes, count) for count in (max(tokens), min(tokens))
+    )
     if needed <= free:
         return
-    remedy = (
-        f"lower --cold (now {settings.cold:g} caches' worth of weights, {copies} copies), or free the GPU"
-        if copies > 1
-        else f"raise --tp (now {layer.tp}), or free the GPU"
-    )
+    if least <= free:
+        remedy = (
+            f"leave out the {max(tokens)} tokens (--shape, --concurrency, --guards none), or free the GPU"
+        )
+    elif copies > 1:
+        caches = f"{settings.cold:g} caches' worth of weights, {copies} copies"
+        remedy = f"lower --cold (now {caches}), or free the GPU"
+    else:
+        remedy = f"raise --tp (now {layer.tp}), or free the GPU"
     raise UserError(
         f"measuring {layer.model} needs {needed / GIB:.1f} GiB of GPU memory and {free / GIB:.1f} are free:"
         f" {remedy}"
@@ -206,9 +219,8 @@ class Workload:
         copies = max((ring.count for ring in plans), default=1)
         copies += copies > 1
         packed = self._runtime.packed_bytes(self.layer)
-        most = max((problem.tokens for problem in problems), default=1)
-        needed = memory_needed(self.layer, copies, packed, most)
-        check_memory(self.layer, copies, needed, machine.free_bytes(), self._settings)
+        tokens = [problem.tokens for problem in problems] or [1]
+        check_memory(self.layer, copies, packed, tokens, machine.free_bytes(), self._settings)
         self.weights = make_weights(self.layer, machine.device, self._settings.seed)
         self._runtime.prepare(self.layer, self.weights)
         self._grow(copies)

@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from autotune.backends.base import Backend
+from autotune.backends.base import Backend, one_config
 from autotune.compile.estimate import Work
 from autotune.config import Config
 from autotune.devices import Device
@@ -35,6 +35,11 @@ class ReplayBackend:
         self.runtime = backend.runtime
         self._backend, self._table = backend, table
         self.name = backend.name
+
+    @property
+    def one_config(self) -> bool:
+        """As the backend's: one config serves both stages."""
+        return one_config(self._backend)
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         if layer != self._table.layer:

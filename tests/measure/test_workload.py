@@ -22,16 +22,23 @@ def test_kimi_fits_any_card_that_it_is_tuned_on(card: str, tokens: int) -> None:
     ring = plan(problem, MeasureSettings(), DEVICES[card].last_level_cache_bytes, seed=0)
     needed = memory_needed(KIMI, ring.count + 1, PACKED, tokens)
     assert needed < 20 * GIB
-    check_memory(KIMI, ring.count, needed, 64 * GIB, MeasureSettings())
+    check_memory(KIMI, ring.count + 1, PACKED, [tokens], 64 * GIB, MeasureSettings())
 
 
 def test_too_little_memory_is_one_sentence_that_names_the_option() -> None:
-    with pytest.raises(
-        UserError, match=r"needs 9.0 GiB of GPU memory and 8.0 are free: lower --cold \(now 2"
-    ):
-        check_memory(KIMI, 3, 9 * GIB, 8 * GIB, MeasureSettings())
+    free = memory_needed(KIMI, 3, PACKED, 4) - 1
+    with pytest.raises(UserError, match=r"GiB of GPU memory and \d\.\d are free: lower --cold \(now 2"):
+        check_memory(KIMI, 3, PACKED, [4], free, MeasureSettings())
     with pytest.raises(UserError, match="raise --tp"):
-        check_memory(KIMI, 1, 9 * GIB, 8 * GIB, MeasureSettings())
+        check_memory(KIMI, 1, PACKED, [4], GIB, MeasureSettings())
+
+
+def test_where_only_the_largest_count_does_not_fit_it_is_that_which_is_left_out() -> None:
+    free = memory_needed(KIMI, 3, PACKED, 4096) - 1
+    with pytest.raises(
+        UserError, match=r"leave out the 4096 tokens \(--shape, --concurrency, --guards none\)"
+    ):
+        check_memory(KIMI, 3, PACKED, [4, 64, 4096], free, MeasureSettings())
 
 
 def test_too_little_memory_is_said_before_anything_is_allocated() -> None:

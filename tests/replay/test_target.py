@@ -1,15 +1,19 @@
 """`--target replay:TABLE`: a whole run without a GPU, whose figures are never taken for measured ones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from autotune.backends import load_backend
+from autotune.backends.base import one_config
 from autotune.cli import app
 from autotune.errors import UserError
 from autotune.export.export import Selection, select
 from autotune.replay.table import Table
+from autotune.replay.target import ReplayBackend
 from autotune.results import Kind
 from autotune.run import RunRequest, RunResult, run
 from autotune.search.driver import Task
@@ -115,3 +119,12 @@ def test_json_names_the_target(table_path: Path) -> None:
     answer = json.loads(result.output)
     assert answer["target"] == f"replay:{table_path}"
     assert answer["device"].startswith("replay of ")
+
+
+def test_where_one_config_serves_both_stages_it_does_so_replayed(table: Table) -> None:
+    def on(backend: str) -> ReplayBackend:
+        recorded = replace(table, fingerprint=replace(table.fingerprint, backend=backend))
+        return ReplayBackend(load_backend(backend), recorded)
+
+    assert one_config(on("vllm"))
+    assert not one_config(on("sglang"))
