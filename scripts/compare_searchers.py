@@ -16,6 +16,7 @@ driver, one compile measured at every token count; peers one problem after the o
 """
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import multiprocessing
@@ -32,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from autotune.errors import UserError
 from autotune.replay import searchers
 from autotune.replay.files import read_table
+from autotune.replay.kept import KeptRuns, Key
 from autotune.replay.scoring import (
     JointRun,
     Recording,
@@ -74,29 +76,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> list[Score]:
+    digests: dict[str, str] = {}
     for path in options.tables:
         label = path.name.split(".table")[0].split(".json")[0]
         _tables[label] = read_table(path) if ".table" in path.name else read_t4(path)
+        digests[label] = hashlib.sha256(path.read_bytes()).hexdigest()
         only = set(options.tokens) if options.tokens else None
         _problems.update(
             {p.name: p for p in recordings(_tables[label], label) if only is None or p.tokens in only}
         )
-    runs: Runs = defaultdict(dict)
+    kept = KeptRuns(options.runs, digests)
     wanted = options.searchers.split(",")
     started = time.monotonic()
-    joint: dict[tuple[str, int], JointRun] = {}
+    alone = [key for key in _jobs(options, wanted) if key not in kept]
+    labels = {_everything(label): label for label in _tables}
+    together = [
+        key
+        for name in labels
+        for seed in range(options.seeds if OURS in wanted else 0)
+        if (key := Key(name, OURS, seed, options.candidates)) not in kept
+    ]
     with multiprocessing.get_context("fork").Pool(options.processes) as pool:
-        for job, order in pool.imap_unordered(_run, list(_jobs(options, wanted))):
-            name, searcher, seed = job
-            runs[name, searcher][seed] = Run(order)
-        if OURS in wanted:
-            together = [
-                (label, seed, options.candidates) for label in _tables for seed in range(options.seeds)
-            ]
-            for (label, seed, _), events in pool.imap_unordered(_run_jointly, together):
-                joint[label, seed] = JointRun(events)
+        for key, rows in pool.imap_unordered(_run, alone):
+            kept.add(key, rows)
+        for key, events in pool.imap_unordered(_run_jointly, together):
+            kept.add(key, events)
     print(f"ours and Optuna: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    _kernel_tuner(options, [name for name in wanted if name in KERNEL_TUNER], runs)
+    _kernel_tuner(options, [name for name in wanted if name in KERNEL_TUNER], kept)
+    runs: Runs = defaultdict(dict)
+    joint: dict[tuple[str, int], JointRun] = {}
+    for key, rows in kept:
+        if key.searcher not in wanted or key.seed >= options.seeds:
+            continue
+        if key.problem in labels and key.limit == options.candidates:
+            joint[labels[key.problem], key.seed] = JointRun([(problem, row) for problem, row in rows])
+        elif key.problem in _problems and key.limit == _limit(options, key.searcher):
+            runs[key.problem, key.searcher][key.seed] = Run(rows)
     if options.plot:
         from autotune.replay.plot import plot_convergence
 
@@ -104,7 +119,11 @@ def _compare(options: argparse.Namespace) -> list[Score]:
     return [*_single(options, runs), *_together(options, runs, joint)]
 
 
-def _jobs(options: argparse.Namespace, wanted: Sequence[str]) -> Iterator[tuple[str, str, int, int]]:
+def _limit(options: argparse.Namespace, searcher: str) -> int:
+    return SLOW_ASKS if searcher in SLOW else int(options.evaluations)
+
+
+def _jobs(options: argparse.Namespace, wanted: Sequence[str]) -> Iterator[Key]:
     for searcher in wanted:
         if searcher in KERNEL_TUNER:
             continue
@@ -115,11 +134,11 @@ def _jobs(options: argparse.Namespace, wanted: Sequence[str]) -> Iterator[tuple[
         seeds = 1 if searcher == "exhaustive" else SLOW_SEEDS if slow else options.seeds
         for name in _problems:
             for seed in range(min(seeds, options.seeds)):
-                yield name, searcher, seed, SLOW_ASKS if slow else options.evaluations
+                yield Key(name, searcher, seed, _limit(options, searcher))
 
 
-def _run(job: tuple[str, str, int, int]) -> tuple[tuple[str, str, int], list[int]]:
-    name, searcher, seed, evaluations = job
+def _run(key: Key) -> tuple[Key, list[int]]:
+    name, searcher, seed, evaluations = key.problem, key.searcher, key.seed, key.limit
     problem, table = _problems[name], _tables[name.split("/")[0]]
     if searcher == OURS:
         run = searchers.ours(table, problem, seed, evaluations)
@@ -135,19 +154,24 @@ def _run(job: tuple[str, str, int, int]) -> tuple[tuple[str, str, int], list[int
         run = searchers.optuna(table, problem, kind(seed=seed), evaluations, asks)
     else:
         raise UserError(f"unknown searcher {searcher!r}")
-    return (name, searcher, seed), list(run.order)
+    return key, list(run.order)
 
 
-def _run_jointly(job: tuple[str, int, int]) -> tuple[tuple[str, int, int], list[tuple[int, int]]]:
-    label, seed, candidates = job
-    return job, list(searchers.ours_jointly(_tables[label], _of(label), seed, candidates).events)
+def _run_jointly(key: Key) -> tuple[Key, list[tuple[int, int]]]:
+    label = key.problem.split("/")[0]
+    return key, list(searchers.ours_jointly(_tables[label], _of(label), key.seed, key.limit).events)
+
+
+def _everything(label: str) -> str:
+    """Names a table's problems together."""
+    return f"{label}/" + "+".join(problem.name.removeprefix(f"{label}/") for problem in _of(label))
 
 
 def _of(prefix: str) -> list[Recording]:
     return [problem for name, problem in _problems.items() if name.startswith(f"{prefix}/")]
 
 
-def _kernel_tuner(options: argparse.Namespace, strategies: list[str], runs: Runs) -> None:
+def _kernel_tuner(options: argparse.Namespace, strategies: list[str], kept: KeptRuns) -> None:
     """Runs Kernel Tuner's searchers in their own environment."""
     python = options.kernel_tuner or (sys.executable if importlib.util.find_spec("kernel_tuner") else None)
     if strategies and python is None:
@@ -160,11 +184,20 @@ def _kernel_tuner(options: argparse.Namespace, strategies: list[str], runs: Runs
         if not chosen:
             continue
         started = time.monotonic()
+        limit = _limit(options, chosen[0])
+        seeds = range(min(SLOW_SEEDS, options.seeds) if slow else options.seeds)
+        todo = [
+            problem
+            for problem in _problems.values()
+            if any(Key(problem.name, name, seed, limit) not in kept for name in chosen for seed in seeds)
+        ]
+        if not todo:
+            continue
         job = {
-            "problems": [_for_kernel_tuner(problem) for problem in _problems.values()],
+            "problems": [_for_kernel_tuner(problem) for problem in todo],
             "strategies": chosen,
-            "seeds": list(range(min(SLOW_SEEDS, options.seeds) if slow else options.seeds)),
-            "evaluations": SLOW_ASKS if slow else options.evaluations,
+            "seeds": list(seeds),
+            "evaluations": limit,
             "processes": options.processes,
         }
         peer = Path(__file__).with_name("kernel_tuner_peer.py")
@@ -183,7 +216,7 @@ def _kernel_tuner(options: argparse.Namespace, strategies: list[str], runs: Runs
             if "error" in answer:
                 print(f"{answer['strategy']} on {answer['problem']}: {answer['error']}", file=sys.stderr)
                 continue
-            runs[answer["problem"], answer["strategy"]][answer["seed"]] = Run(answer["order"])
+            kept.add(Key(answer["problem"], answer["strategy"], answer["seed"], limit), answer["order"])
         print(f"{', '.join(chosen)}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -274,6 +307,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="files of runs made before; what is run now is added to the last: a comparison in parts",
+    )
     parser.add_argument("--held-back", nargs="*", default=[], help="parts of the names of held-back tables")
     parser.add_argument(
         "--searchers",

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,3 +122,25 @@ def test_the_script_writes_records_and_says_what_it_left_out(
     assert {record["searcher"] for record in records} == {"autotune", "random"}
     assert all(record["held_back"] for record in records)
     assert "left out: hybrid_vndx" in capsys.readouterr().err
+
+
+def test_a_comparison_in_parts_is_the_one_made_at_once(
+    table_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    import compare_searchers
+
+    def compared(seeds: int, runs: Path, name: str) -> Any:
+        out = tmp_path / name
+        arguments = [str(table_path), "--seeds", str(seeds), "--json", str(out), "--runs", str(runs)]
+        arguments += ["--searchers", "autotune,random", "--tokens", "1", "--evaluations", "20"]
+        assert compare_searchers.main([*arguments, "--candidates", "10", "--processes", "1"]) == 0
+        return json.loads(out.read_text())
+
+    parts, once = tmp_path / "parts.jsonl", tmp_path / "once.jsonl"
+    compared(1, parts, "half.json")
+    first = parts.read_text()
+    in_parts = compared(2, parts, "whole.json")
+    assert parts.read_text().startswith(first), "what was run is not run again"
+    assert in_parts == compared(2, once, "once.json")
+    assert len(parts.read_text().splitlines()) == len(once.read_text().splitlines())
