@@ -17,7 +17,7 @@ from autotune.search.clock import Clock
 from autotune.search.driver import Driver, DriverSettings
 from autotune.search.evaluate import Compiler, Estimator, Evaluator
 from autotune.search.live import LiveJudge
-from autotune.searches import make_searches, resume
+from autotune.search_setup import make_searches, resume
 from autotune.shared import guard_problems, time_settings
 from autotune.store.records import RunState, TrialRecord
 from autotune.store.store import Store

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,19 @@ class BoundSpace:
     @cached_property
     def size(self) -> int:
         """Legal configs."""
-        ruled = {name for rule in self.space.rules for name in rule.require.names}
-        last_ruled = max((i + 1 for i, param in enumerate(self.params) if param.name in ruled), default=0)
         # Knobs after the last ruled one multiply the count without being walked.
-        free = 1
-        for param in self.params[last_ruled:]:
-            free *= len(param.values)
-        return free * sum(1 for _ in self._walk(0, dict(self._variables), last_ruled))
+        return self._free * sum(1 for _ in self._walk(0, dict(self._variables), self._last_ruled))
+
+    @cached_property
+    def _last_ruled(self) -> int:
+        """Knobs up to the last that a rule names."""
+        ruled = {name for rule in self.space.rules for name in rule.require.names}
+        return max((i + 1 for i, param in enumerate(self.params) if param.name in ruled), default=0)
+
+    @cached_property
+    def _free(self) -> int:
+        """Assignments of the knobs after that."""
+        return prod(len(param.values) for param in self.params[self._last_ruled :])
 
     def __iter__(self) -> Iterator[Config]:
         """Every legal config, in the order of the file."""
@@ -236,6 +243,29 @@ class BoundSpace:
             if value != config[param.name]
         )
         return [other for other in near if self.is_legal(other)]
+
+    def draw(self, rng: random.Random, count: int) -> list[Config]:
+        """So many different legal configs, all equally likely, in the order of the file.
+
+        Walks the whole space, which takes seconds where it has hundreds of thousands; blind draws for a few
+        thousand configs take longer where few are legal.
+
+        Raises:
+            ValueError: the space has fewer.
+        """
+        chosen = iter(sorted(rng.sample(range(self.size), count)))
+        names = [param.name for param in self.params]
+        made: list[Config] = []
+        wanted = next(chosen, None)
+        for block, ruled in enumerate(self._walk(0, dict(self._variables), self._last_ruled)):
+            while wanted is not None and wanted < (block + 1) * self._free:
+                rest, values = wanted - block * self._free, dict(ruled)
+                for param in reversed(self.params[self._last_ruled :]):
+                    rest, place = divmod(rest, len(param.values))
+                    values[param.name] = param.values[place]
+                made.append(Config({name: values[name] for name in names}))
+                wanted = next(chosen, None)
+        return made
 
     def sample(self, rng: random.Random) -> Config:
         """A legal config, at random: every one can come up.

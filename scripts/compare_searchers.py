@@ -85,7 +85,13 @@ def _compare(options: argparse.Namespace) -> list[Score]:
         _problems.update(
             {p.name: p for p in recordings(_tables[label], label) if only is None or p.tokens in only}
         )
-    kept = KeptRuns(options.runs, digests)
+    ours = searchers.source_digest()
+
+    def made_from(key: Key) -> str:
+        table = digests.get(key.problem.split("/")[0], "another table")
+        return f"{table} {ours}" if key.searcher == OURS else table
+
+    kept = KeptRuns(options.runs, made_from)
     wanted = options.searchers.split(",")
     started = time.monotonic()
     alone = [key for key in _jobs(options, wanted) if key not in kept]
@@ -310,9 +316,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--runs",
         type=Path,
-        nargs="*",
+        action="append",
         default=[],
-        help="files of runs made before; what is run now is added to the last: a comparison in parts",
+        help="a file of runs made before; what is run now is added to the last: a comparison in parts",
     )
     parser.add_argument("--held-back", nargs="*", default=[], help="parts of the names of held-back tables")
     parser.add_argument(

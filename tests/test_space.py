@@ -1,6 +1,7 @@
 """Search spaces: what is legal, why something is not, and what ships."""
 
 import random
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from autotune.errors import UserError
 from autotune.expressions import Expression
 from autotune.models import PRESETS
 from autotune.problem import Layer, Stage
-from autotune.space import BoundSpace, load_space, shipped_spaces
+from autotune.space import BoundSpace, load_space, parse_space, shipped_spaces
 from tests.spaces import KIMI, TEXT, toy_space
+
+TOY = parse_space(TEXT).at(KIMI, 4, DEVICES["mi325x"])
 
 
 def test_the_walk_yields_every_legal_config_once_and_no_other(tmp_path: Path) -> None:
@@ -28,6 +31,32 @@ def test_the_walk_yields_every_legal_config_once_and_no_other(tmp_path: Path) ->
     legal = [config for config in every if space.is_legal(config)]
     assert list(space) == legal
     assert (space.size, space.raw_size) == (len(legal), len(every))
+
+
+@given(st.integers(0, 1000), st.integers(0, 20))
+@settings(max_examples=30, deadline=None)
+def test_drawn_configs_are_legal_and_different_and_ordered(seed: int, count: int) -> None:
+    space = TOY
+    drawn = space.draw(random.Random(seed), count)
+    every = list(space)
+    places = [every.index(config) for config in drawn]
+    assert len(places) == count
+    assert places == sorted(set(places))
+
+
+def test_drawing_as_many_as_there_are_gives_them_all() -> None:
+    assert TOY.draw(random.Random(0), TOY.size) == list(TOY)
+    shipped = _shipped("triton", Stage.STAGE2, "h100", KIMI, 4)
+    assert shipped.draw(random.Random(0), shipped.size) == list(shipped)
+
+
+def test_every_config_is_drawn_about_as_often() -> None:
+    rng, counts = random.Random(0), Counter[Config]()
+    for _ in range(300):
+        counts.update(TOY.draw(rng, TOY.size // 2))
+    assert len(counts) == TOY.size
+    assert min(counts.values()) > 100
+    assert max(counts.values()) < 200
 
 
 def test_a_refused_config_says_by_which_rule(tmp_path: Path) -> None:

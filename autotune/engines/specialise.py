@@ -35,8 +35,11 @@ def compile_launch(launch: Launch, target: Any) -> Any:
     Raises:
         Exception: whatever the compiler raises.
     """
+    kernel = launch.kernel
     with _compiling_for(target):
-        return launch.kernel.run(*launch.arguments, grid=(1,), warmup=True, **launch.keywords)
+        made = kernel.run(*launch.arguments, grid=(1,), warmup=True, **launch.keywords)
+    kernel.device_caches.clear()  # a worker compiles hundreds, each once
+    return made
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from autotune.errors import UserError
 from autotune.kernels.layout import unpack_int4
 
 MAX_K = (1 << 24) // (127 * 8)
-_UNPACKED_BYTES = 1 << 28  # of experts' weights in float32 at a time
+_UNPACKED_BYTES = 1 << 28  # of experts' weights and rows in float32 at a time
 
 
 def quantise_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -115,27 +115,31 @@ def _expert_gemm(
         raise UserError(f"K={k} is too long for an exact float32 sum: at most {MAX_K}")
     out = torch.empty((a.shape[0], w.shape[1]), dtype=torch.float32, device=a.device)
     # Only the experts that are there, and not all at once: a real layer's weights would not fit unpacked.
+    # Those with the most rows first, so that experts of about as many are padded to equal counts together.
     experts, group, counts = torch.unique(expert, return_inverse=True, return_counts=True)
+    counts, ranked = counts.sort(descending=True, stable=True)
+    experts, group = experts[ranked], ranked.argsort()[group]
     order = torch.argsort(group, stable=True)
     place = torch.empty_like(group)
     place[order] = torch.arange(len(group), device=a.device) - (counts.cumsum(0) - counts)[group[order]]
-    rows = torch.zeros((len(experts), int(counts.max()), k), dtype=torch.float32, device=a.device)
-    rows[group, place] = a.float()
-    size = max(1, _UNPACKED_BYTES // (4 * w.shape[1] * k))
-    ends = [0, *counts.cumsum(0).tolist()]
+    ends, most = [0, *counts.cumsum(0).tolist()], counts.tolist()
+    start = 0
     with _exact_float32():
-        for start in range(0, len(experts), size):
+        while start < len(experts):
+            size = max(1, _UNPACKED_BYTES // (4 * k * (w.shape[1] + most[start])))
             stop = min(start + size, len(experts))
-            some = experts[start:stop]
+            some, mine = experts[start:stop], order[ends[start] : ends[stop]]
+            own = group[mine] - start
+            rows = torch.zeros((stop - start, most[start], k), dtype=torch.float32, device=a.device)
+            rows[own, place[mine]] = a[mine].float()
             weights, scale = unpack_int4(w[some]).float(), w_scale[some]
             if scale.dim() == 3:  # of groups: they cannot wait until the sum is there
                 groups = scale.float().transpose(1, 2)
                 weights *= groups.repeat_interleave(k // groups.shape[2], dim=2)
                 scale = torch.ones((stop - start, 1), device=a.device)
-            product = rows[start:stop] @ weights.transpose(1, 2)
-            mine = order[ends[start] : ends[stop]]
-            own = group[mine] - start
+            product = rows @ weights.transpose(1, 2)
             out[mine] = product[own, place[mine]] * a_scale[mine][:, None] * scale[own]
+            start = stop
     return out
 
 

@@ -213,11 +213,6 @@ class Incorrect(Exception):
         self.error = error
 
 
-def check_launch(launch: Launch, case: Case, what: What, path: Path, *, times: int = 2) -> float:
-    """See `check_launches`."""
-    return check_launches([launch], [case], what, path, times=times)
-
-
 def check_launches(
     launches: Sequence[Launch], cases: Sequence[Case], what: What, path: Path, *, times: int = 2
 ) -> float:

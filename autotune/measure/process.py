@@ -118,8 +118,9 @@ class WorkerProcess:
         if self._stopped:
             return failure(Status.RUNTIME_ERROR, "")
         connection = self._connection or self._start()
-        logged = self._log.stat().st_size
+        logged = 0
         try:
+            logged = self._log.stat().st_size
             connection.send((function, arguments))
             if not connection.poll(timeout):
                 self._kill()
@@ -140,10 +141,13 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe()
         arguments = (theirs, self._environment, str(self._log), os.getpid())
-        self._process = context.Process(target=requests.serve, args=arguments, daemon=True)
-        self._process.start()
+        process = context.Process(target=requests.serve, args=arguments, daemon=True)
+        process.start()
+        self._process = process
         theirs.close()  # or its death would not close the pipe
         self._connection = mine
+        if self._stopped:  # by another thread, which saw no process yet
+            process.kill()
         return mine
 
     def _kill(self) -> int:

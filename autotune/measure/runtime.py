@@ -191,7 +191,7 @@ class Machine(Protocol):
         """Waits for all launches; raises RuntimeError when one of them has faulted."""
 
     def replay(self, launches: Sequence[Launch]) -> Replay:
-        """Prepares one pass over `launches`, in order. Runs each at least once."""
+        """Prepares one pass over `launches`, in order: the same kernels on one routing after the other."""
 
 
 class Runtime(Protocol):

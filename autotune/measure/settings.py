@@ -18,8 +18,8 @@ class MeasureSettings:
             resolution (0.5 us on CUDA, 1 us on HIP).
         window_s: seconds after which a window ends, precise or not.
         warmup_s: seconds after which warming up ends, settled or not.
-        poor: times the fastest so far from which a candidate's first few passes are figure enough: without
-            warm-up they are a few percent off, which does not bring it near. Infinity: never.
+        poor: times the fastest so far from which a candidate's first few passes are figure enough: no
+            warm-up brings it near. Infinity: never.
         timeout_s: seconds after which a request counts as a hang and its worker is killed.
         prepare_timeout_s: the same for a worker's start: device context, weights, first compile.
         min_gain: least gain over the default that a winner must be sure to have.

@@ -93,9 +93,8 @@ def check_memory(
     if needed <= free:
         return
     if least <= free:
-        remedy = (
-            f"leave out the {max(tokens)} tokens (--shape, --concurrency, --guards none), or free the GPU"
-        )
+        larger = f"the {max(tokens)} tokens (--shape, --concurrency or, of a run, --guards)"
+        remedy = f"leave out {larger}, or free the GPU"
     elif copies > 1:
         caches = f"{settings.cold:g} caches' worth of weights, {copies} copies"
         remedy = f"lower --cold (now {caches}), or free the GPU"

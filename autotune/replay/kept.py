@@ -1,11 +1,12 @@
 """A comparison's runs on disk, so that hours of searching can be done in parts and a killed one goes on.
 
 A file of JSON lines, one a run. A run is of one table's content, one searcher, one seed and one limit; what
-was made under another limit, or on a table that has since changed, is not taken for it.
+was made under another limit, on a table that has since changed or by our searcher before it changed is not
+taken for it.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,14 @@ class KeptRuns:
 
     Args:
         paths: files to read; the last one takes what is added. None at all: nothing is kept.
-        digests: of the tables' files by label.
+        made_from: digest of what a run comes of: its table's content, and our searcher's source.
 
     Raises:
         UserError: a file is no such file.
     """
 
-    def __init__(self, paths: Sequence[Path], digests: Mapping[str, str]) -> None:
-        self._digests = digests
+    def __init__(self, paths: Sequence[Path], made_from: Callable[[Key], str]) -> None:
+        self._made_from = made_from
         self._into = paths[-1] if paths else None
         self._rows: dict[Key, list[Any]] = {}
         for path in paths:
@@ -59,7 +60,7 @@ class KeptRuns:
             return
         self._rows[key] = list(rows)
         if self._into is not None:
-            line = {**vars(key), "table": self._digest(key), "rows": self._rows[key]}
+            line = {**vars(key), "made_from": self._made_from(key), "rows": self._rows[key]}
             with self._into.open("a") as file:
                 file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
@@ -68,13 +69,10 @@ class KeptRuns:
             try:
                 line = json.loads(text)
                 key = Key(line["problem"], line["searcher"], line["seed"], line["limit"])
-                table, rows = line["table"], line["rows"]
+                digest, rows = line["made_from"], line["rows"]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}, line {number}, is no kept run: delete the line or the file"
                 ) from error
-            if table == self._digest(key):
+            if digest == self._made_from(key):
                 yield key, rows
-
-    def _digest(self, key: Key) -> str | None:
-        return self._digests.get(key.problem.split("/")[0])

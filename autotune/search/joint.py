@@ -19,7 +19,6 @@ from autotune.search.gaussian import Process
 from autotune.space import BoundSpace
 
 POOL = 16_384  # configs that the model weighs against each other; larger spaces are sampled
-_ENUMERATED = 200_000  # up to so many legal configs are listed to draw from: drawing blindly takes longer
 _NARROWED = 4096  # so many of a larger pool stay once there are _WIDE results: it is known where not to look
 _WIDE = 256
 _FIRST = 10  # configs spread over the space before the model has a say
@@ -61,7 +60,7 @@ class JointModel:
         return len(self._spaces) - 1
 
     def prepare(self) -> None:
-        """Lists the pool, which takes seconds on a large space: while something else is waited for."""
+        """Lists the pool now rather than at the first proposal: on a large space it takes seconds."""
         if self._spaces:
             self._ready()
 
@@ -154,18 +153,16 @@ class JointModel:
         for space in self._spaces:
             if space.size <= POOL:
                 pool.update(dict.fromkeys(space))
-            elif len(pool) < POOL and space.size <= _ENUMERATED:
-                pool.update(dict.fromkeys(self._rng.sample(list(space), POOL - len(pool))))
             elif len(pool) < POOL:
-                drawn = (space.sample(self._rng) for _ in range(POOL - len(pool)))
-                pool.update(dict.fromkeys(drawn))
+                pool.update(dict.fromkeys(space.draw(self._rng, POOL - len(pool))))
         return list(pool)
 
     def _narrow(self, process: Process, values: Matrix) -> None:
         """Drops what is least likely to be best anywhere: asking costs in proportion to the pool."""
         mean, deviation = process.posterior(values)
-        hopeful = np.argsort((mean - 2 * deviation).min(axis=1))[:_NARROWED]
-        kept = sorted({*hopeful.tolist(), *process.rows})
+        least = (mean - 2 * deviation).min(axis=1)
+        least[process.rows] = np.inf  # they stay anyhow
+        kept = sorted({*np.argsort(least)[:_NARROWED].tolist(), *process.rows})
         process.narrow(kept)
         self._pool = [self._pool[row] for row in kept]
         self._index = {config: row for row, config in enumerate(self._pool)}

@@ -17,12 +17,13 @@ from autotune.config import Config
 from autotune.engines import glue
 from autotune.kernels.formats import quantise
 from autotune.measure import bounds
-from autotune.measure.gate import check_launch, make_cases
+from autotune.measure.gate import make_cases
 from autotune.measure.runtime import What, format_of, load_runtime
 from autotune.measure.workload import make_weights
 from autotune.problem import Layer, Stage
 from autotune.results import LayerConfig
 from autotune.routing import UNIFORM
+from tests.gate import check_launch
 
 # Two groups of 32 in the shorter K, and two tiles or more of every kind.
 TINY = Layer("tiny", model_dim=128, inter_dim=64, experts=8, top_k=2, tp=1)

@@ -6,10 +6,11 @@ import torch
 from autotune.errors import UserError
 from autotune.kernels.formats import GROUP, PEAKS, Format, float8, quantise, ties, weight_scales
 from autotune.kernels.layout import unpack_int4
-from autotune.measure.gate import Case, Incorrect, check_launch, make_cases
+from autotune.measure.gate import Case, Incorrect, make_cases
 from autotune.measure.runtime import Activations, Launch, Output, Path, What, format_of
 from autotune.measure.workload import make_activations, make_weights
 from autotune.problem import Layer
+from tests.gate import check_launch
 
 LAYER = Layer("tiny", model_dim=256, inter_dim=128, experts=6, top_k=2, tp=1)
 WEIGHTS = make_weights(LAYER, "cpu", seed=1)

@@ -5,12 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.measure import gate as gating
 from autotune.measure.bounds import BF16, ROOM, TILE_ROOM, bound, deviation, to_bf16
 from autotune.measure.gate import (
     Case,
     Incorrect,
     case_routings,
-    check_launch,
+    check_launches,
     make_cases,
     served_tokens,
 )
@@ -18,6 +19,7 @@ from autotune.measure.runtime import Launch, LogicalWeights, Output, Path, What
 from autotune.measure.workload import make_activations, make_weights, without_ties
 from autotune.problem import Layer
 from autotune.routing import Routing
+from tests.gate import check_launch
 
 # Real K and inter_dim decide how large roundings and faults are; experts and rows only how many there are.
 LAYER = Layer("narrow", model_dim=1024, inter_dim=256, experts=12, top_k=8, tp=8)
@@ -299,3 +301,27 @@ def test_a_case_knows_when_what_it_judges_by_was_overwritten(weights: LogicalWei
     assert case.digest() == before
     case.references[What.STAGE2][0, 5] += 1e-3
     assert case.digest() != before
+
+
+def test_many_results_are_judged_as_each_would_be(
+    cases: list[Case], parts: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = PATHS["float32 sum"]
+    launches = [launched(simulate(path, summands)) for summands in parts]
+    alone = max(check_launch(one, case, What.STAGE2, path) for one, case in zip(launches, cases, strict=True))
+    together = check_launches(launches, cases, What.STAGE2, path)
+    assert together == pytest.approx(alone, rel=1e-6)
+    # Few at a time, where they are large: no batch is a whole number of launches.
+    monkeypatch.setattr(gating, "_JUDGED_AT_ONCE", 3 * cases[0].references[What.STAGE2].numel())
+    assert check_launches(launches, cases, What.STAGE2, path) == pytest.approx(alone, rel=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_among_many_results_the_wrong_one_is_named(
+    wrong: int, cases: list[Case], parts: list[torch.Tensor]
+) -> None:
+    results = [simulate(PATHS["float32 sum"], summands) for summands in parts]
+    results[wrong][1] = torch.nan
+    launches = [launched(result) for result in results]
+    with pytest.raises(Incorrect, match=f"{cases[wrong].name}: 1 of {TOKENS} rows hold values"):
+        check_launches(launches, cases, What.STAGE2, Path())

@@ -1,5 +1,6 @@
 """The measurer: in order, one at a time, a process an environment, failures as values."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,17 @@ def test_a_closed_measurer_gives_failures() -> None:
     made.close()
     with pytest.raises(RuntimeError, match="shutdown"):
         made.submit(PROBLEM, Stage.STAGE1, fake_config(10))
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.002, 0.004, 0.008, 0.05])
+def test_closing_while_the_worker_starts_leaves_nothing_behind(wait_s: float) -> None:
+    made = Measurer(FAKE, [PROBLEM], QUICK)
+    starting = made.start()
+    time.sleep(wait_s)
+    made.close()
+    assert starting.cancelled() or isinstance(starting.exception(timeout=10), UserError)
+    for process in made._workers.values():
+        assert process._process is None or not process._process.is_alive()
 
 
 def test_a_layers_environment_is_its_stages() -> None:

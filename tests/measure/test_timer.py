@@ -142,7 +142,7 @@ def test_a_poor_candidate_costs_its_first_passes_alone() -> None:
     timing = time_replay(Clocks(STEADY), far, 2, settings, fastest_us=100.0, now=seconds())
     assert timing.ended == "poor"
     assert [sample.us for sample in timing.samples] == [160.0] * FIRST
-    assert far.taken == FIRST
+    assert far.taken == 2 * FIRST, "looked at twice"
 
     near = time_replay(
         Clocks(STEADY), Scripted(lambda n: 298.0), 2, settings, fastest_us=100.0, now=seconds()
@@ -154,6 +154,18 @@ def test_a_poor_candidate_costs_its_first_passes_alone() -> None:
 def test_one_slow_pass_makes_nobody_poor() -> None:
     once = Scripted(lambda n: 900.0 if n in (0, 1) else 100.0)
     timing = time_replay(Clocks(STEADY), once, 1, MeasureSettings(), fastest_us=99.0, now=seconds())
+    assert timing.ended == "precise"
+
+
+def test_a_clock_that_is_still_rising_or_limited_makes_nobody_poor() -> None:
+    rising = Scripted(lambda n: 170.0 if n < FIRST else 100.0)
+    timing = time_replay(Clocks(STEADY), rising, 1, MeasureSettings(), fastest_us=101.0, now=seconds())
+    assert timing.ended == "precise"
+
+    limited = Clocks(Clock(900, throttled=True), STEADY)
+    timing = time_replay(
+        limited, Scripted(lambda n: 170.0), 1, MeasureSettings(), fastest_us=101.0, now=seconds()
+    )
     assert timing.ended == "precise"
 
 

@@ -43,11 +43,11 @@ SCRIPT = """
     worker.runtime.grow(2)
     work = worker._load().pass_of(problem, 0)
     step = replace(work.steps[-1], copy=1)
-    from autotune.measure.gate import check_launch, make_case
+    from autotune.measure.gate import check_launches, make_case
     case = make_case("another copy", worker._load().weights, work.inputs, step)
     for what, config in ((What.STAGE1, one), (What.LAYER, pair)):
         launch = worker._bind(what, config, work.inputs, [step])[0]
-        print("copy", check_launch(launch, case, what, worker.runtime.path(what, config)))
+        print("copy", check_launches([launch], [case], what, worker.runtime.path(what, config)))
     before = worker.runtime.digest()
     worker._load().weights.w2[:, 2] = 0x33
     assert worker.runtime.digest() != before

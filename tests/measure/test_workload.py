@@ -36,7 +36,7 @@ def test_too_little_memory_is_one_sentence_that_names_the_option() -> None:
 def test_where_only_the_largest_count_does_not_fit_it_is_that_which_is_left_out() -> None:
     free = memory_needed(KIMI, 3, PACKED, 4096) - 1
     with pytest.raises(
-        UserError, match=r"leave out the 4096 tokens \(--shape, --concurrency, --guards none\)"
+        UserError, match=r"leave out the 4096 tokens \(--shape, --concurrency or, of a run, --guards\)"
     ):
         check_memory(KIMI, 3, PACKED, [4, 64, 4096], free, MeasureSettings())
 

@@ -214,3 +214,16 @@ def test_searches_without_a_model_are_asked_in_turn(tmp_path: Path) -> None:
 
 def test_as_long_as_one_has_no_say_all_are_asked_in_turn(tmp_path: Path) -> None:
     assert turns(tmp_path, {M1: 0.2, M4: 0.9, M8: None}, budget=4) == [1, 4, 8] * 4
+
+
+def test_the_device_gets_the_first_candidate_while_others_are_asked_for(tmp_path: Path) -> None:
+    pool = FakePool()
+    compiled_before: list[int] = []
+
+    def measure(problem: Problem, config: Config) -> float:
+        compiled_before.append(len(pool.submitted))
+        return us_of(problem, config)
+
+    tasks, journal = searches(tmp_path, [M4], budget=20), Journal()
+    make_driver(tasks, pool, FakeEvaluator(measure), journal).run()
+    assert compiled_before[0] == 1

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from autotune.config import Config
 from autotune.problem import Stage
 from autotune.replay.table import Table
+from autotune.search import joint
 from autotune.search.joint import JointModel
 from autotune.search.study import StageSearch
 from tests.replay.conftest import table as table
@@ -151,3 +154,41 @@ def test_a_search_without_a_model_has_no_hope(tmp_path: Path) -> None:
     while (ask := search.ask()) is not None:
         search.tell(ask.config, us_of(ask.config))
     assert search.hope is None
+
+
+def test_a_pool_too_large_to_weigh_is_narrowed_to_where_the_good_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint, "_NARROWED", 12)
+    monkeypatch.setattr(joint, "_WIDE", 20)
+    model, space = JointModel(0), toy_space(tmp_path)
+    output = model.join(space, 4)
+    tried: dict[Config, float] = {}
+    while len(tried) < 30:
+        config = model.propose(output, tried.__contains__)
+        assert config is not None
+        tried[config] = us_of(config)
+        model.tell(output, config, tried[config])
+    assert len(model._pool) < space.size
+    assert tried.keys() <= set(model._pool), "what was tried stays known"
+    # Every row is still its own config's, and the model has learned of the right ones.
+    process = model._ready()
+    assert process.points == pytest.approx(model._encoder.encode(model._pool).points)
+    assert [model._pool[row] for row in process.rows] == list(tried)
+
+
+def test_a_pool_prepared_beforehand_changes_no_proposal(tmp_path: Path) -> None:
+    def asked(*, prepare: bool) -> list[Config]:
+        model, space = JointModel(3), toy_space(tmp_path)
+        output = model.join(space, 4)
+        if prepare:
+            model.prepare()
+        tried: list[Config] = []
+        for _ in range(15):
+            config = model.propose(output, tried.__contains__)
+            assert config is not None
+            tried.append(config)
+            model.tell(output, config, us_of(config))
+        return tried
+
+    assert asked(prepare=True) == asked(prepare=False)

@@ -12,7 +12,7 @@ from autotune.backends.aiter.knobs import SCRUBBED, SWITCHES
 from autotune.backends.aiter_runtime import AiterRuntime
 from autotune.config import Config
 from autotune.errors import UserError
-from autotune.measure.gate import Case, Incorrect, check_launch, make_cases
+from autotune.measure.gate import Case, Incorrect, make_cases
 from autotune.measure.runtime import LogicalWeights, What
 from autotune.measure.workload import make_weights
 from autotune.problem import Stage
@@ -20,6 +20,7 @@ from autotune.results import LayerConfig
 from tests.backends.aiter import on_cpu
 from tests.backends.aiter.conftest import Launches
 from tests.backends.aiter.on_cpu import LAYER
+from tests.gate import check_launch
 from tests.spaces import MI325X
 
 
