@@ -30,3 +30,9 @@ def python_with_wheel(folder: Path, version: str = "0.1.5") -> Path:
     python.write_text(f'#!/bin/sh\nPYTHONPATH="{path}" exec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     return python
+
+
+def forget_aiter() -> None:
+    """What was imported from a stand-in is not there for a test that has none."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "aiter"]:
+        del sys.modules[name]
