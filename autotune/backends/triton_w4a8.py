@@ -4,14 +4,13 @@ import importlib.util
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from autotune.backends.base import CompileRefused, Listing
 from autotune.compile.estimate import Work
 from autotune.compile.isa import machine_code_hash, static_facts
-from autotune.compile.occupancy import waves_per_simd, workgroups_per_cu
+from autotune.compile.occupancy import with_occupancy
 from autotune.config import Config
 from autotune.devices import Device
 from autotune.errors import UserError
@@ -90,7 +89,7 @@ class TritonW4A8:
         launch = (kernel.metadata.shared, kernel.metadata.num_warps)
         if device.runtime == "hip":
             text = kernel.asm["amdgcn"]
-            facts = _with_occupancy(
+            facts = with_occupancy(
                 static_facts(text, dynamic_lds_bytes=kernel.metadata.shared),
                 kernel.metadata.num_warps,
                 device,
@@ -108,24 +107,6 @@ def gpu_target(device: Device) -> "GPUTarget":
 
     arch: Any = device.arch if device.runtime == "hip" else int(re.sub(r"\D", "", device.arch))
     return GPUTarget(device.runtime, arch, device.wave_size)
-
-
-def _with_occupancy(facts: StaticFacts, waves: int, device: Device) -> StaticFacts:
-    assert facts.vgprs is not None
-    assert facts.agprs is not None
-    assert facts.lds_bytes is not None
-    workgroups = workgroups_per_cu(
-        vgprs=facts.vgprs,
-        agprs=facts.agprs,
-        lds_bytes=facts.lds_bytes,
-        waves_per_workgroup=waves,
-        device=device,
-    )
-    return replace(
-        facts,
-        workgroups_per_cu=workgroups,
-        waves_per_simd=waves_per_simd(workgroups=workgroups, waves_per_workgroup=waves),
-    )
 
 
 def _require_triton() -> None:

@@ -1,6 +1,9 @@
 """How many workgroups of a kernel a CDNA3 CU holds at once, and how many waves a SIMD."""
 
+from dataclasses import replace
+
 from autotune.devices import Device
+from autotune.results import StaticFacts
 
 # CDNA3 ISA guide, chapter on program state: 512 vector registers a lane and SIMD, allocated by eights;
 # at most eight waves a SIMD; four SIMDs a CU.
@@ -31,3 +34,19 @@ def workgroups_per_cu(
 def waves_per_simd(*, workgroups: int, waves_per_workgroup: int) -> int:
     """Waves on the fullest SIMD when a CU holds `workgroups`."""
     return -(-workgroups * waves_per_workgroup // _SIMDS_PER_CU)
+
+
+def with_occupancy(facts: StaticFacts, waves: int, device: Device) -> StaticFacts:
+    """Facts with what follows from them for workgroups of `waves` waves."""
+    assert facts.vgprs is not None
+    assert facts.agprs is not None
+    assert facts.lds_bytes is not None
+    workgroups = workgroups_per_cu(
+        vgprs=facts.vgprs,
+        agprs=facts.agprs,
+        lds_bytes=facts.lds_bytes,
+        waves_per_workgroup=waves,
+        device=device,
+    )
+    simd = waves_per_simd(workgroups=workgroups, waves_per_workgroup=waves)
+    return replace(facts, workgroups_per_cu=workgroups, waves_per_simd=simd)

@@ -183,9 +183,9 @@ def compile_engine_kernel(
     Returns:
         Hash of the machine code, and its facts.
     """
-    from autotune.backends.flydsl.backend import with_occupancy
     from autotune.backends.triton_w4a8 import gpu_target
     from autotune.compile.isa import machine_code_hash, static_facts
+    from autotune.compile.occupancy import with_occupancy
     from autotune.engines.specialise import compile_launch
 
     calls = load_engine(engine, device.runtime, device.arch, quantisation)

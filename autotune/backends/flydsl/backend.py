@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 
 from autotune.backends.base import Listing
@@ -12,7 +11,7 @@ from autotune.backends.flydsl.tree import Generation, find_tree
 from autotune.backends.flydsl.wheel import compile_options, matching_wheel
 from autotune.compile.estimate import Work
 from autotune.compile.isa import machine_code_hash, static_facts
-from autotune.compile.occupancy import waves_per_simd, workgroups_per_cu
+from autotune.compile.occupancy import with_occupancy
 from autotune.config import Config, Value
 from autotune.devices import Device
 from autotune.export.env_knobs import PUBLISHED, EnvKnobs
@@ -95,22 +94,6 @@ def compile_request(request: Request, device: Device, *launch: object) -> Listin
     facts = with_occupancy(static_facts(code), THREADS // device.wave_size, device)
     binary = machine_code_hash(code, request.workgroups_n, THREADS, *launch)
     return Listing(code, Compiled(binary, facts, time.perf_counter() - started))
-
-
-def with_occupancy(facts: StaticFacts, waves: int, device: Device) -> StaticFacts:
-    """Facts with what follows from them for workgroups of `waves` waves."""
-    assert facts.vgprs is not None
-    assert facts.agprs is not None
-    assert facts.lds_bytes is not None
-    workgroups = workgroups_per_cu(
-        vgprs=facts.vgprs,
-        agprs=facts.agprs,
-        lds_bytes=facts.lds_bytes,
-        waves_per_workgroup=waves,
-        device=device,
-    )
-    simd = waves_per_simd(workgroups=workgroups, waves_per_workgroup=waves)
-    return replace(facts, workgroups_per_cu=workgroups, waves_per_simd=simd)
 
 
 def work_of(request: Request, problem: Problem) -> Work:
