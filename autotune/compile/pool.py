@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,6 +27,7 @@ from autotune.results import Compiled, Failure, Status
 
 DEFAULT_TIME_LIMIT_S = 60.0
 DEFAULT_MEMORY_LIMIT_BYTES = 8 << 30
+_END_S = 5.0
 
 Outcome = Compiled | Failure
 T = TypeVar("T")
@@ -66,9 +68,20 @@ class CompilePool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._kill_what_starts()
         self._pool.stop()  # type: ignore[no-untyped-call]
-        self._pool.join()
+        # Workers end first. After an interrupt one of pebble's threads now and then misses its end and waits
+        # for ever: it is a daemon, and nothing is lost when it is left waiting.
+        ending = threading.Thread(target=self._pool.join, daemon=True)
+        ending.start()
+        ending.join(_END_S)
         self._logs.cleanup()
+
+    def _kill_what_starts(self) -> None:
+        """A worker that finds its pool gone while it starts prints a traceback; a killed one says nothing."""
+        for worker in list(self._pool._pool_manager.worker_manager.workers.values()):
+            if not Path(self._logs.name, f"{worker.pid}.log").exists():
+                worker.kill()
 
     def submit(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> Future[Outcome]:
         """Compiles a candidate, or gives the compile that is under way or done for the same binary."""
