@@ -5,6 +5,8 @@ from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Protocol
 
+_MOMENT_S = 0.5  # after which an interrupt is looked for
+
 
 class Clock(Protocol):
     """Time, and the waiting for something to finish."""
@@ -13,7 +15,7 @@ class Clock(Protocol):
         """Seconds since some beginning."""
 
     def wait(self, futures: Collection[Future[Any]]) -> Collection[Future[Any]]:
-        """Waits until at least one of `futures` is done; those that are."""
+        """Waits until one of `futures` is done, or a moment; those that are done."""
 
 
 class WallClock:
@@ -23,4 +25,4 @@ class WallClock:
         return time.monotonic()
 
     def wait(self, futures: Collection[Future[Any]]) -> Collection[Future[Any]]:
-        return wait(futures, return_when=FIRST_COMPLETED).done
+        return wait(futures, timeout=_MOMENT_S, return_when=FIRST_COMPLETED).done

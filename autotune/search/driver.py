@@ -19,6 +19,7 @@ from autotune.problem import Problem, Stage
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
 from autotune.search.clock import Clock, WallClock
 from autotune.search.evaluate import Compiler, Estimate, Evaluator, Outcome
+from autotune.search.interrupt import held_back
 from autotune.search.study import Ask, StageSearch
 from autotune.store.records import TrialRecord
 
@@ -133,14 +134,17 @@ class Driver:
         def in_time() -> bool:
             return deadline is None or self._clock.now() < deadline
 
-        while True:
-            while in_time() and self._has_room() and self._start_next(turns):
-                # Asking takes a moment: the device need not wait until there is enough to compile.
-                self._take([future for future in self._waiting() if future.done()])
-            waiting = self._waiting()
-            if not waiting:
-                return all(search.done for search in self._searches.values())
-            self._take(self._clock.wait(waiting))
+        with held_back() as look_for_interrupt:
+            while True:
+                look_for_interrupt()
+                while in_time() and self._has_room() and self._start_next(turns):
+                    # Asking takes a moment: the device need not wait until there is enough to compile.
+                    self._take([future for future in self._waiting() if future.done()])
+                    look_for_interrupt()
+                waiting = self._waiting()
+                if not waiting:
+                    return all(search.done for search in self._searches.values())
+                self._take(self._clock.wait(waiting))
 
     def _waiting(self) -> list[Future[Any]]:
         return [*self._compiling, *self._evaluating]
