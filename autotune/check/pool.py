@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import tempfile
 import time
 import warnings
 from concurrent.futures import Future
@@ -17,7 +14,7 @@ from autotune.backends import load_backend
 from autotune.backends.base import CompileRefused, Lists
 from autotune.check.check import can_check, execute, require_checks
 from autotune.check.executed import Executed
-from autotune.compile.pool import DEFAULT_MEMORY_LIMIT_BYTES, as_value, start_worker
+from autotune.compile.workers import DEFAULT_MEMORY_LIMIT_BYTES, Workers
 from autotune.config import Config
 from autotune.devices import Device
 from autotune.errors import UserError
@@ -66,13 +63,7 @@ class CheckPool:
         self._device = device
         self._time_limit_s = time_limit_s
         self._made: dict[str, Future[Checked | Failure]] = {}
-        self._logs = tempfile.TemporaryDirectory(prefix="autotune-check-")
-        self._pool = pebble.ProcessPool(
-            max_workers=workers,
-            context=multiprocessing.get_context("spawn"),
-            initializer=start_worker,
-            initargs=(self._logs.name, memory_limit_bytes, os.getpid()),
-        )
+        self._workers = Workers(workers, memory_limit_bytes=memory_limit_bytes)
 
     def __enter__(self) -> CheckPool:
         return self
@@ -80,21 +71,18 @@ class CheckPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.stop()  # type: ignore[no-untyped-call]
-        self._pool.join()
-        self._logs.cleanup()
+        self._workers.close()
 
     def submit(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> Future[Checked | Failure]:
         """Starts a check, or gives the one that is under way or done for the same binary."""
         key = self._backend.artefact_key(layer, tokens, stage, config)
         if key not in self._made:
             job = (self._backend.name, layer, tokens, stage, config, self._device)
-            worker: Future[Checked | Failure] = self._pool.schedule(
-                _check, args=job, timeout=self._time_limit_s
-            )
             reason = f"the check took longer than {self._time_limit_s:g} s"
             late = Failure(Status.TIMEOUT, reason, self._time_limit_s)
-            self._made[key] = as_value(worker, late, _death)
+            self._made[key] = self._workers.run(
+                _check, job, time_limit_s=self._time_limit_s, late=late, died=_death
+            )
         return self._made[key]
 
 
