@@ -129,6 +129,11 @@ def _limit(options: argparse.Namespace, searcher: str) -> int:
     return SLOW_ASKS if searcher in SLOW else int(options.evaluations)
 
 
+def _seeds(options: argparse.Namespace, searcher: str) -> range:
+    most = 1 if searcher == "exhaustive" else SLOW_SEEDS if searcher in SLOW else options.seeds
+    return range(min(most, options.seeds))
+
+
 def _jobs(options: argparse.Namespace, wanted: Sequence[str]) -> Iterator[Key]:
     for searcher in wanted:
         if searcher in KERNEL_TUNER:
@@ -136,10 +141,8 @@ def _jobs(options: argparse.Namespace, wanted: Sequence[str]) -> Iterator[Key]:
         if searcher == "optuna_gp" and not all(map(importlib.util.find_spec, ("scipy", "torch"))):
             print("left out: optuna_gp needs scipy and torch", file=sys.stderr)
             continue
-        slow = searcher in SLOW
-        seeds = 1 if searcher == "exhaustive" else SLOW_SEEDS if slow else options.seeds
         for name in _problems:
-            for seed in range(min(seeds, options.seeds)):
+            for seed in _seeds(options, searcher):
                 yield Key(name, searcher, seed, _limit(options, searcher))
 
 
@@ -190,8 +193,7 @@ def _kernel_tuner(options: argparse.Namespace, strategies: list[str], kept: Kept
         if not chosen:
             continue
         started = time.monotonic()
-        limit = _limit(options, chosen[0])
-        seeds = range(min(SLOW_SEEDS, options.seeds) if slow else options.seeds)
+        limit, seeds = _limit(options, chosen[0]), _seeds(options, chosen[0])
         todo = [
             problem
             for problem in _problems.values()

@@ -79,14 +79,16 @@ def time_replay(
     Args:
         fastest_us: of those that it competes with, microseconds a launch; infinity: it is the first.
     """
-    first = [us / launches for us in replay.passes(FIRST, 1)]
-    if min(first) > settings.poor * fastest_us:
+    first = replay.passes(FIRST, 1)
+    poor = settings.poor * fastest_us * launches
+    if min(first) > poor:
         # Once more: a clock that was still rising, or a limit, must not make a good candidate poor for good.
-        first = [us / launches for us in replay.passes(FIRST, 1)]
+        first = replay.passes(FIRST, 1)
         clock = machine.clock()
-        if min(first) > settings.poor * fastest_us and not clock.throttled:
-            return Timing(tuple(Sample(us, clock.mhz, throttled=False) for us in first), False, "poor")
-    passes = passes_a_sample(launches * median(first), settings.min_sample_us)
+        if min(first) > poor and not clock.throttled:
+            seen = tuple(Sample(us / launches, clock.mhz, throttled=False) for us in first)
+            return Timing(seen, settled=False, ended="poor")
+    passes = passes_a_sample(median(first), settings.min_sample_us)
     warm: list[list[float]] = []
     start = now()
     while not (is_settled := settled(warm)) and now() - start < settings.warmup_s:

@@ -58,9 +58,7 @@ class Process:
         known = len(self.rows)
         covariance = self._kernel(self.points[self.rows], points)
         whitened = np.zeros((self._whitened.shape[0], len(points)))
-        for index in range(known):
-            rest = covariance[index] - self._factor[index, :index] @ whitened[:index]
-            whitened[index] = rest / self._factor[index, index]
+        whitened[:known] = _forward(self._factor[:known, :known], covariance, np.ones(known, bool))
         self.points = np.vstack([self.points, points])
         self._whitened = np.hstack([self._whitened, whitened])
         self._explained = np.append(self._explained, (whitened**2).sum(axis=0))

@@ -101,9 +101,7 @@ class JointModel:
             near = self._first_free(self._neighbours(process, values, output), output, known)
             if near is not None:
                 return near
-        gain = self._gain(process, values, output)
-        best = self._first_free(np.argsort(-gain), output, known)
-        self._hopes[output] = float(gain[self._index[best]]) if best else 0.0
+        best, self._hopes[output] = self._most_gain(process, values, output, known)
         return best
 
     def hope(self, output: int) -> float | None:
@@ -117,9 +115,15 @@ class JointModel:
         """The most that an untried config is expected to gain, as a fraction; None: no say yet."""
         if self._process is None or self._next_fit == _FIRST:
             return None
-        gain = self._gain(self._ready(), self._values(), output)
+        return self._most_gain(self._ready(), self._values(), output, known)[1]
+
+    def _most_gain(
+        self, process: Process, values: Matrix, output: int, known: Callable[[Config], bool]
+    ) -> tuple[Config | None, float]:
+        """The untried config of the most expected improvement, and that; None and 0: nothing is untried."""
+        gain = self._gain(process, values, output)
         best = self._first_free(np.argsort(-gain), output, known)
-        return 0.0 if best is None else float(gain[self._index[best]])
+        return best, 0.0 if best is None else float(gain[self._index[best]])
 
     def _first_free(
         self, order: NDArray[np.intp], output: int, known: Callable[[Config], bool]
