@@ -3,10 +3,13 @@
 A T4 document holds one problem: for each configuration its validity, the compile's and the benchmark's
 time, the raw runtimes. The schema is published as "Open Autotuning Results Schema", version 1.0.0. It knows
 neither devices nor search-space rules, so an imported table has made-up ones: its space is what was recorded.
+A measurement has its own unit. Costs, raw runtimes and a measurement without a unit are in the document's
+`timeunit`, milliseconds where it names none.
 """
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from autotune.devices import Device
 from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
 from autotune.problem import Layer, Stage
+from autotune.quantities import load_json, not_negative, positive, us_per_unit
 from autotune.replay.table import Recorded, StageTable, Table
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
 from autotune.routing import UNIFORM
@@ -32,8 +36,6 @@ _INVALIDITY = {
 }
 # `timeout` does not say what took too long: the run is the usual case.
 _STATUS = {text: status for status, text in _INVALIDITY.items() if status is not Status.COMPILE_TIMEOUT}
-# "miliseconds" is how the tables of the public benchmark hub spell it.
-_MS = {"miliseconds": 1.0, "seconds": 1000.0, "milliseconds": 1.0, "microseconds": 1e-3, "nanoseconds": 1e-6}
 
 
 def to_t4(table: Table, stage: Stage, tokens: int) -> dict[str, Any]:
@@ -68,36 +70,41 @@ def read_t4(path: Path) -> Table:
     """A T4 file, plain or gzipped, as a table with one stage at one token.
 
     Raises:
-        UserError: it is no T4 file, or nothing in it has a time.
+        UserError: it is no T4 file, a time in it is none or has no known unit, or nothing in it has a time.
     """
     try:
         content = path.read_bytes()
-        document = json.loads(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
-        return from_t4(document, path.name.split(".")[0])
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        document = load_json(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
+        return from_t4(document, path.name.split(".")[0], str(path))
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is no T4 results file ({error}): see Kernel Tuner's store_output_file"
         ) from error
 
 
-def from_t4(document: Mapping[str, Any], name: str) -> Table:
+def from_t4(document: Mapping[str, Any], name: str, where: str = "") -> Table:
     """A T4 document as a table.
+
+    Args:
+        where: the document's file, for errors; its name where there is none.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: it is none.
-        UserError: nothing in it has a time.
+        UserError: a time in it is no time or has no known unit, or nothing in it has a time.
     """
+    where = where or name
     if "results" not in document or "schema_version" not in document:
         raise ValueError("results or schema_version is missing")
-    scale = _MS[document.get("metadata", {}).get("timeunit", "milliseconds")]
+    timeunit = (document.get("metadata") or {}).get("timeunit", "milliseconds")
+    us = us_per_unit(timeunit, f"{where}: timeunit")
     # A tuner may have visited a configuration twice: the first time counts.
     rows: dict[Config, Recorded] = {}
-    for result in document["results"]:
-        row = _row(result, scale)
+    for number, result in enumerate(document["results"]):
+        row = _row(result, us, f"{where}: results[{number}]")
         rows.setdefault(row.config, row)
     first = next((row.config for row in rows.values() if row.us(1) is not None), None)
     if first is None:
-        raise UserError(f"no configuration of {name} has a time: it cannot be searched")
+        raise UserError(f"no configuration of {where} has a time: it cannot be searched")
     ordered = [rows.pop(first), *rows.values()]
     return Table(
         layer=Layer(name, 2, 2, 1, 1, 1),
@@ -111,13 +118,25 @@ def from_t4(document: Mapping[str, Any], name: str) -> Table:
     )
 
 
-def _row(result: Mapping[str, Any], scale: float) -> Recorded:
+def _row(result: Mapping[str, Any], us: float, where: str) -> Recorded:
+    """One configuration.
+
+    Args:
+        us: microseconds in a unit of the document's times.
+    """
+
+    def seconds(*names: str) -> float:
+        """A cost; what has none to tell, as what never was compiled, has null or nothing."""
+        raw = next((times[name] for name in names if times.get(name) is not None), 0.0)
+        return us * not_negative(raw, f"{where} {names[0]}") / 1e6
+
     config = Config({knob: _value(value) for knob, value in result["configuration"].items()})
     times = result["times"]
-    compile_s = scale * times.get("compilation", times.get("compilation_time", 0.0)) / 1e3
-    device_s = scale * sum(times.get(part, 0.0) for part in ("benchmark", "validation")) / 1e3
+    compile_s = seconds("compilation", "compilation_time")
+    device_s = seconds("benchmark") + seconds("validation")
     status = _STATUS[result["invalidity"]]
-    runtimes = [scale * ms * 1e3 for ms in times.get("runtimes", ())] or _objective(result, scale)
+    # What failed may have anything for a time, an error's name for one.
+    runtimes = _runtimes(result, us, where) if status is Status.OK else []
     if status is Status.OK and not runtimes:
         status = Status.RUNTIME_ERROR
     if status in (Status.COMPILE_ERROR, Status.CONSTRAINT):
@@ -125,16 +144,21 @@ def _row(result: Mapping[str, Any], scale: float) -> Recorded:
     compiled = Compiled(config.key, StaticFacts(), compile_s)
     if status is not Status.OK:
         return Recorded(config, compiled, {1: Failure(status, "recorded so", device_s)}, {})
-    measured = Measurement(tuple(Sample(us) for us in runtimes), 0.0, device_s or sum(runtimes) / 1e6)
+    measured = Measurement(tuple(Sample(time) for time in runtimes), 0.0, device_s or sum(runtimes) / 1e6)
     return Recorded(config, compiled, {1: measured}, {})
 
 
-def _objective(result: Mapping[str, Any], scale: float) -> list[float]:
-    """The measured `time`, microseconds, where the raw runtimes were not kept."""
+def _runtimes(result: Mapping[str, Any], us: float, where: str) -> list[float]:
+    """The raw runtimes, microseconds, or the measured `time` where they were not kept."""
+    raw = result["times"].get("runtimes") or ()
+    if raw:
+        return [us * positive(time, f"{where} runtimes[{i}]") for i, time in enumerate(raw)]
     for measured in result.get("measurements", ()):
-        if measured["name"] == "time" and isinstance(measured["value"], int | float):
-            in_ms = 1.0 if measured.get("unit") == "ms" else scale
-            return [in_ms * measured["value"] * 1e3]
+        if measured["name"] == "time":
+            place = f"{where} time"
+            unit = measured.get("unit")
+            per_unit = us if unit is None else us_per_unit(unit, f"{place}'s unit")
+            return [per_unit * positive(measured["value"], place)]
     return []
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autotune.config import Config
 from autotune.errors import UserError
@@ -80,6 +82,50 @@ def test_the_benchmark_hubs_spelling_of_the_unit_is_read() -> None:
     assert table.stages[Stage.STAGE1].optimum(1)[1] == pytest.approx(1000.0)
 
 
+@pytest.mark.parametrize(
+    ("unit", "us"),
+    [
+        ("s", 1e6),
+        ("ms", 1e3),
+        ("us", 1.0),
+        ("\u00b5s", 1.0),
+        ("ns", 1e-3),
+        ("Microseconds", 1.0),
+        (None, 1e6),
+    ],
+)
+def test_a_measurement_has_its_own_unit_and_without_one_the_files(unit: str | None, us: float) -> None:
+    one = result(10, runtimes=[])
+    one["measurements"] = [{"name": "time", "value": 2.0, "unit": unit}]
+    table = from_t4(document(one, timeunit="seconds"), "conv")
+    assert table.stages[Stage.STAGE1].optimum(1)[1] == pytest.approx(2 * us)
+
+
+@pytest.mark.parametrize("unit", ["", "cycles", "GFLOP/s", 1])
+def test_an_unknown_unit_is_refused_with_its_place(unit: object) -> None:
+    one = result(10, runtimes=[])
+    one["measurements"] = [{"name": "time", "value": 2.0, "unit": unit}]
+    with pytest.raises(UserError, match=r"f\.json: results\[1\] time's unit is .*no known unit of time"):
+        from_t4(document(result(1), one), "conv", "f.json")
+    with pytest.raises(UserError, match="timeunit"):
+        from_t4(document(result(1), timeunit=str(unit)), "conv")
+
+
+@pytest.mark.parametrize("time", [0, -1.0, float("nan"), float("inf"), "1.0", True, None])
+def test_a_time_that_is_no_time_is_refused_with_its_place(time: object) -> None:
+    with pytest.raises(UserError, match=r"results\[1\] runtimes\[1\] is"):
+        from_t4(document(result(1), result(2, runtimes=[1.0, time])), "conv")
+    one = result(2, runtimes=[])
+    one["measurements"] = [{"name": "time", "value": time, "unit": "ms"}]
+    with pytest.raises(UserError, match=r"results\[0\] time is"):
+        from_t4(document(one), "conv")
+
+
+def test_what_failed_may_have_an_errors_name_for_a_time() -> None:
+    failed = result(2, "runtime", runtimes=["RuntimeFailedConfig"], benchmark=None)
+    assert len(from_t4(document(result(1), failed), "conv").stages[Stage.STAGE1].rows) == 2
+
+
 def test_what_was_visited_twice_counts_once() -> None:
     table = from_t4(document(result(4), result(4, runtimes=[9.0])), "conv")
     assert len(table.stages[Stage.STAGE1].rows) == 1
@@ -116,7 +162,9 @@ def test_files_are_read_plain_or_gzipped(tmp_path: Path, packed: bool) -> None:
     assert read_t4(path).layer.model == "A100_T4"
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema_version": "1.0.0", "results": [{}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "[" * 100_000, "\x1f\x8b\x08", '{"schema_version": "1.0.0", "results": [{}]}']
+)
 def test_what_is_no_t4_file_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
@@ -127,3 +175,39 @@ def test_what_is_no_t4_file_is_said_to_be_none(tmp_path: Path, text: str) -> Non
 def test_a_table_in_which_nothing_ran_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has a time"):
         from_t4(document(result(1, "compile")), "conv")
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.sampled_from(["ms", "s", "correct", "time", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["name", "value", "unit", "runtimes", "compilation", "benchmark", "a"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["configuration", "times", "invalidity", "measurements", "whole"]), JSON, max_size=4
+    )
+)
+def test_any_document_is_a_table_or_one_sentence(tmp_path_factory: Any, changes: dict[str, Any]) -> None:
+    path = tmp_path_factory.mktemp("t4") / "any.json"
+    results = [result(1), {**result(2), **changes}]
+    path.write_text(json.dumps(document(*results) if "whole" not in changes else changes["whole"]))
+    try:
+        table = read_t4(path)
+    except UserError:
+        return
+    assert all(
+        us is None or 0 < us < float("inf") for r in table.stages[Stage.STAGE1].rows for us in [r.us(1)]
+    )
