@@ -72,7 +72,7 @@ def compare(
     settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_effect)
     # A run's number is all that needs the database.
     if a.startswith("run:") or b.startswith("run:"):
-        with Store.open(db) as store:
+        with Store.open(db, read_only=True) as store:
             resolver = Resolver(kernels, device, store)
             named = {p: resolver.alike(resolver.resolve(a, p), resolver.resolve(b, p)) for p in problems}
     else:

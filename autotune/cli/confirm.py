@@ -70,7 +70,7 @@ def confirm(
         make_layer(model, model_config, tp, fused_shared_experts), shape, concurrency, routing
     )
     settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_gain)
-    with Store.open(db) as store:
+    with Store.open(db, create=False) as store:
         done = reconfirm(
             store,
             load_backend(backend),

@@ -132,7 +132,7 @@ def export(
     selection = Selection(backend, layer, device, allow_estimates)
     place = Place(serving_folder(out, bundle_path), device_name, triton_version)
     extras = partial(deploy_files, deploy, place.folder) if deploy else no_extras
-    with Store.open(db) as store:
+    with Store.open(db, create=False) as store:
         made = plan(
             store,
             selection,

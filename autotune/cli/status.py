@@ -16,7 +16,7 @@ def status(db: Database = None, as_json: Json = False) -> None:
     from autotune.status import bundles_status, this_stack, winners_status
     from autotune.store.store import Store
 
-    with Store.open(db) as store:
+    with Store.open(db, read_only=True) as store:
         winners = winners_status(store, this_stack())
         bundles = bundles_status(store, winners)
     if as_json:

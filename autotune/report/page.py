@@ -216,7 +216,7 @@ def _runs(report: Report) -> Markup:
             str(run.id),
             f"{run.started_at:%Y-%m-%d %H:%M}",
             "" if run.ended_at is None else duration((run.ended_at - run.started_at).total_seconds()),
-            str(run.state),
+            run.shown_state,
             str(run.seed),
             tag("code", run.command),
         ]

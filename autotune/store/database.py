@@ -5,8 +5,9 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
@@ -15,7 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from autotune.errors import UserError
 from autotune.store import migrations
-from autotune.store.filesystem import network_filesystem
+from autotune.store.filesystem import not_local
 from autotune.store.location import VARIABLE, Location
 
 BUSY_SECONDS = 10.0
@@ -34,6 +35,7 @@ class Database:
         upgraded_from: the version that was found; None: it is new.
         version: the version that it has now.
         warnings: sentences to show to the user.
+        copy: the folder of the copy that is read in its stead.
     """
 
     engine: Engine
@@ -41,22 +43,77 @@ class Database:
     upgraded_from: str | None
     version: str
     warnings: tuple[str, ...]
+    copy: "TemporaryDirectory[str] | None" = None
+
+    def close(self) -> None:
+        self.engine.dispose()
+        if self.copy is not None:
+            self.copy.cleanup()
 
 
-def open_database(location: Location, *, read_only: bool = False) -> Database:
+def open_database(location: Location, *, read_only: bool = False, create: bool = True) -> Database:
     """Opens the database at `location`; one to be written is made or brought to this version first.
+
+    To read one that is older than this tool, or whose killed writer's log cannot be worked in where it lies,
+    an upgraded copy is made and read.
+
+    Args:
+        create: make one where there is none.
 
     Raises:
         UserError: it is no SQLite database, another program's, newer than this tool, not writable,
-            locked, or out of reach; read-only: it does not exist or is older than this tool.
+            locked, or out of reach; read-only, or not to be created: it does not exist.
     """
     path = location.path
-    if path is not None and not read_only:
-        _make_folder(path)
-    if path is not None and read_only and not path.exists():
-        raise UserError(
-            f"there is no database at {path}: `autotune run` makes one, or name another with --db"
+    if path is not None and (read_only or not create) and not path.exists():
+        raise _missing(location)
+    if path is None or not read_only:
+        if path is not None:
+            _make_folder(path)
+        return _open(location, read_only)
+    try:
+        return _open(location, read_only)
+    except _CopyNeeded:
+        return _open_copy(path, location)
+
+
+class _CopyNeeded(UserError):
+    """A file cannot be read as it lies there."""
+
+
+def _missing(location: Location) -> UserError:
+    return UserError(
+        f"there is no database at {location}: `autotune run` makes one, or name another with --db"
+    )
+
+
+def _open_copy(path: Path, location: Location) -> Database:
+    # Here, not above: what is up to date needs none.
+    from autotune.store.snapshot import snapshot
+
+    folder = TemporaryDirectory(prefix="autotune-read-")
+    try:
+        copy = Location(Path(folder.name) / "copy.db", None, location.source, shown_as=str(location))
+        with user_errors(location):
+            snapshot(path, Path(folder.name) / "copy.db")
+        opened = _open(copy, read_only=False)
+        opened.engine.dispose()
+        # From here on nothing is written, as with any other.
+        opened = replace(_open(copy, read_only=True), upgraded_from=opened.upgraded_from)
+    except BaseException:
+        folder.cleanup()
+        raise
+    warnings = opened.warnings
+    if opened.upgraded_from != opened.version:
+        warnings += (
+            f"{location} is older than this tool, so an upgraded copy is read: `autotune db upgrade` upgrades"
+            " the file",
         )
+    return replace(opened, location=location, warnings=warnings, copy=folder)
+
+
+def _open(location: Location, read_only: bool) -> Database:
+    path = location.path
     engine = _engine(location, read_only)
     pragmas = _Pragmas(path, read_only)
     if engine.dialect.name == "sqlite":
@@ -65,6 +122,12 @@ def open_database(location: Location, *, read_only: bool = False) -> Database:
     try:
         with user_errors(location):
             found = _bring_to_version(engine, location, read_only)
+    except UserError as error:
+        engine.dispose()
+        code = getattr(getattr(error.__cause__, "orig", None), "sqlite_errorname", "")
+        if read_only and code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+            raise _CopyNeeded(str(error)) from error
+        raise
     except BaseException:
         engine.dispose()
         raise
@@ -169,13 +232,11 @@ class _Pragmas:
 
         Under WAL, NORMAL survives a killed process; a power cut may cost the last commits, never the file.
         """
-        network = network_filesystem(self.path) if self.path else None
-        if network is None:
+        why = not_local(self.path) if self.path else None
+        if why is None:
             mode, why = _set_journal(connection, "wal")
             if mode in ("wal", "memory"):
                 return "NORMAL"
-        else:
-            why = f"its file system is {network}"
         mode, _ = _set_journal(connection, "delete")
         place = self.path or "this database"
         self.warnings.append(
@@ -223,8 +284,10 @@ def _bring_to_version(engine: Engine, location: Location, read_only: bool) -> st
             " upgrade moe-autotune, or name another database with --db"
         )
     if read_only:
+        if not tables:
+            raise _missing(location)
         if version != known[-1]:
-            raise UserError(f"{location} is older than this tool: run `autotune db upgrade` on it first")
+            raise _CopyNeeded(f"{location} is older than this tool: run `autotune db upgrade` on it first")
         return version
     with engine.connect().execution_options(**WRITES) as connection, connection.begin() as transaction:
         if version == known[-1]:

@@ -45,12 +45,15 @@ def locate(option: str | Path | None = None) -> Location:
     """Finds the database's place; nothing is opened.
 
     Args:
-        option: what `--db` said: a path or a SQLAlchemy URL; None or empty: not given.
+        option: what `--db` said: a path or a SQLAlchemy URL; None: not given.
 
     Raises:
-        UserError: a URL that SQLAlchemy cannot read.
+        UserError: it is empty, or a URL that SQLAlchemy cannot read.
     """
-    if option is not None and str(option):
+    if option is not None:
+        if not str(option).strip():
+            # What a script's unset variable leaves: it does not mean the user's own database.
+            raise UserError("--db is empty: give a file's path or a URL, or leave the option out")
         return _parse(str(option), "--db")
     variable = os.environ.get(VARIABLE, "")
     return _parse(variable, VARIABLE) if variable else Location(default_path(), None, "default")

@@ -31,6 +31,8 @@ class RunRecord:
         spec: what was asked for, after defaults.
         host, pid, process: the process that does it; `process` tells it from a later one of equal pid.
         started_at, ended_at: UTC; ended_at is None while it runs.
+        seen_at: when it last wrote something, UTC, where it has not ended and its process cannot be seen from
+            here, on another machine or in another container; else None.
         environment: the stack; None for a run that measures on none.
     """
 
@@ -47,6 +49,12 @@ class RunRecord:
     ended_at: datetime | None
     tool_version: str
     environment: Fingerprint | None
+    seen_at: datetime | None = None
+
+    @property
+    def shown_state(self) -> str:
+        """How far it got, for people; `unknown` where its process cannot be seen from here."""
+        return "unknown" if self.seen_at else str(self.state)
 
 
 @dataclass(frozen=True, kw_only=True)

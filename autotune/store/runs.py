@@ -13,12 +13,15 @@ from autotune.fingerprint import Fingerprint
 from autotune.store.process import Process
 from autotune.store.records import RunRecord, RunState
 from autotune.store.rows import Reader, environment_id, existing
-from autotune.store.schema import Run, Trial
+from autotune.store.schema import ConfirmationRow, Run, Trial, Winner
 from autotune.store.sessions import Sessions
 
 
 class Runs(Sessions):
-    """The runs of an open database."""
+    """The runs of an open database.
+
+    A run whose process is gone reads as interrupted at its last sign of life, written so or not.
+    """
 
     def begin_run(
         self, command: str, spec: Mapping[str, Any], seed: int, environment: Fingerprint | None = None
@@ -61,15 +64,6 @@ class Runs(Sessions):
             row = existing(session, Run, run)
             row.state, row.ended_at = state, datetime.now(UTC)
 
-    def interrupt_dead_runs(self) -> list[RunRecord]:
-        """Marks runs of this host whose process is gone as interrupted; returns them.
-
-        Their end is the last thing that they wrote.
-        """
-        with self.writing() as session:
-            reader = Reader(session)
-            return [_record(reader, row) for row in _interrupt_dead(session)]
-
     def run(self, run: int) -> RunRecord:
         """The run with an id.
 
@@ -77,41 +71,53 @@ class Runs(Sessions):
             LookupError: there is none.
         """
         with self.reading() as session:
-            return _record(Reader(session), existing(session, Run, run))
+            return _record(session, Reader(session), existing(session, Run, run))
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
         with self.reading() as session:
             reader = Reader(session)
-            return [_record(reader, row) for row in session.scalars(select(Run).order_by(Run.id))]
+            return [_record(session, reader, row) for row in session.scalars(select(Run).order_by(Run.id))]
 
 
-def _interrupt_dead(session: Session) -> list[Run]:
-    """Marks this host's runs whose process is gone; returns their rows."""
-    dead = [
-        row
-        for row in session.scalars(select(Run).where(Run.state == RunState.RUNNING))
-        if Process(row.host, row.pid, row.process).is_dead()
+def _interrupt_dead(session: Session) -> None:
+    """Marks runs whose process is gone."""
+    for row in session.scalars(select(Run).where(Run.state == RunState.RUNNING)):
+        if Process(row.host, row.pid, row.process).alive is False:
+            row.state, row.ended_at = RunState.INTERRUPTED, _last_sign(session, row)
+
+
+def _last_sign(session: Session, run: Run) -> datetime:
+    """When a run last wrote something."""
+    written = [
+        session.scalar(select(func.max(table.created_at)).where(table.run_id == run.id))
+        for table in (Trial, ConfirmationRow, Winner)
     ]
-    for row in dead:
-        last = session.scalar(select(func.max(Trial.created_at)).where(Trial.run_id == row.id))
-        row.state, row.ended_at = RunState.INTERRUPTED, last or row.started_at
-    return dead
+    return max([run.started_at, *filter(None, written)])
 
 
-def _record(reader: Reader, row: Run) -> RunRecord:
+def _record(session: Session, reader: Reader, row: Run) -> RunRecord:
+    state, ended_at, seen_at = row.state, row.ended_at, None
+    if state is RunState.RUNNING:
+        # Nobody was there to write that it was killed.
+        alive = Process(row.host, row.pid, row.process).alive
+        if alive is False:
+            state, ended_at = RunState.INTERRUPTED, _last_sign(session, row)
+        elif alive is None:
+            seen_at = _last_sign(session, row)
     return RunRecord(
         id=row.id,
         uid=row.uid,
         command=row.command,
         spec=row.spec,
         seed=row.seed,
-        state=row.state,
+        state=state,
         host=row.host,
         pid=row.pid,
         process=row.process,
         started_at=row.started_at,
-        ended_at=row.ended_at,
+        ended_at=ended_at,
+        seen_at=seen_at,
         tool_version=row.tool_version,
         environment=None if row.environment_id is None else reader.environment(row.environment_id),
     )

@@ -24,21 +24,28 @@ class Sessions:
         self._ids: dict[Fingerprint | Problem, int] = {}
 
     @classmethod
-    def open(cls, location: str | Path | Location | None = None, *, read_only: bool = False) -> Self:
+    def open(
+        cls,
+        location: str | Path | Location | None = None,
+        *,
+        read_only: bool = False,
+        create: bool = True,
+    ) -> Self:
         """Opens the database; one to be written is made, or brought to this tool's version.
 
         Args:
             location: a path or a database URL; None: AUTOTUNE_DB, or the user's data folder.
             read_only: nothing is made or changed.
+            create: make one where there is none.
 
         Raises:
             UserError: see `open_database`.
         """
         place = location if isinstance(location, Location) else locate(location)
-        return cls(open_database(place, read_only=read_only))
+        return cls(open_database(place, read_only=read_only, create=create))
 
     def close(self) -> None:
-        self._database.engine.dispose()
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,38 @@ def test_reading_only_changes_nothing(path: Path) -> None:
             begin(reader)
 
 
+@pytest.mark.parametrize("content", [b"", None])
+def test_what_is_empty_is_no_database_to_read(tmp_path: Path, content: bytes | None) -> None:
+    place = tmp_path / "autotune.db"
+    if content is not None:
+        place.write_bytes(content)
+    assert refused(place, read_only=True).startswith(f"there is no database at {place}")
+    assert place.exists() == (content is not None)
+
+
+def test_what_is_to_be_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no database at"):
+        Store.open(tmp_path / "folder" / "autotune.db", create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_writers_log_is_read_where_nothing_can_be_written(store: Store, tmp_path: Path) -> None:
+    """The log has to be worked in: in a copy, where its own folder is closed."""
+    run = begin(store)
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("", "-wal"):  # what lies on the disk while the writer still has it open
+            shutil.copy(f"{store.location}{suffix}", f"{folder}/autotune.db{suffix}")
+        Path(folder).chmod(0o555)
+        output = subprocess.run(
+            [sys.executable, "-c", UNPRIVILEGED, f"{folder}/autotune.db", str(tmp_path / "any.db")],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        Path(folder).chmod(0o755)
+    assert output.endswith(f"{run} runs\n")
+
+
 def test_reading_where_nothing_can_be_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader of a log shares memory through a file beside it, which cannot be made in such a folder."""
     with Store.open(path) as store:
@@ -240,30 +273,69 @@ def test_reading_where_nothing_can_be_written(path: Path, monkeypatch: pytest.Mo
 # Where no write-ahead log works
 
 
+Mount = Callable[[str], Path]
+
+
 @pytest.fixture
-def nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that the kernel says is on NFS; its name needs quoting there."""
-    home = tmp_path / "nfs home"
-    home.mkdir()
-    mounts = tmp_path / "mountinfo"
-    quoted = str(home).replace(" ", "\\040")
-    mounts.write_text(
-        f"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
-        f"40 22 0:40 /export {quoted} rw,relatime shared:7 - nfs4 server:/export rw,vers=4.2\n"
-    )
-    monkeypatch.setattr(filesystem, "_MOUNTS", mounts)
-    return home
+def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mount:
+    """Makes a folder that the kernel says is a file system of some type; its name needs quoting there."""
+
+    def of(kind: str) -> Path:
+        home = tmp_path / f"é {kind} home"
+        home.mkdir()
+        mounts = tmp_path / "mountinfo"
+        quoted = str(home).replace(" ", "\\040")
+        mounts.write_text(
+            f"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+            f"39 22 8:1 /export {quoted} rw,relatime shared:7 - autofs auto rw\n"
+            f"40 22 0:40 /export {quoted} rw,relatime shared:7 - {kind} server:/export rw,vers=4.2\n"
+        )
+        monkeypatch.setattr(filesystem, "_MOUNTS", mounts)
+        return home
+
+    return of
 
 
-def test_on_nfs_another_journal_is_used_and_said_so(nfs: Path) -> None:
-    with Store.open(nfs / "autotune.db") as store:
+@pytest.fixture
+def nfs(mount: Mount) -> Path:
+    return mount("nfs4")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.ceph", "fuse.cephfs", "lustre", "beegfs", "gpfs"),
+        *("fuse.gpfs", "fuse.sshfs", "fuse.juicefs", "fuse.gcsfuse", "fuse.s3fs", "fuse.rclone", "fuse"),
+        *("fuse.mergerfs", "fuse.shfs", "9p", "virtiofs", "vboxsf", "drvfs", "prl_fs", "fuse.vmhgfs-fuse"),
+        *("orangefs", "ocfs2", "gfs2", "nobody-knows"),
+    ],
+)
+def test_no_log_where_the_file_system_is_not_known_to_be_local(mount: Mount, kind: str) -> None:
+    place = mount(kind) / "autotune.db"
+    with Store.open(place) as store:
         assert store.warnings == (
-            f"{nfs / 'autotune.db'} does not use a write-ahead log (its file system is nfs4): journal mode"
-            " delete is used instead, which is slower and makes readers wait for the writer",
+            f"{place} does not use a write-ahead log (its file system is {kind}, not known to be a local"
+            " disk's): journal mode delete is used instead, which is slower and makes readers wait for the"
+            " writer",
         )
         assert pragma(store, "journal_mode") == "delete"
         assert pragma(store, "synchronous") == 2  # FULL
-        store.record_trial(begin(store), trial())
+        begin(store)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs", "f2fs"])
+def test_on_a_local_disk_the_log_is_used(mount: Mount, kind: str) -> None:
+    with Store.open(mount(kind) / "autotune.db") as store:
+        assert store.warnings == ()
+        assert pragma(store, "journal_mode") == "wal"
+
+
+def test_where_nothing_tells_the_file_system_no_log_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystem, "_MOUNTS", tmp_path / "none")
+    with Store.open(tmp_path / "autotune.db") as store:
+        assert "its file system is not known" in store.warnings[0]
 
 
 def test_a_database_moved_to_nfs_gives_up_its_log(path: Path, nfs: Path) -> None:

@@ -25,12 +25,16 @@ def test_the_default_is_the_users_data_folder(tmp_path: Path, monkeypatch: pytes
     assert (place.path, place.source) == (tmp_path / "autotune" / "autotune.db", "default")
 
 
-@pytest.mark.parametrize("option", [None, ""])
-def test_an_empty_option_or_variable_says_nothing(
-    option: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_variable_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOTUNE_DB", "")
-    assert locate(option).source == "default"
+    assert locate().source == "default"
+
+
+@pytest.mark.parametrize("option", ["", " "])
+def test_an_empty_option_is_not_the_users_own_database(option: str) -> None:
+    """`--db "$UNSET"` of a script must not write there."""
+    with pytest.raises(UserError, match="--db is empty"):
+        locate(option)
 
 
 def test_a_relative_path_is_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, inspect
 
 from autotune.data import data_dir
+from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
 from autotune.store import migrations
 from autotune.store.base import Base
@@ -133,10 +134,20 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, next_version: Path) -
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
 
 
-def test_an_older_database_is_not_read_without_leave_to_upgrade_it(path: Path, next_version: Path) -> None:
+def test_an_older_database_is_read_through_an_upgraded_copy(path: Path, next_version: Path) -> None:
+    with Store.open(path) as store:
+        run = begin(store)
+    before = path.read_bytes()
     next_version.write_text(SCRIPT)
-    with pytest.raises(Exception, match="is older than this tool: run `autotune db upgrade` on it first"):
-        Store.open(path, read_only=True)
+    migrations.revisions.cache_clear()
+    with Store.open(path, read_only=True) as store:
+        assert store.run(run).id == run
+        assert store.location.path == path
+        (warning,) = store.warnings
+        assert "`autotune db upgrade` upgrades the file" in warning
+        with pytest.raises(UserError, match="is read-only"):
+            begin(store)
+    assert path.read_bytes() == before
 
 
 def test_the_scripts_do_not_import_the_schema() -> None:

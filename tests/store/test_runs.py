@@ -5,8 +5,10 @@ import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from autotune.store.process import Process
 from autotune.store.records import RunState
@@ -59,36 +61,71 @@ def ended_process() -> Process:
         return Process.of(child.pid)
 
 
-def test_a_run_whose_process_is_gone_is_marked_at_its_last_sign_of_life(store: Store, run: int) -> None:
+def test_a_run_whose_process_is_gone_is_never_shown_as_running(store: Store, run: int, path: Path) -> None:
+    """Not even by a command that may not write so."""
     store.record_trial(run, trial())
     own(store, run, ended_process())
-    (marked,) = store.interrupt_dead_runs()
-    assert marked == store.run(run)
-    assert marked.state is RunState.INTERRUPTED
-    assert marked.ended_at == store.trials_of(run)[-1].created_at
-    assert store.interrupt_dead_runs() == []
+    with Store.open(path, read_only=True) as reader:
+        shown = reader.run(run)
+    assert (shown.state, shown.shown_state) == (RunState.INTERRUPTED, "interrupted")
+    assert shown.ended_at == store.trials_of(run)[-1].created_at
+    assert stored_states(store) == [RunState.RUNNING]
 
 
-def test_beginning_a_run_marks_the_killed_ones(store: Store, run: int) -> None:
+def stored_states(store: Store) -> list[RunState]:
+    with store.reading() as session:
+        return list(session.scalars(select(Run.state).order_by(Run.id)))
+
+
+def test_beginning_a_run_writes_that_the_killed_ones_ended(store: Store, run: int) -> None:
     own(store, run, ended_process())
     begin(store)
-    assert [each.state for each in store.runs()] == [RunState.INTERRUPTED, RunState.RUNNING]
+    assert stored_states(store) == [RunState.INTERRUPTED, RunState.RUNNING]
 
 
 def test_a_run_under_way_is_left_alone(store: Store, run: int) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         own(store, run, Process.of(child.pid))
-        assert store.interrupt_dead_runs() == []
+        begin(store)
+        assert store.run(run).shown_state == "running"
 
 
-def test_a_later_process_of_equal_pid_is_another(store: Store, run: int) -> None:
-    own(store, run, Process(socket.gethostname(), os.getpid(), "an earlier boot:1"))
-    assert len(store.interrupt_dead_runs()) == 1
+HERE = Process.current()
+BOOT, START, NAMESPACE = (HERE.identity or "::").split(":")
+HOST = socket.gethostname()
 
 
-def test_nothing_is_known_of_another_hosts_processes(store: Store, run: int) -> None:
-    own(store, run, Process("another-host", 1, "another boot:1"))
-    assert store.interrupt_dead_runs() == []
+@pytest.mark.parametrize(
+    ("owner", "shown"),
+    [
+        (Process(HOST, HERE.pid, f"{BOOT}:{START}:{NAMESPACE}"), "running"),
+        # A later process has its pid.
+        (Process(HOST, HERE.pid, f"{BOOT}:1:{NAMESPACE}"), "interrupted"),
+        # The machine was started anew.
+        (Process(HOST, HERE.pid, f"an earlier boot:{START}:{NAMESPACE}"), "interrupted"),
+        # As versions up to 0.1.0 wrote it.
+        (Process(HOST, HERE.pid, f"{BOOT}:{START}"), "running"),
+        (Process(HOST, HERE.pid, f"{BOOT}:1"), "interrupted"),
+        # A container has a name of its own, and here counts pids with its machine.
+        (Process("container", HERE.pid, f"{BOOT}:{START}:{NAMESPACE}"), "running"),
+        (Process("container", HERE.pid, f"{BOOT}:1:{NAMESPACE}"), "interrupted"),
+        # Another container, another machine: nobody here knows.
+        (Process(HOST, HERE.pid, f"{BOOT}:{START}:1"), "unknown"),
+        (Process("another-host", HERE.pid, f"{BOOT}:{START}"), "unknown"),
+        (Process("another-host", HERE.pid, f"another boot:{START}:{NAMESPACE}"), "unknown"),
+    ],
+)
+def test_what_can_be_known_of_a_process(store: Store, run: int, owner: Process, shown: str) -> None:
+    own(store, run, owner)
+    assert store.run(run).shown_state == shown
+
+
+def test_of_a_process_out_of_sight_its_last_sign_of_life_is_told(store: Store, run: int) -> None:
+    store.record_trial(run, trial())
+    own(store, run, Process("another-host", 1, "another boot:1:1"))
+    assert store.run(run).seen_at == store.trials_of(run)[-1].created_at
+    begin(store)
+    assert stored_states(store)[0] is RunState.RUNNING
 
 
 def test_a_time_without_a_zone_is_refused(store: Store, run: int) -> None:
