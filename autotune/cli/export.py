@@ -35,7 +35,7 @@ def export(
     ] = False,
     bundle_path: Annotated[
         str | None,
-        typer.Option(help="Where serving will find the folder, e.g. a path in its container."),
+        typer.Option(help="Where serving will find the folder: an absolute path, e.g. in its container."),
     ] = None,
     device_name: Annotated[
         str | None,

@@ -74,6 +74,6 @@ def verify(
                 typer.echo(f"  the engine says: {note}")
             for reason in one.reasons:
                 typer.echo(f"  {reason}")
-            typer.echo("  verified" if one.ok else "  NOT used as meant")
+            typer.echo(f"  {one.verdict}")
     if not all(one.ok for one in found):
         raise typer.Exit(1)

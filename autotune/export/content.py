@@ -1,8 +1,29 @@
 """What a format contributes to a bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from autotune.results import Kind
+from autotune.store.records import WinnerRecord
+
+ESTIMATES_FILE: Final = "ESTIMATES.txt"
+"""Stands beside a file whose reader allows nothing in it but entries."""
+
+
+def estimate_note(winners: Sequence[WinnerRecord]) -> str | None:
+    """What every file of a bundle says where its winners are estimates; None: they were measured."""
+    if all(winner.kind is Kind.MEASURED for winner in winners):
+        return None
+    device = winners[0].environment.device.removeprefix("offline:")
+    return f"ESTIMATES for {device}: chosen by a formula on the compiled code, nothing here was measured"
+
+
+def source_of(winner: WinnerRecord) -> str:
+    """Where a winner's entry comes from, for a preview."""
+    if winner.kind is Kind.MEASURED:
+        return "default, confirmed" if winner.kept_default else "tuned"
+    return "default, by estimate" if winner.kept_default else "estimate"
 
 
 @dataclass(frozen=True)
@@ -25,7 +46,7 @@ class Row:
     """A line of a preview: which key serves so many tokens, and what it holds.
 
     Attributes:
-        source: `tuned` or `engine's default`.
+        source: see `source_of`, or `engine's default`.
     """
 
     tokens: int

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from autotune.errors import UserError
+from autotune.export.content import estimate_note
 from autotune.store.records import WinnerRecord
 
 ENGINES: Final = ("sglang", "vllm")
@@ -94,18 +95,20 @@ def deploy_files(
     needed = stack(first.backend, engine)
     command = _launch(engine, first.problem.layer.tp, triton=first.backend.startswith(engine))
     arms = {"baseline": "", "tuned": f". {shlex.quote(folder + '/env/autotune.sh')}\n" if variables else ""}
+    note = estimate_note(winners)
     return {
-        f"deploy/{engine}-{arm}.sh": _script(engine, arm, needed, load, command) for arm, load in arms.items()
+        f"deploy/{engine}-{arm}.sh": _script(arm, needed, load, command, note) for arm, load in arms.items()
     }
 
 
-def _script(engine: str, arm: str, needed: Stack, load: str, command: str) -> str:
+def _script(arm: str, needed: Stack, load: str, command: str, note: str | None) -> str:
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in needed.environment.items())
     check = f': "${{{needed.required}:?the image sets it}}"\n' if needed.required else ""
     return (
         "#!/bin/sh\n"
         f"# The {arm} arm. Stack: {needed.text}.\n"
-        "# MODEL and DRAFT are folders or Hugging Face names of the model and its EAGLE3 draft.\n"
+        + (f"# The bundle holds {note}.\n" if note else "")
+        + "# MODEL and DRAFT are folders or Hugging Face names of the model and its EAGLE3 draft.\n"
         "# Rollback: start the baseline arm, and delete the bundle's folder; nothing else was changed.\n"
         "set -eu\n"
         f"{check}{exports}{load}"

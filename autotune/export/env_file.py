@@ -20,7 +20,10 @@ _CONFIG_MAP = "moe-autotune"
 
 
 def env_text(variables: Mapping[str, str], comment: str) -> str:
-    """A comment line, then `NAME=value` lines by name.
+    """The comment, then `NAME=value` lines by name.
+
+    Args:
+        comment: one line or several; in each of the four texts a reader skips them.
 
     Raises:
         UserError: a value that a shell and docker would read differently.
@@ -31,7 +34,7 @@ def env_text(variables: Mapping[str, str], comment: str) -> str:
                 f"{name}={value!r} has a character that a shell and docker read differently:"
                 " choose a path of plain letters with --bundle-path"
             )
-    return _lines(f"# {comment}", *(f"{name}={value}" for name, value in _checked(variables)))
+    return _lines(*_comment(comment), *(f"{name}={value}" for name, value in _checked(variables)))
 
 
 def shell_text(variables: Mapping[str, str], comment: str) -> str:
@@ -41,7 +44,7 @@ def shell_text(variables: Mapping[str, str], comment: str) -> str:
         UserError: a name or value that no environment can hold.
     """
     exports = (f"export {name}={shlex.quote(value)}" for name, value in _checked(variables))
-    return _lines(f"# {comment}", *exports)
+    return _lines(*_comment(comment), *exports)
 
 
 def config_map_text(variables: Mapping[str, str], comment: str) -> str:
@@ -53,7 +56,7 @@ def config_map_text(variables: Mapping[str, str], comment: str) -> str:
         UserError: a name or value that no environment can hold.
     """
     data = [f"  {name}: {json.dumps(value)}" for name, value in _checked(variables)]
-    head = [f"# {comment}", "apiVersion: v1", "kind: ConfigMap", "metadata:", f"  name: {_CONFIG_MAP}"]
+    head = [*_comment(comment), "apiVersion: v1", "kind: ConfigMap", "metadata:", f"  name: {_CONFIG_MAP}"]
     return _lines(*head, "data:" if data else "data: {}", *data)
 
 
@@ -64,7 +67,7 @@ def systemd_text(variables: Mapping[str, str], comment: str) -> str:
         UserError: a name or value that no environment can hold.
     """
     settings = [f'Environment="{name}={_systemd(value)}"' for name, value in _checked(variables)]
-    return _lines(f"# {comment}", "[Service]", *settings)
+    return _lines(*_comment(comment), "[Service]", *settings)
 
 
 def env_files(variables: Mapping[str, str], comment: str) -> dict[str, str]:
@@ -79,6 +82,10 @@ def env_files(variables: Mapping[str, str], comment: str) -> dict[str, str]:
         "env/configmap.yaml": config_map_text(variables, comment),
         "env/autotune.conf": systemd_text(variables, comment),
     }
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in text.splitlines()]
 
 
 def _systemd(value: str) -> str:

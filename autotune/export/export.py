@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from autotune.backends import load_backend
 from autotune.backends.base import Backend
 from autotune.errors import UserError
 from autotune.export.aiter_table import ServingAiter, table_content, writes_table
 from autotune.export.bundle import MANIFEST, write_bundle
-from autotune.export.content import Place, Preview
+from autotune.export.content import Place, Preview, estimate_note
 from autotune.export.env_file import env_files
 from autotune.export.env_knobs import EnvKnobs, env_knobs
 from autotune.export.formats import content_of
@@ -107,7 +107,11 @@ def plan(
         content, winners = table_content(store, backend, winners, place, aiter)
     else:
         content = content_of(winners, place, variables)
-    comment = f"autotune: {winners[0].problem.layer.model}, {winners[0].environment.device}"
+    lines = [
+        f"autotune: {winners[0].problem.layer.model}, {winners[0].environment.device}",
+        estimate_note(winners),
+    ]
+    comment = "\n".join(line for line in lines if line)
     files = {
         **content.files,
         **env_files(content.variables, comment),
@@ -186,7 +190,16 @@ def export(store: Store, folder: Path, selection: Selection, *, bundle_path: str
 
 
 def serving_folder(folder: Path, bundle_path: str | None) -> str:
-    """The path under which the serving process finds a bundle."""
+    """The path under which the serving process finds a bundle.
+
+    Raises:
+        UserError: `bundle_path` is relative, and would mean another folder wherever a server is started.
+    """
+    if bundle_path is not None and not PurePosixPath(bundle_path).is_absolute():
+        raise UserError(
+            f"--bundle-path {bundle_path!r} is not absolute: give the folder's whole path where it serves,"
+            " e.g. /opt/autotune"
+        )
     return (bundle_path or str(folder.resolve())).rstrip("/")
 
 

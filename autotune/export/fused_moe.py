@@ -7,7 +7,7 @@ from typing import Any
 from autotune.config import Config
 from autotune.engines.moe import HIP_ONLY, entry
 from autotune.errors import UserError
-from autotune.export.content import Preview, Row
+from autotune.export.content import Preview, Row, source_of
 from autotune.export.key_table import key_table, looked_at, nearest
 from autotune.problem import Stage
 from autotune.results import LayerConfig
@@ -47,10 +47,16 @@ def _check(winner: WinnerRecord) -> None:
                 )
 
 
-def table_json(table: Table, stage: Stage, *, split_k: bool = False) -> str:
-    """One stage's file: keys ascending, since of two keys equally near the first in the file wins."""
-    content = {str(key): entry(table[key].of(stage), split_k=split_k) for key in sorted(table)}
-    return json.dumps(content, indent=4) + "\n"
+def table_json(
+    table: Table, stage: Stage, *, split_k: bool = False, head: Mapping[str, str] | None = None
+) -> str:
+    """One stage's file: keys ascending, since of two keys equally near the first in the file wins.
+
+    Args:
+        head: keys before the entries, for a reader that drops them.
+    """
+    entries = {str(key): entry(table[key].of(stage), split_k=split_k) for key in sorted(table)}
+    return json.dumps({**(head or {}), **entries}, indent=4) + "\n"
 
 
 def intended(
@@ -73,10 +79,7 @@ def preview(file: str, table: Table, winners: Sequence[WinnerRecord], stage: Sta
     rows = []
     for m in looked_at(tuned):
         key = nearest(table, m)
-        if key not in tuned:
-            source = "engine's default"
-        else:
-            source = "default, confirmed" if tuned[key].kept_default else "tuned"
+        source = source_of(tuned[key]) if key in tuned else "engine's default"
         rows.append(Row(m, key, source, _short(table[key].of(stage))))
     return Preview(file, tuple(rows))
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from autotune import __version__
+from autotune.export.content import estimate_note
 from autotune.problem import Stage
 from autotune.results import Kind, LayerConfig, Verdict
 from autotune.store.records import WinnerRecord
@@ -33,9 +34,11 @@ def manifest_json(
         decision: how a process-global setting was chosen.
         checks: by a winner's id, what executing its stages' machine code on the CPU has shown.
     """
+    note = estimate_note(winners)
     content = {
         "format": "autotune-bundle",
         "version": 1,
+        **({"note": note} if note else {}),
         "tool_version": __version__,
         "model": winners[0].problem.layer.model,
         "layer": asdict(winners[0].problem.layer),

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from autotune.export.content import Content, Place, Preview, Row
+from autotune.export.content import Content, Place, Preview, Row, estimate_note, source_of
 from autotune.problem import Layer
 from autotune.store.records import WinnerRecord
 
@@ -25,9 +25,11 @@ def operator_json(layer: Layer, winners: Sequence[WinnerRecord]) -> str:
         }
         for winner in sorted(winners, key=lambda winner: winner.problem.tokens)
     ]
+    note = estimate_note(winners)
     content = {
         "format": "autotune-moe-w4a8",
         "version": 1,
+        **({"note": note} if note else {}),  # the operator reads past it
         "model_dim": layer.model_dim,
         "inter_dim": layer.inter_dim,
         "experts": layer.experts,
@@ -48,7 +50,7 @@ def operator_content(winners: Sequence[WinnerRecord], place: Place) -> Content:
         Row(
             winner.problem.tokens,
             winner.problem.tokens,
-            "default, confirmed" if winner.kept_default else "tuned",
+            source_of(winner),
             f"stage1 {winner.config.stage1}; stage2 {winner.config.stage2}",
         )
         for winner in winners

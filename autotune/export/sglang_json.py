@@ -7,7 +7,8 @@ Rules as in SGLang 0.5.23, `srt/layers/moe/moe_runner/triton_utils/fused_moe_tri
 - NAME keeps the blank in `block_shape=[128, 128]`.
 - Stage 2 has a file of its own, `NAME_down.json`; without it, stage 1's serves both. Its BLOCK_SIZE_M is
   overwritten with stage 1's.
-- Every key of the body is made an integer: a `triton_version` there raises ValueError.
+- Every key of the body is made an integer: a `triton_version` there raises ValueError, and so would any word.
+  What must be said of a file stands in one beside it.
 - On a miss every `triton_*` folder's name is taken apart into integers: `triton_3_6_0+gitabc` raises
   ValueError. A Triton with a local version finds the folder of its public version by this search.
 - INT4 weights are looked up by the packed width, half of inter_dim.
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass
 
 from autotune.engines.moe import Quantisation
 from autotune.errors import UserError
-from autotune.export.content import Content, Place
+from autotune.export.content import ESTIMATES_FILE, Content, Place, estimate_note
 from autotune.export.fused_moe import intended, preview, table_json, winners_table
 from autotune.problem import Layer, Stage
 from autotune.results import LayerConfig
@@ -111,8 +112,12 @@ def sglang_content(
     folder = f"{FOLDER}/{triton_folder(triton)}"
     table = winners_table(winners, default)
     names = {stage: f"{folder}/{key.file_name(down=stage is Stage.STAGE2)}" for stage in Stage}
+    note = estimate_note(winners)
     return Content(
-        files={names[stage]: table_json(table, stage) for stage in Stage},
+        files={
+            **{names[stage]: table_json(table, stage) for stage in Stage},
+            **({f"{folder}/{ESTIMATES_FILE}": f"{note}.\n"} if note else {}),
+        },
         variables={VARIABLE: f"{place.folder}/{FOLDER}"},
         lookups={
             "sglang": {

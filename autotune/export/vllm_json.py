@@ -7,6 +7,8 @@ Rules as in vLLM 0.33.0, `model_executor/layers/fused_moe/fused_moe.py`:
 - NAME has no blanks: `block_shape=[128,128]`. Every H200 is `NVIDIA_H200`.
 - One file serves both stages: there is no `_down`.
 - INT4 weights are looked up by the unpacked width, inter_dim.
+- Every key of the body is made an integer, but `triton_version`, which is dropped unread: the one place for
+  words.
 - For grouped INT4 and INT8 weights the kernel has a SPLIT_K parameter that only the file can give: an entry
   without `"SPLIT_K": 1` raises.
 - The device's name comes from a table of PCI ids on ROCm (`platforms/rocm.py`: 0x74a5 and 0x74b9 are
@@ -20,7 +22,7 @@ from typing import Final
 
 from autotune.engines.moe import Quantisation
 from autotune.errors import UserError
-from autotune.export.content import Content, Place
+from autotune.export.content import Content, Place, estimate_note
 from autotune.export.fused_moe import intended, preview, table_json, winners_table
 from autotune.problem import Layer, Stage
 from autotune.results import LayerConfig
@@ -99,8 +101,10 @@ def vllm_content(
     name = f"{FOLDER}/{VllmKey.of(layer, quantisation, device).file_name()}"
     split_k = needs_split_k(quantisation)
     table = winners_table(winners, default)
+    note = estimate_note(winners)
+    head = {"triton_version": note} if note else None
     return Content(
-        files={name: table_json(table, Stage.STAGE1, split_k=split_k)},
+        files={name: table_json(table, Stage.STAGE1, split_k=split_k, head=head)},
         variables={VARIABLE: f"{place.folder}/{FOLDER}"},
         lookups={
             "vllm": {

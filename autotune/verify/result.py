@@ -30,16 +30,25 @@ class Verification:
         engine: with the source that was run.
         reasons: why it fails, a sentence each; empty: it holds.
         notes: what a reader should know besides.
+        estimated: nothing in the bundle was measured.
     """
 
     engine: str
     checks: tuple[Check, ...]
     reasons: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    estimated: bool = False
 
     @property
     def ok(self) -> bool:
         return not self.reasons and all(check.ok for check in self.checks)
+
+    @property
+    def verdict(self) -> str:
+        """What came of it, and what it is not about: the lookup says nothing of the times."""
+        if not self.ok:
+            return "NOT used as meant"
+        return "verified: found by the engine" + ("; its times are estimates" if self.estimated else "")
 
 
 def short(entry: Mapping[str, Any] | None) -> str:

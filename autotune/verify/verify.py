@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from autotune.engines.source import EngineSource, open_source
@@ -42,7 +43,11 @@ def verify_bundle(
     chosen = [engine] if engine is not None else list(bundle.manifest.get("lookups", {}))
     if not chosen:
         raise UserError(f"{folder} says nothing of what an engine must find: export it again")
-    return [_one(bundle, name, sources, device_name, triton_version) for name in chosen]
+    estimated = not bundle.manifest.get("measured", True)
+    return [
+        replace(_one(bundle, name, sources, device_name, triton_version), estimated=estimated)
+        for name in chosen
+    ]
 
 
 def _one(

@@ -32,7 +32,16 @@ def test_a_bundle_that_is_used_as_meant_gives_exit_code_0(bundle: Path) -> None:
     done = RUNNER.invoke(app, ["verify", str(bundle)])
     assert done.exit_code == 0, done.output
     assert "ok   stage1 at 4 tokens" in done.output
-    assert "verified" in done.output
+    assert "verified: found by the engine\n" in done.output
+
+
+def test_a_lookup_that_finds_estimates_says_that_they_are_such(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "measured": False}))
+    done = RUNNER.invoke(app, ["verify", str(bundle)])
+    assert "verified: found by the engine; its times are estimates" in done.output
+    (found,) = json.loads(RUNNER.invoke(app, ["verify", str(bundle), "--json"]).output)
+    assert found["estimated"]
 
 
 def test_one_that_is_not_gives_1_and_the_reason(bundle: Path) -> None:

@@ -9,12 +9,14 @@ import pytest
 from autotune.errors import UserError
 from autotune.export.content import Place
 from autotune.export.deploy import deploy_files, stack
-from autotune.export.export import Selection, export, plan
+from autotune.export.export import Selection, export, plan, serving_folder
 from autotune.export.text import preview_lines
-from autotune.problem import Problem
-from autotune.results import Confirmation, Finalist, LayerConfig, Round
+from autotune.problem import Problem, Stage
+from autotune.results import Confirmation, Finalist, Kind, LayerConfig, Round
+from autotune.store.records import ShortListed
 from autotune.store.store import Store
 from tests.export.winners import KIMI, config, fingerprint, winner
+from tests.store.examples import trial
 
 
 @pytest.fixture
@@ -125,3 +127,74 @@ def test_the_stack_is_named() -> None:
     assert "int4 x fp8" in stack("aiter", "vllm").text
     with pytest.raises(UserError, match="--deploy"):
         stack("vllm", "sglang")
+
+
+def estimate(store: Store, backend: str) -> None:
+    """A short list of one entry at four tokens, which nothing measured."""
+    environment = fingerprint(backend=backend, device="offline:mi325x")
+    run = store.begin_run("autotune run", {}, 0, environment)
+    for stage in Stage:
+        store.record_trial(
+            run,
+            trial(
+                problem=Problem(KIMI, 4),
+                stage=stage,
+                backend=backend,
+                environment=environment,
+                kind=Kind.ESTIMATE,
+                config=both(tile_n=64).of(stage),
+            ),
+        )
+    store.record_short_list(
+        run,
+        problem=Problem(KIMI, 4),
+        backend=backend,
+        environment=environment,
+        default=both(),
+        entries=[ShortListed(both(tile_n=64), 0.2)],
+    )
+
+
+@pytest.mark.parametrize("backend", ["sglang", "vllm", "triton"])
+def test_every_file_of_an_estimate_says_so_or_one_beside_it_does(
+    store: Store, tmp_path: Path, backend: str
+) -> None:
+    def extras(winners: object, variables: object) -> dict[str, str]:
+        return deploy_files(backend, "/opt/b", winners, variables) if backend != "triton" else {}  # type: ignore[arg-type]
+
+    estimate(store, backend)
+    place = Place("/opt/b", device_name="AMD_Instinct_MI325X", triton_version="3.6.0")
+    made = plan(store, Selection(backend, allow_estimates=True), place, extras=extras)
+    assert len(made.files) > 5
+    for name, text in made.files.items():
+        beside = made.files.get(f"{Path(name).parent}/ESTIMATES.txt", "")
+        assert "ESTIMATES for mi325x" in text or (backend == "sglang" and "ESTIMATES for mi325x" in beside)
+    assert "estimate" in {row.source for preview in made.previews for row in preview.rows}
+
+
+def test_sglang_s_and_vllm_s_bodies_stay_what_their_readers_take(store: Store) -> None:
+    """SGLang makes every key an integer; vLLM does, after it has dropped triton_version."""
+    place = Place("/opt/b", device_name="AMD_Instinct_MI325X", triton_version="3.6.0")
+    for backend in ("sglang", "vllm"):
+        estimate(store, backend)
+        made = plan(store, Selection(backend, allow_estimates=True), place)
+        bodies = [json.loads(text) for name, text in made.files.items() if "/E=" in name]
+        assert bodies
+        for body in bodies:
+            if backend == "vllm":
+                body.pop("triton_version")
+            assert all(int(key) and isinstance(entry, dict) for key, entry in body.items())
+
+
+def test_what_was_measured_says_nothing_of_estimates(store: Store) -> None:
+    win(store, 4, [both(), both(tile_n=64)], [10.0, 8.0])
+    made = plan(store, Selection("sglang"), Place("/opt/b"))
+    assert not any("ESTIMATE" in name + text for name, text in made.files.items())
+
+
+@pytest.mark.parametrize("path", ["deploy", "./deploy", "~/deploy", ""])
+def test_a_bundle_path_is_absolute_or_refused(path: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not absolute"):
+        serving_folder(tmp_path, path)
+    assert serving_folder(tmp_path, "/opt/b/") == "/opt/b"
+    assert serving_folder(tmp_path, None) == str(tmp_path)
