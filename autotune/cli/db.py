@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
+from autotune.cli.commands import Group
 from autotune.cli.options import Database
 
 app = typer.Typer(
-    help="The database: where it is, its version, and merging another machine's.", no_args_is_help=True
+    cls=Group,
+    help="The database: where it is, its version, and merging another machine's.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

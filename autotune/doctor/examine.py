@@ -55,8 +55,9 @@ _STYLE = {State.YES: "green", State.NO: "red", State.LIES: "yellow", State.NOTE:
 
 def print_examination(examination: Examination) -> None:
     """For people: a line a finding, the remedy below it."""
-    from rich.console import Console
     from rich.text import Text
+
+    from autotune.report.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
     width = max(len(finding.name) for finding in examination.findings)

@@ -61,8 +61,9 @@ def executed_json(judged: Sequence[Judged]) -> dict[str, Any]:
 
 def print_executed(content: dict[str, Any]) -> None:
     """Prints what `executed_json` made, for people."""
-    from rich.console import Console
     from rich.table import Table
+
+    from autotune.report.console import Console
 
     console = Console()
     console.print("\nExecuted on the CPU, a workgroup on average", style="bold", highlight=False)

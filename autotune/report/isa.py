@@ -45,8 +45,9 @@ def compare(configs: Sequence[Config], listings: Sequence[Listing]) -> dict[str,
 
 def print_comparison(compared: dict[str, Any], title: str) -> None:
     """Prints what `compare` made, for people."""
-    from rich.console import Console
     from rich.table import Table
+
+    from autotune.report.console import Console
 
     console = Console()
     console.print(title, style="bold", highlight=False)

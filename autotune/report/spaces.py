@@ -48,8 +48,9 @@ def describe(stage: Stage, sized: Sequence[tuple[Problem, BoundSpace]]) -> dict[
 
 def print_spaces(described: Sequence[dict[str, Any]], title: str) -> None:
     """Prints what `describe` made, for people."""
-    from rich.console import Console
     from rich.table import Table
+
+    from autotune.report.console import Console
 
     console = Console()
     console.print(title, style="bold", highlight=False)

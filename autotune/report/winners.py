@@ -92,8 +92,9 @@ def as_json(summary: WinnerSummary) -> dict[str, Any]:
 
 def print_winners(summaries: Sequence[WinnerSummary]) -> None:
     """Prints winners against defaults, for people."""
-    from rich.console import Console
     from rich.table import Table
+
+    from autotune.report.console import Console
 
     console = Console()
     for summary in summaries:

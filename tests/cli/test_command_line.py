@@ -1,0 +1,127 @@
+"""What every command owes whoever calls it: a fast start, one kind of error, output that any stream takes."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from autotune.__main__ import main
+from autotune.cli.commands import COMMANDS
+from tests.cli.helper import ROOT, autotune, command, env
+
+NAMES = [name for commands in COMMANDS.values() for name in commands]
+
+
+def test_help_imports_nothing_but_typer_and_the_standard_library() -> None:
+    program = (
+        "import sys, typer\nbefore = set(sys.modules)\nfrom autotune.__main__ import main\n"
+        "sys.argv = ['autotune', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(*sorted({n.partition('.')[0] for n in set(sys.modules) - before}), file=sys.stderr)\n"
+        "print(*sorted(n for n in sys.modules if n.startswith('autotune.')), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env())
+    assert done.returncode == 0, done.stderr
+    tops, own = (line.split() for line in done.stderr.splitlines())
+    allowed = {*sys.stdlib_module_names, "typer", "autotune"}
+    assert set(tops) <= allowed
+    assert set(own) <= {
+        f"autotune.{name}" for name in ("__main__", "cli", "cli.commands", "cli.output", "errors")
+    }
+
+
+def test_help_names_every_command_under_its_task() -> None:
+    said = autotune("--help").stdout
+    for task, commands in COMMANDS.items():
+        assert f"\n{task}:\n" in said
+        for name in commands:
+            assert f"\n  {name} " in said
+
+
+def test_every_command_module_is_in_the_table_and_has_a_docstring() -> None:
+    """A command that is in no table cannot be called."""
+    for path in (ROOT / "autotune" / "cli").glob("*.py"):
+        module = import_module(f"autotune.cli.{path.stem}")
+        own = getattr(module, path.stem, None)
+        is_command = hasattr(module, "app") or (inspect.isfunction(own) and inspect.getdoc(own))
+        assert bool(is_command and path.stem != "__init__") == (path.stem in NAMES), path.stem
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ("run --tp x", "'x'"),
+        ("run --seed -1", "'-1'"),
+        ("top --limit=1.5", "'1.5'"),
+        ("show seven", "'seven'"),
+        ("rnu", "'rnu'"),
+        ("db nothing", "'nothing'"),
+        ("run --foo", "--foo"),
+        ("run --tp", "--tp"),
+        ("spaces extra", "extra"),
+        ("isa", "--config"),
+        ("spaces --model nothing", "'nothing'"),
+        ("spaces --shape m99", "m99"),
+        ("check --stage stage3", "'stage3'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_the_value_that_was_given(
+    words: str, given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["autotune", *words.split()])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert given in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "encoding", "width"),
+    [("compare --help", "ascii", "40"), ("spaces --shape m4", "ascii", "200"), ("spaces", "latin-1", "40")],
+)
+def test_any_encoding_and_width_will_do(words: str, encoding: str, width: str) -> None:
+    given = {"PYTHONIOENCODING": encoding, "COLUMNS": width, "TERM": "dumb", "NO_COLOR": "1", "LC_ALL": "C"}
+    done = subprocess.run(command(*words.split()), capture_output=True, env=env(**given))
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode(encoding)  # what it is not, it must not claim
+    assert "\x1b" not in text
+    assert "?" not in text
+
+
+def test_a_reader_that_leaves_ends_a_command_in_silence() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command("spaces"), stdout=write, stderr=subprocess.PIPE, env=env())
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_no_standard_output_is_no_error() -> None:
+    words = " ".join(command("spaces", "--shape", "m4"))
+    done = subprocess.run(f"{words} >&-", shell=True, stderr=subprocess.PIPE, env=env())
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("words", ["spaces", "db path"])
+def test_a_full_disk_behind_standard_output_is_one_sentence(words: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command(*words.split()), stdout=full, stderr=subprocess.PIPE, env=env())
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: standard output cannot be written")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_json_has_no_word_for_what_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    from autotune.cli.output import print_json
+
+    print_json({"error": float("inf"), "us": [1.0, float("nan")]})
+    assert json.loads(capsys.readouterr().out) == {"error": None, "us": [1.0, None]}
