@@ -99,7 +99,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys; from autotune.cli import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'triton', 'optuna', 'sqlalchemy', 'numpy', 'pebble'} & set(sys.modules)\n"
+        "heavy = {'torch', 'triton', 'optuna', 'sqlalchemy', 'numpy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = _run(sys.executable, "-c", code, PYTHONPATH=str(ROOT))

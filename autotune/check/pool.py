@@ -8,8 +8,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 
-import pebble
-
 from autotune.backends import load_backend
 from autotune.backends.base import CompileRefused, Lists
 from autotune.check.check import can_check, execute, require_checks
@@ -86,8 +84,8 @@ class CheckPool:
         return self._made[key]
 
 
-def _death(error: pebble.ProcessExpired) -> Failure:
-    return Failure(Status.RUNTIME_ERROR, f"the check's process died ({error})")
+def _death(how: str) -> Failure:
+    return Failure(Status.RUNTIME_ERROR, f"the check's process {how}")
 
 
 def _check(

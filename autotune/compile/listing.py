@@ -1,19 +1,17 @@
 """Machine code of a few candidates for people to look at, compiled where a compiler may die."""
 
-import multiprocessing
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-
-import pebble
 
 from autotune.backends import load_backend
 from autotune.backends.base import CompileRefused, Listing, Lists
+from autotune.compile.workers import Workers
 from autotune.config import Config
 from autotune.devices import Device
 from autotune.errors import UserError
 from autotune.problem import Layer, Stage
+from autotune.results import Failure, Status
 
 
 def listings(
@@ -39,18 +37,30 @@ def listings(
         rule = space.broken_rule(config)
         if rule is not None:
             raise UserError(f"{config} is illegal for {backend} {stage}: {rule.reason}; choose another value")
-    context = multiprocessing.get_context("spawn")
-    with pebble.ProcessPool(max_workers=len(configs), context=context) as pool:
-        futures: list[Future[Listing | str]] = [
-            pool.schedule(_list, args=(backend, layer, tokens, stage, config, device), timeout=time_limit_s)
+    workers = Workers(len(configs))
+    try:
+        futures = [
+            workers.run(
+                _list,
+                (backend, layer, tokens, stage, config, device),
+                time_limit_s=time_limit_s,
+                late=Failure(Status.COMPILE_TIMEOUT, "takes too long to compile: choose a smaller tile"),
+                died=_died,
+            )
             for config in configs
         ]
         return [_result(config, future) for config, future in zip(configs, futures, strict=True)]
+    finally:
+        workers.close()
+
+
+def _died(how: str) -> Failure:
+    return Failure(Status.COMPILE_ERROR, f"cannot be compiled, the compiler {how}: choose another config")
 
 
 def _list(
     backend: str, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device
-) -> Listing | str:
+) -> Listing | Failure:
     """The listing, or why there is none."""
     warnings.simplefilter("ignore")  # a compiler's remarks are not about the candidates
     family = load_backend(backend)
@@ -58,16 +68,11 @@ def _list(
     try:
         return family.listing(layer, tokens, stage, config, device)
     except CompileRefused as error:
-        return str(error)
+        return Failure(Status.COMPILE_ERROR, f"does not compile: {error}")
 
 
-def _result(config: Config, future: "Future[Listing | str]") -> Listing:
-    try:
-        made = future.result()
-    except FutureTimeout as error:
-        raise UserError(f"{config} took too long to compile: choose a smaller tile") from error
-    except pebble.ProcessExpired as error:
-        raise UserError(f"the compiler died of {config} ({error}): choose another config") from error
-    if isinstance(made, str):
-        raise UserError(f"{config} does not compile: {made}")
-    return made
+def _result(config: Config, future: "Future[Listing | Failure]") -> Listing:
+    answer = future.result()
+    if isinstance(answer, Failure):
+        raise UserError(f"{config} {answer.reason}")
+    return answer

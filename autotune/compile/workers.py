@@ -1,22 +1,17 @@
-"""Processes that may hang, abort or eat memory without harming the run."""
+"""A pool of processes that may hang, abort, be killed or eat memory without harming the run."""
 
-import contextlib
-import ctypes
-import multiprocessing
-import os
-import resource
-import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pebble
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from autotune.results import Failure
+from autotune.spawning import Child, ChildDied, ChildLate
 
 DEFAULT_MEMORY_LIMIT_BYTES = 8 << 30
 _END_S = 5.0
@@ -24,20 +19,39 @@ _END_S = 5.0
 T = TypeVar("T")
 
 
-class Workers:
-    """Spawned worker processes, each with a memory limit and a log of its own.
+@dataclass(frozen=True)
+class _Task(Generic[T]):
+    result: "Future[T | Failure]"
+    function: Callable[..., T | Failure]
+    job: tuple[Any, ...]
+    time_limit_s: float
+    late: Failure
+    died: Callable[[str], Failure]
 
-    A worker that takes too long or dies is replaced, and its task's future holds a `Failure`.
+
+class Workers:
+    """Worker processes, each with a memory limit (None: none) and a log, started as they are needed.
+
+    A worker that takes too long or dies is replaced, and its task's future holds a `Failure`. A task whose
+    worker was killed by others is tried once more in a fresh one, and such second tries one after the other:
+    what ate the memory may have been its neighbours.
     """
 
-    def __init__(self, count: int, *, memory_limit_bytes: int = DEFAULT_MEMORY_LIMIT_BYTES) -> None:
+    def __init__(self, count: int, *, memory_limit_bytes: int | None = DEFAULT_MEMORY_LIMIT_BYTES) -> None:
         self._logs = tempfile.TemporaryDirectory(prefix="autotune-workers-")
-        self._pool = pebble.ProcessPool(
-            max_workers=count,
-            context=multiprocessing.get_context("spawn"),
-            initializer=_start,
-            initargs=(self._logs.name, memory_limit_bytes, os.getpid()),
-        )
+        self._tasks: SimpleQueue[_Task[Any] | None] = SimpleQueue()
+        self._alone = threading.Lock()
+        self._closed = False
+        self._children = [
+            Child(Path(self._logs.name, f"{number}.log"), memory_limit_bytes=memory_limit_bytes)
+            for number in range(count)
+        ]
+        self._threads = [
+            threading.Thread(target=self._work, args=(child,), name="workers", daemon=True)
+            for child in self._children
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def run(
         self,
@@ -46,62 +60,63 @@ class Workers:
         *,
         time_limit_s: float,
         late: Failure,
-        died: Callable[[pebble.ProcessExpired], Failure],
+        died: Callable[[str], Failure],
     ) -> "Future[T | Failure]":
         """Starts a task.
 
         Args:
             job: the function's arguments.
             late: what becomes of it when its time is up.
-            died: what becomes of it when its process ends. An exception of its own stays one.
+            died: what becomes of it when its process ends, told how in words. An exception of its own stays
+                one.
         """
         result: Future[T | Failure] = Future()
-
-        def settle(task: "Future[T | Failure]") -> None:
-            if task.cancelled():
-                result.cancel()
-                return
-            error = task.exception()
-            if error is None:
-                result.set_result(task.result())
-            elif isinstance(error, FutureTimeout):
-                result.set_result(late)
-            elif isinstance(error, pebble.ProcessExpired):
-                result.set_result(died(error))
-            else:
-                result.set_exception(error)
-
-        self._pool.schedule(function, args=job, timeout=time_limit_s).add_done_callback(settle)
+        self._tasks.put(_Task(result, function, job, time_limit_s, late, died))
         return result
-
-    def log(self, pid: int | None) -> Path:
-        """What a worker printed; there once it has started."""
-        return Path(self._logs.name, f"{pid}.log")
 
     def close(self) -> None:
         """Ends all workers; what is under way is dropped."""
-        # A worker that finds its pool gone while it starts prints a traceback; a killed one says nothing.
-        for worker in list(self._pool._pool_manager.worker_manager.workers.values()):
-            if not self.log(worker.pid).exists():
-                worker.kill()
-        self._pool.stop()  # type: ignore[no-untyped-call]
-        # Workers end first. After an interrupt one of pebble's threads now and then misses its end and waits
-        # for ever: it is a daemon, and nothing is lost when it is left waiting.
-        ending = threading.Thread(target=self._pool.join, daemon=True)
-        ending.start()
-        ending.join(_END_S)
+        self._closed = True
+        for _ in self._threads:
+            self._tasks.put(None)
+        for child in self._children:
+            child.stop()
+        end = time.monotonic() + _END_S
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
         self._logs.cleanup()
 
+    def _work(self, child: Child) -> None:
+        """A thread: gives tasks to one process until the pool is closed."""
+        while (task := self._tasks.get()) is not None:
+            if self._closed:
+                task.result.cancel()
+            elif task.result.set_running_or_notify_cancel():
+                self._do(child, task)
+        child.kill()
 
-def _start(logs: str, memory_limit_bytes: int, driver: int) -> None:
-    """Prepares a worker: a memory limit, its own log, and no life after the driver's."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    with contextlib.suppress(OSError, AttributeError):  # Linux only: PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != driver:
-        os._exit(1)
-    log = os.open(f"{logs}/{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    def _do(self, child: Child, task: _Task[Any]) -> None:
+        def act() -> None:
+            task.result.set_result(child.ask(task.function, task.job, task.time_limit_s))
+
+        def again() -> None:
+            with self._alone:
+                try:
+                    act()
+                except ChildDied as second:
+                    task.result.set_result(task.died(f"{second.how}; the second death, in a fresh process"))
+
+        try:
+            try:
+                act()
+            except ChildDied as death:
+                if self._closed:
+                    raise CancelledError from death
+                if death.from_outside:
+                    again()
+                else:
+                    task.result.set_result(task.died(death.how))
+        except ChildLate:
+            task.result.set_result(task.late)
+        except BaseException as error:  # noqa: BLE001  whoever waits is told
+            task.result.set_exception(error)

@@ -4,15 +4,9 @@ The functions here are what the driver calls, through `process.WorkerProcess`. A
 `Worker`, can be made again from the requests, and is lost without harm when the process is killed.
 """
 
-import contextlib
-import ctypes
 import logging
-import os
-import resource
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from autotune.config import Config
@@ -29,38 +23,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _worker: Worker | None = None
-
-
-def serve(requests: Connection, environment: Mapping[str, str], log_file: str, driver: int) -> None:
-    """The process: answers requests until the driver closes its end of the pipe.
-
-    A request is one of the functions below with its arguments.
-
-    Args:
-        environment: set before anything that reads it is imported.
-        log_file: takes what is printed: a dying runtime leaves its last words there.
-        driver: process id; without the driver there is no worker, which would keep the GPU.
-    """
-    os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    with contextlib.suppress(OSError, AttributeError):  # Linux only: PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != driver:
-        return
-    output = os.open(log_file, os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    while True:
-        try:
-            function, arguments = requests.recv()
-        except EOFError:
-            return
-        try:
-            answer = function(*arguments)
-        except UserError as error:
-            answer = error
-        requests.send(answer)
 
 
 def prepare(

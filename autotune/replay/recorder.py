@@ -1,21 +1,20 @@
 """Records a table: compiles and sweeps at the same time, then settles the order of the best."""
 
-import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
-
 from autotune.backends.base import Backend
 from autotune.compile.constraints import refusal
 from autotune.compile.pool import CompilePool
+from autotune.compile.workers import Workers
 from autotune.config import Config
 from autotune.data import data_dir
 from autotune.devices import Device
+from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
 from autotune.problem import Problem, Stage
 from autotune.replay import sweep as sweeping
@@ -66,17 +65,14 @@ class Recorder:
         self._recording = recording
         self._journal = Journal(journal, recording.key)
         self._say = say
-        self._pool: ProcessPool | None = None
+        self._worker = Workers(1, memory_limit_bytes=None)
         self._fingerprint: Fingerprint | None = None
 
     def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            stop: Callable[[], None] = self._pool.stop
-            stop()
-            self._pool.join()
+        self._worker.close()
 
     def run(self, limit_s: float | None = None) -> Table | None:
         """The table; None: time was up first, and the same recording goes on later.
@@ -85,7 +81,7 @@ class Recorder:
             UserError: what the backend needs is missing.
         """
         deadline = time.monotonic() + (limit_s or 1e9)
-        self._fingerprint = self._ask(sweeping.prepare).result()
+        self._fingerprint = _needed(self._ask(sweeping.prepare).result())
         for stage in self._recording.configs:
             if not self._sweep(stage, deadline):
                 return None
@@ -142,15 +138,10 @@ class Recorder:
         return isinstance(outcome, Compiled)
 
     def _swept(self, key: Key, future: Future[Any]) -> None:
-        try:
-            self._journal.add_outcomes(key, {p.tokens: o for p, o in future.result().items()})
-            return
-        except TimeoutError:
-            failure = Failure(Status.TIMEOUT, f"no answer within {SWEEP_TIMEOUT_S:g} s", SWEEP_TIMEOUT_S)
-        except ProcessExpired as error:
-            how = "the device faulted" if error.exitcode == FAULT_EXIT else f"exit code {error.exitcode}"
-            failure = Failure(Status.RUNTIME_ERROR, f"the process died: {how}")
-        self._journal.add_outcomes(key, {p.tokens: failure for p in self._recording.problems})
+        answer = future.result()
+        if isinstance(answer, Failure):
+            answer = dict.fromkeys(self._recording.problems, answer)
+        self._journal.add_outcomes(key, {problem.tokens: outcome for problem, outcome in answer.items()})
 
     def _settle(self, stage: Stage, problem: Problem) -> None:
         if (stage, problem.tokens) in self._journal.settled:
@@ -162,7 +153,7 @@ class Recorder:
                 measured.append((outcome.us, config.key, config))
         best = [config for _, _, config in sorted(measured)[: self._recording.settings.contenders]]
         started = time.monotonic()
-        settled = self._ask(sweeping.settle, problem, stage, best, timeout=SETTLE_TIMEOUT_S).result()
+        settled = _needed(self._ask(sweeping.settle, problem, stage, best, timeout=SETTLE_TIMEOUT_S).result())
         self._journal.add_settled(stage, problem.tokens, settled)
         first = min(settled, key=lambda config: settled[config])
         default = self._recording.configs[stage][0]
@@ -200,10 +191,28 @@ class Recorder:
         self, function: Callable[..., Any], *arguments: Any, timeout: float = SWEEP_TIMEOUT_S
     ) -> Future[Any]:
         """Asks the process that owns the GPU; the pool replaces one that died."""
-        if self._pool is None:
-            self._pool = ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn"))
         recording = self._recording
         problems, environment = tuple(recording.problems), dict(recording.environment)
         common = (recording.backend.name, problems, recording.settings, environment)
-        future: Future[Any] = self._pool.schedule(function, args=(*common, *arguments), timeout=timeout)
+        late = Failure(Status.TIMEOUT, f"no answer within {timeout:g} s", timeout)
+        future: Future[Any] = self._worker.run(
+            function, (*common, *arguments), time_limit_s=timeout, late=late, died=_died
+        )
         return future
+
+
+def _died(how: str) -> Failure:
+    if how.startswith(f"ended with exit code {FAULT_EXIT}"):
+        return Failure(Status.RUNTIME_ERROR, "the process died: the device faulted")
+    return Failure(Status.RUNTIME_ERROR, f"the process {how}")
+
+
+def _needed(answer: Any) -> Any:
+    """The answer of a request that no candidate is to blame for.
+
+    Raises:
+        UserError: there is none.
+    """
+    if isinstance(answer, Failure):
+        raise UserError(f"recording cannot go on ({answer.reason}): see that the GPU is free and works")
+    return answer

@@ -78,6 +78,11 @@ class FaultyBackend:
             os.abort()
         if fault == "exit":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "killed":  # by the OOM killer, say: once
+            mark = Path(os.environ["FAULTY_SPACES"], f"killed {config.key}")
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
         if fault == "memory":
             bytearray(1 << 40)
         if fault == "bug":

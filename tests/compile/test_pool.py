@@ -1,6 +1,11 @@
 """The compile pool survives whatever a compiler does, and says what it was."""
 
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,8 +38,8 @@ def _outcome(pool: CompilePool, fault: str, width: int = 1) -> Compiled | Failur
     [
         ("refuse", Status.COMPILE_ERROR, "the tile does not fit"),
         ("hang", Status.COMPILE_TIMEOUT, "longer than 2 s"),
-        ("abort", Status.COMPILE_ERROR, "signal SIGABRT): LLVM ERROR: cannot select"),
-        ("exit", Status.COMPILE_ERROR, "signal SIGKILL"),
+        ("abort", Status.COMPILE_ERROR, "was killed by SIGABRT: LLVM ERROR: cannot select"),
+        ("exit", Status.COMPILE_ERROR, "was killed by SIGKILL; the second death"),
         ("memory", Status.COMPILE_ERROR, "out of memory"),
     ],
 )
@@ -46,6 +51,46 @@ def test_each_failure_is_one_value_and_the_pool_goes_on(
     assert failure.status is status
     assert reason in failure.reason
     assert isinstance(_outcome(pool, "none", width=hash(fault) % 8 + 1), Compiled)
+
+
+def test_a_compile_whose_process_was_killed_is_tried_once_more(pool: CompilePool) -> None:
+    assert isinstance(_outcome(pool, "killed"), Compiled)
+
+
+def test_killing_all_children_costs_no_candidate_and_prints_nothing(tmp_path: Path) -> None:
+    """Compile workers while they start, wait and compile, and the resource tracker."""
+    script = """
+        import os, signal, sys, time
+        from pathlib import Path
+        from autotune.compile.pool import CompilePool
+        from autotune.config import Config
+        from autotune.problem import Stage
+        from autotune.results import Compiled
+        from tests.compile.fakes import NAME
+        from tests.spaces import KIMI, MI325X
+
+        if __name__ == "__main__":
+            with CompilePool(NAME, MI325X, workers=2, time_limit_s=30.0) as pool:
+                def outcomes(fault):
+                    configs = [Config({"tile_m": 16, "width": w, "fault": fault}) for w in range(1, 5)]
+                    return [pool.submit(KIMI, 4, Stage.STAGE1, config) for config in configs]
+                futures = outcomes("slow")
+                for wait in (0.05, 1.0):
+                    time.sleep(wait)
+                    for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+                        os.kill(int(pid), signal.SIGKILL)
+                print([type(future.result()).__name__ for future in futures])
+                print([type(future.result()).__name__ for future in outcomes("none")])
+        """
+    file = tmp_path / "killing.py"
+    file.write_text(textwrap.dedent(script))
+    environment = {**os.environ, "FAULTY_SPACES": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, str(file)], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.stderr == ""
+    assert done.stdout.count("Compiled") == 8
+    assert done.returncode == 0
 
 
 def test_a_mistake_of_ours_is_not_taken_for_the_candidates(pool: CompilePool) -> None:

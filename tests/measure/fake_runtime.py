@@ -62,6 +62,8 @@ class Fault(StrEnum):
     OUT_OF_BOUNDS = "out_of_bounds"
     FIRST_LAUNCH_ONLY = "first_launch_only"
     DIES_IN_ROUNDS = "dies_in_rounds"
+    KILLED_ONCE = "killed_once"
+    KILLED_ONCE_IN_ROUNDS = "killed_once_in_rounds"
 
 
 WRONG_NUMBERS = (
@@ -228,6 +230,11 @@ class FakeRuntime:
             self._weights[0].w1.add_(1)
         if fault is Fault.DIES_IN_ROUNDS and steps > 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault is Fault.KILLED_ONCE or (fault is Fault.KILLED_ONCE_IN_ROUNDS and steps > 1):
+            mark = Path(os.environ["FAKE_MARKS"], fault.value)  # by the OOM killer, say
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _spoil(fault: Fault, result: torch.Tensor, output: Output, launched: int) -> None:
@@ -269,6 +276,12 @@ def make_counting() -> FakeRuntime:
     """Writes a line to `$FAKE_RUNTIME_STARTS` whenever a worker process makes its runtime."""
     with Path(os.environ["FAKE_RUNTIME_STARTS"]).open("a") as file:
         file.write(f"{os.getpid()} {os.environ.get('FAKE_GATE', '')}\n")
+    return FakeRuntime()
+
+
+def make_dying() -> FakeRuntime:
+    """No worker process gets this far."""
+    os.kill(os.getpid(), signal.SIGKILL)
     return FakeRuntime()
 
 

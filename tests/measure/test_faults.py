@@ -1,11 +1,15 @@
 """Whatever a candidate does, it is one failure, and the next candidate is measured as if nothing had been."""
 
+import os
+import signal
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from autotune.errors import UserError
 from autotune.measure.pool import Measurer
 from autotune.problem import Stage
 from autotune.results import Failure, Finalist, Measurement, Status
@@ -46,7 +50,50 @@ def test_a_death_of_the_worker_is_one_runtime_error(measurer: Measurer, fault: F
     assert isinstance(answer, Failure)
     assert answer.status is Status.RUNTIME_ERROR
     assert {"exit": "exit code 3", "abort": "SIGABRT", "sigkill": "SIGKILL"}[fault] in answer.reason
+    assert "second death" in answer.reason
     assert still_fine(measurer)
+
+
+@pytest.fixture
+def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_MARKS", str(tmp_path))
+
+
+@pytest.mark.usefixtures("marks")
+def test_a_worker_that_was_killed_from_outside_costs_its_candidate_nothing() -> None:
+    with Measurer(FAKE, [PROBLEM], QUICK) as measurer:
+        answer = measured(measurer, Fault.KILLED_ONCE)
+        assert isinstance(answer, Measurement)
+        assert measurer.restarts == 1
+
+
+@pytest.mark.usefixtures("marks")
+def test_a_worker_that_was_killed_in_a_final_costs_its_finalist_nothing() -> None:
+    finalists = [
+        Finalist("default", with_stages(fake_config(10))),
+        Finalist("candidate", with_stages(fake_config(8, Fault.KILLED_ONCE_IN_ROUNDS))),
+    ]
+    with Measurer(FAKE, [PROBLEM], QUICK) as measurer:
+        confirmation = measurer.confirm(PROBLEM, finalists)
+    assert confirmation.winner == 1
+    assert confirmation.notes == ()
+
+
+def test_a_worker_that_somebody_stopped_is_no_hang_of_its_candidate() -> None:
+    with Measurer(FAKE, [PROBLEM], replace(QUICK, timeout_s=3.0)) as measurer:
+        measurer.fingerprint()
+        (process,) = measurer._workers.values()
+        assert process._child.pid is not None
+        os.kill(process._child.pid, signal.SIGSTOP)
+        assert still_fine(measurer)
+
+
+def test_a_worker_that_cannot_be_made_ready_is_no_candidates_fault() -> None:
+    with (
+        Measurer("tests.measure.fake_runtime:make_dying", [PROBLEM], QUICK) as measurer,
+        pytest.raises(UserError, match=r"killed by SIGKILL.*see that the GPU is free"),
+    ):
+        measured(measurer)
 
 
 def test_a_dying_runtimes_last_words_are_in_the_reason(measurer: Measurer) -> None:

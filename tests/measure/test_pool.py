@@ -150,7 +150,17 @@ def test_closing_while_the_worker_starts_leaves_nothing_behind(wait_s: float) ->
     made.close()
     assert starting.cancelled() or isinstance(starting.exception(timeout=10), UserError)
     for process in made._workers.values():
-        assert process._process is None or not process._process.is_alive()
+        assert not process._child.is_alive()
+
+
+def test_a_closed_measurers_worker_is_gone() -> None:
+    """Not only told to go: the memory that it holds on the GPU is the next one's."""
+    made = Measurer(FAKE, [PROBLEM], QUICK)
+    made.fingerprint()
+    (process,) = made._workers.values()
+    pid = process._child.pid
+    made.close()
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_layers_environment_is_its_stages() -> None:
