@@ -112,12 +112,19 @@ def load_json(text: str | bytes) -> Any:
     """JSON, with the NaN and Infinity that Python's writer puts into it.
 
     Raises:
-        ValueError: it is none; too deep is none.
+        ValueError: it is none, an object has a key twice, as where two lines ran into one, or it is too deep.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return values
 
 
 def shown(raw: Any) -> str:

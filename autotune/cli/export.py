@@ -123,6 +123,7 @@ def export(
     from autotune.export.export import Selection, no_extras, plan, serving_folder, write
     from autotune.export.formats import require_format
     from autotune.export.mix import make_mix
+    from autotune.export.shape_log import read_shape_log
     from autotune.export.text import decision_lines, preview_lines
     from autotune.report.winners import verdict
     from autotune.store.store import Store
@@ -138,6 +139,7 @@ def export(
             selection,
             place,
             mix=make_mix(mix, shape_log, guards, margin),
+            log=read_shape_log(shape_log) if shape_log else None,
             extras=extras,
             aiter=ServingAiter(aiter_source, aiter_root),
         )

@@ -7,12 +7,14 @@ the default written out would switch that rule off for other shapes.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol, runtime_checkable
 
 from autotune.config import Config, Value, parse_value
 from autotune.errors import UserError
+from autotune.export.aiter_csv import Generation, bucket
 from autotune.problem import Stage
 from autotune.results import LayerConfig
 
@@ -30,6 +32,7 @@ class EnvKnobs:
         unkeyed: variables that are compiled in and that the engine's disk cache has in no key: under another
             value a kernel compiled before would be served.
         cache_variable: names the folder of that cache.
+        bucket: the token count by which the engine looks a batch up; None: it has no such rule.
     """
 
     names: Mapping[Stage, Mapping[str, str]]
@@ -37,6 +40,7 @@ class EnvKnobs:
     always: Mapping[str, str] = field(default_factory=dict)
     unkeyed: frozenset[str] = frozenset()
     cache_variable: str = ""
+    bucket: Callable[[int], int] | None = None
 
     def variables(self, config: LayerConfig, default: LayerConfig) -> dict[str, str]:
         """The variables that turn the engine's default at some shape into `config`.
@@ -113,6 +117,7 @@ PUBLISHED: Final = EnvKnobs(
     always={"AITER_W4A8_USE_INT8": "1"},
     unkeyed=frozenset({"FLYDSL_MOE_STAGE1_SCHED", "FLYDSL_MOE_STAGE2_SCHED"}),
     cache_variable="FLYDSL_RUNTIME_CACHE_DIR",
+    bucket=partial(bucket, generation=Generation.PUBLISHED),
 )
 """The sort's block size is the engine's own choice: it overwrites the variable for it."""
 

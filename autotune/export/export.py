@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from autotune.backends import load_backend
@@ -18,6 +18,7 @@ from autotune.export.global_env import choose, decision_json, deployed
 from autotune.export.manifest import manifest_json
 from autotune.export.mix import UNTOLD, Decision, Mix
 from autotune.export.settings_table import Setting, SettingsTable
+from autotune.export.shape_log import ShapeLog
 from autotune.problem import Layer
 from autotune.results import Kind
 from autotune.store.records import WinnerRecord
@@ -80,6 +81,7 @@ def plan(
     place: Place,
     *,
     mix: Mix = UNTOLD,
+    log: ShapeLog | None = None,
     extras: Extras = no_extras,
     aiter: ServingAiter = ServingAiter(),  # noqa: B008 frozen
 ) -> Plan:
@@ -87,6 +89,7 @@ def plan(
 
     Args:
         mix: traffic over which a process-global setting is chosen.
+        log: the same, recorded, in place of the mix's weights.
         aiter: whose tables AITER main's winners are merged with.
         extras: further files, made from the process environment, e.g. launch examples.
 
@@ -98,7 +101,7 @@ def plan(
     knobs = env_knobs(backend, own[0].environment.kernel_source)
     winners, decision, variables = own, None, None
     if knobs:
-        decision = _decision(store, own, knobs, backend, mix)
+        decision = _decision(store, own, knobs, backend, mix, log)
         # One estimate, which the user let in: there is nothing to choose from.
         setting = dict(decision.setting) if decision else knobs.variables(own[0].config, own[0].default)
         variables = knobs.deployment(setting)
@@ -135,7 +138,12 @@ def plan(
 
 
 def _decision(
-    store: Store, winners: Sequence[WinnerRecord], knobs: EnvKnobs, backend: Backend, mix: Mix
+    store: Store,
+    winners: Sequence[WinnerRecord],
+    knobs: EnvKnobs,
+    backend: Backend,
+    mix: Mix,
+    log: ShapeLog | None,
 ) -> Decision[Setting] | None:
     """The setting for all shapes; None: there is but one estimate.
 
@@ -151,7 +159,12 @@ def _decision(
         )
     table = SettingsTable.read(store, winners, knobs, backend)
     if table.tokens:
-        return choose(table, mix)
+        notes: Sequence[str] = ()
+        if log is not None:
+            shares, notes = log.traffic(winners[0].problem.layer, table.tokens, knobs.bucket)
+            mix = Mix.of(shares, mix.guards, mix.margin)
+        tuned = [winner.problem.tokens for winner in winners]
+        return replace(choose(table, mix, tuned), notes=tuple(notes))
     if all(winner.kept_default for winner in winners):
         return Decision((), mix, ())
     raise UserError(

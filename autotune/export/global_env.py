@@ -59,22 +59,22 @@ def shared_finalists(
     }
 
 
-def choose(table: SettingsTable, mix: Mix) -> Decision[Setting]:
+def choose(table: SettingsTable, mix: Mix, tuned: Sequence[int]) -> Decision[Setting]:
     """The setting to export: the best by the rounds to choose by, if it holds in the rounds to test by.
 
     What loses at a guard there is left out and the next best is tested, until one is safe: only of that one
     the gain counts.
 
     Args:
-        mix: without weights, every timed shape that is no guard weighs the same.
+        mix: without weights, every tuned shape weighs the same.
+        tuned: token counts of the winners.
 
     Raises:
         UserError: a shape of the mix or a guard was not timed.
     """
     tokens = table.tokens
     if not mix.weights:
-        decoding = [m for m in tokens if m not in mix.guards] or tokens
-        mix = Mix.of(even(decoding), mix.guards, mix.margin)
+        mix = Mix.of(even(tuned), mix.guards, mix.margin)
     missing = sorted({*mix.weights, *mix.guards}.difference(tokens))
     if missing:
         what = "guards" if set(missing) <= set(mix.guards) else "shapes"
@@ -120,6 +120,7 @@ def decision_json(decision: Decision[Setting]) -> dict[str, Any]:
         "mix": {str(tokens): share for tokens, share in decision.mix.weights.items()},
         "guards": list(decision.mix.guards),
         "margin": decision.mix.margin,
+        "notes": list(decision.notes),
         "candidates": [
             {
                 "variables": dict(line.setting),

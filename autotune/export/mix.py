@@ -3,8 +3,6 @@
 Pure: measured times in, a decision out, with the table by which it was made.
 """
 
-import json
-from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Final, Generic, TypeVar
 from autotune.errors import UserError
 from autotune.export.key_table import GUARDS
 from autotune.measure.statistics import Interval
+from autotune.quantities import LARGEST, SMALLEST, not_negative, parse_number, parse_whole, positive
 
 Setting = TypeVar("Setting", bound=Hashable)
 
@@ -41,12 +40,13 @@ class Mix:
         """Shares need not add up to one.
 
         Raises:
-            UserError: none is positive, or one is negative.
+            UserError: there is none, or one is no finite number above zero.
         """
-        total = sum(shares.values())
-        if total <= 0 or min(shares.values()) < 0 or min(shares) < 1:
-            raise UserError("the mix needs token counts from 1 with positive shares, e.g. --mix 4=1,160=3")
-        return cls({m: shares[m] / total for m in sorted(shares) if shares[m]}, tuple(guards), margin)
+        if not shares or min(shares) < 1:
+            raise UserError("the mix needs token counts from 1, e.g. --mix 4=1,160=3")
+        checked = {m: positive(shares[m], f"the mix's share of {m} tokens") for m in sorted(shares)}
+        total = sum(checked.values())
+        return cls({m: share / total for m, share in checked.items()}, tuple(guards), margin)
 
 
 UNTOLD: Final = Mix({})
@@ -94,12 +94,14 @@ class Decision(Generic[Setting]):
     Attributes:
         candidates: the best first; the default is one of them.
         tested: what became of the best in rounds that did not choose it; None: the default is the best.
+        notes: how the mix came from a recorded log.
     """
 
     setting: Setting
     mix: Mix
     candidates: tuple[Candidate[Setting], ...]
     tested: Tested[Setting] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def decide(
@@ -158,43 +160,26 @@ def _tokens(counts: Sequence[int]) -> str:
 
 
 def parse_mix(text: str) -> dict[int, float]:
-    """Shares from `4=1,160=3`.
+    """Shares from `4=1,160=3`; `4,160` is `4=1,160=1`.
 
     Raises:
-        UserError: not of that form.
+        UserError: a part is not of that form, or its share is no finite number above zero; names the part.
     """
     shares: dict[int, float] = {}
     for part in text.split(","):
-        tokens, _, share = part.strip().partition("=")
-        try:
-            shares[int(tokens)] = float(share or 1)
-        except ValueError:
-            raise UserError(
-                f"--mix {text!r}: {part!r} is not of the form tokens=share, e.g. 4=1,160=3"
-            ) from None
+        count, equals, share_text = part.strip().partition("=")
+        tokens, share = parse_whole(count), parse_number(share_text) if equals else 1.0
+        wrong = ""
+        if not tokens:
+            wrong = "has no token count"
+        elif share is None or not SMALLEST <= share <= LARGEST:
+            wrong = "has no finite share above zero"
+        elif tokens in shares:
+            wrong = "has a token count that was there before"
+        if wrong or not tokens or share is None:
+            raise UserError(f"--mix {text!r}: {part.strip()!r} {wrong}: give tokens=share, e.g. 4=1,160=3")
+        shares[tokens] = share
     return shares
-
-
-def recorded_mix(path: Path) -> dict[int, float]:
-    """Shares from a log of shapes: JSON lines with `tokens`, and `count` where a line stands for several.
-
-    AITER writes one with `MOE_SHAPE_LOG_PATH`, each shape once a process: without counts every shape weighs
-    the same.
-
-    Raises:
-        UserError: the file cannot be read, or has no such line.
-    """
-    counts: Counter[int] = Counter()
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for line in filter(str.strip, lines):
-                shape = json.loads(line)
-                counts[int(shape["tokens"])] += int(shape.get("count", 1))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no log of shapes ({error!r}): give JSON lines with tokens") from error
-    if not counts:
-        raise UserError(f"{path} has no line: record shapes with MOE_SHAPE_LOG_PATH first")
-    return {tokens: float(count) for tokens, count in counts.items()}
 
 
 def even(tokens: Iterable[int]) -> dict[int, float]:
@@ -206,23 +191,28 @@ def parse_guards(text: str) -> tuple[int, ...]:
     """Token counts from `64,512,4096`; nothing from `none`.
 
     Raises:
-        UserError: not of that form.
+        UserError: not of that form; names the part.
     """
-    parts = [] if text.strip() == "none" else [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"--guards {text!r} are no token counts: give e.g. 64,512,4096, or none")
-    return tuple(sorted({int(part) for part in parts}))
+    if text.strip() == "none":
+        return ()
+    guards = set()
+    for part in text.split(","):
+        tokens = parse_whole(part)
+        if not tokens:
+            raise UserError(
+                f"--guards {text!r}: {part.strip()!r} is no token count: give e.g. 64,512,4096, or none"
+            )
+        guards.add(tokens)
+    return tuple(sorted(guards))
 
 
 def make_mix(text: str | None, log: Path | None, guards: str, margin: float) -> Mix:
-    """The mix that a user describes; without weights where they say nothing of the traffic.
+    """The mix that a user describes; without weights where they say nothing of the traffic, or have a log.
 
     Raises:
         UserError: it cannot be.
     """
     if text is not None and log is not None:
         raise UserError("--mix and --shape-log both say what the traffic is: give one of them")
-    shapes = parse_guards(guards)
-    if text is not None:
-        return Mix.of(parse_mix(text), shapes, margin)
-    return Mix.of(recorded_mix(log), shapes, margin) if log is not None else Mix({}, shapes, margin)
+    shapes, margin = parse_guards(guards), not_negative(margin, "--margin")
+    return Mix({}, shapes, margin) if text is None else Mix.of(parse_mix(text), shapes, margin)

@@ -30,6 +30,8 @@ def decision_lines(decision: Decision[Setting]) -> Iterator[str]:
     margin = f"{decision.mix.margin:.1%}"
     guarded = f"guards {guards} may lose {margin}" if guards else "no guards: nothing is known of prefill"
     yield f"One setting for every shape, over the mix {mix}; {guarded}."
+    for note in decision.notes:
+        yield f"  {note}"
     columns = sorted({*decision.mix.weights, *decision.mix.guards})
     yield "  " + "".join(f"{m:>9}" for m in columns) + f"{'mix':>9}  setting"
     for line in decision.candidates:

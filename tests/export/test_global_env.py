@@ -14,6 +14,7 @@ from autotune.export.env_knobs import PUBLISHED
 from autotune.export.export import Plan, Selection, plan
 from autotune.export.global_env import shared_finalists, shared_settings
 from autotune.export.mix import UNTOLD, Mix
+from autotune.export.shape_log import Shape, ShapeLog
 from autotune.export.text import decision_lines
 from autotune.measure.settings import MeasureSettings
 from autotune.problem import Problem, Stage
@@ -194,6 +195,29 @@ def test_without_guards_it_is_refused_and_they_are_named(store: Store) -> None:
         planned(store)
     table = lines(planned(store, Mix.of({4: 1.0}, guards=())))
     assert "no guards: nothing is known of prefill" in table[0]
+
+
+@pytest.mark.parametrize("guards", [(), (64, 512)])
+def test_a_guard_that_is_left_out_is_no_traffic(guards: tuple[int, ...], store: Store) -> None:
+    tuned(store, SETTINGS, {"gate": {4: 0.95, 160: 0.96}, "both": {4: 0.9, 160: 0.9, 4096: 1.03}})
+    made = planned(store, Mix({}, guards))
+    assert made.decision is not None
+    assert made.decision.mix.weights == {4: 0.5, 160: 0.5}
+    assert "AITER_FLYDSL_STAGE2_TILE_K=256\n" in made.files["autotune.env"]
+
+
+def test_a_recorded_log_is_the_mix_and_what_was_made_of_it_is_kept(store: Store) -> None:
+    tuned(store, SETTINGS, WIDE_TILE_LOSES_PREFILL)
+    log = ShapeLog("/var/log/shapes", {Shape(3): 1, Shape(160): 3, Shape(4, (("E", 1),)): 5}, counted=True)
+    made = plan(store, Selection("flydsl"), Place("/b"), mix=UNTOLD, log=log)
+    assert made.decision is not None
+    assert made.decision.mix.weights == {4: 0.25, 160: 0.75}
+    notes = [
+        "shapes: 5 of 9 calls left out, of other layers: 5 of E=1",
+        "4 tokens stand for 3 too: the engine's bucket is the same",
+    ]
+    assert [line.strip() for line in lines(made)[1:3]] == notes
+    assert json.loads(made.files["manifest.json"])["decision"]["notes"] == notes
 
 
 def test_a_shape_of_the_mix_that_no_run_timed_is_named(store: Store) -> None:

@@ -1,14 +1,14 @@
 """One setting for every shape, by hand-made times."""
 
-import json
-from pathlib import Path
+import re
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import UserError
-from autotune.export.mix import Mix, decide, even, parse_mix, recorded_mix
+from autotune.export.mix import Mix, decide, even, make_mix, parse_guards, parse_mix
 
 MIX = Mix.of({4: 1.0, 160: 3.0}, guards=(64, 4096))
 DEFAULT = {4: 10.0, 160: 40.0, 64: 20.0, 4096: 500.0}
@@ -72,18 +72,49 @@ def test_shares_are_parsed_and_add_up_to_one() -> None:
     assert parse_mix("4,160") == {4: 1.0, 160: 1.0}
     assert MIX.weights == {4: 0.25, 160: 0.75}
     assert even([4, 160]) == {4: 1.0, 160: 1.0}
-    for wrong in ("four=1", "4=much"):
-        with pytest.raises(UserError, match="tokens=share"):
-            parse_mix(wrong)
-    with pytest.raises(UserError, match="positive shares"):
-        Mix.of({4: -1.0})
 
 
-def test_a_recorded_log_is_counted(tmp_path: Path) -> None:
-    log = tmp_path / "shapes.jsonl"
-    lines = [{"tokens": 4, "K": 7168}, {"tokens": 160, "count": 7}, {"tokens": 4}]
-    log.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    assert recorded_mix(log) == {4: 2.0, 160: 7.0}
-    log.write_text("{}")
-    with pytest.raises(UserError, match="no log of shapes"):
-        recorded_mix(log)
+@pytest.mark.parametrize("part", ["four=1", "", "=1", "0=1", "-4=1", "4.5=1", "1_0=1", "٤=1"])
+def test_a_part_without_a_token_count_is_named(part: str) -> None:
+    with pytest.raises(UserError, match=f"{re.escape(repr(part))} has no token count"):
+        parse_mix(f"160=3,{part}")
+
+
+@pytest.mark.parametrize(
+    "share", ["nan", "inf", "-inf", "0", "-1", "much", "", "1=2", "50%", "1e400", "1e300"]
+)
+def test_a_share_that_is_no_finite_number_above_zero_is_refused(share: str) -> None:
+    with pytest.raises(UserError, match=f"{re.escape(repr('4=' + share))} has no finite share above zero"):
+        parse_mix(f"160=3,4={share}")
+
+
+def test_a_token_count_that_comes_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="'4=2' has a token count that was there before"):
+        parse_mix("4=1,4=2")
+
+
+def test_shares_of_the_library_are_checked_as_well() -> None:
+    for shares in ({}, {0: 1.0}, {4: -1.0}, {4: float("nan")}, {4: 1.0, 160: float("inf")}):
+        with pytest.raises(UserError):
+            Mix.of(shares)
+
+
+def test_guards_are_token_counts_or_none() -> None:
+    assert parse_guards("512, 64") == (64, 512)
+    assert parse_guards("none") == ()
+    for wrong, part in [("", ""), ("64,,512", ""), ("64,x", "x"), ("0", "0"), ("none,64", "none")]:
+        with pytest.raises(UserError, match=f"{part!r} is no token count"):
+            parse_guards(wrong)
+
+
+def test_a_margin_that_is_no_number_would_switch_the_guards_off() -> None:
+    with pytest.raises(UserError, match="--margin is NaN"):
+        make_mix(None, None, "64", float("nan"))
+
+
+@given(st.text(alphabet="0123456789=,.e- naif", max_size=12))
+def test_any_text_is_a_mix_or_one_sentence(text: str) -> None:
+    with suppress(UserError):
+        weights = Mix.of(parse_mix(text)).weights
+        assert sum(weights.values()) == pytest.approx(1)
+        assert all(tokens >= 1 and weight > 0 for tokens, weight in weights.items())
