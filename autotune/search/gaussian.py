@@ -7,7 +7,7 @@ two configs that look alike to the model still differ, and repeatably so.
 """
 
 from collections.abc import Sequence
-from math import exp, log, sqrt
+from math import erfc, exp, log, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +138,18 @@ def matern(squares: Matrix) -> Matrix:
     """Matern 5/2 of squared scaled distances."""
     r = np.sqrt(5 * squares)
     made: Matrix = (1 + r + r * r / 3) * np.exp(-r)
+    return made
+
+
+def improvement(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Expected improvement z Φ(z) + φ(z) of a standard normal, z deviations ahead of the best.
+
+    Φ(z) = erfc(-z / √2) / 2 by the C library's erfc, since numpy has none and scipy is no dependency: it
+    keeps its relative precision in the tail, where an erf would round to one. What the sum cancels there
+    costs a factor z² only, so that 12 digits are left at z = -8. Below z = -38 it is 0.
+    """
+    tail = np.fromiter(map(erfc, (z * -sqrt(0.5)).tolist()), np.float64, len(z)) / 2
+    made: NDArray[np.float64] = np.maximum(z * tail + np.exp(-z * z / 2) / sqrt(2 * pi), 0.0)
     return made
 
 

@@ -8,14 +8,14 @@ the binary.
 
 import random
 from collections.abc import Callable
-from math import log, pi, sqrt
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.config import Config
 from autotune.search.features import Encoder, Matrix
-from autotune.search.gaussian import Process
+from autotune.search.gaussian import Process, improvement
 from autotune.space import BoundSpace
 
 POOL = 16_384  # configs that the model weighs against each other; larger spaces are sampled
@@ -236,11 +236,5 @@ class JointModel:
         own = values[self._measured[:, output], output]
         best = float(own.min() if len(own) else np.nanmin(values[:, output]))
         z = (best - mean[:, output]) / deviation[:, output]
-        density = np.exp(-z * z / 2) / sqrt(2 * pi)
-        made: NDArray[np.float64] = deviation[:, output] * (z * _normal(z) + density)
+        made: NDArray[np.float64] = deviation[:, output] * improvement(z)
         return made * self._scale.get(output, 1.0)
-
-
-def _normal(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distribution function of the standard normal, to 4e-4 (numpy has none)."""
-    return np.asarray((1 + np.tanh(sqrt(2 / pi) * (z + 0.044715 * z**3))) / 2)

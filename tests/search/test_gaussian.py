@@ -1,12 +1,14 @@
 """The Gaussian process against its textbook formulas."""
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.search.features import Features
-from autotune.search.gaussian import _NUGGET_PRIOR, Process, _cost, matern
+from autotune.search.gaussian import _NUGGET_PRIOR, Process, _cost, improvement, matern
 
 SEEDS = st.integers(0, 10**6)
 
@@ -105,3 +107,31 @@ def test_a_fit_keeps_what_was_added() -> None:
     process.fit(values, steps=5)
     assert process.rows == list(range(35))
     assert np.isfinite(process.posterior(values)[0]).all()
+
+
+PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
+
+
+def exact_improvement(z: Decimal) -> Decimal:
+    """z Φ(z) + φ(z) in 60 digits, with Φ(z) = 1/2 + φ(z) (z + z³/3 + z⁵/(3·5) + …)."""
+    with localcontext() as context:
+        context.prec = 60
+        density = (-z * z / 2).exp() / (2 * PI).sqrt()
+        term = total = z
+        for odd in range(3, 801, 2):
+            term *= z * z / odd
+            total += term
+        return z * (Decimal("0.5") + density * total) + density
+
+
+def test_expected_improvement_is_exact_far_from_the_best_too() -> None:
+    z = np.arange(-32, 33) / 4  # -8 to 8
+    exact = [float(exact_improvement(Decimal(str(each)))) for each in z]
+    assert exact[8 * 2] == pytest.approx(7.145e-6, rel=1e-3)  # at -4, by any table
+    assert improvement(z) == pytest.approx(exact, rel=1e-12, abs=0)
+
+
+def test_where_nothing_is_to_be_gained_the_expected_improvement_is_not_negative() -> None:
+    z = np.linspace(-60, -8, 2000)
+    assert (improvement(z) >= 0).all()
+    assert (np.diff(improvement(z[z > -37])) > 0).all()
