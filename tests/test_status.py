@@ -8,14 +8,20 @@ import pytest
 
 from autotune.backends import load_backend
 from autotune.export.export import Selection, export
+from autotune.problem import Stage
 from autotune.status import Stack, bundles_status, this_stack, winners_status
+from autotune.store.records import ShortListed
 from autotune.store.store import Store
 from tests.export.test_export import both, win
 from tests.export.winners import fingerprint
+from tests.store.examples import DEFAULT, M4, OFFLINE, begin, estimated
 
 MI325X = {
     name: getattr(fingerprint(), name)
-    for name in ("device", "arch", "compute_units", "driver", "runtime", "torch", "triton", "power_cap_w")
+    for name in (
+        *("device", "arch", "compute_units", "compute_partition", "memory_partition", "power_cap_w"),
+        *("driver", "runtime", "torch", "triton"),
+    )
 }
 
 
@@ -40,11 +46,39 @@ def test_on_the_stack_that_it_was_measured_on_a_winner_fits(store: Store) -> Non
         ("device", "AMD Instinct MI300X", "device: AMD Instinct MI325X -> AMD Instinct MI300X"),
         ("compute_units", 38, "compute_units: 304 -> 38"),
         ("power_cap_w", 750, "power_cap_w: 1000 -> 750"),
+        ("compute_partition", "CPX", "compute_partition: SPX -> CPX"),
+        ("memory_partition", "NPS4", "memory_partition: NPS1 -> NPS4"),
+        ("driver", "6.14", "driver: 6.12 -> 6.14"),
+        ("runtime", "rocm 7.3.0", "runtime: rocm 7.2.0 -> rocm 7.3.0"),
+        ("torch", "2.10.0", "torch: 2.9.0 -> 2.10.0"),
     ],
 )
 def test_each_change_of_the_stack_makes_it_stale(field: str, value: object, told: str, store: Store) -> None:
     (one,) = winners_status(store, Stack({**MI325X, field: value}, gpu=True))
     assert one.verdict == f"STALE: {told}"
+
+
+def test_an_estimate_is_not_compared_with_the_card(own_database: Path) -> None:
+    """No device had a part in it: its compiler and kernels are all that can have changed."""
+    here = {**dict.fromkeys(MI325X, "another"), "triton": "3.9.0"}
+    with Store.open() as store:
+        run = begin(store)
+        for stage in Stage:
+            store.record_trial(run, estimated(stage, 128))
+        store.record_short_list(
+            run,
+            problem=M4,
+            backend="triton",
+            environment=OFFLINE,
+            default=DEFAULT,
+            entries=[ShortListed(DEFAULT, 0.0)],
+        )
+        fitting, stale = (
+            winners_status(store, Stack({**here, "triton": version}, gpu=True))[0].differs
+            for version in ("3.9.0", "3.10.0")
+        )
+    assert [difference.split(":")[0] for difference in fitting] == ["kernel_source"]
+    assert "triton: 3.9.0 -> 3.10.0" in stale
 
 
 def test_new_kernels_make_it_stale(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ from autotune.compile.constraints import refusal
 from autotune.compile.estimate import Work, estimate_us, executed_work
 from autotune.compile.isa import instruction_counts, machine_code_hash, static_facts
 from autotune.compile.occupancy import waves_by_registers, waves_per_simd, workgroups_per_cu
+from autotune.devices import DEVICES, KIB
 from autotune.results import StaticFacts
-from tests.spaces import MI325X
+from autotune.space import parse_space
+from tests.spaces import KIMI, MI325X, TEXT
 
 ASM = """
 	.text
@@ -114,6 +116,19 @@ def test_occupancy_keeps_to_every_limit(vgprs: int, agprs: int, lds: int, waves:
 def test_refusals(facts: StaticFacts, words: str | None) -> None:
     reason = refusal(facts, MI325X, allow_spills=False)
     assert (reason is None) if words is None else (words in str(reason))
+
+
+def test_a_workgroup_may_use_less_lds_than_its_compute_unit_has() -> None:
+    """They differ on an H100: 227 KiB and 228 KiB."""
+    h100 = DEVICES["h100"]
+    assert refusal(StaticFacts(lds_bytes=227 * KIB), h100, allow_spills=False) is None
+    reason = refusal(StaticFacts(lds_bytes=227 * KIB + 1), h100, allow_spills=False)
+    assert reason == "needs 232449 bytes of LDS, h100 has 232448 a workgroup"
+    rule = '[[rules]]\nname = "fits"\nrequire = "lds_bytes == 227 * 1024"\nreason = "for the test"\n'
+    space = parse_space(TEXT + rule).at(KIMI, 4, h100)
+    assert space.broken_rule(space.default) is None
+    held = workgroups_per_cu(vgprs=32, agprs=0, lds_bytes=76 * KIB, waves_per_workgroup=1, device=h100)
+    assert held == 3, "three times 76 KiB are the whole 228 KiB of the compute unit"
 
 
 def test_spills_are_allowed_on_request() -> None:

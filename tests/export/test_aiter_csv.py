@@ -75,8 +75,24 @@ def test_three_and_four_share_a_row() -> None:
     assert bucket(3, Generation.MAIN) == bucket(4, Generation.MAIN) == 4
 
 
-def test_prefill_buckets_differ_between_generations() -> None:
-    assert (bucket(4096, Generation.PUBLISHED), bucket(4096, Generation.MAIN)) == (2048, 4096)
+@pytest.mark.parametrize(
+    ("generation", "rounded", "first", "last"),
+    [
+        # Up to a power of two, and from the last of those on down to the bucket, as `get_padded_M` has it.
+        (Generation.PUBLISHED, 512, 257, 512),
+        (Generation.PUBLISHED, 1024, 513, 2047),
+        (Generation.PUBLISHED, 2048, 2048, 16383),
+        (Generation.PUBLISHED, 16384, 16384, 1 << 20),
+        (Generation.MAIN, 4096, 2049, 4096),
+        (Generation.MAIN, 16384, 8193, 16384),
+        (Generation.MAIN, 32768, 16385, 131071),
+        (Generation.MAIN, 131072, 131072, 1 << 20),
+    ],
+)
+def test_prefill_is_looked_up_by_the_generations_own_buckets(
+    generation: Generation, rounded: int, first: int, last: int
+) -> None:
+    assert [bucket(tokens, generation) for tokens in (first, last)] == [rounded, rounded]
 
 
 def test_a_shipped_row_with_our_key_is_taken_out_of_a_copy() -> None:

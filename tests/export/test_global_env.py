@@ -72,8 +72,13 @@ def tuned(
     *,
     shapes: tuple[int, ...] = tuple(BLOCKS),
     won: tuple[int, ...] = (4, 160),
+    noise: Factors | None = None,
 ) -> None:
-    """A run: the first setting won the final of each shape in `won`, and all were timed at all shapes."""
+    """A run: the first setting won the final of each shape in `won`, and all were timed at all shapes.
+
+    Args:
+        noise: by tokens, by how much the settings' times are off: up in one pair of rounds, down in the next.
+    """
     run = store.begin_run("autotune run", {"measuring": asdict(MEASURING)}, 0, ENVIRONMENT)
     for tokens in won:
         default, best = flydsl(BLOCKS[tokens]), flydsl(BLOCKS[tokens], **next(iter(settings.values())))
@@ -86,7 +91,8 @@ def tuned(
         for number in range(MEASURING.select_rounds + MEASURING.judge_rounds):
             factors = choosing if number < MEASURING.select_rounds else testing or choosing
             scale = DEFAULT_US[tokens] * (1 + 0.001 * number)
-            us = [scale, *(scale * factors[name].get(tokens, 1.0) for name in settings)]
+            off = 1 + (noise or {}).get(tokens, 0.0) * (1 if number // 2 % 2 else -1)
+            us = [scale, *(scale * off * factors[name].get(tokens, 1.0) for name in settings)]
             rounds.append(Round(tuple({"layer": one} for one in us)))
         finalists = tuple(Finalist(label, c) for label, c in zip(labels, configs, strict=True))
         record(store, run, tokens, finalists, rounds=tuple(rounds))
@@ -172,6 +178,27 @@ def test_what_loses_at_a_guard_in_the_test_gives_way_to_the_next(store: Store) -
     assert any(
         "refused: not surely within 1.0% of the default at 512 tokens: -5.0%" in line for line in table
     )
+
+
+def test_a_gain_that_is_probably_but_not_surely_above_the_least_keeps_the_default(store: Store) -> None:
+    tuned(store, {"gate": SETTINGS["gate"]}, {"gate": {4: 0.98, 160: 0.98}}, noise={4: 0.03, 160: 0.03})
+    made = planned(store)
+    assert made.decision is not None
+    assert made.decision.tested is not None
+    assert made.decision.tested.mean.value == pytest.approx(0.02, abs=1e-3)
+    assert made.decision.tested.mean.low < MEASURING.min_gain
+    assert made.decision.setting == ()
+
+
+def test_a_guard_that_is_probably_but_not_surely_within_the_margin_is_lost(store: Store) -> None:
+    """It neither gains nor loses there in the middle; in half of the rounds it loses 3 %."""
+    tuned(store, {"gate": SETTINGS["gate"]}, {"gate": {4: 0.9, 160: 0.9}}, noise={512: 0.03})
+    made = planned(store)
+    assert made.decision is not None
+    assert made.decision.tested is not None
+    assert abs(made.decision.tested.gains[512].value) < MIX.margin
+    assert made.decision.tested.unsafe
+    assert made.decision.setting == ()
 
 
 def test_a_gain_that_only_the_choosing_rounds_show_keeps_the_default(store: Store) -> None:

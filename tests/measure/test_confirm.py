@@ -72,6 +72,15 @@ def test_a_gain_below_the_least_one_keeps_the_default_and_says_so() -> None:
     assert "gain of 0." in result.notes[-1]
 
 
+def test_a_gain_that_is_probably_but_not_surely_above_the_least_keeps_the_default() -> None:
+    """3 % noise on 10 against 9.8: the median says 2.4 %, and its 95 % interval reaches below 1 %."""
+    card = Card([10, 9.8], noise=0.03, seed=1)
+    result = final(card, "default", "candidate")
+    judged = ratio_of(result.rounds, 1, 0, "layer", SETTINGS)
+    assert 1 - judged.value > SETTINGS.min_gain > 1 - judged.high
+    assert (result.winner, result.gain) == (0, 0.0)
+
+
 def test_noise_alone_never_makes_a_winner() -> None:
     """Eight equal candidates, whose luckiest the selection takes: the judgement sees other rounds."""
     labels = ["default", *["candidate"] * 8]

@@ -1,10 +1,21 @@
 """What a search that begins again takes from stored trials."""
 
+from pathlib import Path
+
 import pytest
 
+from autotune.cli.progress import Tally
+from autotune.problem import Stage
 from autotune.results import StaticFacts, Status
 from autotune.search.resume import known_results
-from tests.store.examples import config, failed, trial
+from autotune.search.study import StageSearch
+from autotune.search_setup import resume
+from autotune.store.store import Store
+from autotune.targets import resolve_target
+from autotune.tuning import RunRequest, Tuning
+from tests.live_stand_in import StandIn
+from tests.spaces import toy_space
+from tests.store.examples import M4, MI325X, begin, config, failed, trial
 
 
 @pytest.mark.parametrize("status", [Status.COMPILE_TIMEOUT, Status.TIMEOUT, Status.RUNTIME_ERROR])
@@ -34,3 +45,20 @@ def test_spills_are_judged_by_todays_rule() -> None:
     refused = failed(Status.CONSTRAINT, facts=StaticFacts(spills=3))
     assert known_results([refused], allow_spills=True) == {}
     assert known_results([refused], allow_spills=False) == {config(256): None}
+
+
+def test_trials_of_another_space_are_not_resumed(tmp_path: Path) -> None:
+    """Its values, defaults and rules were others: what it calls by the same names is not the same."""
+    space = toy_space(tmp_path)
+    target = resolve_target("offline:mi325x")
+    request = RunRequest(StandIn.name, [M4], target, trials=9, seed=0, sampler="random", workers=1)
+    search = StageSearch(space, sampler="random", seed=0, budget=9)
+    with Store.open() as store:
+        current = Tuning(
+            request, store, Tally(), StandIn(), MI325X, begin(store), {(M4, Stage.STAGE1): search}
+        )
+        for digest, us in (("another", 9.0), (space.space.digest, 10.0)):
+            stored = trial(backend=StandIn.name, config=space.default, space_digest=digest, figure_us=us)
+            store.record_trial(current.id, stored)
+        assert resume(current, "cold") == 1
+    assert search.results == [(space.default, 10.0)]

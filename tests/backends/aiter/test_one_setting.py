@@ -138,6 +138,7 @@ class TimesNothing:
 
     def __init__(self) -> None:
         self.asked: dict[int, list[LayerConfig]] = {}
+        self.twins: dict[int, Mapping[int, int]] = {}
 
     def again(self, problem: Problem, stage: Stage, config: Config) -> None:
         return None
@@ -149,21 +150,20 @@ class TimesNothing:
         self, problem: Problem, finalists: Sequence[Finalist], twins: Mapping[int, int]
     ) -> Confirmation:
         self.asked[problem.tokens] = [finalist.config for finalist in finalists]
+        self.twins[problem.tokens] = twins
         rounds = (Round(tuple({"layer": 10.0} for _ in finalists)),) * 2
         return Confirmation(problem, tuple(finalists), rounds, (0.0,) * len(finalists), 0, 0.0, 0.0, 0.0)
 
 
-def test_what_prefill_cannot_have_is_not_timed_and_the_user_is_told(store: Store) -> None:
+def told_of(store: Store, judge: TimesNothing, configs: Sequence[LayerConfig]) -> list[str]:
+    """What the user is told where these configs, what ships first, came out of a final at 4 tokens."""
     backend, problem = AiterOnCpu(), Problem(KIMI, 4)
-    one, two = (backend.space(KIMI, 4, stage, DEVICES["mi325x"]).default for stage in Stage)
-    # 1,792 columns fit the LDS in blocks of 16 rows, and not in those of 64 that 4,096 tokens have.
-    configs = [LayerConfig(one, two.replaced(tile_n=n)) for n in (None, 1792, 448)]
-    labels = ("default", "candidate", "candidate")
+    labels = ("default", *["candidate"] * (len(configs) - 1))
     environment = fingerprint(backend=AiterOnCpu.name)
     final = Confirmation(
         problem,
         tuple(Finalist(label, config) for label, config in zip(labels, configs, strict=True)),
-        (Round(({"layer": 10.0}, {"layer": 8.0}, {"layer": 9.0})),) * 2,
+        (Round(tuple({"layer": us} for us in (10.0, 8.0, 9.0))),) * 2,
         (0.0, 0.0, 0.0),
         1,
         *(0.2, 0.2, 0.2),
@@ -174,12 +174,33 @@ def test_what_prefill_cannot_have_is_not_timed_and_the_user_is_told(store: Store
         id_, final, backend=AiterOnCpu.name, environment=environment, workload="cold"
     )
     store.record_winner(id_, stored)
-    judge = TimesNothing()
     tuning = Tuning(request, store, Tally(), backend, environment, id_)
-    told = time_settings(tuning, judge, store.winners())
+    made = time_settings(tuning, judge, store.winners())
+    assert [table.confirmation.problem.tokens for table in store.tables(id_)] == [4, 64, 512, 4096]
+    return made
+
+
+def what_ships() -> tuple[Config, Config]:
+    backend = AiterOnCpu()
+    one, two = (backend.space(KIMI, 4, stage, DEVICES["mi325x"]).default for stage in Stage)
+    return one, two
+
+
+def test_what_prefill_cannot_have_is_not_timed_and_the_user_is_told(store: Store) -> None:
+    one, two = what_ships()
+    judge = TimesNothing()
+    # 1,792 columns fit the LDS in blocks of 16 rows, and not in those of 64 that 4,096 tokens have.
+    told = told_of(store, judge, [LayerConfig(one, two.replaced(tile_n=n)) for n in (None, 1792, 448)])
     assert told[0].startswith("AITER_FLYDSL_STAGE2_TILE_N=1792 cannot serve every shape: at 512 tokens")
     assert told[1].startswith("1 settings of the process were timed at 4, 64, 512, 4096 tokens")
     assert {tokens: [c.stage2["tile_n"] for c in asked] for tokens, asked in judge.asked.items()} == {
         tokens: [None, 448] for tokens in (4, 64, 512, 4096)
     }
-    assert [table.confirmation.problem.tokens for table in store.tables(id_)] == [4, 64, 512, 4096]
+
+
+def test_settings_that_come_to_one_program_at_a_shape_are_timed_once_there(store: Store) -> None:
+    one, two = what_ships()
+    judge = TimesNothing()
+    # 256 is what an unset tile comes to at up to 128 tokens; with blocks of 32 and 64 rows it is 128.
+    told_of(store, judge, [LayerConfig(one.replaced(tile_k=k), two) for k in (None, 256, 128)])
+    assert judge.twins == {4: {1: 0}, 64: {1: 0}, 512: {2: 0}, 4096: {2: 0}}
