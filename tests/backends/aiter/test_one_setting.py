@@ -16,8 +16,10 @@ from autotune.config import Config
 from autotune.devices import DEVICES
 from autotune.errors import UserError
 from autotune.export.content import Place
+from autotune.export.env_knobs import env_knobs
 from autotune.export.export import Plan, Selection, plan, write
 from autotune.export.mix import Mix
+from autotune.export.settings_table import SettingsTable, TimedShape, program_of
 from autotune.export.text import decision_lines
 from autotune.problem import Problem, Stage
 from autotune.results import Confirmation, Finalist, Kind, LayerConfig, Round
@@ -204,3 +206,26 @@ def test_settings_that_come_to_one_program_at_a_shape_are_timed_once_there(store
     # 256 is what an unset tile comes to at up to 128 tokens; with blocks of 32 and 64 rows it is 128.
     told_of(store, judge, [LayerConfig(one.replaced(tile_k=k), two) for k in (None, 256, 128)])
     assert judge.twins == {4: {1: 0}, 64: {1: 0}, 512: {2: 0}, 4096: {2: 0}}
+
+
+def test_a_setting_counts_where_its_program_was_timed_under_another_name(launches: Launches) -> None:
+    """One run timed the long tile at 512 tokens; at 4 another run timed what ships, which is that program."""
+    backend = AiterOnCpu()
+    knobs = env_knobs(backend, backend.source_digest())
+    assert knobs is not None
+
+    def timed(run: int, tokens: int, tile_k: int, us: float) -> TimedShape:
+        one, two = (backend.space(KIMI, tokens, stage, DEVICES["mi325x"]).default for stage in Stage)
+        finalists = (
+            Finalist("default", LayerConfig(one, two)),
+            Finalist("setting 1", LayerConfig(one.replaced(tile_k=tile_k), two)),
+        )
+        rounds = (Round(({"layer": 10.0}, {"layer": us})),) * 6
+        table = Confirmation(Problem(KIMI, 1, tokens), finalists, rounds, (0.0, 0.0), 0, 0.0, 0.0, 0.0)
+        return TimedShape(run, table, MEASURING)
+
+    shapes = [timed(1, 512, 256, 8.0), timed(2, 4, 128, 12.0)]
+    table = SettingsTable(shapes, knobs, program_of(backend, KIMI))
+    long = (("AITER_FLYDSL_STAGE1_TILE_K", "256"),)
+    assert table.choosing()[long] == {4: 10.0, 512: 8.0}
+    assert table.testing(long, 4) == ([10.0] * 4, [10.0] * 4)
