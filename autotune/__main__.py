@@ -3,15 +3,21 @@
 import sys
 import warnings
 
+from autotune import interrupt
 from autotune.errors import UserError
 
 
 def main() -> None:
     """Runs a command; what a user can mend is one sentence on stderr and exit code 2."""
-    from autotune.cli.output import prepare_streams
+    try:
+        interrupt.install()  # before what takes time to import
+        from autotune.cli.output import prepare_streams
 
-    prepare_streams()
-    sys.exit(_run())
+        prepare_streams()
+        code = _run()
+    except KeyboardInterrupt:
+        code = interrupt.exit_code()
+    sys.exit(interrupt.exit_code() if interrupt.ended() else code)
 
 
 def _run() -> int:

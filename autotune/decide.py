@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from autotune import interrupt
 from autotune.backends.base import one_config
 from autotune.check.check import can_check
 from autotune.check.judged import Checks
@@ -25,6 +26,7 @@ def confirm_all(current: Tuning, judge: Judge) -> list[WinnerRecord]:
     store, backend = current.store, current.backend.name
     made = []
     for problem in current.request.problems:
+        interrupt.look()
         one, two = (_settle(current, judge, problem, stage) for stage in Stage)
         contenders = finalists(
             one,
@@ -79,6 +81,7 @@ def _settle(current: Tuning, judge: Judge, problem: Problem, stage: Stage) -> Ra
             stored.setdefault(trial.config, trial)
 
     def again(config: Config) -> Measurement | Failure | None:
+        interrupt.look()
         outcome = judge.again(problem, stage, config)
         if outcome is not None:  # stored before the race hears of it, as every finished result is
             samples = outcome.samples if isinstance(outcome, Measurement) else ()
@@ -94,6 +97,7 @@ def short_list(current: Tuning) -> list[WinnerRecord]:
     with ExitStack() as stack:
         sifter = _sifter(current, stack)
         for problem in current.request.problems:
+            interrupt.look()
             made += _list_one(current, problem, sifter)
         if sifter is not None:
             current.checks += sifter.judged.values()

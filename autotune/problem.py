@@ -123,7 +123,12 @@ def parse_shapes(text: str) -> list[int]:
     for part in text.split(","):
         name = part.strip()
         digits = name.removeprefix("m")
-        if not (name.startswith("m") and digits.isdecimal() and 1 <= int(digits) <= MAX_VERIFY_TOKENS):
+        if not (
+            name.startswith("m")
+            and digits.isdecimal()
+            and len(digits) < 9
+            and 1 <= int(digits) <= MAX_VERIFY_TOKENS
+        ):
             raise UserError(
                 f"--shape {name!r} is no shape: use m1 to m{MAX_VERIFY_TOKENS}, several (m1,m4) or all"
             )
@@ -131,17 +136,25 @@ def parse_shapes(text: str) -> list[int]:
     return sorted(shapes)
 
 
+MOST_SEQUENCES = 16_384
+"""In flight; beyond what any engine batches, and below where an activation's index leaves 32 bits."""
+MOST_TOKENS = MAX_VERIFY_TOKENS * MOST_SEQUENCES
+
+
 def parse_concurrency(text: str) -> list[int]:
     """Sequences in flight from `40` or `1,40`, ascending and without repeats.
 
     Raises:
-        UserError: not a positive whole number.
+        UserError: not a whole number in the range.
     """
     counts = set()
     for part in text.split(","):
         digits = part.strip()
-        if not (digits.isdecimal() and int(digits) >= 1):
-            raise UserError(f"--concurrency {digits!r} is no number of sequences: use 1 or more, e.g. 1,40")
+        if not (digits.isdecimal() and len(digits) <= 18 and 1 <= int(digits) <= MOST_SEQUENCES):
+            raise UserError(
+                f"--concurrency {digits[:40]!r} is no number of sequences: use 1 to {MOST_SEQUENCES},"
+                " e.g. 1,40"
+            )
         counts.add(int(digits))
     return sorted(counts)
 

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+from autotune import interrupt
 from autotune.backends import load_backend
 from autotune.backends.base import Backend, one_config
 from autotune.compile.pool import CompilePool
@@ -42,7 +43,7 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
     evaluator: Evaluator
     pool: Compiler
     machine: ReplayMachine | None = None
-    with ExitStack() as stack:
+    with interrupt.held_back(), ExitStack() as stack:
         if request.target.table is not None:
             table = read_table(request.target.table)
             backend, judge = ReplayBackend(backend, table), ReplayJudge(table, request.measuring)
@@ -65,6 +66,7 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
             else:
                 evaluator = Estimator(backend, request.target.device)
         searches = make_searches(request, backend, store)
+        interrupt.look()
         environment = (
             judge.fingerprint
             if judge is not None

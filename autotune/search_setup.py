@@ -21,12 +21,12 @@ def make_searches(request: RunRequest, backend: Backend, store: Store) -> dict[T
     models: dict[tuple[Layer, Stage], JointModel] = {}
     for index, problem in enumerate(request.problems):
         for stage in Stage:
-            model = models.setdefault((problem.layer, stage), JointModel(request.seed * 1000 + len(models)))
+            model = models.setdefault((problem.layer, stage), JointModel(_stream(request.seed, len(models))))
             made[problem, stage] = StageSearch(
                 backend.space(problem.layer, problem.tokens, stage, request.target.device),
                 sampler=request.sampler,
                 # Unlike streams for unlike tasks, equal ones for equal commands.
-                seed=request.seed * 1000 + 2 * index + (stage is Stage.STAGE2),
+                seed=_stream(request.seed, 2 * index + (stage is Stage.STAGE2)),
                 budget=request.trials,
                 seeds=_seeds(request, backend, store, problem, stage),
                 stop_when=request.stop_when,
@@ -36,6 +36,11 @@ def make_searches(request: RunRequest, backend: Backend, store: Store) -> dict[T
     for model in models.values():
         model.prepare()
     return made
+
+
+def _stream(seed: int, number: int) -> int:
+    """The seed of one of a run's random streams, 32 bits, which is what numpy takes."""
+    return (seed * 1000 + number) % 2**32
 
 
 def resume(current: Tuning, workload: str) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol, runtime_checkable
 
+from autotune import interrupt
 from autotune.backends.base import Backend
 from autotune.export.env_knobs import EnvKnobs, env_knobs
 from autotune.export.global_env import setting_text, shared_finalists, shared_settings
@@ -78,6 +79,7 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
     if not settings:
         return [*said, "no setting of the process was faster than what ships and legal at every shape"]
     for problem, configs in shared_finalists(knobs, defaults, settings).items():
+        interrupt.look()
         finalists = [
             Finalist(f"{SETTING} {index}" if index else "default", config)
             for index, config in enumerate(configs)

@@ -21,6 +21,8 @@ from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import Any
 
+from autotune import interrupt
+
 _redirected = threading.Lock()
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 _END_S = 10.0
@@ -141,7 +143,7 @@ def _serve(
 ) -> None:
     """The process: answers requests until the driver closes its end of the pipe."""
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    interrupt.spare()
     with contextlib.suppress(OSError, AttributeError):  # Linux only: PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != driver:
@@ -193,8 +195,10 @@ def children_print_to(log: Path) -> Iterator[None]:
         os.dup2(file, 2)
         os.close(file)
         try:
-            ensure_running()
-            yield
+            with interrupt.children_spared():
+                ensure_running()  # which unblocks Ctrl-C
+            with interrupt.children_spared():
+                yield
         finally:
             os.dup2(usual, 2)
             os.close(usual)

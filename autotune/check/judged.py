@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 
+from autotune import interrupt
 from autotune.check.check import compiler_of
 from autotune.check.executed import Executed
 from autotune.check.pool import DEFAULT_TIME_LIMIT_S, Checked, CheckPool
@@ -114,7 +115,7 @@ class Checks:
             future = self._pool.submit(problem.layer, problem.tokens, candidate.stage, candidate.config)
             started[index] = (candidate, future)
         left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-        wait([future for _, future in started.values()], timeout=left)
+        interrupt.wait_for([future for _, future in started.values()], left)
         for index, (candidate, future) in started.items():
             found[index] = self._judged(candidate, future)
         return [found[index] for index in sorted(found)]
@@ -147,7 +148,8 @@ def judge_once(backend: str, device: Device, candidates: Sequence[Candidate]) ->
             pool.submit(each.problem.layer, each.problem.tokens, each.stage, each.config)
             for each in candidates
         ]
-        return [_judged(each, future.result()) for each, future in zip(candidates, futures, strict=True)]
+        outcomes = [interrupt.result_of(future) for future in futures]
+        return [_judged(each, outcome) for each, outcome in zip(candidates, outcomes, strict=True)]
 
 
 def _judged(candidate: Candidate, outcome: Checked | Failure) -> Judged:

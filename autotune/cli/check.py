@@ -1,12 +1,12 @@
 """`autotune check`: candidates' machine code, executed on the CPU."""
 
 import json
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autotune.cli.options import (
+    YEAR_S,
     BackendName,
     Concurrency,
     Database,
@@ -19,6 +19,8 @@ from autotune.cli.options import (
     Shape,
     TargetName,
     Tp,
+    at_most_cores,
+    between,
     make_layer,
     make_problems,
 )
@@ -55,10 +57,14 @@ def check(
         typer.Option("--illegal", help="Check configs that the space refuses as well, to see what they do."),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one a core, at most 16.")
+        int | None, typer.Option(min=1, help="Processes, one a core at most; default: at most 16.")
     ] = None,
     time_limit: Annotated[
-        float, typer.Option(min=0.1, help="Seconds that one candidate may take, its compile included.")
+        float,
+        typer.Option(
+            callback=between(0.1, YEAR_S),
+            help="Seconds that one candidate may take, its compile included.",
+        ),
     ] = 120.0,
     db: Database = None,
     as_json: Json = False,
@@ -86,6 +92,9 @@ def check(
     if stage is not None and stage not in list(Stage):
         raise UserError(f"--stage {stage!r} is no stage: use stage1 or stage2")
     require_checks(backend)
+    processes, capped = at_most_cores(workers)
+    for line in capped:
+        typer.echo(line, err=True)
     stages = list(Stage) if stage is None else [Stage(stage)]
     layer = make_layer(model, model_config, tp, fused_shared_experts)
     problems = make_problems(layer, shape, concurrency, "uniform")
@@ -97,9 +106,9 @@ def check(
             for at in stages
             for candidate in _candidates(store, family, problem, at, device, config, illegal)
         ]
-        processes = workers or min(16, len(os.sched_getaffinity(0)), len(candidates))
+        most = min(processes, len(candidates)) if workers else min(16, processes, len(candidates))
         with Checks(
-            backend, device, workers=processes, store=store, reuse=False, time_limit_s=time_limit
+            backend, device, workers=max(1, most), store=store, reuse=False, time_limit_s=time_limit
         ) as checks:
             judged = checks.judge(candidates)
     if as_json:

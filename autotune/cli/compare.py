@@ -17,6 +17,7 @@ from autotune.cli.options import (
     RoutingModel,
     Shape,
     Tp,
+    between,
     make_layer,
     make_problems,
 )
@@ -37,7 +38,11 @@ def compare(
     backend: BackendName = "triton",
     min_effect: Annotated[
         float,
-        typer.Option(min=0.0, max=0.9, help="Least difference that counts.", rich_help_panel="Measuring"),
+        typer.Option(
+            callback=between(0.0, 0.9),
+            help="Least difference that counts.",
+            rich_help_panel="Measuring",
+        ),
     ] = 0.01,
     cold: Cold = 2.0,
     rounds: Rounds = 32,

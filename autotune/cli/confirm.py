@@ -17,6 +17,7 @@ from autotune.cli.options import (
     RoutingModel,
     Shape,
     Tp,
+    between,
     make_layer,
     make_problems,
 )
@@ -37,7 +38,9 @@ def confirm(
     min_gain: Annotated[
         float,
         typer.Option(
-            min=0.0, max=0.9, help="Gain that a winner must exceed at 95 %.", rich_help_panel="Measuring"
+            callback=between(0.0, 0.9),
+            help="Gain that a winner must exceed at 95 %.",
+            rich_help_panel="Measuring",
         ),
     ] = 0.01,
     cold: Cold = 2.0,

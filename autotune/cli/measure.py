@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from autotune.cli.options import (
+    MAX_SEED,
     BackendName,
     Cold,
     Concurrency,
@@ -15,16 +16,25 @@ from autotune.cli.options import (
     RoutingModel,
     Shape,
     Tp,
+    between,
     make_layer,
     make_problems,
 )
 
 MeasureSeed = Annotated[
-    int, typer.Option("--seed", min=0, help="Seed of weights and routings.", rich_help_panel="Measuring")
+    int,
+    typer.Option(
+        "--seed",
+        callback=between(0, MAX_SEED),
+        help="Seed of weights and routings.",
+        rich_help_panel="Measuring",
+    ),
 ]
 Rounds = Annotated[
     int,
-    typer.Option(min=2, help="Rounds; each pair has fresh routings.", rich_help_panel="Measuring"),
+    typer.Option(
+        min=2, max=10_000, help="Rounds; each pair has fresh routings.", rich_help_panel="Measuring"
+    ),
 ]
 
 

@@ -10,6 +10,33 @@ import typer
 if TYPE_CHECKING:
     from autotune.problem import Layer, Problem
 
+MAX_SEED = 2**32 - 1  # numpy and Optuna's samplers take no greater one
+YEAR_S = 366 * 86400.0  # of a wait: the operating system takes no much longer one
+
+
+def between(least: float, most: float) -> "Callable[[float | None], float | None]":
+    """A callback that refuses a number outside a range, nan too, which is below and above nothing."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not least <= value <= most:
+            raise typer.BadParameter(f"{value} is outside its range: use {least:.16g} to {most:.16g}")
+        return value
+
+    return check
+
+
+def at_most_cores(workers: int | None) -> tuple[int, list[str]]:
+    """How many processes to use of those that were asked for; None: one a core.
+
+    Returns:
+        The count, and a sentence for the user where it is another.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if workers is None or workers <= cores:
+        return workers or cores, []
+    return cores, [f"--workers {workers}: this process may use {cores} cores, so {cores} are started."]
+
+
 ModelName = Annotated[
     str, typer.Option("--model", help="Preset of layer dimensions.", rich_help_panel="Problem")
 ]
@@ -66,7 +93,7 @@ Limit = Annotated[int, typer.Option(min=0, help="How many at most; 0: all.")]
 Cold = Annotated[
     float,
     typer.Option(
-        min=0.0,
+        callback=between(0.0, 1000.0),
         help="Bytes touched between two uses of one expert's weights, in last-level caches; 0 measures hot.",
         rich_help_panel="Measuring",
     ),

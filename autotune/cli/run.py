@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotune import interrupt
 from autotune.cli.options import (
+    MAX_SEED,
+    YEAR_S,
     BackendName,
     Cold,
     Concurrency,
@@ -23,6 +26,8 @@ from autotune.cli.options import (
     Shape,
     TargetName,
     Tp,
+    at_most_cores,
+    between,
     make_layer,
     make_problems,
 )
@@ -60,9 +65,15 @@ def run(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Seconds after which nothing new is tried.", rich_help_panel="Search"),
+        typer.Option(
+            callback=between(0.1, YEAR_S),
+            help="Seconds for searching, offline with the checks of machine code; finals come on top.",
+            rich_help_panel="Search",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the search.", rich_help_panel="Search")] = 0,
+    seed: Annotated[
+        int, typer.Option(callback=between(0, MAX_SEED), help="Seed of the search.", rich_help_panel="Search")
+    ] = 0,
     sampler: Annotated[
         str,
         typer.Option(
@@ -71,11 +82,15 @@ def run(
     ] = "joint",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Compile processes; default: one a core.", rich_help_panel="Search"),
+        typer.Option(min=1, help="Compile processes; one a core at most.", rich_help_panel="Search"),
     ] = None,
     compile_timeout: Annotated[
         float,
-        typer.Option(min=0.1, help="Seconds that one compile may take.", rich_help_panel="Search"),
+        typer.Option(
+            callback=between(0.1, YEAR_S),
+            help="Seconds that one compile may take.",
+            rich_help_panel="Search",
+        ),
     ] = 60.0,
     allow_spills: Annotated[
         bool,
@@ -84,15 +99,16 @@ def run(
     min_gain: Annotated[
         float,
         typer.Option(
-            min=0.0, max=0.9, help="Gain that a winner must exceed at 95 %.", rich_help_panel="Search"
+            callback=between(0.0, 0.9),
+            help="Gain that a winner must exceed at 95 %.",
+            rich_help_panel="Search",
         ),
     ] = 0.01,
     cold: Cold = 2.0,
     stop_when: Annotated[
         float | None,
         typer.Option(
-            min=0.0,
-            max=0.5,
+            callback=between(0.0, 0.5),
             help="End a search when less gain than this fraction is to be expected, e.g. 0.001; what it left"
             " untried is said. Default: never.",
             rich_help_panel="Search",
@@ -124,6 +140,9 @@ def run(
     """
     from autotune.targets import resolve_target
 
+    processes, capped = at_most_cores(workers)
+    for line in capped:
+        typer.echo(line, err=True)
     layer = make_layer(model, model_config, tp, fused_shared_experts)
     problems = make_problems(layer, shape, concurrency, routing)
     if device is not None:
@@ -148,7 +167,7 @@ def run(
         trials=trials or (_OFFLINE_TRIALS if chosen.kind is Kind.ESTIMATE else _LIVE_TRIALS),
         seed=seed,
         sampler=sampler,
-        workers=workers or len(os.sched_getaffinity(0)),
+        workers=processes,
         timeout_s=timeout,
         compile_timeout_s=compile_timeout,
         allow_spills=allow_spills,
@@ -160,7 +179,14 @@ def run(
     with Store.open(db) as store:
         progress = _progress(as_json, str(chosen.kind))
         if not as_json:
-            _say([*store.warnings, chosen.why, f"{layer.key}, backend {backend}, database {store.location}"])
+            _say(
+                [
+                    *capped,
+                    *store.warnings,
+                    chosen.why,
+                    f"{layer.key}, backend {backend}, database {store.location}",
+                ]
+            )
         try:
             with progress:
                 result = run_search(request, store, progress)
@@ -169,7 +195,7 @@ def run(
                 f"\nStopped. Every finished trial is stored; the same command resumes:\n  {request.command}",
                 err=True,
             )
-            raise typer.Exit(130) from None
+            raise typer.Exit(interrupt.exit_code()) from None
         _print_result(store, result, progress, chosen, as_json)
 
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from autotune import interrupt
 from autotune.backends import load_backend
 from autotune.backends.base import CompileRefused, Listing, Lists
 from autotune.compile.workers import Workers
@@ -72,7 +73,7 @@ def _list(
 
 
 def _result(config: Config, future: "Future[Listing | Failure]") -> Listing:
-    answer = future.result()
+    answer = interrupt.result_of(future)
     if isinstance(answer, Failure):
         raise UserError(f"{config} {answer.reason}")
     return answer

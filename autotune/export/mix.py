@@ -11,6 +11,7 @@ from typing import Final, Generic, TypeVar
 from autotune.errors import UserError
 from autotune.export.key_table import GUARDS
 from autotune.measure.statistics import Interval
+from autotune.problem import MOST_TOKENS
 from autotune.quantities import LARGEST, SMALLEST, not_negative, parse_number, parse_whole, positive
 
 Setting = TypeVar("Setting", bound=Hashable)
@@ -198,9 +199,10 @@ def parse_guards(text: str) -> tuple[int, ...]:
     guards = set()
     for part in text.split(","):
         tokens = parse_whole(part)
-        if not tokens:
+        if not tokens or tokens > MOST_TOKENS:
             raise UserError(
-                f"--guards {text!r}: {part.strip()!r} is no token count: give e.g. 64,512,4096, or none"
+                f"--guards {text[:40]!r}: {part.strip()[:40]!r} is no token count: give some of 1 to"
+                f" {MOST_TOKENS}, e.g. 64,512,4096, or none"
             )
         guards.add(tokens)
     return tuple(sorted(guards))

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
 
+from autotune import interrupt
 from autotune.config import Config
 from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
@@ -96,7 +97,7 @@ class Measurer:
         Raises:
             UserError: the backend cannot run here, or there is too little memory.
         """
-        return self.start(environment).result()
+        return interrupt.result_of(self.start(environment))
 
     def start(self, environment: Mapping[str, str] | None = None) -> "Future[Fingerprint]":
         """Begins with what `fingerprint` waits for."""
@@ -143,9 +144,11 @@ class Measurer:
         gate, run = self._contest(problem, everything, configs, environments, ran)
         # Most of a final's time goes to contenders that are only being picked from: the layer decides.
         _, select = self._contest(problem, (What.LAYER,), configs, environments, ran)
-        return self._turns.submit(
-            lambda: confirming.confirm(problem, finalists, gate, run, self.settings, select)
-        ).result()
+        return interrupt.result_of(
+            self._turns.submit(
+                lambda: confirming.confirm(problem, finalists, gate, run, self.settings, select)
+            )
+        )
 
     def time_all(
         self,
@@ -157,9 +160,9 @@ class Measurer:
         """Every finalist beside the default in each round, the layer alone: see `autotune.measure.table`."""
         configs: list[Subject] = [finalist.config for finalist in finalists]
         gate, run = self._contest(problem, (What.LAYER,), configs, environments)
-        return self._turns.submit(
-            lambda: time_all(problem, finalists, gate, run, self.settings, twins or {})
-        ).result()
+        return interrupt.result_of(
+            self._turns.submit(lambda: time_all(problem, finalists, gate, run, self.settings, twins or {}))
+        )
 
     def compare(
         self,
@@ -188,7 +191,7 @@ class Measurer:
                     return checked
             return confirming.compare(run, what.value, self.settings, seed)
 
-        return self._turns.submit(act).result()
+        return interrupt.result_of(self._turns.submit(act))
 
     def interval(
         self,
@@ -211,7 +214,7 @@ class Measurer:
                 return failed[0]
             return confirming.interval_of(rounds, 0, what.value, self.settings), checked
 
-        return self._turns.submit(act).result()
+        return interrupt.result_of(self._turns.submit(act))
 
     def _contest(
         self,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
+from autotune import interrupt
 from autotune.compile.constraints import refusal
 from autotune.config import Config
 from autotune.devices import Device
@@ -19,7 +20,6 @@ from autotune.problem import Problem, Stage
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
 from autotune.search.clock import Clock, WallClock
 from autotune.search.evaluate import Compiler, Estimate, Evaluator, Outcome
-from autotune.search.interrupt import held_back
 from autotune.search.study import Ask, StageSearch
 from autotune.store.records import TrialRecord
 
@@ -134,17 +134,18 @@ class Driver:
         def in_time() -> bool:
             return deadline is None or self._clock.now() < deadline
 
-        with held_back() as look_for_interrupt:
-            while True:
-                look_for_interrupt()
-                while in_time() and self._has_room() and self._start_next(turns):
-                    # Asking takes a moment: the device need not wait until there is enough to compile.
-                    self._take([future for future in self._waiting() if future.done()])
-                    look_for_interrupt()
-                waiting = self._waiting()
-                if not waiting:
-                    return all(search.done for search in self._searches.values())
-                self._take(self._clock.wait(waiting))
+        while True:
+            interrupt.look()
+            while in_time() and self._has_room() and self._start_next(turns):
+                # Asking takes a moment: the device need not wait until there is enough to compile.
+                self._take([future for future in self._waiting() if future.done()])
+                interrupt.look()
+            waiting = self._waiting()
+            if not waiting:
+                return all(search.done for search in self._searches.values())
+            done = self._clock.wait(waiting)
+            interrupt.look()  # what ended us may have ended a worker too: no candidate is to blame
+            self._take(done)
 
     def _waiting(self) -> list[Future[Any]]:
         return [*self._compiling, *self._evaluating]

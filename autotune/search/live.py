@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
+from autotune import interrupt
 from autotune.backends.base import Backend
 from autotune.config import Config
 from autotune.fingerprint import Fingerprint
@@ -43,7 +44,7 @@ class LiveJudge:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        return self._started.result()
+        return interrupt.result_of(self._started)
 
     def evaluate(
         self, problem: Problem, stage: Stage, config: Config, compiled: Compiled
@@ -54,7 +55,8 @@ class LiveJudge:
 
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
         """One more window of a config."""
-        return self._measurer.submit(problem, stage, config, self._backend.environment(config)).result()
+        window = self._measurer.submit(problem, stage, config, self._backend.environment(config))
+        return interrupt.result_of(window)
 
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
         """Paired rounds on fresh routings."""

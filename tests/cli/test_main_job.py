@@ -1,6 +1,7 @@
 """`autotune run` and `autotune export` on a machine without a GPU, as a user runs them."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autotune.store.records import RunState
+from autotune.store.records import RunState, StoredTrial
 from autotune.store.store import Store
 from tests.cli.helper import autotune, command, env
 from tests.compile.fakes import NAME, SPACE
@@ -108,9 +109,13 @@ def test_the_same_command_does_not_repeat_what_is_stored(faulty: tuple[str, ...]
     assert again["winners"] == first["winners"]
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(
-    faulty: tuple[str, ...], own_database: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_what_ends_a_run_stops_it_cleanly_and_the_same_command_resumes(
+    signum: int, code: int, faulty: tuple[str, ...], own_database: Path, tmp_path: Path
 ) -> None:
+    """Sent to every process at once, as a terminal, docker stop and Slurm do: no candidate is to blame."""
     _without_hangs(tmp_path, instead='"slow", ')  # 16 seconds at least: it is not over before it is stopped
     options = ("run", *faulty, "--trials", "100")
     running = subprocess.Popen(
@@ -119,21 +124,31 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         # Tests that run in the background inherit a SIGINT that is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     _wait_for_a_trial(own_database)
-    running.send_signal(signal.SIGINT)
+    os.killpg(running.pid, signum)
     _, err = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert "the same command resumes" in err
-    assert "Traceback" not in err
+    assert running.returncode == code
+    first, _, rest = err.strip().partition("\n\n")
+    assert first == "stopping…"
+    assert rest.startswith("Stopped. Every finished trial is stored; the same command resumes:")
+    assert len(rest.splitlines()) == 2  # no traceback of a worker, no leaked semaphore
     with Store.open(own_database) as store:
         (run,) = store.runs()
-        finished = sum(store.trial_counts(run.id).values())
+        counts = store.trial_counts(run.id)
     assert run.state is RunState.INTERRUPTED
+    assert not any("SIG" in (trial.reason or "") for trial in _trials(own_database))
+    finished = sum(counts.values())
     resumed = _result("run", *faulty, "--trials", "5", "--json")
     assert resumed["resumed"] == finished
+
+
+def _trials(database: Path) -> list[StoredTrial]:
+    with Store.open(database) as store:
+        return [trial for run in store.runs() for trial in store.trials_of(run.id)]
 
 
 def _wait_for_a_trial(database: Path) -> None:
@@ -158,7 +173,7 @@ def test_time_that_is_up_is_said(faulty: tuple[str, ...]) -> None:
     [
         (("--tp", "3"), "use one of 1, 2, 4, 8"),
         (("--shape", "m0"), "use m1 to m8"),
-        (("--concurrency", "0"), "use 1 or more"),
+        (("--concurrency", "0"), "use 1 to 16384"),
         (("--model", "kimi"), "use one of kimi-k2.5-w4a8"),
         (("--model-config", "/nowhere.json"), "give the model's config.json"),
         (("--model", "gpt-oss-120b", "--fused-shared-experts"), "leave out --fused-shared-experts"),
@@ -167,6 +182,15 @@ def test_time_that_is_up_is_said(faulty: tuple[str, ...]) -> None:
         (("--target", "offline:mi999"), "offline:mi325x"),
         (("--sampler", "oracle"), "use one of joint, tpe"),
         (("--db", "/proc/nowhere/x.db"), "/proc/nowhere"),
+        (("--db", ""), "--db is empty"),
+        (("--concurrency", "99999999999"), "use 1 to 16384"),
+        (("--concurrency", "9" * 5000), "use 1 to 16384"),
+        (("--seed", "4294967296"), "use 0 to 4294967295"),
+        (("--guards", "99999999999"), "1 to 131072"),
+        (("--timeout", "nan"), "nan is outside its range: use 0"),
+        (("--timeout", "1e12"), "use 0.1 to 31622400"),
+        (("--compile-timeout", "inf"), "inf is outside"),
+        (("--min-gain", "nan"), "nan is outside its range: use 0"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(options: tuple[str, ...], words: str) -> None:
@@ -175,6 +199,13 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(options: tuple[str, ...], wor
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_no_more_processes_than_cores_are_started_and_that_is_said(faulty: tuple[str, ...]) -> None:
+    done = autotune("run", *faulty, "--workers", "100000", "--trials", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    cores = len(os.sched_getaffinity(0))
+    assert done.stderr == (f"--workers 100000: this process may use {cores} cores, so {cores} are started.\n")
 
 
 def test_nothing_to_export_is_one_sentence() -> None:
