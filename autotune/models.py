@@ -1,11 +1,12 @@
 """Models: the dimensions of their MoE layers, from presets or from a Hugging Face `config.json`."""
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from autotune.arithmetic import PLAIN, Needs, Scales, Scheme
 from autotune.errors import UserError
+from autotune.model_config import read_layer
+from autotune.model_names import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Model:
         experts: routed experts.
         top_k: routed experts a token.
         shared_experts: experts that every token visits.
+        needs: what the experts compute and how the checkpoint holds them, unless that is plain.
+        family: `model_type` of its config.json.
     """
 
     name: str
@@ -27,6 +30,13 @@ class Model:
     experts: int
     top_k: int
     shared_experts: int = 0
+    # The same dimensions are the same problem, however its numbers come.
+    needs: Needs | None = field(default=None, compare=False)
+    family: str = field(default="", compare=False)
+
+    def requantised(self) -> "Model":
+        """The model with its experts in the numbers of whatever backend is named, not in its checkpoint's."""
+        return self if self.needs is None else replace(self, needs=replace(self.needs, scheme=None))
 
     def with_fused_shared_experts(self) -> "Model":
         """The model as an engine sees it that routes every token to the shared experts as well.
@@ -35,7 +45,9 @@ class Model:
             UserError: the model has no shared expert.
         """
         if not self.shared_experts:
-            raise UserError(f"{self.name} has no shared expert: leave out --fused-shared-experts")
+            raise UserError(
+                f"{self.name} has no shared expert that is as a routed one: leave out --fused-shared-experts"
+            )
         return replace(
             self,
             name=f"{self.name}+shared",
@@ -45,15 +57,27 @@ class Model:
         )
 
 
-# Dimensions as in each model's published config.json.
+_BLOCK_FP8 = Needs(
+    scheme=Scheme(
+        *("fp8", Scales.BLOCK, (128, 128), "fp8 in groups of 128"),
+        source="its checkpoint's weight_block_size=[128, 128]",
+    )
+)
+_MXFP4 = Scheme("mxfp4", Scales.GROUP, (1, 32), source="its checkpoint's quant_method=mxfp4")
+
+# Dimensions and formats as in each model's published config.json.
 PRESETS = {
     model.name: model
     for model in (
         Model("kimi-k2.5-w4a8", 7168, 2048, 384, 8, shared_experts=1),
-        Model("deepseek-v3", 7168, 2048, 256, 8, shared_experts=1),
-        Model("deepseek-r1", 7168, 2048, 256, 8, shared_experts=1),
+        Model("deepseek-v3", 7168, 2048, 256, 8, 1, _BLOCK_FP8, "deepseek_v3"),
+        Model("deepseek-r1", 7168, 2048, 256, 8, 1, _BLOCK_FP8, "deepseek_v3"),
         Model("qwen3-235b-a22b", 4096, 1536, 128, 8),
-        Model("gpt-oss-120b", 2880, 2880, 128, 4),
+        Model(
+            *("gpt-oss-120b", 2880, 2880, 128, 4),
+            needs=replace(FAMILIES["gpt_oss"].needs, scheme=_MXFP4),
+            family="gpt_oss",
+        ),
     )
 }
 DEFAULT_MODEL = "kimi-k2.5-w4a8"
@@ -74,45 +98,24 @@ def preset(name: str) -> Model:
         ) from None
 
 
-# Families name the same dimension differently; the first key present wins.
-_HF_KEYS = {
-    "model_dim": ("hidden_size",),
-    "moe_intermediate": ("moe_intermediate_size", "intermediate_size"),
-    "experts": ("n_routed_experts", "num_experts", "num_local_experts"),
-    "top_k": ("num_experts_per_tok", "experts_per_token", "num_experts_per_token"),
-}
-_HF_SHARED = ("n_shared_experts", "num_shared_experts")
+def family_of(name: str) -> str:
+    """The `model_type` of a model by its name: published config.json files give it as their name."""
+    return PRESETS[name].family if name in PRESETS else name
+
+
+def known_needs(name: str) -> Needs | None:
+    """What a model of that name needs, without a config.json: a preset's, or what its family computes."""
+    if name in PRESETS:
+        return PRESETS[name].needs
+    family = FAMILIES.get(name)
+    return family.needs if family is not None and family.needs != PLAIN else None
 
 
 def from_hf_config(path: Path) -> Model:
-    """Reads a Hugging Face `config.json`; a multimodal model's `text_config` is looked into.
+    """Reads a Hugging Face `config.json`; see `autotune.model_config`.
 
     Raises:
-        UserError: the file cannot be read, or lacks a dimension of an MoE layer.
+        UserError: the file cannot be read, is of a dense model, contradicts itself, or has what no layer here
+            is.
     """
-    try:
-        raw = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} as JSON ({error}): give the model's config.json") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} is not a JSON object: give the model's config.json")
-    nested = raw.get("text_config")
-    fields: dict[str, Any] = nested if isinstance(nested, dict) else raw
-    dims = {ours: _positive(fields, keys, path) for ours, keys in _HF_KEYS.items()}
-    shared = next((fields[k] for k in _HF_SHARED if isinstance(fields.get(k), int)), 0)
-    named = raw.get("_name_or_path") or raw.get("model_type")
-    name = str(named or path.resolve().parent.name).rstrip("/").rsplit("/", 1)[-1].lower()
-    model = Model(name=name, shared_experts=shared, **dims)
-    if model.top_k > model.experts:
-        raise UserError(
-            f"{path} routes a token to {model.top_k} of {model.experts} experts: correct the config.json"
-        )
-    return model
-
-
-def _positive(fields: dict[str, Any], keys: tuple[str, ...], path: Path) -> int:
-    for key in keys:
-        value = fields.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    raise UserError(f"{path} has no positive integer {' or '.join(keys)}: it is no MoE model's config.json")
+    return Model(**read_layer(path))

@@ -1,9 +1,11 @@
 """What is tuned: the two GEMM stages of one MoE layer at a number of tokens."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any
 
+from autotune.arithmetic import Needs
 from autotune.errors import UserError
 from autotune.models import Model
 from autotune.routing import UNIFORM, Routing
@@ -29,6 +31,9 @@ class Layer:
         experts: experts that a token can visit.
         top_k: experts that a token does visit.
         tp: tensor-parallel degree.
+        needs: what the model's experts compute and how its checkpoint holds them; None: plain, or not known.
+            It decides which backends are refused, and is no part of what a layer is: what is computed is the
+            backend's.
     """
 
     model: str
@@ -37,6 +42,12 @@ class Layer:
     experts: int
     top_k: int
     tp: int
+    needs: Needs | None = field(default=None, compare=False)
+
+    @property
+    def dims(self) -> dict[str, Any]:
+        """The fields that are stored and that make two layers equal."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
 
     @classmethod
     def of(cls, model: Model, tp: int) -> "Layer":
@@ -52,7 +63,7 @@ class Layer:
                 f" evenly: use one of {', '.join(fits)}"
             )
         inter_dim = model.moe_intermediate // tp
-        return cls(model.name, model.model_dim, inter_dim, model.experts, model.top_k, tp)
+        return cls(model.name, model.model_dim, inter_dim, model.experts, model.top_k, tp, model.needs)
 
     @property
     def key(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from autotune import interrupt
 from autotune.backends import load_backend
 from autotune.backends.base import Backend, one_config
+from autotune.backends.legality import require_computed
 from autotune.compile.pool import CompilePool
 from autotune.config import Config
 from autotune.decide import confirm_all, short_list
@@ -39,6 +40,9 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
         KeyboardInterrupt: the user stopped it; the run is marked so, and everything finished is stored.
     """
     backend = load_backend(request.backend)
+    if request.target.table is None:  # a replay computes nothing
+        for problem in request.problems:
+            require_computed(backend, request.backend, problem.layer)
     judge: Judge | None = None
     evaluator: Evaluator
     pool: Compiler

@@ -3,16 +3,44 @@
 import time
 from collections.abc import Mapping
 from functools import cache
-from typing import ClassVar
+from typing import ClassVar, Final
 
+from autotune.arithmetic import GROUPED_INT4, Computes, Scales, Scheme
 from autotune.backends.base import CompileRefused
+from autotune.backends.legality import require_layout
 from autotune.compile.estimate import Work
 from autotune.config import Config
 from autotune.devices import Device
-from autotune.engines.moe import Quantisation
+from autotune.engines.moe import ENGINE_TITLES, Quantisation, fused_by_sglang
+from autotune.kernels.formats import grouped_misfit, misfit
+from autotune.models import family_of
 from autotune.problem import Layer, Problem, Stage, gemm_dims
 from autotune.results import Compiled, LayerConfig, StaticFacts
 from autotune.space import BoundSpace, Space, shipped_spaces
+
+_COMPUTES: Final[Mapping[str | None, Computes]] = {
+    None: Computes("bfloat16 weights and activations", layout=misfit),
+    "int8_w8a8": Computes(
+        "INT8 weights, a scale a channel, times INT8 activations by token",
+        (Scheme("int8", Scales.CHANNEL, None, "int8"),),
+        layout=misfit,
+    ),
+    "int4_w4a16": Computes(
+        "INT4 weights, a scale every 32 values of K and no zero points, times bfloat16 activations",
+        (GROUPED_INT4,),
+        layout=grouped_misfit,
+    ),
+    "fp8_w8a8": Computes(
+        "FP8 weights, a scale a channel, times FP8 activations by token",
+        (Scheme("fp8", Scales.CHANNEL, None, "fp8"),),
+        layout=misfit,
+    ),
+    "int8_w8a16": Computes(
+        "INT8 weights, a scale a channel, times bfloat16 activations",
+        (Scheme("int8", Scales.CHANNEL),),
+        layout=misfit,
+    ),
+}
 
 
 class EngineBackend:
@@ -29,6 +57,23 @@ class EngineBackend:
     quantisation: ClassVar[Quantisation]
 
     @property
+    def computes(self) -> Computes:
+        """What the kernel takes at this quantisation."""
+        return _COMPUTES[self.quantisation.dtype]
+
+    def looked_for(self, layer: Layer, scheme: Scheme) -> str:
+        """The names under which the engine looks, where the checkpoint's blocks are in them."""
+        if scheme.scales is not Scales.BLOCK or scheme.block is None:
+            return ""
+        fused = fused_by_sglang(family_of(layer.model), layer.experts, self.quantisation.dtype)
+        more = f" and E={layer.experts + fused}, its shared expert counted in" if fused else ""
+        sides = list(scheme.block)
+        return (
+            f"With such a checkpoint {ENGINE_TITLES[self.engine]} looks for files with block_shape={sides}"
+            f"{more if self.engine == 'sglang' else ''}: what is tuned here is read by nobody"
+        )
+
+    @property
     def runtime(self) -> str:
         """The engine's kernel on the device."""
         # `sglang_w4a16` is made by `make_w4a16` of `sglang_runtime`, `sglang` by its `make`.
@@ -40,6 +85,7 @@ class EngineBackend:
         return self.engine == "vllm"
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
+        require_layout(self.name, self.computes, layer)
         return _spaces(self.spaces)[stage].at(layer, tokens, device)
 
     def default(self, layer: Layer, tokens: int, device: Device) -> LayerConfig:

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from autotune.arithmetic import W4A8, Computes
 from autotune.backends.base import CompileRefused, Listing
+from autotune.backends.legality import require_layout
 from autotune.compile.estimate import Work
 from autotune.compile.isa import machine_code_hash, static_facts
 from autotune.compile.occupancy import with_occupancy
 from autotune.config import Config
 from autotune.devices import Device
 from autotune.errors import UserError
+from autotune.kernels.formats import misfit
 from autotune.problem import Layer, Problem, Stage, gemm_dims
 from autotune.results import Compiled, StaticFacts
 from autotune.space import BoundSpace, Space, shipped_spaces
@@ -27,8 +30,12 @@ class TritonW4A8:
 
     name = "triton"
     runtime = "autotune.backends.triton_runtime:make"
+    computes = Computes(
+        "INT4 weights, a scale a channel, times INT8 activations by token", W4A8, layout=misfit
+    )
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
+        require_layout(self.name, self.computes, layer)
         return _spaces()[stage].at(layer, tokens, device, _compile_options(device))
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:

@@ -16,6 +16,7 @@ from autotune.cli.options import (
     Json,
     ModelConfig,
     ModelName,
+    Requantised,
     Shape,
     TargetName,
     Tp,
@@ -49,6 +50,7 @@ def check(
     model_config: ModelConfig = None,
     tp: Tp = 8,
     fused_shared_experts: FusedShared = False,
+    requantised: Requantised = False,
     target: TargetName = "offline:mi325x",
     flydsl_root: FlydslRoot = None,
     flydsl_python: FlydslPython = None,
@@ -96,7 +98,9 @@ def check(
     for line in capped:
         typer.echo(line, err=True)
     stages = list(Stage) if stage is None else [Stage(stage)]
-    layer = make_layer(model, model_config, tp, fused_shared_experts)
+    layer = make_layer(
+        model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend
+    )
     problems = make_problems(layer, shape, concurrency, "uniform")
     device, family = resolve_target(target).device, load_backend(backend)
     with Store.open(db) as store:

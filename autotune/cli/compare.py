@@ -14,6 +14,7 @@ from autotune.cli.options import (
     Json,
     ModelConfig,
     ModelName,
+    Requantised,
     RoutingModel,
     Shape,
     Tp,
@@ -34,6 +35,7 @@ def compare(
     model_config: ModelConfig = None,
     tp: Tp = 8,
     fused_shared_experts: FusedShared = False,
+    requantised: Requantised = False,
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
     min_effect: Annotated[
@@ -70,7 +72,10 @@ def compare(
     from autotune.targets import resolve_target
 
     problems = make_problems(
-        make_layer(model, model_config, tp, fused_shared_experts), shape, concurrency, routing
+        make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),
+        shape,
+        concurrency,
+        routing,
     )
     kernels = load_backend(backend)
     device = resolve_target("live").device

@@ -14,6 +14,7 @@ from autotune.cli.options import (
     Json,
     ModelConfig,
     ModelName,
+    Requantised,
     RoutingModel,
     Shape,
     Tp,
@@ -33,6 +34,7 @@ def confirm(
     model_config: ModelConfig = None,
     tp: Tp = 8,
     fused_shared_experts: FusedShared = False,
+    requantised: Requantised = False,
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
     min_gain: Annotated[
@@ -70,7 +72,10 @@ def confirm(
     from autotune.targets import resolve_target
 
     problems = make_problems(
-        make_layer(model, model_config, tp, fused_shared_experts), shape, concurrency, routing
+        make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),
+        shape,
+        concurrency,
+        routing,
     )
     settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_gain)
     with Store.open(db, create=False) as store:

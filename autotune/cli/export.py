@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.options import BackendName, Database, FusedShared, ModelConfig, Tp, make_layer
+from autotune.cli.options import BackendName, Database, FusedShared, ModelConfig, Requantised, Tp, make_layer
 
 
 def export(
@@ -27,6 +27,7 @@ def export(
     model_config: ModelConfig = None,
     tp: Tp = 8,
     fused_shared_experts: FusedShared = False,
+    requantised: Requantised = False,
     device: Annotated[
         str | None, typer.Option(help="Part of the name of the device that they were measured on.")
     ] = None,
@@ -129,8 +130,12 @@ def export(
     from autotune.store.store import Store
 
     require_format(backend, made_as)
-    layer = make_layer(model or "", model_config, tp, fused_shared_experts) if model or model_config else None
-    selection = Selection(backend, layer, device, allow_estimates)
+    layer = None
+    if model or model_config:
+        layer = make_layer(
+            *(model or "", model_config, tp, fused_shared_experts), requantised=requantised, backend=backend
+        )
+    selection = Selection(backend, layer, device, allow_estimates, requantised)
     place = Place(serving_folder(out, bundle_path), device_name, triton_version)
     extras = partial(deploy_files, deploy, place.folder) if deploy else no_extras
     with Store.open(db, create=False) as store:

@@ -14,6 +14,7 @@ from autotune.cli.options import (
     Json,
     ModelConfig,
     ModelName,
+    Requantised,
     TargetName,
     Tp,
     make_layer,
@@ -43,6 +44,7 @@ def isa(
     model_config: ModelConfig = None,
     tp: Tp = 8,
     fused_shared_experts: FusedShared = False,
+    requantised: Requantised = False,
     target: TargetName = None,
     flydsl_root: FlydslRoot = None,
     flydsl_python: FlydslPython = None,
@@ -74,7 +76,10 @@ def isa(
     from autotune.targets import resolve_target
 
     problems = make_problems(
-        make_layer(model, model_config, tp, fused_shared_experts), shape, concurrency, "uniform"
+        make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),
+        shape,
+        concurrency,
+        "uniform",
     )
     if len(problems) != 1:
         raise UserError("isa looks at one problem: give one --shape and one --concurrency")

@@ -13,6 +13,7 @@ from autotune.cli.options import (
     Json,
     ModelConfig,
     ModelName,
+    Requantised,
     RoutingModel,
     Shape,
     Tp,
@@ -52,6 +53,7 @@ def measure(
     model_config: ModelConfig = None,
     tp: Tp = 8,
     fused_shared_experts: FusedShared = False,
+    requantised: Requantised = False,
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
     cold: Cold = 2.0,
@@ -78,7 +80,10 @@ def measure(
     from autotune.targets import resolve_target
 
     problems = make_problems(
-        make_layer(model, model_config, tp, fused_shared_experts), shape, concurrency, routing
+        make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),
+        shape,
+        concurrency,
+        routing,
     )
     kernels = load_backend(backend)
     resolver = Resolver(kernels, resolve_target("live").device)

@@ -55,6 +55,14 @@ FusedShared = Annotated[
         rich_help_panel="Problem",
     ),
 ]
+Requantised = Annotated[
+    bool,
+    typer.Option(
+        "--requantised",
+        help="The experts that are served are in the backend's numbers, not in the checkpoint's.",
+        rich_help_panel="Problem",
+    ),
+]
 Shape = Annotated[
     str,
     typer.Option(help="Verify tokens a sequence: m1..m8, several (m1,m4) or all.", rich_help_panel="Problem"),
@@ -132,17 +140,36 @@ FlydslPython = Annotated[
 ]
 
 
-def make_layer(model: str, model_config: Path | None, tp: int, fused_shared: bool) -> "Layer":
+def make_layer(
+    model: str,
+    model_config: Path | None,
+    tp: int,
+    fused_shared: bool,
+    *,
+    requantised: bool = False,
+    backend: str | None = None,
+) -> "Layer":
     """The layer that the model options describe.
 
+    Args:
+        requantised: its experts are served in the backend's numbers, not in the checkpoint's.
+        backend: that must compute it; None: nothing is computed.
+
     Raises:
-        UserError: it cannot be.
+        UserError: it cannot be, or the backend does not compute it.
     """
+    from autotune.backends import load_backend
+    from autotune.backends.legality import require_computed
     from autotune.models import from_hf_config, preset
     from autotune.problem import Layer
 
     described = from_hf_config(model_config) if model_config else preset(model)
-    return Layer.of(described.with_fused_shared_experts() if fused_shared else described, tp)
+    if requantised:
+        described = described.requantised()
+    layer = Layer.of(described.with_fused_shared_experts() if fused_shared else described, tp)
+    if backend is not None:
+        require_computed(load_backend(backend), backend, layer)
+    return layer
 
 
 def make_problems(layer: "Layer", shape: str, concurrency: str, routing: str) -> "list[Problem]":

@@ -22,6 +22,7 @@ from autotune.cli.options import (
     Json,
     ModelConfig,
     ModelName,
+    Requantised,
     RoutingModel,
     Shape,
     TargetName,
@@ -49,6 +50,7 @@ def run(
     model_config: ModelConfig = None,
     tp: Tp = 8,
     fused_shared_experts: FusedShared = False,
+    requantised: Requantised = False,
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
     target: TargetName = None,
@@ -143,7 +145,14 @@ def run(
     processes, capped = at_most_cores(workers)
     for line in capped:
         typer.echo(line, err=True)
-    layer = make_layer(model, model_config, tp, fused_shared_experts)
+    layer = make_layer(
+        model,
+        model_config,
+        tp,
+        fused_shared_experts,
+        requantised=requantised,
+        backend=None if (target or "").startswith("replay:") else backend,
+    )
     problems = make_problems(layer, shape, concurrency, routing)
     if device is not None:
         show_only(device)

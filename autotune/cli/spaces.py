@@ -13,6 +13,7 @@ from autotune.cli.options import (
     Json,
     ModelConfig,
     ModelName,
+    Requantised,
     Shape,
     TargetName,
     Tp,
@@ -27,6 +28,7 @@ def spaces(
     model_config: ModelConfig = None,
     tp: Tp = 8,
     fused_shared_experts: FusedShared = False,
+    requantised: Requantised = False,
     shape: Shape = "all",
     concurrency: Concurrency = "1",
     target: TargetName = None,
@@ -43,7 +45,9 @@ def spaces(
     from autotune.report.spaces import describe, print_spaces
     from autotune.targets import resolve_target
 
-    layer = make_layer(model, model_config, tp, fused_shared_experts)
+    layer = make_layer(
+        model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend
+    )
     problems = make_problems(layer, shape, concurrency, "uniform")
     device = resolve_target(target).device
     family = load_backend(backend)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.options import Json
+from autotune.cli.options import Json, ModelConfig
 
 
 def verify(
@@ -35,6 +35,7 @@ def verify(
             help="Version of the serving stack's Triton; default: what the bundle was exported for."
         ),
     ] = None,
+    model_config: ModelConfig = None,
     as_json: Json = False,
 ) -> None:
     """Show which entry an engine selects at each shape, and fail where it is not the one intended.
@@ -48,10 +49,13 @@ def verify(
 
       autotune verify deploy --engine sglang --engine-source sglang-0.5.23-*.whl --triton-version 3.6.0
 
+      autotune verify deploy --model-config config.json
+
       autotune verify deploy --engine env --engine-source ~/aiter --engine-source ~/FlyDSL
     """
     from dataclasses import asdict
 
+    from autotune.models import from_hf_config
     from autotune.verify.verify import verify_bundle
 
     found = verify_bundle(
@@ -60,6 +64,7 @@ def verify(
         sources=engine_source or [],
         device_name=device_name,
         triton_version=triton_version,
+        model=from_hf_config(model_config) if model_config else None,
     )
     if as_json:
         typer.echo(json.dumps([{**asdict(one), "ok": one.ok} for one in found], indent=2))

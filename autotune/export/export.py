@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from autotune.backends import load_backend
 from autotune.backends.base import Backend
+from autotune.backends.legality import require_computed
 from autotune.errors import UserError
 from autotune.export.aiter_table import ServingAiter, table_content, writes_table
 from autotune.export.bundle import MANIFEST, write_bundle
@@ -19,6 +20,7 @@ from autotune.export.manifest import manifest_json
 from autotune.export.mix import UNTOLD, Decision, Mix
 from autotune.export.settings_table import Setting, SettingsTable
 from autotune.export.shape_log import ShapeLog
+from autotune.models import known_needs
 from autotune.problem import Layer
 from autotune.results import Kind
 from autotune.store.records import WinnerRecord
@@ -39,12 +41,21 @@ class Selection:
 
     Attributes:
         device: part of the device's name, e.g. `MI325X`.
+        requantised: the experts that are served are in the backend's numbers, not in the checkpoint's.
     """
 
     backend: str = "triton"
     layer: Layer | None = None
     device: str | None = None
     allow_estimates: bool = False
+    requantised: bool = False
+
+    def served(self, layer: Layer) -> Layer:
+        """A winner's layer with what the model that is served needs: as told, else as known by its name."""
+        needs = self.layer.needs if self.layer is not None else known_needs(layer.model)
+        if needs is not None and self.requantised:
+            needs = replace(needs, scheme=None)
+        return replace(layer, needs=needs)
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,8 @@ def plan(
     """
     own = select(store, selection)
     backend = load_backend(own[0].backend)
+    served = selection.served(own[0].problem.layer)
+    require_computed(backend, own[0].backend, served)
     knobs = env_knobs(backend, own[0].environment.kernel_source)
     winners, decision, variables = own, None, None
     if knobs:
@@ -127,6 +140,7 @@ def plan(
         variables=content.variables,
         lookups=content.lookups,
         decision=decision_json(decision) if decision else None,
+        requantised=selection.requantised,
         # What was executed is the winner's own code, which a setting for all shapes may not be.
         checks={
             winner.id: store.verdicts_of(winner)

@@ -21,6 +21,7 @@ def manifest_json(
     variables: Mapping[str, str] | None = None,
     lookups: Mapping[str, Any] | None = None,
     decision: Mapping[str, Any] | None = None,
+    requantised: bool = False,
     checks: Mapping[int, Mapping[Stage, Verdict]] | None = None,
 ) -> str:
     """The manifest's text; equal winners and files give equal bytes.
@@ -32,6 +33,7 @@ def manifest_json(
         variables: the process environment.
         lookups: what each engine must find in the files: what `autotune verify` goes by.
         decision: how a process-global setting was chosen.
+        requantised: the experts that are served are in the backend's numbers, not in the checkpoint's.
         checks: by a winner's id, what executing its stages' machine code on the CPU has shown.
     """
     note = estimate_note(winners)
@@ -41,7 +43,8 @@ def manifest_json(
         **({"note": note} if note else {}),
         "tool_version": __version__,
         "model": winners[0].problem.layer.model,
-        "layer": asdict(winners[0].problem.layer),
+        "layer": winners[0].problem.layer.dims,
+        **({"requantised": True} if requantised else {}),
         "backend": winners[0].backend,
         "measured": all(winner.kind is Kind.MEASURED for winner in winners),
         "winners": [_winner(winner, (checks or {}).get(winner.id, {})) for winner in winners],

@@ -17,7 +17,26 @@ GROUP = 32
 """Values of K that share a scale in `Format.GROUPED`: the only size that AITER main's kernels have (aiter
 e4048607a5, aiter/ops/shuffle.py:462-480)."""
 
+MAX_K: Final = (1 << 24) // (127 * 8)
+"""The longest K whose integer GEMM is exact in float32: 127 * 8 * K stays below 2^24."""
+
 _SCALE_BITS = 5
+
+
+def misfit(n: int, k: int) -> str | None:
+    """Why no kernel here can take, or be judged on, INT4 weights of N by K; None: they can."""
+    if k % 2:
+        return f"K={k} is odd, and INT4 weights come in pairs"
+    if k > MAX_K:
+        return f"K={k} is too long for an exact float32 sum of at most {MAX_K}"
+    return None
+
+
+def grouped_misfit(n: int, k: int) -> str | None:
+    """The same of `Format.GROUPED`."""
+    if k % (2 * GROUP):
+        return f"K={k} is no whole number of pairs of groups of {GROUP}"
+    return misfit(n, k)
 
 
 class Format(StrEnum):
@@ -88,8 +107,9 @@ def weight_scales(form: Format, by_channel: "torch.Tensor", k: int) -> "torch.Te
     coarse = torch.ldexp(torch.round(mantissa * 2**_SCALE_BITS), exponent - _SCALE_BITS)
     if form is Format.BF16:
         return coarse
-    if k % (2 * GROUP):
-        raise UserError(f"K={k} is no whole number of pairs of {GROUP}-value groups: choose another --tp")
+    reason = grouped_misfit(0, k)
+    if reason is not None:
+        raise UserError(f"{reason}: choose another --tp")
     experts, n = by_channel.shape
     device = by_channel.device
     group, row = torch.arange(k // GROUP, device=device)[:, None], torch.arange(n, device=device)[None, :]

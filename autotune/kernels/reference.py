@@ -14,9 +14,9 @@ from contextlib import contextmanager
 import torch
 
 from autotune.errors import UserError
+from autotune.kernels.formats import misfit
 from autotune.kernels.layout import unpack_int4
 
-MAX_K = (1 << 24) // (127 * 8)
 _UNPACKED_BYTES = 1 << 28  # of experts' weights and rows in float32 at a time
 
 
@@ -111,8 +111,9 @@ def _expert_gemm(
 ) -> torch.Tensor:
     """float32 [slots, N]: each slot's row times its own expert's weights, scaled."""
     k = a.shape[-1]
-    if k > MAX_K:
-        raise UserError(f"K={k} is too long for an exact float32 sum: at most {MAX_K}")
+    reason = misfit(w.shape[1], k)
+    if reason is not None:
+        raise UserError(reason)
     out = torch.empty((a.shape[0], w.shape[1]), dtype=torch.float32, device=a.device)
     # Only the experts that are there, and not all at once: a real layer's weights would not fit unpacked.
     # Those with the most rows first, so that experts of about as many are padded to equal counts together.

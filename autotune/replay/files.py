@@ -31,7 +31,7 @@ def write_table(table: Table, path: Path) -> None:
     head = {
         "format": FORMAT,
         "version": VERSION,
-        "layer": asdict(table.layer),
+        "layer": table.layer.dims,
         "device": asdict(table.device),
         "fingerprint": asdict(table.fingerprint),
         "workload": table.workload,

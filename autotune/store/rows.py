@@ -50,7 +50,7 @@ def problem_id(session: Session, problem: Problem) -> int:
     layer, routing = problem.layer, problem.routing
     row = ProblemRow(
         key=problem.key,
-        **asdict(layer),
+        **layer.dims,
         verify_tokens=problem.verify_tokens,
         concurrency=problem.concurrency,
         tokens=problem.tokens,
@@ -103,7 +103,8 @@ class Reader:
     def problem(self, id_: int) -> Problem:
         if id_ not in self._problems:
             row = self._session.get_one(ProblemRow, id_)
-            layer = Layer(**{field.name: getattr(row, field.name) for field in fields(Layer)})
+            stored = (field.name for field in fields(Layer) if field.compare)
+            layer = Layer(**{name: getattr(row, name) for name in stored})
             routing = Routing(row.routing_kind, row.routing_parameter, row.routing_path)
             self._problems[id_] = Problem(layer, row.verify_tokens, row.concurrency, routing)
         return self._problems[id_]

@@ -32,6 +32,7 @@ def verify_fused_moe(
     *,
     device_name: str | None = None,
     triton_version: str | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> Verification:
     """Runs the engine's lookup with the bundle's environment, and compares with what the export meant.
 
@@ -40,6 +41,7 @@ def verify_fused_moe(
         device_name: the serving card's name as the engine makes it; for vLLM on ROCm also its PCI device id,
             e.g. 0x74a5; None: what the bundle was exported for.
         triton_version: of the serving stack; None: what the bundle was exported for.
+        asked: what the engine asks by for the model that is served, where the export meant something else.
 
     Raises:
         UserError: the bundle is not for this engine, or the source lacks what is run.
@@ -51,6 +53,7 @@ def verify_fused_moe(
         root = source.unpack(Path(scratch), *_NEEDED[engine])
         request = {
             **lookup,
+            **(asked or {}),
             "engine": engine,
             "root": str(root),
             "tokens": tokens,

@@ -9,11 +9,13 @@ from pathlib import Path
 from autotune.engines.source import EngineSource, open_source
 from autotune.errors import UserError
 from autotune.export.operator_json import VARIABLE as OPERATOR_VARIABLE
+from autotune.models import Model
 from autotune.targets import TRITON_DISTRIBUTIONS, package_version
 from autotune.verify.aiter import verify_aiter
 from autotune.verify.bundle import Bundle
 from autotune.verify.env_reads import verify_env
 from autotune.verify.fused_moe import known_engines, verify_fused_moe
+from autotune.verify.model import Served
 from autotune.verify.operator import verify_operator
 from autotune.verify.result import Verification
 
@@ -27,10 +29,12 @@ def verify_bundle(
     sources: Sequence[Path],
     device_name: str | None = None,
     triton_version: str | None = None,
+    model: Model | None = None,
 ) -> list[Verification]:
     """Runs the lookups.
 
     Args:
+        model: that is served; None: the one that the bundle names.
         engine: one of `ENGINES`; None: each that the bundle is for.
         sources: wheels or source trees; empty: what is installed.
 
@@ -44,10 +48,10 @@ def verify_bundle(
     if not chosen:
         raise UserError(f"{folder} says nothing of what an engine must find: export it again")
     estimated = not bundle.manifest.get("measured", True)
-    return [
-        replace(_one(bundle, name, sources, device_name, triton_version), estimated=estimated)
-        for name in chosen
-    ]
+    served = Served.of(bundle, model)
+    verified = [_one(bundle, name, sources, device_name, triton_version, served) for name in chosen]
+    first = (served.reason,) if served.reason else ()
+    return [replace(one, estimated=estimated, reasons=(*first, *one.reasons)) for one in verified]
 
 
 def _one(
@@ -56,6 +60,7 @@ def _one(
     sources: Sequence[Path],
     device_name: str | None,
     triton_version: str | None,
+    served: Served,
 ) -> Verification:
     if engine == "triton":
         return verify_operator(bundle)
@@ -69,7 +74,12 @@ def _one(
     device_name = device_name or card_here(engine)
     if triton_version is None and not sources and device_name is not None:
         triton_version = package_version(*TRITON_DISTRIBUTIONS)
-    return verify_fused_moe(bundle, engine, source, device_name=device_name, triton_version=triton_version)
+    return verify_fused_moe(
+        *(bundle, engine, source),
+        device_name=device_name,
+        triton_version=triton_version,
+        asked=served.asked(engine, bundle.lookup(engine)),
+    )
 
 
 def card_here(engine: str) -> str | None:

@@ -14,9 +14,11 @@ from autotune.devices import DEVICES
 from autotune.engines.moe import entry
 from autotune.engines.source import EngineSource
 from autotune.errors import UserError
+from autotune.models import from_hf_config
 from autotune.verify.bundle import Bundle
 from autotune.verify.fused_moe import _run, verify_fused_moe
 from autotune.verify.result import Verification
+from autotune.verify.verify import verify_bundle
 from tests.export.winners import KIMI
 from tests.verify.conftest import CONTENTS, MakeBundle, plant
 
@@ -274,3 +276,67 @@ def _matches(pattern: str, reasons: tuple[str, ...]) -> bool:
 def test_a_folder_that_is_no_bundle_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="autotune export"):
         Bundle.read(tmp_path)
+
+
+def of_model(model: str, experts: int, **more: Any) -> Callable[[Path], None]:
+    """A bundle whose manifest says that it is of another model."""
+
+    def act(folder: Path) -> None:
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["layer"].update(model=model, experts=experts)
+        for lookup in manifest["lookups"].values():
+            lookup["experts"] = experts
+        path.write_text(json.dumps({**manifest, "backend": "sglang_fp8", **more}))
+        rename("E=384", f"E={experts}")(folder)
+
+    return act
+
+
+def verified(folder: Path, source: EngineSource, **more: Any) -> Verification:
+    (one,) = verify_bundle(folder, engine="sglang", sources=[source.root], **more)
+    return one
+
+
+def test_a_checkpoint_in_blocks_is_asked_for_by_its_blocks_and_its_fused_expert(
+    bundle: MakeBundle, sglang: EngineSource
+) -> None:
+    # As an export of DeepSeek-V3 by channel was once written.
+    folder = plant(bundle("sglang_fp8"), of_model("deepseek-v3", 256)).folder
+    verification = verified(folder, sglang)
+    assert not verification.ok
+    assert _matches(r"model: backend sglang_fp8 .*weight_block_size=\[128, 128\]", verification.reasons)
+    assert _matches("name: sglang looks for E=257,", verification.reasons)
+    assert _matches(r"block_shape is 'missing' instead of '\[128, 128\]'", verification.reasons)
+
+
+def test_a_requantised_checkpoint_is_asked_for_by_channel(bundle: MakeBundle, sglang: EngineSource) -> None:
+    planted = plant(bundle("sglang_fp8"), of_model("deepseek-v3", 256, requantised=True))
+    reasons = verified(planted.folder, sglang).reasons
+    assert not any(reason.startswith("model:") for reason in reasons)
+    assert _matches("name: .*E is '256' instead of '257'", reasons)  # SGLang counts the shared expert in
+    fused = plant(bundle("sglang_fp8"), of_model("deepseek-v3+shared", 257, requantised=True))
+    assert verified(fused.folder, sglang).ok
+
+
+def test_the_served_models_own_config_is_what_is_asked_by(
+    bundle: MakeBundle, sglang: EngineSource, tmp_path: Path
+) -> None:
+    folder = bundle("sglang").folder
+    kimi = {
+        "hidden_size": 7168,
+        "moe_intermediate_size": 2048,
+        "n_routed_experts": 384,
+        "num_experts_per_tok": 8,
+    }
+    config = tmp_path / "config.json"
+    for change, reason in (
+        ({}, None),
+        ({"n_routed_experts": 256}, "name: .*E is '384' instead of '256'"),
+        ({"moe_intermediate_size": 1536}, "name: .*N is '256' instead of '192'"),
+        ({"hidden_act": "gelu"}, "model: backend sglang .*hidden_act='gelu'"),
+    ):
+        config.write_text(json.dumps({**kimi, **change}))
+        verification = verified(folder, sglang, model=from_hf_config(config))
+        assert verification.ok == (reason is None)
+        assert reason is None or _matches(reason, verification.reasons), verification.reasons

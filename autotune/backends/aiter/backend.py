@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from autotune.arithmetic import W4A8, Computes
 from autotune.backends.aiter.knobs import LDS_VARIABLE, effective, gate, stage_of, tile
+from autotune.backends.aiter.pack import flydsl_misfit
 from autotune.backends.aiter.source import find_package, require_published
 from autotune.backends.base import Listing
 from autotune.backends.flydsl.backend import compile_request, work_of
@@ -14,6 +16,7 @@ from autotune.backends.flydsl.compiler import Unsupported
 from autotune.backends.flydsl.request import GATES, Request, whole
 from autotune.backends.flydsl.tree import FlydslTree, Generation, find_tree
 from autotune.backends.flydsl.wheel import flydsl_python, wheel_version
+from autotune.backends.legality import require_layout
 from autotune.compile.estimate import Work
 from autotune.config import UNSET, Config, Value
 from autotune.devices import Device
@@ -35,8 +38,12 @@ class Aiter:
 
     name = "aiter"
     runtime = "autotune.backends.aiter_runtime:make"
+    computes = Computes(
+        "INT4 weights, a scale a channel, times INT8 activations by token", W4A8, layout=flydsl_misfit
+    )
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
+        require_layout(self.name, self.computes, layer)
         require_published()
         return spaces()[stage].at(layer, tokens, device)
 

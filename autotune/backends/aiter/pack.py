@@ -12,10 +12,18 @@ Layout of FlyDSL a1d8312, tests/kernels/test_moe_gemm.py:52-155, and aiter 511df
 from typing import TYPE_CHECKING
 
 from autotune.errors import UserError
+from autotune.kernels.formats import misfit
 from autotune.kernels.layout import unpack_int4
 
 if TYPE_CHECKING:
     import torch
+
+
+def flydsl_misfit(n: int, k: int) -> str | None:
+    """Why weights of N by K have no place in the layout; None: they have."""
+    if n % 16 or k % 64:
+        return f"FlyDSL's layout needs N in 16s and K in 64s, not {n} x {k}"
+    return misfit(n, k)
 
 
 def flydsl_weights(packed: "torch.Tensor") -> "torch.Tensor":
@@ -33,10 +41,9 @@ def flydsl_weights(packed: "torch.Tensor") -> "torch.Tensor":
     import torch
 
     experts, n, half = packed.shape
-    if n % 16 or 2 * half % 64:
-        raise UserError(
-            f"FlyDSL's layout needs N in 16s and K in 64s, not {n} x {2 * half}: choose another --tp"
-        )
+    reason = flydsl_misfit(n, 2 * half)
+    if reason is not None:
+        raise UserError(f"{reason}: choose another --tp")
     made = torch.empty_like(packed)
     for expert in range(experts):  # one at a time: unpacked, a layer takes twice its bytes
         made[expert] = shuffled_and_packed(unpack_int4(packed[expert]))

@@ -6,20 +6,25 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from autotune.arithmetic import GROUPED_INT4, W4A8, Computes
 from autotune.backends.aiter.names import CkName
+from autotune.backends.aiter.pack import flydsl_misfit
 from autotune.backends.aiter.source import Generation, find_package, generation_of
 from autotune.backends.aiter_main.instances import f8i4_instances
+from autotune.backends.aiter_main.pack import ck_misfit
 from autotune.backends.base import CompileRefused, Listing
 from autotune.backends.flydsl.backend import compile_request, work_of
 from autotune.backends.flydsl.compiler import Unsupported
 from autotune.backends.flydsl.request import Request, whole
 from autotune.backends.flydsl.tree import FlydslTree, open_tree
 from autotune.backends.flydsl.wheel import flydsl_python, wheel_version
+from autotune.backends.legality import require_layout
 from autotune.compile.estimate import Work
 from autotune.config import UNSET, Config
 from autotune.devices import Device
 from autotune.errors import UserError
 from autotune.expressions import Expression
+from autotune.kernels.formats import grouped_misfit
 from autotune.problem import Layer, Problem, Stage, gemm_dims
 from autotune.results import Compiled, StaticFacts
 from autotune.space import BoundSpace, Param, Rule, Space, shipped_spaces
@@ -32,8 +37,12 @@ class AiterMain:
 
     name = "aiter_main"
     runtime = "autotune.backends.aiter_main_runtime:make"
+    computes = Computes(
+        "INT4 weights, a scale a channel, times FP8 activations by token", W4A8[1:], layout=ck_misfit
+    )
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
+        require_layout(self.name, self.computes, layer)
         space = _ck_space(require_main(), layer, tokens, stage, device)
         return space.at(layer, tokens, device)
 
@@ -71,8 +80,13 @@ class AiterMainGrouped:
 
     name = "aiter_main_w4a16"
     runtime = "autotune.backends.aiter_main_w4a16_runtime:make"
+    computes = Computes(
+        *("INT4 weights, a scale every 32 values of K, times bfloat16 activations", (GROUPED_INT4,)),
+        layout=lambda n, k: grouped_misfit(n, k) or flydsl_misfit(n, k),
+    )
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
+        require_layout(self.name, self.computes, layer)
         require_main()
         return grouped_spaces()[stage].at(layer, tokens, device)
 

@@ -6,10 +6,18 @@ Grouped weights lie as those of the published generation (`autotune.backends.ait
 from typing import TYPE_CHECKING
 
 from autotune.errors import UserError
+from autotune.kernels.formats import misfit
 from autotune.kernels.layout import unpack_int4
 
 if TYPE_CHECKING:
     import torch
+
+
+def ck_misfit(n: int, k: int) -> str | None:
+    """Why weights of N by K have no place in Composable Kernel's layout; None: they have."""
+    if n % 16 or k % 32:
+        return f"AITER's layout needs N in 16s and K in 32s, not {n} x {k}"
+    return misfit(n, k)
 
 
 def ck_weights(packed: "torch.Tensor") -> "torch.Tensor":
@@ -32,8 +40,9 @@ def ck_weights(packed: "torch.Tensor") -> "torch.Tensor":
 
     experts, n, half = packed.shape
     k = 2 * half
-    if n % 16 or k % 32:
-        raise UserError(f"AITER's layout needs N in 16s and K in 32s, not {n} x {k}: choose another --tp")
+    reason = ck_misfit(n, k)
+    if reason is not None:
+        raise UserError(f"{reason}: choose another --tp")
     made = torch.empty((experts, n, half), dtype=torch.uint8, device=packed.device)
     for expert in range(experts):  # one at a time: unpacked, a layer takes twice its bytes
         rows = unpack_int4(packed[expert]).view(n // 16, 16, k // 32, 32).permute(0, 2, 1, 3)

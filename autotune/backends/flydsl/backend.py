@@ -4,11 +4,14 @@ import time
 from collections.abc import Mapping
 from functools import cache
 
+from autotune.arithmetic import W4A8, Computes
+from autotune.backends.aiter.pack import flydsl_misfit
 from autotune.backends.base import Listing
 from autotune.backends.flydsl.compiler import LdsOverflow, assembly
 from autotune.backends.flydsl.request import THREADS, Request, gate_environment
 from autotune.backends.flydsl.tree import Generation, find_tree
 from autotune.backends.flydsl.wheel import compile_options, matching_wheel
+from autotune.backends.legality import require_layout
 from autotune.compile.estimate import Work
 from autotune.compile.isa import machine_code_hash, static_facts
 from autotune.compile.occupancy import with_occupancy
@@ -31,8 +34,12 @@ class Flydsl:
 
     name = "flydsl"
     runtime = "autotune.backends.flydsl_runtime:make"
+    computes = Computes(
+        "INT4 weights, a scale a channel, times INT8 activations by token", W4A8, layout=flydsl_misfit
+    )
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
+        require_layout(self.name, self.computes, layer)
         tree = find_tree()
         options = compile_options(matching_wheel(tree))
         return _spaces(tree.generation)[stage].at(layer, tokens, device, options)

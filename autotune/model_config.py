@@ -1,0 +1,368 @@
+"""Reads the MoE layer out of a Hugging Face `config.json`, whatever its family calls the numbers.
+
+What is written twice must agree, a list must hold one value, and what no layer here can be (two widths, zero
+experts, one expert) is refused by its name, never guessed.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autotune.arithmetic import PLAIN, Needs
+from autotune.errors import UserError
+from autotune.model_names import (
+    ACTIVATION,
+    BIASES,
+    EXPERTS,
+    FAMILIES,
+    HIDDEN,
+    INLINE,
+    LIMITS,
+    MOST,
+    NESTED,
+    OFF,
+    ROUTED_HIDDEN,
+    SHARED,
+    SHARED_WIDTH,
+    SILU,
+    TOP_K,
+    UNGATED,
+    WIDTH,
+    Family,
+)
+from autotune.quantisation_config import read_scheme
+
+
+def read_layer(path: Path) -> dict[str, Any]:
+    """The MoE layer of a `config.json`, of the language model's part in a multimodal one.
+
+    Returns:
+        The fields of `autotune.models.Model`.
+
+    Raises:
+        UserError: the file cannot be read, is of a dense model, contradicts itself, or holds what no layer
+            here is; with the file and the key.
+    """
+    raw = _json(path)
+    where, fields = _language_model(raw, path)
+    reader = _Reader(path, where, fields)
+    family_name = str(fields.get("model_type") or raw.get("model_type") or "")
+    family = FAMILIES.get(family_name) or FAMILIES.get(str(raw.get("model_type") or "")) or Family()
+    experts, top_k = reader.experts(), reader.top_k()
+    width = reader.width(family)
+    hidden = reader.required("hidden", HIDDEN, "an MoE layer's hidden size")
+    routed, _ = reader.optional("hidden", ROUTED_HIDDEN)
+    if top_k > experts:
+        raise UserError(f"{path} routes a token to {top_k} of {experts} experts: correct the config.json")
+    quantised = reader.quantisation(raw)
+    needs = _needs_of(reader, family, read_scheme(quantised, path) if quantised else None)
+    named = raw.get("_name_or_path") or raw.get("model_type")
+    name = named if isinstance(named, str) and named.strip("/ ") else path.resolve().parent.name
+    shared = 0 if routed and routed != hidden else reader.shared(width, family)
+    return {
+        "name": re.sub(r"\s+", "-", name.strip().rstrip("/").rsplit("/", 1)[-1].lower()),
+        "model_dim": routed or hidden,
+        "moe_intermediate": width,
+        "experts": experts,
+        "top_k": top_k,
+        "shared_experts": shared,
+        "needs": None if needs == PLAIN else needs,
+        "family": family_name,
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path} as JSON ({error}): give the model's config.json") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} is not a JSON object: give the model's config.json")
+    return raw
+
+
+def _language_model(raw: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
+    """The part of a file that names experts, the outermost first, and its place in it."""
+    level = [("", raw)]
+    for _ in range(4):
+        holding = [(where, _flat(part, path, where)) for where, part in level]
+        holding = [
+            (where, part) for where, part in holding if any(part.get(key) is not None for key in EXPERTS)
+        ]
+        if len(holding) > 1 and any(part != holding[0][1] for _, part in holding):
+            places = " and ".join(where.rstrip(".") or "the top" for where, _ in holding)
+            raise UserError(
+                f"{path} has two language models with experts, in {places}: give the config.json of one"
+            )
+        if holding:
+            _require_agreement(holding[0], path)
+            return holding[0]
+        level = [
+            (f"{where}{key}.", part[key])
+            for where, part in level
+            for key in NESTED
+            if isinstance(part.get(key), dict)
+        ]
+    raise UserError(f"{path} {_why_dense(raw)}")
+
+
+def _require_agreement(chosen: tuple[str, dict[str, Any]], path: Path) -> None:
+    """What a part says again further in must be the same."""
+    where, part = chosen
+    for nested in NESTED:
+        inner = part.get(nested)
+        if not isinstance(inner, dict):
+            continue
+        for key in (*EXPERTS, *TOP_K, *WIDTH):
+            mine, its = part.get(key), inner.get(key)
+            if None not in (mine, its) and mine != its:
+                raise UserError(
+                    f"{path} has {where}{key}={_shown(mine)} and {where}{nested}.{key}={_shown(its)}:"
+                    " correct one, or give the config.json of one"
+                )
+
+
+def _flat(part: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
+    """With the keys of what DBRX and others group by themselves."""
+    flat = dict(part)
+    for group in INLINE:
+        inner = part.get(group)
+        if not isinstance(inner, dict):
+            continue
+        for key, value in inner.items():
+            if key in (*EXPERTS, *TOP_K, *WIDTH, *SHARED, "ffn_hidden_size") and value is not None:
+                if flat.get(key) not in (None, value):
+                    raise UserError(
+                        f"{path} has {where}{key}={flat[key]!r} and {where}{group}.{key}={value!r}:"
+                        " correct one"
+                    )
+                flat[key] = value
+    act = part.get("ffn_config", {}).get("ffn_act_fn") if isinstance(part.get("ffn_config"), dict) else None
+    if isinstance(act, dict) and "name" in act:
+        flat.setdefault("hidden_act", act["name"])
+    if isinstance(part.get("ffn_config"), dict) and "ffn_hidden_size" in flat:
+        flat.setdefault("moe_intermediate_size", flat["ffn_hidden_size"])
+    return flat
+
+
+def _why_dense(raw: Mapping[str, Any]) -> str:
+    seen = sorted({key for key in _keys(raw) if re.search(r"expert|(^|_)moe(_|$)", key)})
+    if "block_configs" in raw:
+        return "gives every layer a shape of its own (block_configs): no one layer stands for the model"
+    if seen:
+        return (
+            f"names no number of experts that is known here (it has {', '.join(seen[:4])}): known are"
+            f" {', '.join(EXPERTS)}; add one of them to a copy of the file"
+        )
+    return f"is no MoE model's config.json: it has none of {', '.join(EXPERTS)}"
+
+
+def _keys(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if value is not None and not key.startswith(("output_", "vision", "audio")):
+                yield key
+                yield from _keys(value)
+
+
+class _Reader:
+    """Numbers of one part of a file.
+
+    Attributes:
+        where: the part's place, e.g. `text_config.`.
+    """
+
+    def __init__(self, path: Path, where: str, fields: Mapping[str, Any]) -> None:
+        self.path, self.where, self.fields = path, where, fields
+
+    def optional(self, role: str, names: Mapping[str, str]) -> tuple[int | None, str]:
+        """The one number that a role's names have, with its key.
+
+        Raises:
+            UserError: it is none, or two names have two numbers.
+        """
+        read = {key: self._number(role, key) for key in names if self.fields.get(key) is not None}
+        if len(set(read.values())) > 1:
+            both = " and ".join(f"{self.where}{key}={value}" for key, value in read.items())
+            raise UserError(f"{self.path} has {both}, which should be the same: correct the config.json")
+        key = next(iter(read), "")
+        return (read[key] if key else None), key
+
+    def required(self, role: str, names: Mapping[str, str], what: str) -> int:
+        """The same where it must not be missing."""
+        value, _ = self.optional(role, names)
+        if value is None:
+            raise UserError(
+                f"{self.path} names experts, but lacks {what} ({' or '.join(names)}):"
+                " complete the config.json"
+            )
+        return value
+
+    def experts(self) -> int:
+        """Routed experts.
+
+        Raises:
+            UserError: one or none (a dense model), or some of them compute nothing.
+        """
+        for key in OFF:
+            if self.fields.get(key) is False:
+                raise UserError(f"{self.path} is of a dense model: {self.where}{key} is false")
+        experts = self.required("experts", EXPERTS, "the number of experts")
+        if experts < 2:
+            key = self.optional("experts", EXPERTS)[1]
+            raise UserError(
+                f"{self.path} is of a dense model: {self.where}{key} is {experts}, with nothing to route"
+            )
+        zero = self.fields.get("zero_expert_num") or self.fields.get("zce_nums")
+        if zero and zero != [0]:
+            top_k, name = self.optional("top_k", TOP_K)
+            width, _ = self.optional("width", WIDTH)
+            raise UserError(
+                f"{self.path} has zero experts, which compute nothing, beside its {experts} of width {width}"
+                f" (zero_expert_num={zero}): {name}={top_k} counts both, so a token visits fewer real"
+                " experts, as no routing here does; such a layer cannot be tuned"
+            )
+        return experts
+
+    def top_k(self) -> int:
+        """Routed experts a token."""
+        return self.required("top_k", TOP_K, "the experts a token")
+
+    def width(self, family: Family) -> int:
+        """An expert's intermediate size before it is split."""
+        width, _ = self.optional("width", WIDTH)
+        if width is not None:
+            return width
+        names = dict(WIDTH)
+        # A dense layer's width is an expert's where the family has no other, never in DeepSeek's heirs.
+        if family.dense_width or self.fields.get("n_routed_experts") is None:
+            names["intermediate_size"] = ""
+        return self.required("width", names, "an expert's intermediate size")
+
+    def shared(self, width: int, family: Family) -> int:
+        """Shared experts, counted in widths of a routed one: one of twice the width is two."""
+        count = max((self._count(key) for key in SHARED), default=0)
+        for key in SHARED_WIDTH:
+            total = self._count(key)
+            if total:
+                return total // width if total % width == 0 else 0
+        return count or family.shared
+
+    def quantisation(self, raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The checkpoint's quantisation, at the top, beside the layer, or in ModelOpt's own file."""
+        for part in (self.fields, raw):
+            for key in ("quantization_config", "compression_config"):
+                value = part.get(key)
+                if value is not None and not isinstance(value, dict):
+                    raise UserError(f"{self.path}: {key} is {_shown(value)}, not an object: correct the file")
+                if value:
+                    return dict(value)
+        beside = self.path.with_name("hf_quant_config.json")
+        if beside.is_file():
+            inner = _json(beside).get("quantization")
+            return {"quant_method": "modelopt", **inner} if isinstance(inner, dict) else None
+        return None
+
+    def _number(self, role: str, key: str) -> int:
+        value = self.fields[key]
+        if isinstance(value, list):
+            value = self._uniform(key, value)
+        if key in EXPERTS and value == 0 and not isinstance(value, bool | float):
+            raise UserError(f"{self.path} is of a dense model: {self.where}{key} is 0")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST[role]:
+            raise UserError(
+                f"{self.path}: {self.where}{key} is {_shown(value)}, not a whole number of 1 to {MOST[role]}:"
+                " correct the config.json"
+            )
+        return value
+
+    def _uniform(self, key: str, values: Sequence[Any]) -> Any:
+        different = [value for value in values if value != values[0] or type(value) is not type(values[0])]
+        if not values or different:
+            layers = self.fields.get("num_hidden_layers")
+            what = "layers unlike" if len(values) in (layers, 0) or len(values) > 4 else "two groups of"
+            raise UserError(
+                f"{self.path} has {what} experts: {self.where}{key} is {_shown(list(values))}, and one tuned"
+                " layer cannot stand for all; give a copy of the file with the value of those to tune"
+            )
+        return values[0]
+
+    def _count(self, key: str) -> int:
+        """A number that may be 0 or missing."""
+        value = self.fields.get(key)
+        if isinstance(value, list):
+            value = self._uniform(key, value)
+        if value is None:
+            return 0
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST["width"]:
+            raise UserError(
+                f"{self.path}: {self.where}{key} is {_shown(value)}, not a whole number:"
+                " correct the config.json"
+            )
+        return value
+
+
+def _needs_of(reader: _Reader, family: Family, scheme: Any) -> Needs:
+    """What the experts compute: what the file says, else what the family does."""
+    fields, where = reader.fields, reader.where
+    base = family.needs
+    values: dict[str, Any] = {
+        name: getattr(base, name) for name in ("activation", "gated", "limit", "bias", "weighted_input")
+    }
+    sources = dict(base.sources)
+    key = next((key for key in ACTIVATION if fields.get(key) is not None), None)
+    if key is not None:
+        act = fields[key]
+        if not isinstance(act, str):
+            raise UserError(
+                f"{reader.path}: {where}{key} is {_shown(act)}, not an activation's name:"
+                " correct the config.json"
+            )
+        plain = act.lower() in SILU
+        # gpt-oss writes silu and computes clamped SwiGLU.
+        if not (plain and base.activation.startswith("swiglu with")):
+            values["activation"] = "silu" if plain else act
+            sources["activation"] = f"{where}{key}={act!r}"
+            values["gated"] = act.lower() not in UNGATED and act.lower() != "relu"
+            sources["gated"] = sources["activation"]
+    for key in LIMITS:
+        limit = _limit(reader, key)
+        if limit is not None:
+            values["limit"], sources["limit"] = (limit or None), f"{where}{key}={_shown(fields[key])}"
+    alpha = fields.get("swiglu_alpha")
+    if alpha is not None and alpha != 1.0:
+        values["activation"], sources["activation"] = (
+            "swiglu with alpha",
+            f"{where}swiglu_alpha={_shown(alpha)}",
+        )
+    for key in BIASES:
+        if fields.get(key) is True:
+            values["bias"], sources["bias"] = True, f"{where}{key}=true"
+    for key in ("moe_apply_router_weight_on_input", "apply_router_weight_on_input"):
+        if fields.get(key) is True:
+            values["weighted_input"], sources["weighted_input"] = True, f"{where}{key}=true"
+    return Needs(**values, scheme=scheme, sources=tuple(sources.items()))
+
+
+def _limit(reader: _Reader, key: str) -> float | None:
+    """A clamp; 0.0: the file says that there is none; None: the file is silent.
+
+    A list has one a layer; the largest stands for all, since any is refused or computed alike.
+    """
+    value = reader.fields.get(key)
+    if value is None:
+        return 0.0 if key in reader.fields else None
+    limits = value if isinstance(value, list) else [value]
+    numbers = [limit or 0.0 for limit in limits]
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) and 0 <= n < 1e6 for n in numbers):
+        raise UserError(
+            f"{reader.path}: {reader.where}{key} is {_shown(value)}, not a limit: correct the config.json"
+        )
+    return float(max(numbers, default=0.0))
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:56]} …"

@@ -1,0 +1,293 @@
+"""What a model needs against what a backend computes: refused by name, and the same offline as on the card."""
+
+# ruff: noqa: E501 a table has a row a line
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from autotune.arithmetic import Needs, Scales, Scheme, refusals
+from autotune.backends import backend_names, load_backend
+from autotune.backends.aiter.pack import flydsl_weights
+from autotune.backends.aiter_main.pack import ck_weights
+from autotune.backends.legality import declared, require_computed, require_layout
+from autotune.cli import app
+from autotune.devices import DEVICES
+from autotune.errors import UserError
+from autotune.kernels.formats import Format, weight_scales
+from autotune.models import from_hf_config, preset
+from autotune.problem import Layer, Stage
+from autotune.quantisation_config import read_scheme
+from tests.spaces import KIMI
+
+PLAIN = {"hidden_size": 2048, "moe_intermediate_size": 768, "num_experts": 128, "num_experts_per_tok": 8}
+COMPUTES = dict(declared())
+
+
+def group(
+    bits: int, kind: str = "int", *, inputs: dict[str, Any] | None = None, **weights: Any
+) -> dict[str, Any]:
+    """A compressed-tensors file with one group."""
+    held = {"num_bits": bits, "type": kind, "symmetric": True, **weights}
+    return {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": held, "input_activations": inputs}},
+    }
+
+
+BY_TOKEN = {"num_bits": 8, "type": "int", "dynamic": True, "strategy": "token"}
+QUARK_W4A8 = {
+    "quant_method": "quark",
+    "global_quant_config": {
+        "weight": [
+            {"dtype": "fp8_e4m3", "qscheme": "per_tensor"},
+            {"dtype": "int4", "qscheme": "per_channel", "symmetric": True},
+        ],
+        "input_tensors": {"dtype": "fp8_e4m3", "qscheme": "per_tensor", "is_dynamic": True},
+    },
+}
+W4A8_BACKENDS = {"triton", "flydsl", "aiter"}
+GROUPED = {"sglang_w4a16", "vllm_w4a16", "aiter_main_w4a16"}
+
+# A quantization_config and the backends that take it.
+CHECKPOINTS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "DeepSeek-V3": ({"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}, set()),
+    "FP8 by tensor": ({"quant_method": "fp8", "activation_scheme": "static"}, set()),
+    "FP8-dynamic": (group(8, "float", strategy="channel", inputs={**BY_TOKEN, "type": "float"}), {"sglang_fp8", "vllm_fp8"}),
+    "FP8 blocks of compressed-tensors": (group(8, "float", strategy="block", block_structure=[128, 128], inputs={**BY_TOKEN, "type": "float", "strategy": "group", "group_size": 128}), set()),
+    "fbgemm": ({"quant_method": "fbgemm_fp8"}, {"sglang_fp8", "vllm_fp8"}),
+    "INT8": (group(8, strategy="channel", inputs=BY_TOKEN), {"sglang", "vllm"}),
+    "INT8 weights": (group(8, strategy="channel"), {"sglang_w8a16", "vllm_w8a16"}),
+    "Kimi-K2.5": (group(4, strategy="group", group_size=32), GROUPED),
+    "INT4 in groups of 128": (group(4, strategy="group", group_size=128), set()),
+    "INT4 with zero points": (group(4, strategy="group", group_size=32, symmetric=False), set()),
+    "INT4 x INT8": (group(4, strategy="channel", inputs=BY_TOKEN), W4A8_BACKENDS),
+    "Kimi-K2.5-W4A8": (QUARK_W4A8, {*W4A8_BACKENDS, "aiter_main"}),
+    "AWQ": ({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}, set()),
+    "AWQ in groups of 32": ({"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": False}, GROUPED),
+    "GPTQ": ({"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}, set()),
+    "GPTQ in groups of 32": ({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}, GROUPED),
+    "GPTQ by activation order": ({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": True}, set()),
+    "MXFP4": ({"quant_method": "mxfp4"}, set()),
+    "NVFP4": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, set()),
+    "mxfp4-pack-quantized": ({"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}, set()),
+    "experts_int8": ({"quant_method": "experts_int8"}, {"sglang_w8a16", "vllm_w8a16"}),
+    "bitsandbytes": ({"quant_method": "bitsandbytes", "load_in_4bit": True}, set()),
+    "a method of tomorrow": ({"quant_method": "int3_hadamard", "bits": 3}, set()),
+    "no method at all": ({"bits": 4}, set()),
+}  # fmt: skip
+
+
+def checkpoint(folder: Path, **changes: Any) -> Layer:
+    path = folder / "config.json"
+    path.write_text(json.dumps({"model_type": "qwen3_moe", **PLAIN, **changes}))
+    return Layer.of(from_hf_config(path), 4)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_is_for_the_backends_that_compute_it(name: str, tmp_path: Path) -> None:
+    raw, takers = CHECKPOINTS[name]
+    layer = checkpoint(tmp_path, quantization_config=raw)
+    assert layer.needs is not None
+    assert {b for b, computes in COMPUTES.items() if not list(refusals(computes, layer.needs))} == takers
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("backend", backend_names())
+def test_a_refusal_names_what_the_backend_takes_and_who_takes_the_checkpoint(
+    backend: str, name: str, tmp_path: Path
+) -> None:
+    raw, takers = CHECKPOINTS[name]
+    layer = checkpoint(tmp_path, quantization_config=raw)
+    if backend in takers:
+        require_computed(load_backend(backend), backend, layer)
+        return
+    with pytest.raises(UserError, match="--requantised") as told:
+        require_computed(load_backend(backend), backend, layer)
+    assert f"the kernels take {COMPUTES[backend].words}" in str(told.value)
+    assert all(taker in str(told.value) for taker in takers)
+
+
+@pytest.mark.parametrize("backend", backend_names())
+def test_who_quantises_himself_may_name_any_backend(backend: str, tmp_path: Path) -> None:
+    require_computed(load_backend(backend), backend, checkpoint(tmp_path))
+    raw, _ = CHECKPOINTS["Kimi-K2.5"]
+    (tmp_path / "config.json").write_text(json.dumps({**PLAIN, "quantization_config": raw}))
+    model = from_hf_config(tmp_path / "config.json").requantised()
+    require_computed(load_backend(backend), backend, Layer.of(model, 4))
+
+
+@pytest.mark.parametrize("ignore", ["re:.*mlp.experts.*", "model.layers.3.mlp.experts.*", "*experts*"])
+def test_experts_that_the_quantisation_leaves_out_are_not_quantised(ignore: str, tmp_path: Path) -> None:
+    raw, _ = CHECKPOINTS["Kimi-K2.5"]
+    assert checkpoint(tmp_path, quantization_config={**raw, "ignore": [ignore]}).needs is None
+    rest = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*"]
+    assert checkpoint(tmp_path, quantization_config={**raw, "ignore": rest}).needs is not None
+
+
+def test_modelopts_own_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "NVFP4"}}))
+    needs = checkpoint(tmp_path).needs
+    assert needs is not None
+    assert needs.scheme == Scheme("nvfp4", Scales.GROUP, (1, 16))
+
+
+@pytest.mark.parametrize("raw", [
+    {"quant_method": "fp8", "weight_block_size": [128]},
+    {"quant_method": "fp8", "weight_block_size": [128.0, 128]},
+    {"quant_method": "awq", "bits": "four"},
+    {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": None}}},
+    {"quant_method": "compressed-tensors", "config_groups": {"group_0": 4}},
+    {"quant_method": "compressed-tensors", "config_groups": [1]},
+    {"quant_method": "quark", "global_quant_config": {"weight": {"qscheme": "per_channel"}}},
+])  # fmt: skip
+def test_a_broken_quantisation_is_one_sentence(raw: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.json: quantization_config cannot be read as"):
+        checkpoint(tmp_path, quantization_config=raw)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = ("bits", "group_size", "config_groups", "format", "weight_block_size", "ignore", "global_quant_config")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["fp8", "compressed-tensors", "quark", "awq", "gptq", "modelopt", "mxfp4", "moe_wna16"]),
+    st.dictionaries(st.sampled_from([*KEYS, "layer_quant_config", "quantization"]), json_values, max_size=4),
+)
+def test_whatever_stands_in_a_quantisation_is_a_scheme_or_one_sentence(
+    method: str, rest: dict[str, Any]
+) -> None:
+    try:
+        scheme = read_scheme({"quant_method": method, **rest}, Path("config.json"))
+    except UserError as error:
+        told = str(error)
+    else:
+        told = "config.json: quantization_config" if scheme is None or str(scheme) else ""
+    assert "config.json: quantization_config" in told
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"hidden_act": "gelu"}, "hidden_act='gelu' (the kernels compute silu)"),
+    ({"hidden_act": "situ"}, "hidden_act='situ' (the kernels compute silu)"),
+    ({"mlp_hidden_act": "relu2"}, "experts without a gate, mlp_hidden_act='relu2'"),
+    ({"model_type": "nemotron_h"}, "activation='relu2', its family's"),
+    ({"model_type": "gpt_oss", "hidden_act": "silu"}, "a bias in the experts, bias=True, its family's"),
+    ({"swiglu_limit": 7.0}, "clamped activations, swiglu_limit=7.0 (the kernels do not clamp)"),
+    ({"swiglu_limits": [0, 0, 7.0]}, "clamped activations, swiglu_limits=[0, 0, 7.0]"),
+    ({"swiglu_alpha": 1.702}, "swiglu_alpha=1.702"),
+    ({"mlp_bias": True}, "a bias in the experts, mlp_bias=true (the kernels add none)"),
+    ({"moe_apply_router_weight_on_input": True}, "router weights on the input"),
+])  # fmt: skip
+@pytest.mark.parametrize("backend", backend_names())
+def test_what_no_kernel_computes_is_refused_with_value_and_key(
+    backend: str, change: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    layer = checkpoint(tmp_path, **change)
+    with pytest.raises(UserError) as error:
+        require_computed(load_backend(backend), backend, layer)
+    assert told in str(error.value)
+    assert layer.model in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden_act": "swish"}, {"swiglu_limit": None}, {"swiglu_limits": [0, None]}, {"mlp_bias": False}],
+)
+def test_what_a_file_says_it_has_not_is_nothing_to_refuse(change: dict[str, Any], tmp_path: Path) -> None:
+    assert checkpoint(tmp_path, **change).needs is None
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "measure", "export", "compare", "confirm", "check", "isa", "spaces"]
+)
+def test_every_command_refuses_before_it_looks_for_a_gpu_or_results(command: str, tmp_path: Path) -> None:
+    checkpoint(tmp_path, mlp_hidden_act="relu2")
+    more = {"compare": ["default", "default"], "isa": ["--config", "tile_k=128"]}.get(command, [])
+    arguments = [command, *more, "--model-config", str(tmp_path / "config.json"), "--tp", "4"]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UserError), result.output
+    assert "mlp_hidden_act='relu2'" in str(result.exception)
+
+
+def test_presets_have_what_their_checkpoints_have() -> None:
+    for name, told in (("deepseek-v3", "weight_block_size=[128, 128]"), ("gpt-oss-120b", "clamped")):
+        with pytest.raises(UserError) as error:
+            require_computed(load_backend("sglang_fp8"), "sglang_fp8", Layer.of(preset(name), 8))
+        assert told in str(error.value)
+    for backend in backend_names():
+        require_computed(load_backend(backend), backend, KIMI)
+
+
+def test_needs_are_no_part_of_a_layers_name() -> None:
+    bare = preset("deepseek-v3").requantised()
+    served, own = Layer.of(bare, 8), Layer.of(preset("deepseek-v3"), 8)
+    assert served == own
+    assert served.key == own.key == "deepseek-v3/tp8/d7168.i256.e256.k8"
+    assert "needs" not in own.dims
+
+
+def test_a_backend_that_does_not_say_what_it_computes_has_plain_models_only() -> None:
+    require_computed(object(), "mine", KIMI)
+    with pytest.raises(UserError, match="does not say what it computes"):
+        require_computed(object(), "mine", replace(KIMI, needs=Needs(activation="gelu")))
+
+
+# Layout: the rules of the spaces are those of the functions that lay weights out on the card.
+
+
+def laid_out(backend: str, n: int, k: int) -> str | None:
+    """What the runtime of a backend raises for an expert of N by K; None: nothing."""
+    packed = torch.zeros((1, n, k // 2), dtype=torch.int8)
+    try:
+        if backend in GROUPED:
+            weight_scales(Format.GROUPED, torch.ones((1, n)), k)
+        if backend in ("flydsl", "aiter", "aiter_main_w4a16"):
+            flydsl_weights(packed)
+        if backend == "aiter_main":
+            ck_weights(packed)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40).map(lambda n: 8 * n), st.integers(1, 40).map(lambda k: 8 * k))
+def test_a_layout_is_refused_offline_where_it_is_on_the_card_and_nowhere_else(model: int, inter: int) -> None:
+    layer = Layer("any", model, inter, 4, 2, 1)
+    for backend, computes in COMPUTES.items():
+        live = [laid_out(backend, 2 * inter, model), laid_out(backend, model, inter)]
+        first = next((reason for reason in live if reason is not None), None)
+        if first is None:
+            require_layout(backend, computes, layer)
+        else:
+            with pytest.raises(UserError) as told:
+                require_layout(backend, computes, layer)
+            assert first.partition(":")[0] in str(told.value)
+
+
+@pytest.mark.parametrize("backend", sorted(GROUPED - {"aiter_main_w4a16"}))
+@pytest.mark.parametrize("inter", [96, 176, 360])
+def test_groups_that_do_not_divide_k_leave_no_space(backend: str, inter: int) -> None:
+    layer = replace(KIMI, inter_dim=inter)
+    with pytest.raises(
+        UserError, match=f"K={inter} is no whole number of pairs of groups of 32, choose another"
+    ):
+        load_backend(backend).space(layer, 4, Stage.STAGE1, DEVICES["h100"])
+
+
+def test_the_degrees_that_would_do_are_named() -> None:
+    glm = Layer("glm", 4096, 176, 128, 8, 8)
+    with pytest.raises(UserError, match=r"another --tp \(1, 2, 11, 22 would do\)"):
+        require_layout("sglang_w4a16", COMPUTES["sglang_w4a16"], glm)
