@@ -103,7 +103,8 @@ class FlydslRuntime:
             return Path()
         two = config.stage2 if isinstance(config, LayerConfig) else config
         adds = 0 if two["mode"] == "reduce" else self._on().top_k
-        return Path(contributions_bf16=True, bf16_adds=adds, requantised=what is What.LAYER)
+        layer = what is What.LAYER
+        return Path(contributions_bf16=True, bf16_adds=adds, requantised=layer, exact_division=layer)
 
     def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
         one, tokens = stage is Stage.STAGE1, inputs.hidden.shape[0]
@@ -152,7 +153,11 @@ class FlydslRuntime:
             return run
 
         scratch = (middle, a1[1], a2[1]) if slots is None else (middle, a1[1], a2[1], slots)
-        return [Launch(bound(s), output.tensor, scratch=scratch, guards=output.guards) for s in steps]
+        rows = middle.flatten(0, 1)
+        return [
+            Launch(bound(s), output.tensor, scratch=scratch, guards=output.guards, intermediate=rows)
+            for s in steps
+        ]
 
     def _bound(
         self,

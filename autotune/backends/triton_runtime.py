@@ -82,7 +82,8 @@ class TritonRuntime:
     def path(self, what: What, config: Subject) -> Path:
         # Partial sums are INT32 or float32; the output is rounded once; the layer's intermediate is bfloat16.
         # Triton's interpreter cuts bfloat16 off where the hardware rounds.
-        return Path(requantised=what is What.LAYER, toward_zero=self._interpret)
+        layer = what is What.LAYER
+        return Path(requantised=layer, exact_division=layer, toward_zero=self._interpret)
 
     def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
         spec, tokens = self._spec(stage, config), inputs.hidden.shape[0]
@@ -132,8 +133,15 @@ class TritonRuntime:
                 quantise2,
                 self._launch(two, tokens, second),
             )
+            run = partial(_in_turn, parts)
             launches.append(
-                Launch(partial(_in_turn, parts), output.tensor, scratch=scratch, guards=output.guards)
+                Launch(
+                    run,
+                    output.tensor,
+                    scratch=scratch,
+                    guards=output.guards,
+                    intermediate=middle.tensor.view(slots, -1),
+                )
             )
         assert middle.tensor.dtype is torch.bfloat16
         return launches

@@ -19,9 +19,11 @@ class EngineCalls(Protocol):
 
     Attributes:
         moe: the engine's module of kernels.
+        silu_bf16: whether `activate` rounds SiLU(gate) to bfloat16 before it multiplies.
     """
 
     moe: Any
+    silu_bf16: bool
 
     def slots_size(self, tokens: int, top_k: int, experts: int, block: int) -> int | None:
         """Elements of `Sorted.slots`; None: the engine does not sort so few tokens."""

@@ -39,9 +39,10 @@ def _quantise_fp8(x, q, scales, width, peak, columns: tl.constexpr):  # type: ig
     row, at = tl.program_id(0), tl.arange(0, columns)
     mask = at < width
     values = tl.load(x + row * width + at, mask=mask, other=0.0).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(values), axis=0), 1e-30) / peak
+    # Correctly rounded, as the gate's reference is: where a quotient lies on a tie, its last bit decides.
+    scale = tl.div_rn(tl.maximum(tl.max(tl.abs(values), axis=0), 1e-30), peak)
     tl.store(scales + row, scale)
-    tl.store(q + row * width + at, (values / scale).to(q.dtype.element_ty), mask=mask)
+    tl.store(q + row * width + at, tl.div_rn(values, scale).to(q.dtype.element_ty), mask=mask)
 
 
 def quantise_fp8(x: "torch.Tensor", form: Format) -> "tuple[torch.Tensor, torch.Tensor]":

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class SglangCalls:
     """See `EngineCalls`."""
 
+    silu_bf16 = True
+
     def __init__(self, moe: Any, quantisation: Quantisation) -> None:
         """
         Args:

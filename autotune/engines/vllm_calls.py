@@ -27,6 +27,8 @@ _SPARSE = 4
 class VllmCalls:
     """See `EngineCalls`."""
 
+    silu_bf16 = False
+
     def __init__(
         self, moe: Any, quantise: Any, quantisation: Quantisation, form: Format = Format.INT8
     ) -> None:

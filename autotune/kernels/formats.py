@@ -121,7 +121,7 @@ def weight_scales(form: Format, by_channel: "torch.Tensor", k: int) -> "torch.Te
 
 
 def ties(form: Format, x: "torch.Tensor") -> "torch.Tensor":
-    """Where the quantisation of `x` is a matter of the last bit of a division.
+    """Where the quantisation of `x` is, or nearly is, a matter of the last bit of a division.
 
     Args:
         x: bfloat16 [rows, width].
@@ -129,16 +129,31 @@ def ties(form: Format, x: "torch.Tensor") -> "torch.Tensor":
     Returns:
         bool [rows, width].
     """
+    return flips(form, x, 2.0**-6 if form is Format.INT8 else 2.0**-10) != 0
+
+
+def flips(form: Format, x: "torch.Tensor", within: float | None = None) -> "torch.Tensor":
+    """What quantising `x` would change if it went the other way at ties.
+
+    Args:
+        x: bfloat16 [rows, width].
+        within: how near a tie counts: of INT8 in steps, of FP8 relative. None: a few bits of a float32
+            division, by which kernels differ.
+
+    Returns:
+        float32 [rows, width]: the difference in quantised values, 0 where there is no tie.
+    """
     import torch
 
     if form is not Format.INT8 and form not in PEAKS:  # nothing is quantised
-        return torch.zeros_like(x, dtype=torch.bool)
-    peak = x.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+        return torch.zeros_like(x, dtype=torch.float32)
+    most = PEAKS.get(form, 127.0)
+    steps = x.float() * (most / x.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-30))
     if form is Format.INT8:
-        steps = x.float() * (127.0 / peak)
-        return (steps - steps.floor() - 0.5).abs() < 1 / 64
-    most = PEAKS[form]
-    steps = x.float() * (most / peak)
-    nearly = ((steps * factor).clamp(-most, most) for factor in (1 - 2.0**-10, 1 + 2.0**-10))
-    low, high = (near.to(float8(form)).float() for near in nearly)
-    return low != high
+        near = 2.0**-12 if within is None else within
+        return torch.round(steps + near) - torch.round(steps - near)
+    near = 2.0**-20 if within is None else within
+    low, high = (
+        (steps * factor).clamp(-most, most).to(float8(form)).float() for factor in (1 - near, 1 + near)
+    )
+    return high - low

@@ -53,12 +53,23 @@ def stage1_reference(
     Returns:
         float32 [tokens * top_k, inter_dim].
     """
+    gate, up = gate_up_reference(a, a_scale, w, w_scale, topk_ids).chunk(2, dim=-1)
+    return silu(gate) * up
+
+
+def silu(gate: torch.Tensor) -> torch.Tensor:
+    """gate * sigmoid(gate)."""
+    return gate / (1.0 + torch.exp(-gate))
+
+
+def gate_up_reference(
+    a: torch.Tensor, a_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, topk_ids: torch.Tensor
+) -> torch.Tensor:
+    """Stage 1's GEMM alone. Args: as `stage1_reference`. Returns: float32 [tokens * top_k, 2 * inter_dim]."""
     top_k = topk_ids.shape[1]
     rows = _indexable(a).repeat_interleave(top_k, dim=0)
     scale = a_scale.repeat_interleave(top_k)
-    y = _expert_gemm(rows, scale, w, w_scale, topk_ids.reshape(-1))
-    gate, up = y.chunk(2, dim=-1)
-    return gate / (1.0 + torch.exp(-gate)) * up
+    return _expert_gemm(rows, scale, w, w_scale, topk_ids.reshape(-1))
 
 
 def stage2_reference(

@@ -6,30 +6,50 @@ ways: by the norm over everything, against the path's own bound, and tile by til
 row), against a multiple of it. The second is what finds one wrong tile, one unscaled row, or one part of a
 sum that is missing: of a thousand tiles one that is nothing but wrong moves the whole norm by 3 %, and one
 that lacks 1/64 of its sum by 0.4 %, which is no more than rounding does.
+
+A layer is judged in two halves where its launch shows the intermediate: stage 1 up to it, and stage 2 from
+the very values that stage 1 left. Judged as a whole, every rounding of the intermediate makes some of its
+values flip to a neighbouring integer or FP8 value: in FP8 that is 1 to 2 % of the result, in which a fault of
+stage 1 would drown (SGLang's and vLLM's FP8 layers on an H100: 1.1e-2 to 2.3e-2 as a whole, 2.3e-3 from their
+own intermediate).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autotune.kernels.formats import Format
-from autotune.measure.bounds import TILE, TILE_ROOM, Deviation, bound, deviation, deviations, to_bf16
+from autotune.measure.bounds import (
+    ROOM,
+    TILE,
+    TILE_ROOM,
+    Deviation,
+    Expected,
+    Part,
+    bound,
+    rounding,
+    simulate_stage1,
+    to_bf16,
+)
+from autotune.measure.corners import case_routings
 from autotune.measure.runtime import Activations, Launch, LogicalWeights, Path, Step, What
 from autotune.measure.workload import make_activations, make_steps
 from autotune.problem import Layer
-from autotune.routing import UNIFORM, Routing
+from autotune.routing import Routing
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 ALL_UP_TO = 16
 """Up to so many tokens every smaller count is checked: engines and our operator fall back upwards."""
 
 _JUDGED_AT_ONCE = 1 << 23
 """Elements of outputs that are kept to be judged together."""
+
+_DRAWS = 8
+"""Simulations of a path whose sums are not exact: each flips other values of the intermediate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +59,10 @@ class Case:
     Attributes:
         name: for the verdict, e.g. `4 tokens, all on the same experts`.
         references: float32 by what is launched.
-        layer_of: the layer's output from stage 1's, float32.
+        gate_up: float32 [tokens * top_k, 2 * inter_dim], stage 1's sums.
+        form: what `inputs` are in.
+        stage2_of: stage 2's float32 output from a quantised intermediate and its scales, tokens' routings
+            and router weights.
     """
 
     name: str
@@ -47,8 +70,9 @@ class Case:
     inputs: Activations
     step: Step
     references: "dict[What, torch.Tensor]"
-
-    layer_of: "Callable[[torch.Tensor], torch.Tensor]"
+    gate_up: "torch.Tensor"
+    form: Format
+    stage2_of: "Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]"
     _bounds: dict[tuple[What, Path], float] = field(default_factory=dict)
 
     def digest(self) -> int:
@@ -63,18 +87,31 @@ class Case:
             self.inputs.a2_scale,
             self.step.ids,
             self.step.router,
+            self.gate_up,
             *self.references.values(),
         )
         return sum(int(t.flatten().view(torch.int16).sum(dtype=torch.int64)) for t in held)
 
+    def layer_of(self, intermediate: "torch.Tensor") -> "torch.Tensor":
+        """The layer's float32 output from stage 1's [tokens * top_k, inter_dim], which is quantised first."""
+        from autotune.kernels.formats import quantise
+
+        return self.stage2_of(*quantise(self.form, intermediate), self.step.ids, self.step.router)
+
     def simulated(self, what: What, path: Path) -> float:
-        """Relative error of rounding the output, and the intermediate where the path does, on this case."""
+        """Relative error of the path up to the output, its rounding included; the worst draw."""
         reference = self.references[what]
-        rounded = reference
-        if path.requantised:
-            rounded = self.layer_of(to_bf16(self.references[What.STAGE1], toward_zero=path.toward_zero))
-        rounded = to_bf16(rounded, toward_zero=path.toward_zero)
-        return float((rounded - reference).norm() / reference.norm().clamp(min=1e-30))
+
+        def error(draw: int) -> float:
+            computed = reference
+            if what is What.STAGE1 or path.requantised:
+                computed = simulate_stage1(self.gate_up, path, draw)
+            if what is not What.STAGE1:
+                computed = self.layer_of(computed) if path.requantised else computed
+                computed = to_bf16(computed, toward_zero=path.toward_zero)
+            return float((computed - reference).norm() / reference.norm().clamp(min=1e-30))
+
+        return max(error(draw) for draw in range(_DRAWS if path.sums and what is not What.STAGE2 else 1))
 
     def bound(self, what: What, path: Path) -> float:
         """See `bound`. Worked out once a path."""
@@ -82,6 +119,35 @@ class Case:
         if key not in self._bounds:
             self._bounds[key] = bound(path, self.simulated(what, path))
         return self._bounds[key]
+
+    def second_half(self, intermediate: "torch.Tensor", path: Path) -> Expected:
+        """What stage 2 should make of the bfloat16 intermediate [tokens * top_k, inter_dim] of a launch.
+
+        Where the last bit of a division decides what it is quantised to, either is right: what the other
+        choice would change is taken into the bound, and into that of each row's tiles.
+        """
+        import torch
+
+        from autotune.kernels.formats import flips, quantise
+
+        rows = intermediate.view(-1, intermediate.shape[-1])
+        q, scale = quantise(self.form, rows)
+        changes = flips(self.form, rows)
+        ids, router, tokens = self.step.ids, self.step.router, len(self.step.ids)
+        unit = rounding(path)
+        if path.exact_division or not bool(changes.any()):
+            return Expected(self.stage2_of(q, scale, ids, router), bound(path, unit), None)
+        both = self.stage2_of(
+            torch.cat([q.float(), changes]),
+            torch.cat([scale, scale]),
+            torch.cat([ids, ids]),
+            torch.cat([router, router]),
+        )
+        reference, change = both[:tokens], both[tokens:]
+        by_row = change.norm(dim=1) / reference.norm(dim=1).clamp(min=1e-30)
+        whole = float(change.norm() / reference.norm().clamp(min=1e-30))
+        limit = bound(path, float(np.hypot(unit, whole)))
+        return Expected(reference, limit, (1 + (ROOM * by_row / limit).square()).sqrt())
 
 
 def served_tokens(tokens: int) -> tuple[int, ...]:
@@ -106,51 +172,6 @@ def served_tokens(tokens: int) -> tuple[int, ...]:
         }
     )
     return (tokens, *sorted(counts - {tokens}))
-
-
-def case_routings(
-    layer: Layer, tokens: int, routing: Routing | None, sequences: int, seed: int, *, thorough: bool
-) -> "dict[str, NDArray[np.int32]]":
-    """Routings of the cases at one token count, by name; int32 [tokens, top_k] each.
-
-    Most leave most experts without a token and most rows of a block as padding; where tokens are many, `an
-    expert without a token` sees to it.
-
-    Args:
-        routing: the problem's own; None: the problem does not have this many tokens.
-        thorough: with the rarer cases.
-    """
-    experts, top_k = layer.experts, layer.top_k
-    rng = np.random.default_rng(seed)
-    uniform = UNIFORM.draw(steps=2, sequences=tokens, draft_tokens=1, experts=experts, top_k=top_k, seed=seed)
-    same = np.broadcast_to(rng.permutation(experts)[:top_k], (tokens, top_k)).astype(np.int32)
-    cases = {"uniform routing": uniform[0], "all on the same experts": same}
-    if not thorough:
-        return cases
-    cases["other uniform routing"] = uniform[1]
-    # The first and the last expert: where a table's or a tensor's end is misread.
-    ends = np.concatenate([np.arange((top_k + 1) // 2), np.arange(experts - top_k // 2, experts)])
-    cases["first and last experts"] = np.broadcast_to(ends, (tokens, top_k)).astype(np.int32)
-    # One expert after the other: as few tokens an expert as can be, so the most blocks and padding.
-    spread = (np.arange(tokens * top_k) % experts).reshape(tokens, top_k)
-    cases["spread out"] = spread.astype(np.int32)
-    if experts > top_k:
-        fewer = UNIFORM.draw(
-            steps=1, sequences=tokens, draft_tokens=1, experts=experts - 1, top_k=top_k, seed=seed + 1
-        )[0]
-        empty = int(rng.integers(experts))
-        cases["an expert without a token"] = fewer + (fewer >= empty)
-    if routing is not None:
-        drawn = routing.draw(
-            steps=1,
-            sequences=sequences,
-            draft_tokens=tokens // sequences,
-            experts=experts,
-            top_k=top_k,
-            seed=seed + 2,
-        )
-        cases[f"{routing.kind} routing"] = drawn[0]
-    return cases
 
 
 def make_cases(
@@ -181,24 +202,26 @@ def make_case(
 ) -> Case:
     """A case with what each launch should give in a numeric format, in which `inputs` are."""
     from autotune.kernels.formats import quantise, weight_scales
-    from autotune.kernels.reference import stage1_reference, stage2_reference
+    from autotune.kernels.reference import gate_up_reference, silu, stage2_reference
 
     w = weights
     w1_scale = weight_scales(form, w.w1_scale, 2 * w.w1.shape[-1])
     w2_scale = weight_scales(form, w.w2_scale, 2 * w.w2.shape[-1])
 
-    def layer_of(middle: "torch.Tensor") -> "torch.Tensor":
-        q, scale = quantise(form, middle)
-        return stage2_reference(q, scale, w.w2, w2_scale, step.ids, step.router)
+    def stage2_of(
+        q: "torch.Tensor", scale: "torch.Tensor", ids: "torch.Tensor", router: "torch.Tensor"
+    ) -> "torch.Tensor":
+        return stage2_reference(q, scale, w.w2, w2_scale, ids, router)
 
-    middle = stage1_reference(inputs.a1, inputs.a1_scale, w.w1, w1_scale, step.ids)
-    a2, a2_scale = inputs.a2.flatten(0, 1), inputs.a2_scale.flatten()
+    gate_up = gate_up_reference(inputs.a1, inputs.a1_scale, w.w1, w1_scale, step.ids)
+    gate, up = gate_up.chunk(2, dim=1)
+    intermediate = silu(gate) * up
     references = {
-        What.STAGE1: middle,
-        What.STAGE2: stage2_reference(a2, a2_scale, w.w2, w2_scale, step.ids, step.router),
-        What.LAYER: layer_of(middle),
+        What.STAGE1: intermediate,
+        What.STAGE2: stage2_of(inputs.a2.flatten(0, 1), inputs.a2_scale.flatten(), step.ids, step.router),
+        What.LAYER: stage2_of(*quantise(form, intermediate), step.ids, step.router),
     }
-    return Case(name, len(step.ids), inputs, step, references, layer_of)
+    return Case(name, len(step.ids), inputs, step, references, gate_up, form, stage2_of)
 
 
 class Incorrect(Exception):
@@ -236,20 +259,12 @@ def check_launches(
 
 
 def _check_some(todo: Sequence[tuple[Launch, Case]], what: What, path: Path) -> float:
-    import torch
-
-    outs, intact = [], []
-    for launch, case in todo:
+    left = []
+    for launch, _ in todo:
         poison([launch])
         launch.run()
-        outs.append(launch.output.reshape(case.references[what].shape).clone())
-        intact.append(_guards_intact(launch))
-    references = torch.stack([case.references[what] for _, case in todo])
-    found = deviations(torch.stack(outs), references)
-    kept = torch.stack(intact).tolist()
-    for (_, case), one, whole in zip(todo, found, kept, strict=True):
-        _judge(case, what, path, one, guards_intact=whole)
-    return max(one.error for one in found)
+        left.append(Left.by(launch))
+    return _judge_all(left, [case for _, case in todo], what, path)
 
 
 def judge(launch: Launch, case: Case, what: What, path: Path) -> float:
@@ -258,33 +273,88 @@ def judge(launch: Launch, case: Case, what: What, path: Path) -> float:
     Raises:
         Incorrect: beyond the bound.
     """
-    reference = case.references[what]
-    found = deviation(launch.output.reshape(reference.shape), reference)
-    _judge(case, what, path, found, guards_intact=bool(_guards_intact(launch)))
-    return found.error
+    return _judge_all([Left.by(launch)], [case], what, path)
 
 
-def _judge(case: Case, what: What, path: Path, found: Deviation, *, guards_intact: bool) -> None:
-    limit = case.bound(what, path)
+@dataclass(frozen=True, eq=False)
+class Left:
+    """What a launch left behind, kept from the next one.
+
+    Attributes:
+        guards_intact: bool, on the device.
+    """
+
+    output: "torch.Tensor"
+    intermediate: "torch.Tensor | None"
+    guards_intact: "torch.Tensor"
+
+    @classmethod
+    def by(cls, launch: Launch) -> "Left":
+        intermediate = None if launch.intermediate is None else launch.intermediate.clone()
+        return cls(launch.output.clone(), intermediate, _guards_intact(launch))
+
+
+def parts(left: Sequence[Left], cases: Sequence[Case], what: What, path: Path) -> Iterator[Part]:
+    """What is judged, in order: a layer's halves where its launches show the intermediate, else the whole.
+
+    The second half is worked out from the first, which must have been found right.
+    """
+    import torch
+
+    outs = [each.output for each in left]
+    shown = [each.intermediate for each in left if each.intermediate is not None]
+    if what is not What.LAYER or len(shown) < len(left):
+        yield Part("", outs, [Expected(case.references[what], case.bound(what, path)) for case in cases])
+        return
+    first = replace(path, contributions_bf16=False, bf16_adds=0, requantised=False)
+    known = [Expected(case.references[What.STAGE1], case.bound(What.STAGE1, first)) for case in cases]
+    yield Part(" of stage 1, in the layer,", shown, known)
+    expected: list[Expected] = []
+    for index, (each, case) in enumerate(zip(shown, cases, strict=True)):
+        # Launched again, most leave the very same values.
+        again = index and case is cases[index - 1] and torch.equal(each, shown[index - 1])
+        expected.append(expected[-1] if again else case.second_half(each, path))
+    yield Part(" of stage 2, from the layer's own intermediate,", outs, expected)
+
+
+def _judge_all(left: Sequence[Left], cases: Sequence[Case], what: What, path: Path) -> float:
+    """The worst error of what launches of equal shapes left.
+
+    Raises:
+        Incorrect: one is beyond its bound.
+    """
+    import torch
+
+    worst = 0.0
+    for part in parts(left, cases, what, path):
+        for case, expected, deviation in zip(cases, part.expected, part.deviations(), strict=True):
+            _judge(case, expected, deviation, part.of)
+            worst = max(worst, deviation.error)
+    for case, intact in zip(cases, torch.stack([each.guards_intact for each in left]).tolist(), strict=True):
+        if not intact:
+            raise Incorrect(f"at {case.name}: it wrote outside of its output", worst)
+    return worst
+
+
+def _judge(case: Case, expected: Expected, found: Deviation, of: str) -> None:
+    limit, rows = expected.limit, len(expected.reference)
     where = f"at {case.name}: "
     if found.not_finite:
         raise Incorrect(
-            f"{where}{found.not_finite} of {len(case.references[what])} rows hold values that were never"
+            f"{where}{found.not_finite} of {rows} rows hold values that were never"
             f" written or are not finite, the first at row {found.row}, column {found.column}",
             found.error,
         )
     if found.error > limit:
-        reason = f"{where}relative error {found.error:.2e} exceeds the path's bound {limit:.2e}"
+        reason = f"{where}relative error{of} {found.error:.2e} exceeds the path's bound {limit:.2e}"
         raise Incorrect(reason, found.error)
-    if found.tile_error > TILE_ROOM * limit:
+    if found.tile_error > TILE_ROOM * limit * found.slack:
         raise Incorrect(
-            f"{where}relative error {found.tile_error:.2e} in row {found.row}, columns {found.column} to"
-            f" {found.column + TILE - 1}, exceeds {TILE_ROOM * limit:.2e}, though the {found.error:.2e}"
-            " overall is within its bound",
+            f"{where}relative error{of} {found.tile_error:.2e} in row {found.row}, columns {found.column} to"
+            f" {found.column + TILE - 1}, exceeds {TILE_ROOM * limit * found.slack:.2e}, though the"
+            f" {found.error:.2e} overall is within its bound",
             found.error,
         )
-    if not guards_intact:
-        raise Incorrect(f"{where}it wrote outside of its output", found.error)
 
 
 def poison(launches: Sequence[Launch]) -> None:

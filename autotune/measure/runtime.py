@@ -104,19 +104,29 @@ class Step:
 
 @dataclass(frozen=True)
 class Path:
-    """The roundings between exact INT32 accumulators and the output; the gate's bound follows from them.
+    """The roundings between a GEMM's sums and the output; the gate's bound follows from them.
 
     Attributes:
+        sums: relative error of the sums themselves where the hardware's accumulators are narrower than
+            float32 (Hopper's FP8); 0: they are exact, or as good as.
+        gate_up_bf16: stage 1 rounds gate and up to bfloat16 before SiLU(gate) * up.
+        silu_bf16: SiLU(gate) is rounded to bfloat16 before it is multiplied.
         contributions_bf16: stage 2 rounds each expert's contribution to bfloat16 before the sum.
         bf16_adds: additions that are made on a bfloat16 output one by one (atomics); 0: summed in
             float32 and rounded once.
         requantised: a bfloat16 intermediate is on the way, quantised again where the format does (the layer).
+        exact_division: where it is quantised again, a tie goes the way that it goes in the reference
+            (`formats.quantise`), whose divisions are correctly rounded. Otherwise either way is right.
         toward_zero: bfloat16 values are cut off instead of rounded to the nearest.
     """
 
+    sums: float = 0.0
+    gate_up_bf16: bool = False
+    silu_bf16: bool = False
     contributions_bf16: bool = False
     bf16_adds: int = 0
     requantised: bool = False
+    exact_division: bool = False
     toward_zero: bool = False
 
 
@@ -133,6 +143,8 @@ class Launch:
             The gate fills them with NaN, or large integers, so that an earlier launch's partial sum
             cannot stand in for a missing one.
         guards: buffers around `output` that must come out as they went in.
+        intermediate: of a layer, stage 1's bfloat16 output [tokens * top_k, inter_dim] as it is left behind,
+            before it is quantised; one of `scratch`. With it the gate judges the stages' halves one by one.
     """
 
     run: Callable[[], None]
@@ -140,6 +152,7 @@ class Launch:
     accumulates: bool = False
     scratch: "tuple[torch.Tensor, ...]" = ()
     guards: "tuple[torch.Tensor, ...]" = ()
+    intermediate: "torch.Tensor | None" = None
 
 
 @dataclass(frozen=True)

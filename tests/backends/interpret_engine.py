@@ -16,7 +16,6 @@ from autotune.backends.engine_backend import EngineBackend
 from autotune.config import Config
 from autotune.engines import glue
 from autotune.kernels.formats import quantise
-from autotune.measure import bounds
 from autotune.measure.gate import make_cases
 from autotune.measure.runtime import What, format_of, load_runtime
 from autotune.measure.workload import make_weights
@@ -78,9 +77,6 @@ def stand_in(backend: EngineBackend, runtime: Any) -> None:
 
 
 def main() -> None:
-    # Cutting bfloat16 off, as the interpreter does, errs to one side: what is rounded four times in a row
-    # errs by the sum, where real roundings err by the root of the sum of squares.
-    bounds.ROOM = 4.0
     teach_bf16()
     backend: Any = load_backend(sys.argv[1])
     runtime: Any = load_runtime(backend.runtime)

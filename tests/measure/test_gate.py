@@ -221,6 +221,20 @@ def test_a_stale_partial_sum_of_an_earlier_launch_does_not_pass(cases: list[Case
     assert bool((integers > 1 << 28).all())
 
 
+def test_a_launch_that_is_right_only_the_first_time_fails(cases: list[Case]) -> None:
+    """A kernel that leaves its arrival counters where they are, as split-K by atomics may."""
+    result = cases[0].references[What.STAGE2].bfloat16()
+    output = Output.allocate(tuple(result.shape), "cpu")
+    arrivals = [0]
+
+    def run() -> None:
+        arrivals[0] += 1
+        output.tensor.copy_(result if arrivals[0] == 1 else torch.zeros_like(result))
+
+    with pytest.raises(Incorrect, match="bound"):
+        check_launch(Launch(run, output.tensor, guards=output.guards), cases[0], What.STAGE2, Path())
+
+
 def test_a_write_past_the_output_fails(cases: list[Case]) -> None:
     result = cases[0].references[What.STAGE2].bfloat16()
     launch = launched(result)
@@ -239,6 +253,9 @@ def test_a_write_past_the_output_fails(cases: list[Case]) -> None:
         (1, (1,)),
         (4, (4, 1, 2, 3)),
         (5, (5, 1, 2, 3, 4, 6, 7, 8)),
+        (9, (9, *range(1, 9), *range(10, 17))),
+        (16, (16, *range(1, 16))),
+        (17, (17, 1, 9, 13, 16, 32)),
         (40, (40, 1, 20, 30, 33, 39, 64)),
         (160, (160, 1, 80, 120, 129, 159, 256)),
     ],

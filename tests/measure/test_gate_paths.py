@@ -1,0 +1,149 @@
+"""Whole paths through the gate, simulated in torch: the engines' roundings pass, planted faults do not.
+
+The short form of `scripts/prove_gate.py`, which runs the real kernels on a GPU.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+from typing import Any
+
+import pytest
+import torch
+
+from autotune.kernels.formats import Format, quantise, weight_scales
+from autotune.kernels.reference import gate_up_reference, stage2_reference
+from autotune.measure.bounds import simulate_stage1
+from autotune.measure.gate import Case, Incorrect, check_launches, make_cases
+from autotune.measure.runtime import Activations, Launch, LogicalWeights, Output, Path, Step, What
+from autotune.measure.workload import make_weights
+from autotune.problem import Layer
+
+# Real inter_dim, and a K that fourteen splits divide into more than a few values.
+ROOT = FilePath(__file__).parents[2]
+LAYER = Layer("narrow", model_dim=1024, inter_dim=256, experts=12, top_k=4, tp=8)
+HOPPER = 1e-3
+"""What H100's FP8 sums are off by at K = 7168."""
+
+ENGINE = Path(gate_up_bf16=True, contributions_bf16=True)
+PATHS = {
+    "ours": (Format.INT8, Path(exact_division=True)),
+    "sglang int8": (Format.INT8, replace(ENGINE, silu_bf16=True)),
+    "vllm int8": (Format.INT8, ENGINE),
+    "sglang fp8 on Hopper": (
+        Format.FP8_OCP,
+        replace(ENGINE, silu_bf16=True, exact_division=True, sums=HOPPER),
+    ),
+    "vllm fp8 on Hopper": (Format.FP8_OCP, replace(ENGINE, exact_division=True, sums=HOPPER)),
+    "fp8 on gfx942": (Format.FP8, replace(ENGINE, exact_division=True)),
+    "bf16": (Format.BF16, replace(ENGINE, silu_bf16=True)),
+    "int4 in groups": (Format.GROUPED, ENGINE),
+}
+
+
+@dataclass
+class Kernels:
+    """An engine's kernels in torch, with a path's roundings.
+
+    Attributes:
+        shown: whether a layer's launch shows its intermediate.
+    """
+
+    form: Format
+    path: Path
+    draw: int = 77
+    shown: bool = True
+
+    def launch(self, what: What, weights: LogicalWeights, inputs: Activations, step: Step) -> Launch:
+        slots, width = inputs.a2.flatten(0, 1).shape
+        rows = (slots, width) if what is What.STAGE1 else tuple(inputs.hidden.shape)
+        out = Output.allocate(rows, "cpu")
+        middle = torch.zeros((slots, width), dtype=torch.bfloat16)
+
+        def run() -> None:
+            if what is not What.STAGE2:
+                a1, scale = inputs.a1, inputs.a1_scale
+                if what is What.LAYER:
+                    a1, scale = quantise(self.form, inputs.hidden)
+                self._stage1(weights, a1, scale, step, out.tensor if what is What.STAGE1 else middle)
+            if what is What.LAYER:
+                self._stage2(weights, *quantise(self.form, middle), step, out.tensor)
+            if what is What.STAGE2:
+                a2, scale = inputs.a2.flatten(0, 1), inputs.a2_scale.flatten()
+                self._stage2(weights, a2, scale, step, out.tensor)
+
+        shown = middle if self.shown and what is What.LAYER else None
+        return Launch(run, out.tensor, scratch=(middle,), guards=out.guards, intermediate=shown)
+
+    def _stage1(self, w: LogicalWeights, a: Any, scale: Any, step: Step, into: torch.Tensor) -> None:
+        w_scale = weight_scales(self.form, w.w1_scale, LAYER.model_dim)
+        into.copy_(
+            simulate_stage1(gate_up_reference(a, scale, w.w1, w_scale, step.ids), self.path, self.draw)
+        )
+
+    def _stage2(self, w: LogicalWeights, a: Any, scale: Any, step: Step, into: torch.Tensor) -> None:
+        w_scale = weight_scales(self.form, w.w2_scale, LAYER.inter_dim)
+        slots = step.ids.numel()
+        parts = stage2_reference(
+            a, scale, w.w2, w_scale, step.ids.view(slots, 1), step.router.reshape(slots, 1)
+        )
+        parts = parts.bfloat16().float() if self.path.contributions_bf16 else parts
+        into.copy_(parts.view(*step.ids.shape, -1).sum(dim=1))
+
+    def of(self, what: What) -> Path:
+        """As a runtime tells it."""
+        layer = what is What.LAYER
+        contributions = self.path.contributions_bf16 and what is not What.STAGE1
+        return replace(self.path, contributions_bf16=contributions, requantised=layer)
+
+    def check(self, what: What, weights: LogicalWeights, case: Case, inputs: Any, step: Step) -> float:
+        launch = self.launch(what, weights, inputs, step)
+        return check_launches([launch], [case], what, self.of(what), times=1)
+
+
+@pytest.fixture(scope="module")
+def weights() -> LogicalWeights:
+    torch.set_num_threads(1)
+    return make_weights(LAYER, "cpu", seed=0)
+
+
+@pytest.fixture(scope="module")
+def faults() -> Callable[..., Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        from prove_gate import faults
+
+        return faults
+
+
+@pytest.mark.parametrize("shown", [True, False], ids=["by halves", "as a whole"])
+@pytest.mark.parametrize("name", PATHS)
+def test_what_a_path_really_rounds_passes(name: str, shown: bool, weights: LogicalWeights) -> None:
+    kernels = Kernels(*PATHS[name], shown=shown)
+    for tokens in (1, 16):
+        cases = make_cases(
+            LAYER, weights, tokens, None, 1, "cpu", tokens, thorough=tokens == 1, form=kernels.form
+        )
+        for case in cases:
+            for what in What:
+                kernels.check(what, weights, case, case.inputs, case.step)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [*((name, tokens) for name in PATHS for tokens in (1, 16)), ("sglang fp8 on Hopper", 160)],
+)
+def test_one_planted_fault_is_refused_in_a_stage_and_in_the_layer(
+    name: str, tokens: int, weights: LogicalWeights, faults: Callable[..., Any]
+) -> None:
+    kernels = Kernels(*PATHS[name])
+    case = make_cases(LAYER, weights, tokens, None, 1, "cpu", 5, thorough=False, form=kernels.form)[0]
+    passed = []
+    for fault in faults(weights, case):
+        for what in fault.seen:
+            try:
+                kernels.check(what, fault.weights, case, fault.inputs, fault.step)
+                passed.append(f"{fault.name} in {what}")
+            except Incorrect:
+                pass
+    assert not passed
