@@ -173,6 +173,12 @@ def parse_concurrency(text: str) -> list[int]:
 def problems(
     layer: Layer, shapes: Iterable[int], concurrency: Iterable[int], routing: Routing
 ) -> list[Problem]:
-    """Every shape at every concurrency, by number of tokens."""
+    """Every shape at every concurrency, by number of tokens.
+
+    Raises:
+        UserError: a recording of routings is not of such a layer at each of them.
+    """
     made = [Problem(layer, m, c, routing) for m in shapes for c in concurrency]
+    for problem in made:
+        routing.require(tokens=problem.tokens, experts=layer.experts, top_k=layer.top_k)
     return sorted(made, key=lambda problem: (problem.tokens, problem.verify_tokens))

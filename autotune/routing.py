@@ -5,10 +5,13 @@ seeded: all candidates of a run see the same steps, a confirmation sees fresh on
 """
 
 import hashlib
+import io
 import json
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from autotune.errors import UserError
 
@@ -16,6 +19,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_DIGEST: Final = re.compile(r"#[0-9a-f]{12}$")
+# What numpy and json raise on bytes that are not theirs.
+_UNREADABLE: Final = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+    RecursionError,
+)
 _HELP = "use uniform, zipf:S (S > 0), correlated:P (0 <= P <= 1) or file:PATH"
 
 
@@ -48,7 +63,7 @@ class Routing:
         if kind == "uniform" and not argument:
             return cls()
         if kind == "file" and argument:
-            path = Path(argument.partition("#")[0])
+            path = Path(_DIGEST.sub("", argument)) if not Path(argument).is_file() else Path(argument)
             if not path.is_file():
                 raise UserError(
                     f"--routing {text}: there is no file {argument}: give a recording of expert ids"
@@ -70,6 +85,15 @@ class Routing:
             return f"file:{self.path}"
         return self.kind if self.kind == "uniform" else f"{self.kind}:{self.parameter:g}"
 
+    def require(self, *, tokens: int, experts: int, top_k: int) -> None:
+        """Makes sure that steps of such a layer can be drawn, before anything is compiled or measured.
+
+        Raises:
+            UserError: a recording does not fit the layer, with file and place.
+        """
+        if self.kind == "file":
+            _checked(self.path, tokens, experts, top_k)
+
     def draw(
         self, *, steps: int, sequences: int, draft_tokens: int, experts: int, top_k: int, seed: int
     ) -> "NDArray[np.int32]":
@@ -85,7 +109,7 @@ class Routing:
         tokens = sequences * draft_tokens
         rng = np.random.default_rng(seed)
         if self.kind == "file":
-            return _recorded(Path(self.path.partition("#")[0]), steps, tokens, experts, top_k, seed)
+            return _recorded(self.path, steps, tokens, experts, top_k, seed)
         if self.kind == "correlated":
             ids = np.empty((steps, sequences, draft_tokens, top_k), np.int32)
             ids[:, :, 0] = _without_replacement(rng, (steps, sequences), experts, top_k, None)
@@ -135,28 +159,110 @@ def _successor(
     return np.argpartition(-scores, top_k - 1, axis=-1)[..., :top_k].astype(np.int32)
 
 
-def _recorded(
-    path: Path, steps: int, tokens: int, experts: int, top_k: int, seed: int
-) -> "NDArray[np.int32]":
-    """Steps of a recording: `.npy` int [steps, tokens, top_k], or JSON lines, one [tokens][top_k] a line."""
+def _recorded(path: str, steps: int, tokens: int, experts: int, top_k: int, seed: int) -> "NDArray[np.int32]":
+    """Steps of a recording in an order of the seed's: another one takes other steps, so that a confirmation
+    sees some that the search did not."""
     import numpy as np
 
-    try:
-        if path.suffix == ".npy":
-            ids = np.load(path, allow_pickle=False)
-        else:
-            ids = np.asarray([json.loads(line) for line in path.read_text().splitlines() if line.strip()])
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no routing recording ({error}): write .npy or JSON lines") from error
-    wanted = f"integers [steps, {tokens}, {top_k}] in 0..{experts - 1}, distinct within a token"
-    if ids.ndim != 3 or ids.shape[0] == 0 or ids.shape[1:] != (tokens, top_k) or ids.dtype.kind not in "iu":
-        raise UserError(
-            f"{path} holds {ids.dtype} {list(ids.shape)}, this shape needs {wanted}: record it anew"
-        )
-    ordered = np.sort(ids, axis=-1)
-    if ids.min() < 0 or ids.max() >= experts or (ordered[..., 1:] == ordered[..., :-1]).any():
-        raise UserError(f"{path} does not hold {wanted}: record it from the same model")
-    # Another seed takes other steps, so that a confirmation sees some that the search did not.
+    ids = _checked(path, tokens, experts, top_k)
     order = np.resize(np.random.default_rng(seed).permutation(len(ids)), steps)
     recorded: NDArray[np.int32] = ids[order].astype(np.int32)
     return recorded
+
+
+def _checked(path: str, tokens: int, experts: int, top_k: int) -> "NDArray[np.integer[Any]]":
+    """A recording, integers [steps, tokens, top_k].
+
+    Raises:
+        UserError: it is not one of such a layer, with the first place that is not.
+    """
+    import numpy as np
+
+    name, ids = _DIGEST.sub("", path), _load(path)
+    if ids.shape[1:] != (tokens, top_k):
+        raise UserError(
+            f"{name} has {ids.shape[1]} tokens a step and {ids.shape[2]} experts a token, and this shape"
+            f" needs {tokens} and {top_k}: record it anew, or give the recording's --shape and --concurrency"
+        )
+    beyond = (ids < 0) | (ids >= experts)
+    if beyond.any():
+        step, token, slot = (int(place) for place in np.argwhere(beyond)[0])
+        raise UserError(
+            f"{name} has expert {ids[step, token, slot]} at step {step}, token {token}, and the layer's are 0"
+            f" to {experts - 1}: record it from the same model"
+        )
+    ordered = np.sort(ids, axis=-1)
+    twice = (ordered[..., 1:] == ordered[..., :-1]).any(axis=-1)
+    if twice.any():
+        step, token = (int(place) for place in np.argwhere(twice)[0])
+        raise UserError(
+            f"{name} routes step {step}, token {token} to {ids[step, token].tolist()}, an expert twice:"
+            " record it from the same model"
+        )
+    return ids
+
+
+@lru_cache(maxsize=2)
+def _load(path: str) -> "NDArray[np.integer[Any]]":
+    """The integers of a recording, 3 dimensions, at least one step; `.npy`, or JSON lines, a step a line.
+
+    Raises:
+        UserError: it is none, or has changed since it was named.
+    """
+    import numpy as np
+
+    name = _DIGEST.sub("", path)
+    try:
+        raw = Path(name).read_bytes()
+        if path != name and not path.endswith(hashlib.sha256(raw).hexdigest()[:12]):
+            raise UserError(f"{name} has changed since it was named as a routing: start again")
+        ids = _npy(raw) if name.endswith(".npy") else _json_lines(raw)
+    except _UNREADABLE as error:
+        raise UserError(f"{name} is no routing recording ({error}): write .npy or JSON lines") from error
+    if ids.dtype.kind not in "iu" or ids.ndim != 3 or 0 in ids.shape:
+        raise UserError(
+            f"{name} holds {ids.dtype} {list(ids.shape)}, and a recording is integers [steps, tokens, top_k]:"
+            " record it anew"
+        )
+    recording: NDArray[np.integer[Any]] = ids
+    return recording
+
+
+def _npy(raw: bytes) -> "NDArray[Any]":
+    import numpy as np
+
+    array = np.load(io.BytesIO(raw), allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("an archive of several arrays")
+    return array
+
+
+def _json_lines(raw: bytes) -> "NDArray[Any]":
+    """Every line is checked by itself, so that what is wrong has a place."""
+    import numpy as np
+
+    steps: list[Any] = []
+    for number, line in enumerate(raw.decode().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            step = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+        rows: list[Any] = step if isinstance(step, list) and step else [None]
+        for token, row in enumerate(rows):
+            if not isinstance(row, list) or not row or len(row) != len(rows[0]):
+                raise ValueError(f"line {number}, token {token}: no list of as many experts as the first has")
+            wrong = [v for v in row if isinstance(v, bool) or not isinstance(v, int) or not -1 <= v < 1 << 31]
+            if wrong:
+                raise ValueError(
+                    f"line {number}, token {token}: {json.dumps(wrong[0])} is no expert's number"
+                )
+        if steps and len(rows) != len(steps[0]):
+            raise ValueError(f"line {number}: {len(rows)} tokens, and line 1 has {len(steps[0])}")
+        if steps and len(rows[0]) != len(steps[0][0]):
+            raise ValueError(
+                f"line {number}: {len(rows[0])} experts a token, and line 1 has {len(steps[0][0])}"
+            )
+        steps.append(rows)
+    return np.asarray(steps, dtype=np.int64 if steps else np.float64)

@@ -1,8 +1,10 @@
 """Routing models: legal ids, the stated sharing, and recordings."""
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import UserError
+from autotune.problem import Layer, problems
 from autotune.routing import Routing
 
 DRAW = {"sequences": 2, "draft_tokens": 4, "experts": 384, "top_k": 8}
@@ -104,21 +107,96 @@ def test_a_recording_made_anew_is_another_routing(tmp_path: Path) -> None:
     assert Routing.parse(f"file:{path}").key != before.key
 
 
+LAYER = Layer("any", 64, 32, experts=384, top_k=8, tp=1)
+
+
+def recorded(steps: int = 4) -> "np.ndarray[Any, Any]":
+    return Routing().draw(steps=steps, seed=5, **DRAW).astype(np.int64)
+
+
+def changed(place: tuple[int, int, int], value: int) -> "np.ndarray[Any, Any]":
+    ids = recorded()
+    ids[place] = value
+    return ids
+
+
+def pickled() -> "np.ndarray[Any, Any]":
+    return np.array([[[{}]]], dtype=object)
+
+
 @pytest.mark.parametrize(
-    "broken",
+    ("ids", "reason"),
     [
-        lambda ids: ids[:, :3],
-        lambda ids: ids + 384,
-        lambda ids: ids * 0,
-        lambda ids: ids[:0],
-        lambda ids: ids.astype(float),
+        (
+            lambda: recorded()[:, :3],
+            "has 3 tokens a step and 8 experts a token, and this shape needs 8 and 8",
+        ),
+        (lambda: recorded()[:, :, :6], "6 experts a token"),
+        (lambda: changed((2, 3, 1), 384), "expert 384 at step 2, token 3, and the layer's are 0 to 383"),
+        (lambda: changed((0, 7, 0), -1), "expert -1 at step 0, token 7"),
+        (lambda: recorded() * 0, r"step 0, token 0 to \[0, 0, 0, 0, 0, 0, 0, 0\], an expert twice"),
+        (lambda: recorded()[:0], r"holds int64 \[0, 8, 8\]"),
+        (lambda: recorded()[0], r"holds int64 \[8, 8\]"),
+        (lambda: recorded().astype(float), "holds float64"),
+        (lambda: recorded() > 5, "holds bool"),
+        (lambda: np.full((4, 8, 8), np.nan), "holds float64"),
+        (pickled, "no routing recording .*allow_pickle"),
     ],
 )
-def test_a_recording_of_another_layer_is_refused(tmp_path: Path, broken: object) -> None:
+def test_a_recording_that_is_not_of_the_layer_is_refused_before_anything_runs(
+    ids: Callable[[], Any], reason: str, tmp_path: Path
+) -> None:
     path = tmp_path / "steps.npy"
-    np.save(path, broken(Routing().draw(steps=4, seed=5, **DRAW)))  # type: ignore[operator]
-    with pytest.raises(UserError, match="record it"):
-        Routing.parse(f"file:{path}").draw(steps=2, seed=0, **DRAW)
+    np.save(path, ids(), allow_pickle=True)
+    with pytest.raises(UserError, match=reason) as told:
+        problems(LAYER, [4], [2], Routing.parse(f"file:{path}"))
+    assert str(path) in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[[0, 1], [2, 3.0]]", "line 2, token 1: 3.0 is no expert's number"),
+        ("[[0, 1], [2, true]]", "line 2, token 1: true is no"),
+        ("[[0, 1], [2, NaN]]", "line 2, token 1: NaN is no"),
+        ('[[0, 1], [2, "3"]]', 'line 2, token 1: "3" is no'),
+        ("[[0, 1], [2, 99999999999999999999]]", "line 2, token 1: 99999999999999999999 is no"),
+        ("[[0, 1], [2]]", "line 2, token 1: no list of as many"),
+        ("[[0, 1]]", "line 2: 1 tokens, and line 1 has 2"),
+        ("[[0, 1, 2], [3, 4, 5]]", "line 2: 3 experts a token, and line 1 has 2"),
+        ("[0, 1]", "line 2, token 0: no list"),
+        ("{}", "line 2, token 0: no list"),
+        ("[[0, 1], [2,", "line 2: Expecting"),
+        ("[[0, 1], [2, 7]]", "expert 7 at step 1, token 1, and the layer's are 0 to 3"),
+        ("[[0, 1], [2, 2]]", r"step 1, token 1 to \[2, 2\], an expert twice"),
+    ],
+)
+def test_a_wrong_line_is_told_with_its_place(line: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text(f"[[0, 1], [2, 3]]\n{line}\n")
+    small = Layer("any", 64, 32, experts=4, top_k=2, tp=1)
+    with pytest.raises(UserError, match=reason):
+        problems(small, [2], [1], Routing.parse(f"file:{path}"))
+
+
+@given(st.sampled_from([".npy", ".jsonl"]), st.binary(max_size=200), st.booleans())
+def test_whatever_bytes_a_recording_has_it_is_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, content: bytes, header: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"steps{suffix}"
+    path.write_bytes((b"\x93NUMPY\x01\x00" if header else b"") + content)
+    with pytest.raises(UserError, match="steps"):
+        problems(LAYER, [4], [2], Routing.parse(f"file:{path}"))
+
+
+def test_a_recording_that_changes_under_a_run_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "steps#1.npy"  # a name with the sign that stands before the digest
+    np.save(path, recorded())
+    routing = Routing.parse(f"file:{path}")
+    assert Routing.parse(routing.key) == routing
+    np.save(path, recorded(5))
+    with pytest.raises(UserError, match="has changed since it was named"):
+        routing.draw(steps=2, seed=0, **DRAW)
 
 
 def test_a_missing_recording_is_named() -> None:
