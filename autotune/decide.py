@@ -11,7 +11,7 @@ from autotune.check.refine import refine
 from autotune.check.short_list import Sifter
 from autotune.config import Config
 from autotune.problem import Problem, Stage
-from autotune.results import Failure, Kind, LayerConfig, Measurement, Status
+from autotune.results import Confirmation, Failure, Kind, LayerConfig, Measurement, Status
 from autotune.search.choose import Ranked, finalists, pairs
 from autotune.search.race import settle, window_of
 from autotune.store.records import ShortListed, StoredTrial, WinnerRecord
@@ -55,8 +55,15 @@ def confirm_all(current: Tuning, judge: Judge) -> list[WinnerRecord]:
             made.append(store.record_winner(current.id, stored))
         except ValueError as error:
             # The choice failed the numeric gate somewhere: this problem has no winner, the others may.
-            current.listener.on_no_winner(problem, str(error))
+            current.listener.on_no_winner(problem, _of_what_ships(confirmation) or str(error))
     return _winners(current, judge.kind, made)
+
+
+def _of_what_ships(confirmation: Confirmation) -> str | None:
+    """Why the default, the first finalist, could not be timed to the end; None: it was."""
+    begins = f"{confirmation.finalists[0].label} 0 "
+    notes = [note for note in confirmation.notes if note.startswith(begins)]
+    return f"what ships {notes[0].removeprefix(begins)}" if notes else None
 
 
 def _coupled(current: Tuning, problem: Problem) -> frozenset[str]:

@@ -1,6 +1,6 @@
 """Who reaches the final of a layer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,8 +10,10 @@ from autotune.cli.progress import Tally
 from autotune.config import Config
 from autotune.decide import confirm_all
 from autotune.devices import Device
+from autotune.measure.confirm import confirm
+from autotune.measure.settings import MeasureSettings
 from autotune.problem import Layer, Problem, Stage
-from autotune.results import Confirmation, Finalist, Kind, LayerConfig, Round
+from autotune.results import Confirmation, Failure, Finalist, Kind, LayerConfig, Round, Status
 from autotune.search.study import StageSearch
 from autotune.space import BoundSpace, load_space
 from autotune.store.store import Store
@@ -62,23 +64,39 @@ class Judge:
     workload = "cold"
     fingerprint = MI325X
     finalists: list[Finalist] = field(default_factory=list)
+    refused: str = ""
 
     def again(self, problem: Problem, stage: Stage, config: Config) -> None:
         return None
 
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
         self.finalists = list(finalists)
+        if self.refused:
+            failure = Failure(Status.INCORRECT, self.refused, 0.1, 2.1e-2)
+            return confirm(
+                problem, finalists, lambda index: 1e-3 if index else failure, _never, MeasureSettings()
+            )
         rounds = (Round(tuple({"layer": 10.0} for _ in finalists)),) * 2
         return Confirmation(problem, tuple(finalists), rounds, (1e-3,) * len(finalists), 0, 0.0, 0.0, 0.0)
 
 
+def _never(index: int, seed: int) -> dict[str, float]:
+    raise AssertionError("nothing is timed without a default")
+
+
 @pytest.fixture
-def final(tmp_path: Path) -> Iterator[list[Finalist]]:
+def final(tmp_path: Path) -> list[Finalist]:
     """The finalists where pdl is slow in each stage alone, and the published config the slowest of all."""
+    judge = Judge()
+    decide(tmp_path, judge)
+    return judge.finalists
+
+
+def decide(folder: Path, judge: Judge) -> Tally:
     with Store.open() as store:
-        backend, judge = Finals(tmp_path), Judge()
+        backend, tally = Finals(folder), Tally()
         request = RunRequest(backend.name, [M4], TARGET, trials=16, seed=0, sampler="random", workers=1)
-        current = Tuning(request, store, Tally(), backend, MI325X, begin(store))
+        current = Tuning(request, store, tally, backend, MI325X, begin(store))
         for stage in Stage:
             space = current.space(M4, stage)
             search = StageSearch(space, sampler="random", seed=0, budget=16)
@@ -91,7 +109,7 @@ def final(tmp_path: Path) -> Iterator[list[Finalist]]:
                 )
             current.searches[M4, stage] = search
         confirm_all(current, judge)
-        yield judge.finalists
+    return tally
 
 
 def test_what_was_published_is_in_the_final_however_slow_its_search_found_it(final: list[Finalist]) -> None:
@@ -106,3 +124,9 @@ def test_a_knob_that_reaches_beyond_its_stage_is_in_the_final_in_every_combinati
 ) -> None:
     combinations = {(f.config.stage1["pdl"], f.config.stage2["pdl"]) for f in final if f.label == "candidate"}
     assert combinations == {(False, False), (False, True), (True, False), (True, True)}
+
+
+def test_where_what_ships_is_refused_the_case_the_error_and_the_bound_are_told(tmp_path: Path) -> None:
+    refused = "at 3 tokens, uniform routing: relative error 2.10e-02 exceeds the path's bound 1.30e-02"
+    tally = decide(tmp_path, Judge(refused=refused))
+    assert tally.no_winner == {M4: f"what ships was not timed: incorrect: {refused}"}

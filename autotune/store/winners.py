@@ -159,8 +159,10 @@ def _add(session: Session, run: int, confirmation: int) -> int:
             f"finalist {confirmed.winner} of confirmation {confirmation} failed the numeric gate"
         )
     for stage, config in ((Stage.STAGE1, row.stage1_config), (Stage.STAGE2, row.stage2_config)):
-        if Status.INCORRECT in (status for _, status in fates_of(session, row, stage, config)):
-            raise ValueError(f"{stage} {config} failed the numeric gate in a trial: it cannot be a winner")
+        for id_, status in fates_of(session, row, stage, config):
+            if status is Status.INCORRECT:
+                reason = session.get_one(Trial, id_).reason
+                raise ValueError(f"{stage} {config} failed the numeric gate in a trial: {reason}")
     wrong = wrong_binary(session, row)
     if wrong is not None:
         raise ValueError(wrong)

@@ -1,5 +1,6 @@
 """Only what a confirmation chose can be a measured winner, by whatever path."""
 
+import re
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -63,8 +64,11 @@ def test_a_finalist_that_failed_the_gate_is_no_winner(store: Store, run: int) ->
 
 @pytest.mark.parametrize("stage", Stage)
 def test_a_config_that_was_incorrect_in_a_trial_is_no_winner(store: Store, run: int, stage: Stage) -> None:
-    store.record_trial(run, failed(stage=stage, config=FASTER.of(stage)))
-    with pytest.raises(ValueError, match="failed the numeric gate in a trial"):
+    trial = failed(stage=stage, config=FASTER.of(stage))
+    store.record_trial(run, trial)
+    with pytest.raises(
+        ValueError, match=f"failed the numeric gate in a trial: {re.escape(str(trial.reason))}"
+    ):
         win(store, run)
 
 
