@@ -1,7 +1,8 @@
 """Two arms compared: a ratio with its interval, and a verdict that few repeats cannot force."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import combinations
 from math import comb, exp, log
 from statistics import fmean
@@ -9,21 +10,53 @@ from typing import Final
 
 import numpy as np
 
-from autotune.ab.results import METRICS, Metric, Repeat
+from autotune.ab.results import ACCEPTED, METRICS, PER_ACCEPTED, Metric, Repeat, per_accepted
 from autotune.errors import UserError
 from autotune.measure.statistics import Interval, Verdict, verdict
 
 TOKENS_APART: Final = 0.01
 """Greatest relative difference of the arms' tokens: with another seed or another stop, it is another load."""
 
+REPEATS: Final = 4
+"""Least repeats an arm: with fewer no permutation test falls below 5 %."""
+
 LEVEL: Final = 0.95
 _RESAMPLES: Final = 10_000
 _EXACT: Final = 20_000  # permutations up to which all are tried
 
 
+class Finding(StrEnum):
+    """What is said of the tuned arm."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    MORE = "more"
+    FEWER = "fewer"
+    SAME = "same"
+    AMBIGUOUS = "ambiguous"
+    TOO_FEW = "too few repeats"
+
+    @property
+    def worse(self) -> bool:
+        return self in (Finding.SLOWER, Finding.FEWER)
+
+    @property
+    def said(self) -> bool:
+        """It is a verdict, not the lack of one."""
+        return self not in (Finding.AMBIGUOUS, Finding.TOO_FEW)
+
+
+_FINDINGS: Final = {
+    Verdict.FASTER: Finding.FASTER,
+    Verdict.SLOWER: Finding.SLOWER,
+    Verdict.SAME: Finding.SAME,
+    Verdict.AMBIGUOUS: Finding.AMBIGUOUS,
+}
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of both arms.
+    """One metric of both arms.
 
     Attributes:
         base, tuned: means over repeats.
@@ -37,47 +70,89 @@ class Comparison:
     tuned: float
     ratio: Interval
     p: float
-    verdict: Verdict
+    verdict: Finding
 
 
 def compare(base: Sequence[Repeat], tuned: Sequence[Repeat], *, min_effect: float = 0.01) -> list[Comparison]:
-    """Every figure that all repeats have.
+    """Every metric that all repeats have.
+
+    A server whose drafts are accepted less often computes something else: nothing of that arm is faster.
 
     Args:
         min_effect: least relative difference that counts.
 
     Raises:
-        UserError: the workloads differ, or an arm has no repeat.
+        UserError: the workloads differ, an arm has no repeat, or no metric is a number in all of them.
     """
     check_equal(base, tuned)
-    shared = [m for m in METRICS if all(m.field in repeat.values for repeat in (*base, *tuned))]
-    return [
-        compare_values(
-            metric,
-            [repeat.values[metric.field] for repeat in base],
-            [repeat.values[metric.field] for repeat in tuned],
-            min_effect,
-        )
-        for metric in shared
+    every = (*base, *tuned)
+    values = {
+        metric: [repeat.values[metric.field] for repeat in every]
+        for metric in METRICS
+        if all(metric.field in repeat.values for repeat in every)
+    }
+    if times := per_accepted(every)[0]:
+        values = {
+            metric: values.get(metric, times) for metric in METRICS if metric in {*values, PER_ACCEPTED}
+        }
+    compared = [
+        compare_values(metric, row[: len(base)], row[len(base) :], min_effect)
+        for metric, row in values.items()
     ]
+    if not compared:
+        raise UserError(
+            f"no time or rate is a number above zero in every repeat: {'; '.join(left_out(every))}"
+        )
+    if any(one.verdict is Finding.FEWER for one in compared):
+        return [
+            replace(one, verdict=Finding.AMBIGUOUS) if one.verdict is Finding.FASTER else one
+            for one in compared
+        ]
+    return compared
+
+
+def left_out(repeats: Sequence[Repeat]) -> Iterator[str]:
+    """Which metrics some repeats have and others have not, and where the first of these stands."""
+    for metric in METRICS:
+        absent = [repeat for repeat in repeats if metric.field not in repeat.values]
+        bad = [repeat for repeat in absent if metric.field in repeat.bad]
+        if not absent or (len(absent) == len(repeats) and not bad):
+            continue
+        first = (bad or absent)[0]
+        what = f"is {first.bad[metric.field]}" if bad else "is not"
+        others = f" and in {len(absent) - 1} more" if len(absent) > 1 else ""
+        yield f"{metric.name} left out: {metric.field} {what} in {first.where}{others}"
+
+
+def differences(repeats: Sequence[Repeat]) -> Iterator[str]:
+    """What of the servers and the user's own labels is not the same in all repeats, though it may differ."""
+    first = repeats[0]
+    for name in sorted({name for repeat in repeats for name in repeat.told}):
+        for repeat in repeats:
+            if repeat.told.get(name) != first.told.get(name):
+                here, there = (one.told.get(name, "not told") for one in (first, repeat))
+                yield f"{name} is {here} in {first.where} and {there} in {repeat.where}"
+                break
 
 
 def compare_values(
     metric: Metric, base: Sequence[float], tuned: Sequence[float], min_effect: float
 ) -> Comparison:
-    """One figure by its values in each repeat.
+    """One metric by its values in each repeat, all above zero.
 
-    A bootstrap over three repeats knows three values and nothing of their spread, so `faster` and `slower`
-    need the permutation test as well: it cannot fall below 5 % with fewer than four repeats an arm.
+    A bootstrap over few repeats knows their values and nothing of their spread, so a difference needs the
+    permutation test as well.
     """
     ratio = _ratio(base, tuned)
     p = _permutation(base, tuned)
     time = Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low) if metric.higher_is_better else ratio
-    said = verdict(time, min_effect)
-    if said in (Verdict.FASTER, Verdict.SLOWER) and p > 1 - LEVEL:
-        said = Verdict.AMBIGUOUS
-    if said is Verdict.SAME and min(len(base), len(tuned)) < 3:
-        said = Verdict.AMBIGUOUS
+    said = _FINDINGS[verdict(time, min_effect)]
+    if said in (Finding.FASTER, Finding.SLOWER) and p > 1 - LEVEL:
+        said = Finding.AMBIGUOUS
+    if metric is ACCEPTED and said is not Finding.SAME and said.said:
+        said = Finding.FEWER if said.worse else Finding.MORE
+    if min(len(base), len(tuned)) < REPEATS:
+        said = Finding.TOO_FEW
     return Comparison(metric, fmean(base), fmean(tuned), ratio, p, said)
 
 
@@ -97,10 +172,10 @@ def check_equal(base: Sequence[Repeat], tuned: Sequence[Repeat]) -> None:
                 " with one tool"
             )
         for name in {**first.workload, **repeat.workload}:
-            mine, theirs = first.workload.get(name), repeat.workload.get(name)
+            mine, theirs = (one.workload.get(name, "not told") for one in (first, repeat))
             if mine != theirs:
                 raise UserError(
-                    f"unequal workloads: {name} is {mine!r} in {first.where} and {theirs!r} in {repeat.where}"
+                    f"unequal workloads: {name} is {mine} in {first.where} and {theirs} in {repeat.where}"
                     ": run both arms with the same options"
                 )
     for name in ("input_tokens", "output_tokens"):

@@ -1,17 +1,19 @@
-"""Result files of SGLang's `bench_serving` and vLLM's `bench serve`, as repeats of one arm.
+"""One run of SGLang's `bench_serving` or vLLM's `bench serve`, from the JSON object that it writes.
 
-Fields as in SGLang 0.5.23 (`benchmark/serving.py`: one JSON line a run, appended) and vLLM 0.33.0
-(`benchmarks/serve.py`: a JSON file a run with --save-result, lines with --append-result).
+Fields as in SGLang 0.5.23 (`benchmark/serving.py`) and vLLM 0.33.0 (`benchmarks/serve.py`, and
+`benchmarks/sweep/serve.py`, which adds the parameters of its combination to each run's object).
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
+from math import log
 from typing import Any, Final
 
 from autotune.errors import UserError
+from autotune.quantities import LARGEST, SMALLEST, is_number, shown, whole
 
 
 class Tool(StrEnum):
@@ -23,11 +25,11 @@ class Tool(StrEnum):
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure that is compared.
+    """What is compared.
 
     Attributes:
         name: for people, with its unit.
-        field: in both tools' files.
+        field: in both tools' files, or ours.
         higher_is_better: a rate rather than a time.
     """
 
@@ -36,16 +38,22 @@ class Metric:
     higher_is_better: bool = False
 
 
+ACCEPTED: Final = Metric("accepted tokens/step", "accept_length", higher_is_better=True)
+PER_ACCEPTED: Final = Metric("ms/accepted token", "ms_per_accepted_token")
 METRICS: Final = (
     Metric("TPOT median, ms", "median_tpot_ms"),
     Metric("TPOT mean, ms", "mean_tpot_ms"),
+    PER_ACCEPTED,
     Metric("ITL median, ms", "median_itl_ms"),
     Metric("ITL p99, ms", "p99_itl_ms"),
     Metric("TTFT median, ms", "median_ttft_ms"),
     Metric("TTFT p99, ms", "p99_ttft_ms"),
     Metric("output, tokens/s", "output_throughput", higher_is_better=True),
     Metric("requests/s", "request_throughput", higher_is_better=True),
+    ACCEPTED,
 )
+
+_STEP: Final = "mean_itl_ms"
 
 _SETTINGS: Final = {
     Tool.SGLANG: (
@@ -57,11 +65,32 @@ _SETTINGS: Final = {
         *("ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps"),
     ),
 }
-# Of the server's own arguments, which SGLang's file has: what both arms must share.
+# Of the server's own arguments, which SGLang's file has: what both arms must share, and what is but said.
 _SERVER: Final = (
-    *("model_path", "tp_size", "dp_size", "ep_size", "quantization", "kv_cache_dtype"),
+    *("model_path", "dtype", "tp_size", "dp_size", "pp_size", "ep_size", "quantization", "kv_cache_dtype"),
+    *("enable_dp_attention", "disable_radix_cache", "disable_cuda_graph"),
     *("speculative_algorithm", "speculative_draft_model_path", "speculative_num_steps"),
     *("speculative_eagle_topk", "speculative_num_draft_tokens"),
+)
+_SERVER_TOLD: Final = (
+    *("version", "attention_backend", "moe_runner_backend", "moe_a2a_backend", "chunked_prefill_size"),
+    *("max_running_requests", "mem_fraction_static", "cuda_graph_max_bs", "page_size"),
+)
+_ROLES: Final = ("encode", "prefill", "decode")
+"""Lists of servers, where prefill is apart."""
+
+# vLLM's own keys; others are the user's metadata or the parameters of a sweep.
+_VLLM: Final = re.compile(
+    r"date|endpoint_type|backend|label|model_id|tokenizer_id|num_prompts|request_rate|burstiness|max_concurrency"
+    r"|ramp_up_\w+|duration|completed|failed|total_\w+|\w+_throughput|request_goodput|max_output_tokens_per_s"
+    r"|max_concurrent_requests|rtfx|run_number|rps_change_events|(mean|median|std|p[\d.]+)_\w+_ms"
+    r"|(spec_decode|diffusion|probe)_\w+|\w+_lens|ttfts|itls|latencies|\w+_times|generated_texts|errors"
+)
+# Of these, in any spelling, what both arms must share.
+_SWEPT: Final = re.compile(
+    r"(tensor|pipeline|data|expert)_parallel_size|[tdpe]p(_size)?|enable_expert_parallel|model(_path)?|dtype"
+    r"|quantization|kv_cache_dtype|dataset\w*|(random|sharegpt|custom|hf|sonnet)_\w+|(input|output)_len|seed"
+    r"|max_num_(seqs|batched_tokens)|max_model_len|enforce_eager|speculative\w*|num_speculative_tokens|temperature"
 )
 
 
@@ -72,9 +101,10 @@ class Repeat:
     Attributes:
         where: file and line.
         workload: what was asked of the server, by name: equal in both arms, or they cannot be compared.
+        told: what may differ, but is then said.
         input_tokens, output_tokens: in all.
-        values: figures by `Metric.field`.
-        accept_length: tokens a verify step, where the server speculates and says so.
+        values: by `Metric.field`; milliseconds, tokens or requests a second, tokens a step.
+        bad: what stands in the file for a field that is no number above zero.
     """
 
     where: str
@@ -83,66 +113,137 @@ class Repeat:
     input_tokens: int
     output_tokens: int
     values: Mapping[str, float]
-    accept_length: float | None
+    told: Mapping[str, Any] = field(default_factory=dict)
+    bad: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_arm(paths: Iterable[Path]) -> list[Repeat]:
-    """The repeats in files and folders, in order.
+def read_repeat(raw: Any, where: str) -> Repeat:
+    """A run from its object.
 
     Raises:
-        UserError: none is there, a file is no result, or requests failed in a run.
+        UserError: it is no result, requests failed in the run, or a count in it is none.
     """
-    repeats: list[Repeat] = []
-    for path in paths:
-        files = sorted([*path.glob("*.json"), *path.glob("*.jsonl")]) if path.is_dir() else [path]
-        if not files:
-            raise UserError(f"{path} has no .json or .jsonl file: give the benchmark's result files")
-        for file in files:
-            repeats += _read(file)
-    return repeats
-
-
-def _read(file: Path) -> list[Repeat]:
-    try:
-        text = file.read_text(encoding="utf-8")
-        lines = [text] if _is_one(text) else text.splitlines()
-        raw = [(number, json.loads(line)) for number, line in enumerate(lines, 1) if line.strip()]
-    except (OSError, ValueError) as error:
+    if not isinstance(raw, dict) or not {"request_throughput", "median_tpot_ms"} & raw.keys():
         raise UserError(
-            f"{file} is no result file ({error}): give those of bench_serving or vllm bench serve"
-        ) from error
-    return [_repeat(f"{file}:{number}" if len(raw) > 1 else str(file), one) for number, one in raw]
-
-
-def _is_one(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _repeat(where: str, raw: Any) -> Repeat:
-    if not isinstance(raw, dict) or "median_tpot_ms" not in raw:
-        raise UserError(
-            f"{where} has no median_tpot_ms: give result files of bench_serving or vllm bench serve"
+            f"{where} has neither request_throughput nor median_tpot_ms: give result files of bench_serving"
+            " or vllm bench serve"
         )
     tool = Tool.VLLM if "model_id" in raw else Tool.SGLANG
-    failed = raw.get("failed") or sum(1 for error in raw.get("errors", ()) if error)
+    errors = raw.get("errors")
+    failed = whole(raw.get("failed") or 0, f"{where}: failed") or sum(
+        bool(error) for error in (errors if isinstance(errors, list) else ())
+    )
     if failed:
         raise UserError(f"{where}: {failed} requests failed, so it measures another load: run it again")
+    server = raw.get("server_info")
+    server = server if isinstance(server, dict) else {}
+    values, bad = _values(raw, tool, server)
     workload = {name: raw.get(name) for name in _SETTINGS[tool]}
-    workload["completed"] = raw.get("completed")
-    server = raw.get("server_info") or {}
-    workload |= {f"server {name}": server[name] for name in _SERVER if name in server}
-    values = {m.field: float(raw[m.field]) for m in METRICS if isinstance(raw.get(m.field), int | float)}
-    accepted = raw.get("accept_length")
+    workload |= {"completed": raw.get("completed"), "speculative decoding": ACCEPTED.field in {*values, *bad}}
+    workload |= dict(_server(server, _SERVER))
+    told = dict(_server(server, _SERVER_TOLD))
+    if tool is Tool.VLLM:
+        extra = {_plain(name): value for name, value in raw.items() if not _VLLM.fullmatch(name)}
+        workload |= {name: value for name, value in extra.items() if _SWEPT.fullmatch(name)}
+        told |= {name: value for name, value in extra.items() if name not in workload}
     return Repeat(
         where=where,
         tool=tool,
-        workload=workload,
-        input_tokens=int(raw.get("total_input_tokens") or 0),
-        output_tokens=int(raw.get("total_output_tokens") or 0),
+        workload={name: _canonical(value) for name, value in workload.items()},
+        input_tokens=whole(raw.get("total_input_tokens") or 0, f"{where}: total_input_tokens"),
+        output_tokens=whole(raw.get("total_output_tokens") or 0, f"{where}: total_output_tokens"),
         values=values,
-        accept_length=float(accepted) if accepted is not None else None,
+        told={name: _canonical(value) for name, value in told.items()},
+        bad=bad,
     )
+
+
+def _values(
+    raw: Mapping[str, Any], tool: Tool, server: Mapping[str, Any]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The numbers above zero, and what the others are."""
+    fields = [metric.field for metric in METRICS if metric is not PER_ACCEPTED]
+    given = {name: raw[name] for name in (*fields, _STEP) if raw.get(name) is not None}
+    # Neither tool has 0 tokens a step but where nothing was drafted.
+    accepted = given.pop(ACCEPTED.field, None) or _accepted(raw, server)
+    if accepted:
+        given[ACCEPTED.field] = accepted
+    values = {
+        name: float(value)
+        for name, value in given.items()
+        if is_number(value) and SMALLEST <= value <= LARGEST
+    }
+    return values, {name: shown(value) for name, value in given.items() if name not in values}
+
+
+def per_accepted(repeats: Sequence[Repeat]) -> tuple[list[float], str]:
+    """Milliseconds an accepted token in each repeat, the bonus token counted, and the formula, one for all.
+
+    A verify step's time over the tokens that it yields. In vLLM's file an ITL is the time between two steps.
+    SGLang's client spreads it over the step's tokens, as earlier ones did not: the file tells which it is by
+    whether the mean ITL is nearer to TPOT or to as many times TPOT as tokens are accepted.
+
+    Returns:
+        Nothing and "" where a repeat lacks what it takes.
+    """
+    if any(name not in repeat.values for repeat in repeats for name in (_STEP, ACCEPTED.field)):
+        return [], ""
+    steps = [repeat.values[_STEP] for repeat in repeats]
+    accepted = [repeat.values[ACCEPTED.field] for repeat in repeats]
+    tpot = [repeat.values.get("mean_tpot_ms") for repeat in repeats]
+    if (
+        repeats[0].tool is Tool.SGLANG
+        and sum(
+            log(step / one) - log(tokens) / 2
+            for step, one, tokens in zip(steps, tpot, accepted, strict=True)
+            if one
+        )
+        <= 0
+    ):
+        return steps, "mean ITL, for bench_serving spreads a verify step over its tokens"
+    times = [step / tokens for step, tokens in zip(steps, accepted, strict=True)]
+    return times, "mean ITL / accepted tokens a step, for an ITL is a verify step"
+
+
+def _accepted(raw: Mapping[str, Any], server: Mapping[str, Any]) -> Any:
+    """Tokens a verify step, the bonus token included, where the server speculates and says so."""
+    if length := raw.get("spec_decode_acceptance_length"):
+        return length
+    drafts, accepted = raw.get("spec_decode_num_drafts"), raw.get("spec_decode_accepted_tokens")
+    if is_number(drafts) and is_number(accepted) and drafts > 0 <= accepted:
+        return 1 + accepted / drafts
+    decode = server.get("decode")
+    for one in (server, *(decode if isinstance(decode, list) else ())):
+        states = one.get("internal_states") if isinstance(one, dict) else None
+        state = states[0] if isinstance(states, list) and states else None
+        if isinstance(state, dict) and state.get("avg_spec_accept_length"):
+            return state["avg_spec_accept_length"]
+    return None
+
+
+def _server(server: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """The arguments of every server, by name; of those of one role in an order that is none of theirs."""
+    for name in names:
+        if name in server:
+            yield f"server {name}", server[name]
+    for role in _ROLES:
+        workers = server.get(role)
+        if not isinstance(workers, list):
+            continue
+        yield f"{role} servers", len(workers)
+        own = [{name: one[name] for name in names if name in one} for one in workers if isinstance(one, dict)]
+        for number, arguments in enumerate(sorted(own, key=_canonical)):
+            for name, value in arguments.items():
+                yield f"{role}[{number}] {name}", value
+
+
+def _plain(name: str) -> str:
+    """A parameter as an option names it or as a key does: `--max-num-seqs` is `max_num_seqs`."""
+    return name.lstrip("-").replace("-", "_")
+
+
+def _canonical(value: Any) -> str:
+    """JSON text: NaN is itself there, and 16 is 16.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, sort_keys=True)

@@ -2,23 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from autotune.cli.options import Json
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from autotune.ab.compare import Comparison
-    from autotune.ab.evals import EvalComparison
-    from autotune.ab.results import Repeat
-
 
 def ab(
-    base: Annotated[Path, typer.Argument(help="Results of the baseline arm: a file, or a folder of files.")],
-    tuned: Annotated[Path, typer.Argument(help="Results of the tuned arm.")],
+    base: Annotated[
+        Path | None, typer.Argument(help="Results of the baseline arm: a file, or a folder of files.")
+    ] = None,
+    tuned: Annotated[Path | None, typer.Argument(help="Results of the tuned arm.")] = None,
     eval_base: Annotated[
         Path | None, typer.Option(help="lm-evaluation-harness results of the baseline arm, e.g. GSM8K.")
     ] = None,
@@ -30,58 +25,31 @@ def ab(
     ] = 0.01,
     as_json: Json = False,
 ) -> None:
-    """Compare two arms of SGLang's bench_serving or vLLM's bench serve, several repeats each.
+    """Compare two arms of SGLang's bench_serving or vLLM's bench serve, at least four repeats each, in turns.
 
-    Unequal workloads are refused. Exit code 1: the tuned arm is slower somewhere, or scores lower. A verdict
-    needs at least four repeats an arm, taken in turns.
+    Unequal workloads are refused. The folders of vLLM's bench sweep serve are read as they are.
+
+    Exit code 0: nothing is worse. 1: the tuned arm is surely slower somewhere, accepts fewer drafts, or
+    scores worse. 2: it cannot be said (too few repeats, nothing but ambiguous), or the input is refused.
 
     Example: autotune ab base/ tuned/ --eval-base lm_eval/base --eval-tuned lm_eval/tuned
     """
-    from dataclasses import asdict
-    from statistics import fmean
-
-    from autotune.ab.compare import compare
-    from autotune.ab.evals import compare_evals
-    from autotune.ab.results import read_arm
+    from autotune.ab.outcome import compare_arms
     from autotune.errors import UserError
-    from autotune.measure.statistics import Verdict
+    from autotune.quantities import not_negative
 
     if (eval_base is None) != (eval_tuned is None):
         raise UserError("an evaluation of one arm says nothing: give both --eval-base and --eval-tuned")
-    arms = read_arm([base]), read_arm([tuned])
-    found = compare(*arms, min_effect=min_effect)
-    evals = compare_evals(eval_base, eval_tuned) if eval_base and eval_tuned else []
+    if (base is None) != (tuned is None):
+        raise UserError("a benchmark of one arm says nothing: give the results of both, baseline first")
+    arms = (base, tuned) if base and tuned else None
+    evals = (eval_base, eval_tuned) if eval_base and eval_tuned else None
+    if arms is None and evals is None:
+        raise UserError("nothing is there to compare: give the results of both arms, baseline first")
+    outcome = compare_arms(arms, evals, min_effect=not_negative(min_effect, "--min-effect"))
     if as_json:
-        content = {"speed": [asdict(one) for one in found], "accuracy": [asdict(one) for one in evals]}
-        typer.echo(json.dumps(content, indent=2))
+        typer.echo(json.dumps(outcome.as_json(), indent=2, allow_nan=False))
     else:
-        _print(found, evals, len(arms[0]), len(arms[1]))
-        accepted = [fmean(r.accept_length for r in arm if r.accept_length) for arm in arms if _says(arm)]
-        if len(accepted) == 2:
-            typer.echo(f"accepted tokens a verify step: {accepted[0]:.2f} -> {accepted[1]:.2f}")
-    if any(one.verdict is Verdict.SLOWER for one in found) or any(one.lower for one in evals):
-        raise typer.Exit(1)
-
-
-def _says(arm: "Sequence[Repeat]") -> bool:
-    """Whether the server told how many tokens it accepted."""
-    return any(repeat.accept_length for repeat in arm)
-
-
-def _print(found: "Sequence[Comparison]", evals: "Sequence[EvalComparison]", base: int, tuned: int) -> None:
-    typer.echo(f"{base} repeats of the baseline, {tuned} of the tuned arm")
-    typer.echo(f"{'':<18}{'baseline':>12}{'tuned':>12}{'change':>9}   95 %              p      verdict")
-    for one in found:
-        ratio = one.ratio
-        interval = f"{ratio.low - 1:+.1%} to {ratio.high - 1:+.1%}"
-        typer.echo(
-            f"{one.metric.name:<18}{one.base:>12.2f}{one.tuned:>12.2f}{ratio.value - 1:>+9.1%}"
-            f"   {interval:<17} {one.p:<6.3f} {one.verdict}"
-        )
-    if min(base, tuned) < 4:
-        typer.echo("Fewer than four repeats an arm decide nothing: run more, taking the arms in turns.")
-    for score in evals:
-        typer.echo(
-            f"{score.name}: {score.base:.4f} -> {score.tuned:.4f}"
-            f" ({score.change:+.4f}, 95 % ±{score.margin:.4f}): {score.text}"
-        )
+        for line in outcome.lines():
+            typer.echo(line)
+    raise typer.Exit(outcome.exit_code)

@@ -1,0 +1,130 @@
+"""What is said of two arms at the end, for people and machines, and the exit code."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.ab.compare import REPEATS, Comparison, Finding, compare, differences, left_out
+from autotune.ab.evals import Change, EvalComparison, compare_evals
+from autotune.ab.folder import read_arm
+from autotune.ab.results import PER_ACCEPTED, per_accepted
+from autotune.report.text_table import Column, percent, text_table
+
+_COLUMNS = (
+    Column(""),
+    *(Column(name, right=True) for name in ("baseline", "tuned", "change")),
+    *(Column(name) for name in ("95 %", "p", "verdict")),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Two arms compared.
+
+    Attributes:
+        repeats: of the baseline and the tuned arm; None: no benchmark was given.
+        formula: of `ms/accepted token`, where it is there.
+        notes: what was left out, and what differs though it may.
+    """
+
+    repeats: tuple[int, int] | None = None
+    speed: tuple[Comparison, ...] = ()
+    accuracy: tuple[EvalComparison, ...] = ()
+    formula: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """1: something is surely worse. 2: nothing is, but it cannot be said. 0: nothing is worse."""
+        scores = {one.verdict for one in self.accuracy}
+        if Change.WORSE in scores or any(one.verdict.worse for one in self.speed):
+            return 1
+        unsaid = self.repeats is not None and not any(one.verdict.said for one in self.speed)
+        return 2 if unsaid or Change.UNKNOWN in scores else 0
+
+    @property
+    def verdict(self) -> str:
+        """The exit code in words."""
+        if self.exit_code == 1:
+            return "the tuned arm is worse"
+        if self.exit_code == 0:
+            better = sum(one.verdict in (Finding.FASTER, Finding.MORE) for one in self.speed)
+            return (
+                f"better in {better} of {len(self.speed)}, and nothing is worse"
+                if better
+                else "nothing is worse"
+            )
+        if self.repeats and min(self.repeats) < REPEATS:
+            return f"too few repeats: a verdict needs {REPEATS} an arm, taken in turns"
+        return "it cannot be said"
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values; every number in them is finite."""
+        return {
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+            "repeats": self.repeats and dict(zip(("base", "tuned"), self.repeats, strict=True)),
+            "speed": [asdict(one) for one in self.speed],
+            "ms_per_accepted_token": self.formula,
+            "accuracy": [{**asdict(one), "verdict": one.verdict} for one in self.accuracy],
+            "notes": list(self.notes),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        if self.repeats:
+            yield f"repeats: {self.repeats[0]} of the baseline, {self.repeats[1]} of the tuned arm"
+            yield from text_table(_COLUMNS, [_row(one) for one in self.speed])
+        if self.formula:
+            yield f"{PER_ACCEPTED.name} = {self.formula}"
+        for score in self.accuracy:
+            yield (
+                f"{score.name}: {score.base:.4f} -> {score.tuned:.4f}"
+                f" ({score.change:+.4f}, 95 % ±{score.margin:.4f}, p {_p(score.p)}): {score.verdict}"
+            )
+        yield from (f"note: {note}" for note in self.notes)
+        yield self.verdict
+
+
+def compare_arms(
+    arms: tuple[Path, Path] | None, evals: tuple[Path, Path] | None, *, min_effect: float = 0.01
+) -> Outcome:
+    """Two arms by their benchmark's and their evaluation's results, each a file or a folder.
+
+    Raises:
+        UserError: an input is not what it should be, or the arms are unequal.
+    """
+    scores = compare_evals(*evals) if evals else None
+    accuracy, notes = (scores.scores, scores.notes) if scores else ((), ())
+    if arms is None:
+        return Outcome(accuracy=accuracy, notes=notes)
+    base, tuned = (read_arm([path]) for path in arms)
+    every = (*base.repeats, *tuned.repeats)
+    speed = compare(base.repeats, tuned.repeats, min_effect=min_effect)
+    fewer = any(one.verdict is Finding.FEWER for one in speed)
+    return Outcome(
+        repeats=(len(base.repeats), len(tuned.repeats)),
+        speed=tuple(speed),
+        accuracy=accuracy,
+        formula=per_accepted(every)[1] or None,
+        notes=(
+            *["the tuned arm accepts fewer drafts, so nothing of it counts as faster"] * fewer,
+            *base.notes,
+            *tuned.notes,
+            *left_out(every),
+            *differences(every),
+            *notes,
+        ),
+    )
+
+
+def _row(one: Comparison) -> list[str]:
+    ratio = one.ratio
+    change = f"{percent(ratio.low - 1)} to {percent(ratio.high - 1)}"
+    means = (f"{mean:.2f}" if mean >= 1 else f"{mean:.3g}" for mean in (one.base, one.tuned))
+    return [one.metric.name, *means, percent(ratio.value - 1), change, _p(one.p), str(one.verdict)]
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
