@@ -1,5 +1,6 @@
 """Two arms compared: a ratio with its interval, and a verdict that few repeats cannot force."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -23,6 +24,7 @@ REPEATS: Final = 4
 LEVEL: Final = 0.95
 _RESAMPLES: Final = 10_000
 _EXACT: Final = 20_000  # permutations up to which all are tried
+_MEASURED: Final = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?|NaN|null")
 
 
 class Finding(StrEnum):
@@ -124,15 +126,18 @@ def left_out(repeats: Sequence[Repeat]) -> Iterator[str]:
         yield f"{metric.name} left out: {metric.field} {what} in {first.where}{others}"
 
 
-def differences(repeats: Sequence[Repeat]) -> Iterator[str]:
-    """What of the servers and the user's own labels is not the same in all repeats, though it may differ."""
-    first = repeats[0]
-    for name in sorted({name for repeat in repeats for name in repeat.told}):
-        for repeat in repeats:
-            if repeat.told.get(name) != first.told.get(name):
-                here, there = (one.told.get(name, "not told") for one in (first, repeat))
-                yield f"{name} is {here} in {first.where} and {there} in {repeat.where}"
-                break
+def differences(base: Sequence[Repeat], tuned: Sequence[Repeat]) -> Iterator[str]:
+    """What of the servers and the user's own labels is not the same in both arms, though it may differ.
+
+    A number that varies within an arm was measured, by whichever version of the tool.
+    """
+    for name in sorted({name for repeat in (*base, *tuned) for name in repeat.told}):
+        mine, theirs = (
+            list(dict.fromkeys(repeat.told.get(name, "not told") for repeat in arm)) for arm in (base, tuned)
+        )
+        measured = len(mine) > 1 < len(theirs) and all(_MEASURED.fullmatch(text) for text in (*mine, *theirs))
+        if {*mine} != {*theirs} and not measured:
+            yield f"{name} is {', '.join(mine)} in the baseline and {', '.join(theirs)} in the tuned arm"
 
 
 def compare_values(

@@ -153,10 +153,14 @@ def compare_evals(base: Path, tuned: Path) -> Evals:
         for key, (a, error_a, b, error_b) in shared.items()
         if error_a is not None and error_b is not None
     }
+    unjudged = [
+        f"{task} {metric} {a:.4f} -> {b:.4f}"
+        for (task, metric), (a, _, b, _) in sorted(shared.items())
+        if (task, metric) not in judged
+    ]
     if not judged:
-        raise UserError(
-            f"{mine.where} and {theirs.where} share no score with a standard error: run the same tasks"
-        )
+        told = f", only {_few(unjudged)}" if unjudged else ": run the same tasks"
+        raise UserError(f"{mine.where} and {theirs.where} share no score with a standard error{told}")
     groups = {key: _ancestors(key[0], mine.raw) for key in judged}
     own = [key for key in judged if not any((group, key[1]) in judged for group in groups[key])]
     compared = []
@@ -166,9 +170,8 @@ def compare_evals(base: Path, tuned: Path) -> Evals:
         p = erfc(abs(b - a) / sigma / 2**0.5) if sigma else float(a == b)
         name = f"{key[0]} {key[1]}"
         compared.append(EvalComparison(name, a, b, b - a, _SIGMAS * sigma, p, _higher(key, mine, theirs)))
-    return Evals(
-        tuple(_corrected(compared)), tuple(_notes(mine, theirs, set(shared) - set(judged), judged, own))
-    )
+    notes = _notes(mine, theirs, unjudged, len(judged), len(own))
+    return Evals(tuple(_corrected(compared)), tuple(notes))
 
 
 def _corrected(compared: list[EvalComparison]) -> list[EvalComparison]:
@@ -180,20 +183,18 @@ def _corrected(compared: list[EvalComparison]) -> list[EvalComparison]:
     return corrected
 
 
-def _notes(
-    mine: Results, theirs: Results, unjudged: set[tuple[str, str]], judged: Mapping[Any, Any], own: list[Any]
-) -> Iterator[str]:
+def _notes(mine: Results, theirs: Results, unjudged: list[str], judged: int, tested: int) -> Iterator[str]:
     yield from (*mine.notes, *theirs.notes)
     if mine.model != theirs.model:
         yield f"the model is {mine.model} in {mine.where} and {theirs.model} in {theirs.where}"
     if alone := sorted(mine.tasks ^ theirs.tasks):
         yield f"in one arm alone and not compared: {_few(alone)}"
     if unjudged:
-        yield f"without a standard error and not judged: {_few(sorted(' '.join(key) for key in unjudged))}"
-    if len(judged) > len(own):
-        yield f"{len(judged) - len(own)} scores of tasks are judged by their group's"
-    if len(own) > 1:
-        yield f"p is corrected for {len(own)} scores (Holm)"
+        yield f"without a standard error and not judged: {_few(unjudged)}"
+    if judged > tested:
+        yield f"{judged - tested} scores of tasks are judged by their group's"
+    if tested > 1:
+        yield f"p is corrected for {tested} scores (Holm)"
 
 
 def _ancestors(task: str, raw: Mapping[str, Any]) -> set[str]:

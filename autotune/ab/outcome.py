@@ -113,7 +113,7 @@ def compare_arms(
             *base.notes,
             *tuned.notes,
             *left_out(every),
-            *differences(every),
+            *differences(base.repeats, tuned.repeats),
             *notes,
         ),
     )

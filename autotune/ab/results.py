@@ -82,7 +82,7 @@ _ROLES: Final = ("encode", "prefill", "decode")
 # vLLM's own keys; others are the user's metadata or the parameters of a sweep.
 _VLLM: Final = re.compile(
     r"date|endpoint_type|backend|label|model_id|tokenizer_id|num_prompts|request_rate|burstiness|max_concurrency"
-    r"|ramp_up_\w+|duration|completed|failed|total_\w+|\w+_throughput|request_goodput|max_output_tokens_per_s"
+    r"|ramp_up_\w+|duration|completed|failed|total_\w+|\w+_throughput|request_goodput:?|max_output_tokens_per_s"
     r"|max_concurrent_requests|rtfx|run_number|rps_change_events|(mean|median|std|p[\d.]+)_\w+_ms"
     r"|(spec_decode|diffusion|probe)_\w+|\w+_lens|ttfts|itls|latencies|\w+_times|generated_texts|errors"
 )

@@ -7,6 +7,7 @@ Clock readings are not kept.
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -64,7 +65,7 @@ def read_table(path: Path) -> Table:
         if head["version"] > VERSION:
             raise UserError(f"{path} is of version {head['version']}, this tool reads {VERSION}: upgrade it")
         return _table(head, lines)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, StopIteration) as error:
+    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, StopIteration) as error:
         raise UserError(f"{path} is no recorded table ({error}): make one with record_table.py") from error
 
 

@@ -119,11 +119,19 @@ def test_what_may_differ_is_said_where_it_matters() -> None:
     server = {"tp_size": 8, "speculative_num_draft_tokens": 4, "port": 30001, "version": "0.5.23"}
     base, tuned = arm(sglang), arm(sglang, name="tuned", server_info=server, tag="tuned")
     assert compare(base, tuned)
-    assert list(differences([*base, *tuned])) == [
-        'server version is not told in base/0 and "0.5.23" in tuned/0'
+    assert list(differences(base, tuned)) == [
+        'server version is not told in the baseline and "0.5.23" in the tuned arm'
     ]
     base, tuned = arm(vllm), arm(vllm, name="tuned", image="v2", date="20260102-000000", label="tuned")
-    assert list(differences([*base, *tuned])) == ['image is not told in base/0 and "v2" in tuned/0']
+    assert list(differences(base, tuned)) == ['image is not told in the baseline and "v2" in the tuned arm']
+
+
+def test_a_number_that_varies_within_an_arm_is_no_difference_of_the_arms() -> None:
+    base = [*arm(vllm, energy_j=10.5), *arm(vllm, energy_j=10.6)]
+    tuned = [*arm(vllm, energy_j=9.5, power_limit=300), *arm(vllm, energy_j=9.7, power_limit=300)]
+    assert list(differences(base, tuned)) == [
+        "power_limit is not told in the baseline and 300 in the tuned arm"
+    ]
 
 
 def test_two_tools_are_not_compared() -> None:

@@ -91,7 +91,10 @@ def test_a_score_without_a_standard_error_is_said_and_not_judged(tmp_path: Path)
     ]
     evaluated = judged(tmp_path, *map(evals, made))
     assert [one.name for one in evaluated.scores] == [f"gsm8k {STRICT}"]
-    assert "without a standard error and not judged: wikitext word_perplexity,none" in evaluated.notes
+    assert (
+        "without a standard error and not judged: wikitext word_perplexity,none 8.0000 -> 99.0000"
+        in evaluated.notes
+    )
     with pytest.raises(UserError, match="share no score with a standard error"):
         judged(tmp_path, *(evals({"wikitext": {"word_perplexity,none": ppl}}) for ppl in (8.0, 99.0)))
 
