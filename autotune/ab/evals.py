@@ -222,7 +222,7 @@ def _higher(key: tuple[str, str], *arms: Results) -> bool | None:
     """
     task, metric = key
     stem = metric.partition(",")[0]
-    told = {}
+    told: dict[str, bool | None] = {}
     for arm in arms:
         of_task = _dict(_dict(arm.raw.get("higher_is_better")).get(task))
         listed = _dict(_dict(arm.raw.get("configs")).get(task)).get("metric_list")
@@ -249,9 +249,8 @@ def _check_equal(mine: Results, theirs: Results) -> None:
         UserError: names the first difference.
     """
     pairs = [(name, mine.raw.get(name), theirs.raw.get(name)) for name in _SAME_PROMPT]
-    pairs += [
-        (name, *(_dict(arm.raw.get("config")).get(name) for arm in (mine, theirs))) for name in _SAME_RUN
-    ]
+    asked_a, asked_b = (_dict(arm.raw.get("config")) for arm in (mine, theirs))
+    pairs += [(name, asked_a.get(name), asked_b.get(name)) for name in _SAME_RUN]
     for task in sorted(mine.tasks & theirs.tasks):
         for name in _SAME:
             a, b = (_dict(arm.raw.get(name)).get(task) for arm in (mine, theirs))

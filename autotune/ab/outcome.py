@@ -65,7 +65,7 @@ class Outcome:
             "verdict": self.verdict,
             "exit_code": self.exit_code,
             "repeats": self.repeats and dict(zip(("base", "tuned"), self.repeats, strict=True)),
-            "speed": [asdict(one) for one in self.speed],
+            "speed": [_json(one) for one in self.speed],
             "ms_per_accepted_token": self.formula,
             "accuracy": [{**asdict(one), "verdict": one.verdict} for one in self.accuracy],
             "notes": list(self.notes),
@@ -119,11 +119,27 @@ def compare_arms(
     )
 
 
+def _json(one: Comparison) -> dict[str, Any]:
+    """A comparison as JSON values; of too few repeats no interval and no p, which they cannot tell."""
+    values = asdict(one)
+    if one.verdict is Finding.TOO_FEW:
+        values |= {"ratio": {"value": one.ratio.value, "low": None, "high": None}, "p": None}
+    return values
+
+
 def _row(one: Comparison) -> list[str]:
     ratio = one.ratio
-    change = f"{percent(ratio.low - 1)} to {percent(ratio.high - 1)}"
+    few = one.verdict is Finding.TOO_FEW
+    change = "" if few else f"{percent(ratio.low - 1)} to {percent(ratio.high - 1)}"
     means = (f"{mean:.2f}" if mean >= 1 else f"{mean:.3g}" for mean in (one.base, one.tuned))
-    return [one.metric.name, *means, percent(ratio.value - 1), change, _p(one.p), str(one.verdict)]
+    return [
+        one.metric.name,
+        *means,
+        percent(ratio.value - 1),
+        change,
+        "" if few else _p(one.p),
+        str(one.verdict),
+    ]
 
 
 def _p(p: float) -> str:

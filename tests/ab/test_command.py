@@ -67,6 +67,8 @@ def test_exit_code_2_too_few_repeats(repeats: int, arms: tuple[Path, Path], tmp_
     code, text = run(arms[0], few)
     assert code == 2
     assert text.splitlines()[-1] == "too few repeats: a verdict needs 4 an arm, taken in turns"
+    speed = json.loads(run(arms[0], few, "--json")[1])["speed"]
+    assert {(one["p"], one["ratio"]["low"], one["ratio"]["high"]) for one in speed} == {(None, None, None)}
 
 
 def test_exit_code_2_it_cannot_be_said(tmp_path: Path) -> None:

@@ -86,10 +86,11 @@ def test_a_score_that_is_no_number_is_refused_with_its_place(bad: Any, tmp_path:
 
 
 def test_a_score_without_a_standard_error_is_said_and_not_judged(tmp_path: Path) -> None:
-    made = [
-        {"gsm8k": {STRICT: (0.9, 0.01)}, "wikitext": {"word_perplexity,none": ppl}} for ppl in (8.0, 99.0)
-    ]
-    evaluated = judged(tmp_path, *map(evals, made))
+    base, tuned = (
+        evals({"gsm8k": {STRICT: (0.9, 0.01)}, "wikitext": {"word_perplexity,none": perplexity}})
+        for perplexity in (8.0, 99.0)
+    )
+    evaluated = judged(tmp_path, base, tuned)
     assert [one.name for one in evaluated.scores] == [f"gsm8k {STRICT}"]
     assert (
         "without a standard error and not judged: wikitext word_perplexity,none 8.0000 -> 99.0000"

@@ -86,8 +86,8 @@ def test_what_is_no_number_above_zero_is_left_out_of_the_comparison(make: Any, b
 
 
 def test_nothing_to_compare_is_refused_with_the_reason() -> None:
-    nothing = dict.fromkeys((metric.field for metric in METRICS), 0.0)
-    repeat = read_repeat(sglang(**{**nothing, "accept_length": None}), "r.jsonl:1")
+    nothing: dict[str, Any] = dict.fromkeys((metric.field for metric in METRICS), 0.0)
+    repeat = read_repeat(sglang() | nothing | {"accept_length": None}, "r.jsonl:1")
     with pytest.raises(UserError, match=r"TPOT median, ms left out: median_tpot_ms is 0.0 in r.jsonl:1"):
         compare([repeat], [repeat])
 
