@@ -17,7 +17,11 @@ def main() -> None:
         code = _run()
     except KeyboardInterrupt:
         code = interrupt.exit_code()
-    sys.exit(interrupt.exit_code() if interrupt.ended() else code)
+    if interrupt.ended():
+        code = interrupt.exit_code()
+    if (log := sys.modules.get("autotune.cli.logfile")) is not None:
+        log.note(f"exit code {code}")
+    sys.exit(code)
 
 
 def _run() -> int:

@@ -8,6 +8,9 @@ from autotune.errors import UserError
 from autotune.model_config import read_layer
 from autotune.model_names import FAMILIES
 
+FUSED_SHARED = "+shared"
+"""Ends the name of a model that is seen with its shared experts as routed ones."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -50,7 +53,7 @@ class Model:
             )
         return replace(
             self,
-            name=f"{self.name}+shared",
+            name=f"{self.name}{FUSED_SHARED}",
             experts=self.experts + self.shared_experts,
             top_k=self.top_k + self.shared_experts,
             shared_experts=0,

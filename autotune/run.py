@@ -87,7 +87,7 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
             best = short_list(current) if judge is None else confirm_all(current, judge)
             settings = [] if judge is None else time_settings(current, judge, best)
             state = RunState.FINISHED
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BrokenPipeError):  # the latter: whoever read the progress has left
             state = RunState.INTERRUPTED
             raise
         finally:

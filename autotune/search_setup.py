@@ -1,12 +1,15 @@
 """A run's searches, one a stage and problem: what they begin with."""
 
 from autotune.backends.base import Backend, one_config
+from autotune.measure.subjects import Resolver
 from autotune.problem import Layer, Problem, Stage
-from autotune.results import Kind
+from autotune.results import Kind, LayerConfig
 from autotune.search.driver import Task
 from autotune.search.joint import JointModel
+from autotune.search.narrow import narrowed, parse_restriction
 from autotune.search.resume import known_results
-from autotune.search.study import Ask, StageSearch
+from autotune.search.study import EARLIER, Ask, StageSearch
+from autotune.space import BoundSpace
 from autotune.store.store import Store
 from autotune.tuning import RunRequest, Tuning
 
@@ -15,20 +18,27 @@ _OWED = 8
 
 
 def make_searches(request: RunRequest, backend: Backend, store: Store) -> dict[Task, StageSearch]:
-    """The searches, with configs to try first: published ones and earlier winners."""
+    """The searches, with configs to try first: those asked for, published ones and earlier winners.
+
+    Raises:
+        UserError: a restriction names no knob or value, or leaves nothing; a config to try is not legal.
+    """
     made: dict[Task, StageSearch] = {}
     # A stage's searches learn from each other: a model of its own a layer and stage.
     models: dict[tuple[Layer, Stage], JointModel] = {}
     for index, problem in enumerate(request.problems):
+        spaces = searched_spaces(request, backend, problem)
+        asked = asked_configs(request, backend, store, problem)
         for stage in Stage:
             model = models.setdefault((problem.layer, stage), JointModel(_stream(request.seed, len(models))))
             made[problem, stage] = StageSearch(
-                backend.space(problem.layer, problem.tokens, stage, request.target.device),
+                spaces[stage],
                 sampler=request.sampler,
                 # Unlike streams for unlike tasks, equal ones for equal commands.
                 seed=_stream(request.seed, 2 * index + (stage is Stage.STAGE2)),
-                budget=request.trials,
-                seeds=_seeds(request, backend, store, problem, stage),
+                # What was asked for is tried, whatever the budget.
+                budget=max(request.trials, 1 + len(asked[stage])),
+                seeds=[*asked[stage], *_seeds(request, backend, store, problem, stage)],
                 stop_when=request.stop_when,
                 model=model,
                 tokens=problem.tokens,
@@ -41,6 +51,37 @@ def make_searches(request: RunRequest, backend: Backend, store: Store) -> dict[T
 def _stream(seed: int, number: int) -> int:
     """The seed of one of a run's random streams, 32 bits, which is what numpy takes."""
     return (seed * 1000 + number) % 2**32
+
+
+def searched_spaces(request: RunRequest, backend: Backend, problem: Problem) -> dict[Stage, BoundSpace]:
+    """What a run searches at a problem: its spaces, or the part of them that was asked for.
+
+    Raises:
+        UserError: a restriction names no knob or value of these, or leaves nothing.
+    """
+    spaces = {
+        stage: backend.space(problem.layer, problem.tokens, stage, request.target.device) for stage in Stage
+    }
+    restrictions = [parse_restriction(text) for text in request.knobs]
+    return narrowed(spaces, restrictions, problem.shape, one_config=one_config(backend))
+
+
+def asked_configs(
+    request: RunRequest, backend: Backend, store: Store | None, problem: Problem
+) -> dict[Stage, list[Ask]]:
+    """The configs that the user wants tried, by stage.
+
+    Raises:
+        UserError: one is not legal.
+    """
+    resolver = Resolver(backend, request.target.device, store)
+    asked: dict[Stage, list[Ask]] = {stage: [] for stage in Stage}
+    for text in request.tries:
+        named = resolver.resolve(text, problem)
+        for stage in Stage if named.stage is None else (named.stage,):
+            config = named.subject.of(stage) if isinstance(named.subject, LayerConfig) else named.subject
+            asked[stage].append(Ask(config, "asked"))
+    return asked
 
 
 def resume(current: Tuning, workload: str) -> int:
@@ -56,8 +97,7 @@ def resume(current: Tuning, workload: str) -> int:
             space_digest=search.space.space.digest,
         )
         for config, us in known_results(stored, allow_spills=current.request.allow_spills).items():
-            search.observe(config, us)
-            resumed += 1
+            resumed += search.observe(config, us)
     if one_config(current.backend):
         _queue_what_one_stage_lacks(current.searches)
     return resumed
@@ -82,5 +122,5 @@ def _seeds(request: RunRequest, backend: Backend, store: Store, problem: Problem
     ]
     return [
         *(Ask(config, label) for label, config in published.items()),
-        *(Ask(entry.config.of(stage), "earlier") for entry in earlier),
+        *(Ask(entry.config.of(stage), EARLIER) for entry in earlier),
     ]

@@ -125,11 +125,22 @@ class Space:
 
 
 class BoundSpace:
-    """A space at one layer, token count and device."""
+    """A space at one layer, token count and device.
 
-    def __init__(self, space: Space, params: tuple[Param, ...], variables: Mapping[str, Any]) -> None:
+    Attributes:
+        whole: the space that this one is a part of; itself where it is no part.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        params: tuple[Param, ...],
+        variables: Mapping[str, Any],
+        whole: "BoundSpace | None" = None,
+    ) -> None:
         self.space = space
         self.params = params
+        self.whole = whole or self
         self._variables = variables
         # A rule is decided as soon as the last knob that it names is: illegal branches are never entered.
         order = {param.name: index for index, param in enumerate(params)}
@@ -139,8 +150,11 @@ class BoundSpace:
             self._decided[last].append(rule)
 
     def within(self, params: tuple[Param, ...]) -> "BoundSpace":
-        """The same space with fewer values: `params` are its own, some of them narrowed."""
-        return BoundSpace(self.space, params, self._variables)
+        """The same space with fewer values: `params` are its own, some of them narrowed.
+
+        Its default is the whole space's, which may lie outside.
+        """
+        return BoundSpace(self.space, params, self._variables, self.whole)
 
     @cached_property
     def default(self) -> Config:
@@ -181,6 +195,15 @@ class BoundSpace:
         return [float(feature.size(variables)) for feature in self.space.features]
 
     def is_legal(self, config: Config) -> bool:
+        """Whether `config` is of this space; of a part, what the rest of the whole space has is not.
+
+        Raises:
+            UserError: the config names a knob or value that the whole space does not have, or lacks one.
+        """
+        if self.whole is not self and not all(
+            _offers(param, config[param.name]) for param in self.params if param.name in config
+        ):
+            return False
         return self.broken_rule(config) is None
 
     def complete(self, partial: Mapping[str, Value]) -> Config:

@@ -29,6 +29,7 @@ class Target:
         live: it can be measured on.
         why: how the target was chosen, as one sentence for the user.
         table: the recorded table that answers instead of a device; None: none does.
+        routing: that the table was recorded with.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Target:
     live: bool
     why: str
     table: Path | None = None
+    routing: str | None = None
 
     @property
     def kind(self) -> Kind:
@@ -78,7 +80,7 @@ def _replay(name: str) -> Target:
     table = read_table(path)
     recorded = table.fingerprint.device
     why = f"{path.name} answers, recorded on {recorded}: every figure is replayed and none can be exported."
-    return Target(name, table.device, live=False, why=why, table=path)
+    return Target(name, table.device, live=False, why=why, table=path, routing=table.routing.key)
 
 
 def _live_device() -> Device:

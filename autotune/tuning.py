@@ -31,6 +31,8 @@ class RunRequest:
         guards: tokens at which a setting of the whole process is timed besides, where knobs are variables.
         check_timeout_s: offline, checks of the short lists' machine code are given up after so long.
         stop_when: a search ends when less gain than this fraction is to be expected; None: at its budget.
+        knobs: restrictions of the search spaces, `tile_k=256,512` or `stage1:tile_k=256`.
+        tries: configs to try whatever the search thinks of them, as `autotune measure --config` takes them.
         command: the command line, for the record.
     """
 
@@ -48,6 +50,8 @@ class RunRequest:
     stop_when: float | None = None
     check_timeout_s: float = 90.0
     guards: tuple[int, ...] = ()
+    knobs: tuple[str, ...] = ()
+    tries: tuple[str, ...] = ()
     command: str = ""
 
 

@@ -11,7 +11,9 @@ from autotune.cli.options import (
     Concurrency,
     Database,
     FusedShared,
+    GpuIndex,
     Json,
+    LogFile,
     ModelConfig,
     ModelName,
     Requantised,
@@ -21,12 +23,16 @@ from autotune.cli.options import (
     between,
     make_layer,
     make_problems,
+    refuse,
+    show_only,
 )
+from autotune.cli.output import print_json
 
 _NAMED = "default, stage1:KNOB=VALUE,…, stage1:…;stage2:…, run:ID, or a bundle's folder."
 
 
 def compare(
+    context: typer.Context,
     a: Annotated[str, typer.Argument(help=_NAMED)],
     b: Annotated[str, typer.Argument(help=_NAMED)],
     shape: Shape = "m4",
@@ -38,6 +44,7 @@ def compare(
     requantised: Requantised = False,
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
+    device: GpuIndex = None,
     min_effect: Annotated[
         float,
         typer.Option(
@@ -50,6 +57,7 @@ def compare(
     rounds: Rounds = 32,
     seed: MeasureSeed = 0,
     db: Database = None,
+    log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
     """Put A and B through paired rounds; says whether B is faster, slower, the same, or whether that is open.
@@ -60,7 +68,6 @@ def compare(
 
       autotune compare deploy-old deploy-new --shape all
     """
-    import json
     from dataclasses import asdict
 
     from autotune.backends import load_backend
@@ -71,6 +78,7 @@ def compare(
     from autotune.store.store import Store
     from autotune.targets import resolve_target
 
+    show_only(device)
     problems = make_problems(
         make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),
         shape,
@@ -78,15 +86,16 @@ def compare(
         routing,
     )
     kernels = load_backend(backend)
-    device = resolve_target("live").device
+    card_here = resolve_target("live").device
     settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_effect)
     # A run's number is all that needs the database.
     if a.startswith("run:") or b.startswith("run:"):
         with Store.open(db, read_only=True) as store:
-            resolver = Resolver(kernels, device, store)
+            resolver = Resolver(kernels, card_here, store)
             named = {p: resolver.alike(resolver.resolve(a, p), resolver.resolve(b, p)) for p in problems}
     else:
-        resolver = Resolver(kernels, device)
+        refuse(context, "neither side is run:ID", "db")
+        resolver = Resolver(kernels, card_here)
         named = {p: resolver.alike(resolver.resolve(a, p), resolver.resolve(b, p)) for p in problems}
     environments = layer_environment(kernels.environment)
     failed = False
@@ -123,6 +132,6 @@ def compare(
             if not as_json:
                 typer.echo(f"{problem.shape} {what} on {card}: {line}")
     if as_json:
-        typer.echo(json.dumps(results, indent=2))
+        print_json(results)
     if failed:
         raise typer.Exit(1)

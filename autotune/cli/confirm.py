@@ -11,9 +11,12 @@ from autotune.cli.options import (
     Concurrency,
     Database,
     FusedShared,
+    GpuIndex,
     Json,
+    LogFile,
     ModelConfig,
     ModelName,
+    Quiet,
     Requantised,
     RoutingModel,
     Shape,
@@ -21,7 +24,9 @@ from autotune.cli.options import (
     between,
     make_layer,
     make_problems,
+    show_only,
 )
+from autotune.cli.output import print_json
 
 if TYPE_CHECKING:
     from autotune.measure.reconfirm import Recheck
@@ -37,6 +42,7 @@ def confirm(
     requantised: Requantised = False,
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
+    device: GpuIndex = None,
     min_gain: Annotated[
         float,
         typer.Option(
@@ -49,6 +55,8 @@ def confirm(
     rounds: Rounds = 32,
     seed: MeasureSeed = 1,
     db: Database = None,
+    log_file: LogFile = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Confirm stored winners again on today's stack: paired rounds against today's default.
@@ -61,9 +69,9 @@ def confirm(
 
       autotune confirm --shape all --json
     """
-    import json
     import shlex
     import sys
+    from functools import partial
 
     from autotune.backends import load_backend
     from autotune.measure.reconfirm import reconfirm
@@ -71,6 +79,7 @@ def confirm(
     from autotune.store.store import Store
     from autotune.targets import resolve_target
 
+    show_only(device)
     problems = make_problems(
         make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),
         shape,
@@ -86,15 +95,17 @@ def confirm(
             problems,
             settings,
             shlex.join(["autotune", *sys.argv[1:]]),
-            (lambda recheck: None) if as_json else _print,
+            partial(_print, as_json=as_json, quiet=quiet),
         )
     if as_json:
-        typer.echo(json.dumps([_as_json(recheck) for recheck in done], indent=2))
+        print_json([_as_json(recheck) for recheck in done])
     if not all(recheck.holds or recheck.before.kept_default for recheck in done):
         raise typer.Exit(1)
 
 
-def _print(recheck: "Recheck") -> None:
+def _print(recheck: "Recheck", *, as_json: bool, quiet: bool) -> None:
+    if as_json or (quiet and (recheck.holds or recheck.before.kept_default)):
+        return
     before, after = recheck.before, recheck.after
     now = f"{after.gain:+.1%} now (95 %: {after.gain_low:+.1%} to {after.gain_high:+.1%})"
     says = f"holds, {now}" if recheck.holds else "kept default now"

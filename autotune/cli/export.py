@@ -1,14 +1,30 @@
 """`autotune export`: the confirmed winners as files that serving loads."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.options import BackendName, Database, FusedShared, ModelConfig, Requantised, Tp, make_layer
+from autotune.cli import complete
+from autotune.cli.options import (
+    BackendName,
+    Database,
+    FusedShared,
+    Json,
+    ModelConfig,
+    Quiet,
+    Requantised,
+    make_layer,
+    refuse,
+)
+from autotune.cli.output import print_json
+
+if TYPE_CHECKING:
+    from autotune.export.export import Exported, Plan
 
 
 def export(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the bundle; an older one in it is replaced.")] = Path(
         "deploy"
     ),
@@ -22,10 +38,20 @@ def export(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Preset whose winners to export; default: of the most recent run."),
+        typer.Option(
+            help="Preset whose winners to export; default: of the most recent run.",
+            rich_help_panel="Problem",
+            autocompletion=complete.models,
+        ),
     ] = None,
     model_config: ModelConfig = None,
-    tp: Tp = 8,
+    tp: Annotated[
+        int | None,
+        typer.Option(
+            help="Tensor-parallel degree; default: of the most recent run, or 8 where a model is named.",
+            rich_help_panel="Problem",
+        ),
+    ] = None,
     fused_shared_experts: FusedShared = False,
     requantised: Requantised = False,
     device: Annotated[
@@ -101,6 +127,8 @@ def export(
         bool, typer.Option("--preview", help="Print names and key tables; write nothing.")
     ] = False,
     db: Database = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Write the winners as a bundle: environment files, JSON and manifest.json.
 
@@ -116,6 +144,7 @@ def export(
 
       autotune export --backend aiter_main --aiter-source ~/aiter --preview
     """
+    from dataclasses import asdict
     from functools import partial
 
     from autotune.export.aiter_table import ServingAiter
@@ -123,19 +152,27 @@ def export(
     from autotune.export.deploy import deploy_files
     from autotune.export.export import Selection, no_extras, plan, serving_folder, write
     from autotune.export.formats import require_format
+    from autotune.export.global_env import decision_json
     from autotune.export.mix import make_mix
     from autotune.export.shape_log import read_shape_log
-    from autotune.export.text import decision_lines, preview_lines
-    from autotune.report.winners import verdict
+    from autotune.report.winners import as_json as winner_json
+    from autotune.report.winners import summarise
     from autotune.store.store import Store
 
     require_format(backend, made_as)
+    _refuse_what_has_no_effect(context, backend, guards)
     layer = None
     if model or model_config:
         layer = make_layer(
-            *(model or "", model_config, tp, fused_shared_experts), requantised=requantised, backend=backend
+            *(model or "", model_config, tp or 8, fused_shared_experts),
+            requantised=requantised,
+            backend=backend,
         )
-    selection = Selection(backend, layer, device, allow_estimates, requantised)
+    selection = Selection(
+        *(backend, layer, device, allow_estimates, requantised),
+        tp=tp,
+        fused_shared=fused_shared_experts and layer is None,
+    )
     place = Place(serving_folder(out, bundle_path), device_name, triton_version)
     extras = partial(deploy_files, deploy, place.folder) if deploy else no_extras
     with Store.open(db, create=False) as store:
@@ -148,17 +185,65 @@ def export(
             extras=extras,
             aiter=ServingAiter(aiter_source, aiter_root),
         )
-        for winner in made.winners:
-            typer.echo(f"{winner.problem.shape} ({winner.problem.tokens} tokens): {verdict(winner)}")
-        for line in preview_lines(made.previews) if preview else ():
-            typer.echo(line)
-        for line in decision_lines(made.decision) if made.decision else ():
-            typer.echo(line)
-        for note in made.notes:
-            typer.echo(f"note: {note}")
-        if preview:
-            typer.echo(f"nothing written; it would be {', '.join(made.files)} in {out}")
+        exported = None if preview else write(store, out, made, allow_estimates=allow_estimates)
+        if as_json:
+            print_json(
+                {
+                    "written": exported is not None,
+                    "folder": str(exported.folder if exported else out),
+                    "files": list(made.files),
+                    "winners": [winner_json(summarise(store, winner)) for winner in made.winners],
+                    "previews": [asdict(each) for each in made.previews],
+                    "decision": decision_json(made.decision) if made.decision else None,
+                    "notes": list(made.notes),
+                }
+            )
             return
-        exported = write(store, out, made, allow_estimates=allow_estimates)
+    if quiet and not preview:
+        for note in made.notes:
+            typer.echo(f"note: {note}", err=True)
+        return
+    _print(made, out, exported, preview)
+
+
+def _print(made: "Plan", out: Path, exported: "Exported | None", preview: bool) -> None:
+    from autotune.export.text import decision_lines, preview_lines
+    from autotune.report.winners import verdict
+
+    for winner in made.winners:
+        typer.echo(f"{winner.problem.shape} ({winner.problem.tokens} tokens): {verdict(winner)}")
+    for line in preview_lines(made.previews) if preview else ():
+        typer.echo(line)
+    for line in decision_lines(made.decision) if made.decision else ():
+        typer.echo(line)
+    for note in made.notes:
+        typer.echo(f"note: {note}")
+    if exported is None:
+        typer.echo(f"nothing written; it would be {', '.join(made.files)} in {out}")
+        return
     typer.echo(f"wrote {', '.join(exported.files)} to {exported.folder}")
     typer.echo("Rollback: delete the folder and restart the server; nothing else was changed.")
+
+
+def _refuse_what_has_no_effect(context: typer.Context, backend: str, guards: str) -> None:
+    """Options of formats that the backend's winners are not written in.
+
+    Raises:
+        UserError: such an option stands on the command line, or --margin without a guard.
+    """
+    from autotune.backends import load_backend
+    from autotune.export.formats import format_of
+    from autotune.export.mix import parse_guards
+
+    served = format_of(load_backend(backend))
+    why = f"winners of backend {backend} are served by --format {served}"
+    if served not in ("sglang", "vllm"):
+        refuse(context, f"{why}, whose files have no card's name", "device_name")
+    if served != "sglang":
+        refuse(context, f"{why}, and only SGLang looks for a Triton", "triton_version")
+    if served != "aiter":
+        refuse(context, f"{why}, not by rows of AITER's table", "aiter_source", "aiter_root")
+    if served != "env":
+        refuse(context, f"{why}, a config a shape", "mix", "shape_log", "guards", "margin")
+    elif not parse_guards(guards):
+        refuse(context, "there is no guard", "margin")

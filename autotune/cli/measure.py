@@ -10,7 +10,9 @@ from autotune.cli.options import (
     Cold,
     Concurrency,
     FusedShared,
+    GpuIndex,
     Json,
+    LogFile,
     ModelConfig,
     ModelName,
     Requantised,
@@ -20,7 +22,9 @@ from autotune.cli.options import (
     between,
     make_layer,
     make_problems,
+    show_only,
 )
+from autotune.cli.output import print_json
 
 MeasureSeed = Annotated[
     int,
@@ -56,9 +60,11 @@ def measure(
     requantised: Requantised = False,
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
+    device: GpuIndex = None,
     cold: Cold = 2.0,
     rounds: Rounds = 32,
     seed: MeasureSeed = 0,
+    log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
     """Time one config on this machine's GPU, with its 95 % interval over fresh routings.
@@ -69,7 +75,6 @@ def measure(
 
       autotune measure --config default --shape all
     """
-    import json
     from dataclasses import asdict
 
     from autotune.backends import load_backend
@@ -79,6 +84,7 @@ def measure(
     from autotune.results import Failure
     from autotune.targets import resolve_target
 
+    show_only(device)
     problems = make_problems(
         make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),
         shape,
@@ -93,14 +99,14 @@ def measure(
     failed = False
     results: list[dict[str, Any]] = []
     with Measurer(kernels.runtime, problems, settings) as measurer:
-        device = measurer.fingerprint().device
+        card = measurer.fingerprint().device
         for problem, subject in named.items():
             answer = measurer.interval(problem, subject.subject, subject.stage, environments)
             what = str(subject.stage or "layer")
             row: dict[str, Any] = {
                 "shape": problem.shape,
                 "what": what,
-                "device": device,
+                "device": card,
                 "workload": settings.key,
             }
             if isinstance(answer, Failure):
@@ -115,8 +121,8 @@ def measure(
                     f" numeric error {error:.1e}"
                 )
             if not as_json:
-                typer.echo(f"{problem.shape} {what} on {device}: {line}")
+                typer.echo(f"{problem.shape} {what} on {card}: {line}")
     if as_json:
-        typer.echo(json.dumps(results, indent=2))
+        print_json(results)
     if failed:
         raise typer.Exit(1)

@@ -3,9 +3,12 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from autotune.cli import complete
+from autotune.errors import UserError
 
 if TYPE_CHECKING:
     from autotune.problem import Layer, Problem
@@ -37,13 +40,49 @@ def at_most_cores(workers: int | None) -> tuple[int, list[str]]:
     return cores, [f"--workers {workers}: this process may use {cores} cores, so {cores} are started."]
 
 
+def given(context: typer.Context, *names: str) -> list[str]:
+    """Those of a command's parameters that stand on the command line, as the user types them."""
+    typed = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [typed[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+
+
+def refuse(context: typer.Context, why: str, *names: str) -> None:
+    """Refuses options that have no effect here: what a user asks for either happens or is denied.
+
+    Raises:
+        UserError: one of them stands on the command line.
+    """
+    for name in names:
+        for option in given(context, name):
+            value = context.params.get(name)
+            typed = "" if isinstance(value, bool) or value is None else f" {value}"
+            raise UserError(f"{option}{typed} has no effect here, {why}: leave it out")
+
+
+def _one_model(context: typer.Context, value: Any) -> Any:
+    if len(given(context, "model", "model_config")) == 2:
+        raise UserError("--model and --model-config both name the model: give one of them")
+    return value
+
+
 ModelName = Annotated[
-    str, typer.Option("--model", help="Preset of layer dimensions.", rich_help_panel="Problem")
+    str,
+    typer.Option(
+        "--model",
+        help="Preset of layer dimensions.",
+        rich_help_panel="Problem",
+        callback=_one_model,
+        autocompletion=complete.models,
+    ),
 ]
 ModelConfig = Annotated[
     Path | None,
     typer.Option(
-        help="A Hugging Face config.json instead of a preset.", rich_help_panel="Problem", metavar="FILE"
+        help="A Hugging Face config.json instead of a preset.",
+        rich_help_panel="Problem",
+        metavar="FILE",
+        callback=_one_model,
     ),
 ]
 Tp = Annotated[int, typer.Option(help="Tensor-parallel degree.", rich_help_panel="Problem")]
@@ -65,7 +104,11 @@ Requantised = Annotated[
 ]
 Shape = Annotated[
     str,
-    typer.Option(help="Verify tokens a sequence: m1..m8, several (m1,m4) or all.", rich_help_panel="Problem"),
+    typer.Option(
+        help="Verify tokens a sequence: m1..m8, several (m1,m4) or all.",
+        rich_help_panel="Problem",
+        autocompletion=complete.shapes,
+    ),
 ]
 Concurrency = Annotated[
     str,
@@ -80,15 +123,46 @@ RoutingModel = Annotated[
         "--routing",
         help="uniform, zipf:S, correlated:P (draft tokens keep an expert with probability P), file:PATH.",
         rich_help_panel="Problem",
+        autocompletion=complete.routings,
     ),
 ]
-BackendName = Annotated[str, typer.Option("--backend", help="Family of kernels.")]
+
+
+def _for_flydsl(context: typer.Context, backend: str | None) -> None:
+    """Refuses a FlyDSL tree for kernels that are of none. Called for each of the options: any may be last.
+
+    Raises:
+        UserError: the backend is known by now and is another of ours.
+    """
+    if backend is not None and backend != "flydsl" and ":" not in backend:
+        refuse(context, f"backend {backend} is of no FlyDSL tree", "flydsl_root", "flydsl_python")
+
+
+def _backend(context: typer.Context, value: str) -> str:
+    _for_flydsl(context, value)
+    return value
+
+
+BackendName = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        help="Family of kernels.",
+        callback=_backend,
+        autocompletion=complete.backends,
+    ),
+]
 TargetName = Annotated[
     str | None,
     typer.Option(
         "--target",
         help="live, offline:mi325x, …, or replay:TABLE; default: the GPU here, else offline:mi325x.",
+        autocompletion=complete.targets,
     ),
+]
+GpuIndex = Annotated[
+    int | None,
+    typer.Option("--device", help="Index of the GPU to measure on.", min=0, rich_help_panel="Measuring"),
 ]
 Database = Annotated[
     str | None,
@@ -106,14 +180,34 @@ Cold = Annotated[
         rich_help_panel="Measuring",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines: it alone on standard output.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing of progress and success, only what needs a look.")
+]
 
 
-def _set(variable: str) -> "Callable[[str | None], str | None]":
+def _log(context: typer.Context, value: Path | None) -> Path | None:
+    if value is not None and not context.resilient_parsing:
+        from autotune.cli import logfile
+
+        logfile.start(value)
+    return value
+
+
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Add what is said, and every trial, to this file, with the time.", metavar="FILE", callback=_log
+    ),
+]
+
+
+def _set(variable: str) -> "Callable[[typer.Context, str | None], str | None]":
     """A callback that hands an option to backends, which live in other processes too, as a variable."""
 
-    def set_it(value: str | None) -> str | None:
+    def set_it(context: typer.Context, value: str | None) -> str | None:
         if value is not None:
+            _for_flydsl(context, context.params.get("backend"))
             os.environ[variable] = value
         return value
 
@@ -182,3 +276,21 @@ def make_problems(layer: "Layer", shape: str, concurrency: str, routing: str) ->
     from autotune.routing import Routing
 
     return problems(layer, parse_shapes(shape), parse_concurrency(concurrency), Routing.parse(routing))
+
+
+def show_only(device: int | None) -> None:
+    """Lets this process's workers see one GPU: the one of that index among those visible now. None: all.
+
+    Raises:
+        UserError: fewer are visible.
+    """
+    if device is None:
+        return
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        visible = [name for name in os.environ.get(variable, "").split(",") if name.strip()]
+        if visible and device >= len(visible):
+            raise UserError(
+                f"--device {device} is not visible, {variable} shows {len(visible)}:"
+                f" use 0 to {len(visible) - 1}"
+            )
+        os.environ[variable] = visible[device] if visible else str(device)

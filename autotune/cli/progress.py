@@ -5,7 +5,10 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from autotune.cli import logfile
+from autotune.cli.eta import Eta
 from autotune.problem import Problem
+from autotune.report.text_table import duration
 from autotune.results import Status
 from autotune.search.driver import Task
 from autotune.search.study import StageSearch
@@ -18,9 +21,13 @@ _PLAIN_EVERY_S = 10.0
 
 
 class Tally:
-    """What has happened so far; the base of both displays."""
+    """What has happened so far; the base of both displays, and all that machines get.
 
-    def __init__(self) -> None:
+    Args:
+        timeout_s: seconds after which the run tries nothing new; None: never.
+    """
+
+    def __init__(self, timeout_s: float | None = None) -> None:
         self.tasks: dict[Task, StageSearch] = {}
         self.counts: Counter[Status] = Counter()
         self.merged = 0
@@ -28,26 +35,34 @@ class Tally:
         self.measure_s = 0.0
         self.resumed = 0
         self.no_winner: dict[Problem, str] = {}
-        self._first_at = 0.0
-        self._total = 0
+        self.eta = Eta(timeout_s)
+        self._open: dict[Task, int] = {}
 
     def on_start(self, tasks: dict[Task, StageSearch], *, resumed: int) -> None:
         self.tasks, self.resumed = tasks, resumed
-        self._total = sum(max(0, search.budget - search.asked) for search in tasks.values())
+        self._open = {task: max(0, search.budget - search.asked) for task, search in tasks.items()}
+        self.eta.start(self.left, len({problem for problem, _ in tasks}))
 
     def on_trial(self, trial: TrialRecord, search: StageSearch) -> None:
-        if not self.done:
-            self._first_at = time.monotonic()
+        task = (trial.problem, trial.stage)
+        self._open[task] = max(0, self._open.get(task, 0) - 1)
         self.counts[trial.status] += 1
         self.merged += trial.merged_into is not None
         self.compile_s += trial.compile_s
         self.measure_s += trial.measure_s
+        self.eta.trial(self.left, trial.measure_s)
+        outcome = trial.reason if trial.figure_us is None else f"{trial.figure_us:.2f} µs {trial.kind}"
+        logfile.note(
+            f"trial {trial.problem.shape} {trial.stage} {trial.status}: {outcome}, {trial.config},"
+            f" {trial.origin}, compile {trial.compile_s:.1f} s, device {trial.measure_s:.2f} s"
+        )
 
     def on_check(self, problem: Problem) -> None:
-        pass
+        self.eta.final()
 
     def on_confirm(self, problem: Problem, contenders: int) -> None:
-        pass
+        self.eta.final()
+        logfile.note(f"final {problem.shape}: {contenders} layer configs")
 
     def on_no_winner(self, problem: Problem, reason: str) -> None:
         self.no_winner[problem] = reason
@@ -64,20 +79,24 @@ class Tally:
         return self.counts.total()
 
     @property
-    def total(self) -> int:
-        """Trials that this run will have made."""
-        return self._total
+    def left(self) -> int:
+        """Trials that are still to come."""
+        return sum(
+            count for task, count in self._open.items() if task in self.tasks and not self.tasks[task].stopped
+        )
 
     @property
-    def eta_s(self) -> float | None:
-        """Seconds to the end of the search at the pace since the first trial; None: nothing to go by.
+    def total(self) -> int:
+        """Trials that this run will have made."""
+        return self.done + self.left
 
-        What comes before the first trial, such as starting workers, happens once.
-        """
-        if self.done < 2:
-            return None
-        pace = (time.monotonic() - self._first_at) / (self.done - 1)
-        return pace * max(0, self.total - self.done)
+    @property
+    def to_go(self) -> str:
+        """How long it still takes, as words; `–` where nothing is known yet."""
+        seconds = self.eta.seconds
+        if seconds is None:
+            return "time to go –"
+        return f"about {duration(seconds)} to go" + ("" if self.eta.finals_known else ", then the checks")
 
     def by_status(self) -> str:
         """Trials by status, with how many were merged, as words."""
@@ -98,8 +117,8 @@ class Tally:
 class PlainProgress(Tally):
     """Lines now and then."""
 
-    def __init__(self, kind: str) -> None:
-        super().__init__()
+    def __init__(self, kind: str, timeout_s: float | None = None) -> None:
+        super().__init__(timeout_s)
         self._kind = kind
         self._last = time.monotonic()
 
@@ -115,26 +134,27 @@ class PlainProgress(Tally):
         super().on_trial(trial, search)
         if time.monotonic() - self._last >= _PLAIN_EVERY_S or self.done == self.total:
             self._last = time.monotonic()
-            eta = "" if self.eta_s is None else f", about {self.eta_s:.0f} s to go"
-            print(f"{self.done}/{self.total} trials ({self.by_status()}){eta}")
+            print(f"{self.done}/{self.total} trials ({self.by_status()}), {self.to_go}")
             for problem, stage in self.tasks:
                 print(f"  {problem.shape} {stage}: {self.best((problem, stage))} ({self._kind})")
             sys.stdout.flush()
 
     def on_check(self, problem: Problem) -> None:
+        super().on_check(problem)
         print(f"{problem.shape}: executing the short list's machine code on the CPU", flush=True)
 
     def on_confirm(self, problem: Problem, contenders: int) -> None:
+        super().on_confirm(problem, contenders)
         print(f"{problem.shape}: confirming {contenders} layer configs on fresh routings", flush=True)
 
 
 class LiveProgress(Tally):
     """A display that is redrawn in place; use it as a context manager."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, timeout_s: float | None = None) -> None:
         from rich.live import Live
 
-        super().__init__()
+        super().__init__(timeout_s)
         self._kind = kind
         self._phase = "searching"
         self._live = Live(get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -147,9 +167,11 @@ class LiveProgress(Tally):
         self._live.stop()
 
     def on_check(self, problem: Problem) -> None:
+        super().on_check(problem)
         self._phase = f"executing the short list's machine code at {problem.shape}"
 
     def on_confirm(self, problem: Problem, contenders: int) -> None:
+        super().on_confirm(problem, contenders)
         self._phase = f"confirming {contenders} layer configs at {problem.shape}"
 
     def _render(self) -> "RenderableType":
@@ -166,8 +188,7 @@ class LiveProgress(Tally):
                 f"{len(search.results)}/{search.budget}",
                 self.best((problem, stage)),
             )
-        eta = "" if self.eta_s is None else f", about {self.eta_s:.0f} s to go"
-        clock = f"compile {self.compile_s:.0f} s, device {self.measure_s:.0f} s, {self._phase}{eta}"
+        clock = f"compile {self.compile_s:.0f} s, device {self.measure_s:.0f} s, {self._phase}, {self.to_go}"
         bar = Table.grid()  # a bar alone does not end its line
         bar.add_row(ProgressBar(total=max(1, self.total), completed=self.done, width=60))
         return Group(table, bar, Text(f"{self.by_status()}"), Text(clock))

@@ -19,9 +19,12 @@ from autotune.cli.options import (
     FlydslPython,
     FlydslRoot,
     FusedShared,
+    GpuIndex,
     Json,
+    LogFile,
     ModelConfig,
     ModelName,
+    Quiet,
     Requantised,
     RoutingModel,
     Shape,
@@ -29,9 +32,13 @@ from autotune.cli.options import (
     Tp,
     at_most_cores,
     between,
+    given,
     make_layer,
     make_problems,
+    refuse,
+    show_only,
 )
+from autotune.cli.output import print_json
 
 if TYPE_CHECKING:
     from autotune.cli.progress import Tally
@@ -44,6 +51,7 @@ _LIVE_TRIALS = 200
 
 
 def run(
+    context: typer.Context,
     shape: Shape = "m4",
     concurrency: Concurrency = "1",
     model: ModelName = "kimi-k2.5-w4a8",
@@ -56,7 +64,7 @@ def run(
     target: TargetName = None,
     flydsl_root: FlydslRoot = None,
     flydsl_python: FlydslPython = None,
-    device: Annotated[int | None, typer.Option(help="Index of the GPU to measure on.", min=0)] = None,
+    device: GpuIndex = None,
     trials: Annotated[
         int | None,
         typer.Option(
@@ -82,6 +90,25 @@ def run(
             help="joint (one model of all shapes), or Optuna's tpe, gp or random.", rich_help_panel="Search"
         ),
     ] = "joint",
+    knob: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Search only these values: tile_k=256,512, or at one stage stage1:tile_k=256. What ships is"
+            " tried all the same. May be repeated.",
+            rich_help_panel="Search",
+            metavar="KNOB=VALUES",
+        ),
+    ] = None,
+    try_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try",
+            help="Try this config first, as measure --config takes it: stage1:tile_k=256,split_k=2. May be"
+            " repeated.",
+            rich_help_panel="Search",
+            metavar="CONFIG",
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Compile processes; one a core at most.", rich_help_panel="Search"),
@@ -124,7 +151,13 @@ def run(
             rich_help_panel="Search",
         ),
     ] = "64,512,4096",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would be searched, and how long it may take; do nothing."),
+    ] = False,
     db: Database = None,
+    log_file: LogFile = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Search both stages at each shape and decide each shape's layer config.
@@ -137,6 +170,8 @@ def run(
       autotune run --shape m4
 
       autotune run --shape all --concurrency 1,40 --trials 400
+
+      autotune run --shape m4 --knob tile_k=256,512 --try stage1:split_k=4 --dry-run
 
       autotune run --target offline:mi325x --shape m4 --json
     """
@@ -154,11 +189,11 @@ def run(
         backend=None if (target or "").startswith("replay:") else backend,
     )
     problems = make_problems(layer, shape, concurrency, routing)
-    if device is not None:
-        show_only(device)
+    show_only(device)
     with ThreadPoolExecutor(1) as asking:
         # Asking the GPU takes seconds, in a process of its own; importing what searches does as well.
         answer = asking.submit(resolve_target, target)
+        from autotune.cli.plan import print_plan
         from autotune.export.mix import parse_guards
         from autotune.measure.settings import MeasureSettings
         from autotune.results import Kind
@@ -169,6 +204,9 @@ def run(
 
         make_sampler(sampler, seed)  # an unknown name is told before anything is searched
         chosen = answer.result()
+    _refuse_what_has_no_effect(context, chosen, backend)
+    if chosen.routing is not None:
+        problems = make_problems(layer, shape, concurrency, chosen.routing)
     request = RunRequest(
         backend=backend,
         problems=problems,
@@ -183,19 +221,20 @@ def run(
         measuring=MeasureSettings(min_gain=min_gain, cold=cold),
         stop_when=stop_when,
         guards=parse_guards(guards),
+        knobs=tuple(knob or ()),
+        tries=tuple(try_ or ()),
         command=shlex.join(["autotune", *sys.argv[1:]]),
     )
+    if dry_run:
+        print_plan(request, as_json=as_json)
+        return
     with Store.open(db) as store:
-        progress = _progress(as_json, str(chosen.kind))
-        if not as_json:
-            _say(
-                [
-                    *capped,
-                    *store.warnings,
-                    chosen.why,
-                    f"{layer.key}, backend {backend}, database {store.location}",
-                ]
-            )
+        progress = _progress(as_json or quiet, str(chosen.kind), timeout)
+        for line in store.warnings:
+            typer.echo(line, err=as_json or quiet)
+        if not (as_json or quiet):
+            typer.echo(chosen.why)
+            typer.echo(f"{layer.key}, backend {backend}, database {store.location}")
         try:
             with progress:
                 result = run_search(request, store, progress)
@@ -205,45 +244,48 @@ def run(
                 err=True,
             )
             raise typer.Exit(interrupt.exit_code()) from None
-        _print_result(store, result, progress, chosen, as_json)
+        _print_result(store, result, progress, chosen, as_json, quiet)
 
 
-def show_only(device: int) -> None:
-    """Lets this process's workers see one GPU: the one of that index among those visible now.
+def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend: str) -> None:
+    """Options of the measurement where nothing is measured, and the like.
 
     Raises:
-        UserError: fewer are visible.
+        UserError: such an option stands on the command line.
     """
+    from autotune.backends import load_backend
     from autotune.errors import UserError
+    from autotune.export.env_knobs import DeployedByEnvironment
 
-    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-        visible = [name for name in os.environ.get(variable, "").split(",") if name.strip()]
-        if visible and device >= len(visible):
+    if not target.live:
+        refuse(context, f"{target.name} measures on no GPU", "device", "cold")
+    if target.table is not None:
+        refuse(context, f"{target.name} compiles nothing", "compile_timeout")
+        if given(context, "routing") and context.params["routing"] != target.routing:
             raise UserError(
-                f"--device {device} is not visible, {variable} shows {len(visible)}:"
-                f" use 0 to {len(visible) - 1}"
+                f"--routing {context.params['routing']} has no effect here, {target.name} was recorded with"
+                f" {target.routing}: leave it out"
             )
-        os.environ[variable] = visible[device] if visible else str(device)
+    elif not target.live:
+        refuse(context, "an estimate knows nothing of the routing", "routing")
+        refuse(context, "an estimate decides nothing", "min_gain")
+    if not target.live or not isinstance(load_backend(backend), DeployedByEnvironment):
+        refuse(context, "settings of the process are timed for aiter and flydsl on a GPU only", "guards")
 
 
-def _progress(as_json: bool, kind: str) -> "Tally":
+def _progress(silent: bool, kind: str, timeout_s: float | None) -> "Tally":
     from autotune.cli.progress import LiveProgress, PlainProgress, Tally
 
-    if as_json:
-        return Tally()
-    return LiveProgress(kind) if sys.stdout.isatty() else PlainProgress(kind)
-
-
-def _say(lines: list[str]) -> None:
-    for line in lines:
-        typer.echo(line)
+    if silent:
+        return Tally(timeout_s)
+    # A terminal that cannot go back a line gets plain ones.
+    redrawn = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown", "")
+    return (LiveProgress if redrawn else PlainProgress)(kind, timeout_s)
 
 
 def _print_result(
-    store: "Store", result: "RunResult", progress: "Tally", target: "Target", as_json: bool
+    store: "Store", result: "RunResult", progress: "Tally", target: "Target", as_json: bool, quiet: bool
 ) -> None:
-    import json
-
     from autotune.report.checks import judged_json, lines, summary
     from autotune.report.winners import as_json as winner_json
     from autotune.report.winners import print_winners, summarise
@@ -265,12 +307,13 @@ def _print_result(
             "checks": [judged_json(judged) for judged in result.checks],
             "winners": [winner_json(summary) for summary in summaries],
         }
-        typer.echo(json.dumps(content, indent=2))
+        print_json(content)
         return
-    typer.echo(
-        f"\n{progress.done} trials: {progress.by_status()}; compile {progress.compile_s:.0f} s,"
-        f" device {progress.measure_s:.0f} s"
-    )
+    if not quiet:
+        typer.echo(
+            f"\n{progress.done} trials: {progress.by_status()}; compile {progress.compile_s:.0f} s,"
+            f" device {progress.measure_s:.0f} s"
+        )
     for line in result.stopped:
         typer.echo(f"stopped early: {line}")
     if not result.complete:
@@ -286,7 +329,7 @@ def _print_result(
         typer.echo("\nOne setting of the process for every shape:")
     for line in result.settings:
         typer.echo(f"  {line}")
-    if not summaries:
+    if not summaries or quiet:
         return
     if target.live:
         typer.echo("\nNext: autotune export --out deploy")

@@ -32,7 +32,8 @@ def verify(
     triton_version: Annotated[
         str | None,
         typer.Option(
-            help="Version of the serving stack's Triton; default: what the bundle was exported for."
+            help="Version of the serving stack's Triton, which SGLang looks for; default: this machine's"
+            " where its installed engine and its GPU are asked, else what the bundle was exported for."
         ),
     ] = None,
     model_config: ModelConfig = None,

@@ -47,7 +47,7 @@ class EngineSource:
             return (self.root / path).read_text()
         except (OSError, KeyError) as error:
             raise UserError(
-                f"{self.root} has no {path}: give another version of the engine with --engine-source"
+                f"{self.root} has no {path}: give another version of the engine{_where(self.engine)}"
             ) from error
 
     def names(self, folder: str) -> Iterator[str]:
@@ -89,8 +89,8 @@ def open_source(engine: str, given: str | Path | None = None) -> EngineSource:
     source = _installed(engine)
     if source is None:
         raise UserError(
-            f"{engine} is not installed here: install it, or give its wheel or source tree with"
-            f" --engine-source or ${SOURCE_VARIABLES[engine]} (pip download --no-deps {engine})"
+            f"{engine} is not installed here: install it, or give its wheel or source tree"
+            f"{_where(engine)} (pip download --no-deps {engine})"
         )
     return source
 
@@ -125,5 +125,11 @@ def _at(engine: str, path: Path) -> EngineSource:
             if (path / folder / engine).is_dir():
                 return EngineSource(engine, path / folder)
     raise UserError(
-        f"{path} is neither a wheel nor a folder that holds {engine}/: give one of these with --engine-source"
+        f"{path} is neither a wheel nor a folder that holds {engine}/: give one of these{_where(engine)}"
     )
+
+
+def _where(engine: str) -> str:
+    """How the user names an engine's source in every command: not all have an option for it."""
+    variable = SOURCE_VARIABLES.get(engine)
+    return f" with the variable {variable}" if variable else ""

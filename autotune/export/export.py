@@ -20,7 +20,7 @@ from autotune.export.manifest import manifest_json
 from autotune.export.mix import UNTOLD, Decision, Mix
 from autotune.export.settings_table import Setting, SettingsTable
 from autotune.export.shape_log import ShapeLog
-from autotune.models import known_needs
+from autotune.models import FUSED_SHARED, known_needs
 from autotune.problem import Layer
 from autotune.results import Kind
 from autotune.store.records import WinnerRecord
@@ -42,6 +42,8 @@ class Selection:
     Attributes:
         device: part of the device's name, e.g. `MI325X`.
         requantised: the experts that are served are in the backend's numbers, not in the checkpoint's.
+        tp: of this tensor-parallel degree only.
+        fused_shared: of a layer that routes to the shared experts only.
     """
 
     backend: str = "triton"
@@ -49,6 +51,26 @@ class Selection:
     device: str | None = None
     allow_estimates: bool = False
     requantised: bool = False
+    tp: int | None = None
+    fused_shared: bool = False
+
+    def takes(self, winner: WinnerRecord) -> bool:
+        """Whether a winner is one of these."""
+        layer = winner.problem.layer
+        return (
+            self.layer in (None, layer)
+            and self.tp in (None, layer.tp)
+            and (not self.fused_shared or layer.model.endswith(FUSED_SHARED))
+            and (self.device is None or self.device.lower() in winner.environment.device.lower())
+        )
+
+    def __str__(self) -> str:
+        """The selection as the user made it."""
+        asked = [f"of backend {self.backend}"]
+        asked += [f"for {self.layer.key}"] if self.layer else []
+        asked += [f"at TP {self.tp}"] if self.tp else []
+        asked += ["with fused shared experts"] if self.fused_shared else []
+        return " ".join([*asked, *([f"on a device called {self.device}"] if self.device else [])])
 
     def served(self, layer: Layer) -> Layer:
         """A winner's layer with what the model that is served needs: as told, else as known by its name."""
@@ -237,17 +259,9 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
         UserError: none is there, all are estimates and those are not allowed, or one's machine code was found
             wrong.
     """
-    every = [
-        winner
-        for winner in store.winners(backend=selection.backend)
-        if (selection.layer is None or winner.problem.layer == selection.layer)
-        and (selection.device is None or selection.device.lower() in winner.environment.device.lower())
-    ]
+    every = [winner for winner in store.winners(backend=selection.backend) if selection.takes(winner)]
     if not every:
-        raise UserError(
-            f"no winner of backend {selection.backend} matches in {store.location}:"
-            " tune first with autotune run"
-        )
+        raise UserError(f"no winner {selection} is in {store.location}: tune first with autotune run")
     every = [winner for winner in every if winner.kind is not Kind.REPLAYED]
     if not every:
         raise UserError(

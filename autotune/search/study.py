@@ -32,7 +32,7 @@ class Ask:
     """A config to try.
 
     Attributes:
-        origin: `default`, a seed's label, `sweep`, `neighbour`, `shared` or the sampler's name.
+        origin: `default`, `asked`, a seed's label, `sweep`, `neighbour`, `shared` or the sampler's name.
     """
 
     config: Config
@@ -44,6 +44,8 @@ class StageSearch:
 
     Args:
         sampler: see `samplers.sampler_names`.
+        space: or a part of one. What ships, what was asked for and published seeds are tried though they
+            lie outside; the sampler hears of what is inside.
         budget: configs; a space that fits is swept whole.
         seeds: to try after the default.
         stop_when: ends when less gain than this fraction of the best's time is to be expected; None: never.
@@ -64,8 +66,11 @@ class StageSearch:
         tokens: int = 1,
     ) -> None:
         self.space = space
-        self.budget = min(budget, space.size)
-        self.sweeps = space.size <= budget
+        self._queue = deque([Ask(space.default, "default"), *_fitting(space, seeds)])
+        self._outside = {ask.config for ask in self._queue if not space.is_legal(ask.config)}
+        size = space.size + len(self._outside)
+        self.budget = min(budget, size)
+        self.sweeps = size <= budget
         self._sampler_name = sampler
         self._rng = random.Random(seed)
         self._distributions: dict[str, BaseDistribution] = {
@@ -81,9 +86,8 @@ class StageSearch:
         self._stop_when = stop_when
         self._since_gain = 0  # results since one was better than the best by more than `stop_when`
         self._quiet = 0  # asks in a row at which the model saw too little to gain
-        self._void = 0  # suggestions that the study has on record though nobody tried them
+        self._void = 0  # trials that the study has on record beyond the configs that this search has
         self._known: dict[Config, float | None] = {}
-        self._queue = deque([Ask(space.default, "default"), *_fitting(space, seeds)])
         self._sweep = iter(space) if self.sweeps else None
 
     @property
@@ -159,6 +163,9 @@ class StageSearch:
         gained = us is not None and (best is None or us < best[1] * (1 - (self._stop_when or 0.0)))
         self._since_gain = 0 if gained else self._since_gain + 1
         number = self._running.pop(config)
+        if config in self._outside:
+            self._known[config] = us
+            return
         # A failure is pruned, not failed: samplers learn to keep away from what was pruned.
         if us is None:
             self._study.tell(number, state=TrialState.PRUNED)
@@ -168,15 +175,25 @@ class StageSearch:
         if self._model:
             self._model.tell(self._output, config, us)
 
-    def observe(self, config: Config, us: float | None) -> None:
-        """A result that this search did not ask for: stored earlier, or measured for another problem."""
+    def observe(self, config: Config, us: float | None) -> bool:
+        """A result that this search did not ask for: stored earlier, or measured for another problem.
+
+        Returns:
+            Whether it counts: it is new, and of the part that is searched or to be tried anyhow.
+        """
         if self.knows(config):
-            return
+            return False
+        if config in self._outside:
+            self._known[config], self._void = us, self._void - 1
+            return True
+        if self.space.whole is not self.space and not self.space.is_legal(config):
+            return False
         state = TrialState.PRUNED if us is None else TrialState.COMPLETE
         self._study.add_trial(self._frozen(config, state, us))
         self._known[config] = us
         if self._model:
             self._model.tell(self._output, config, us)
+        return True
 
     def _consider_stopping(self) -> None:
         """Stops, with the reason, when further gain is unlikely: by the model, or by a long lack of it."""
@@ -194,6 +211,10 @@ class StageSearch:
             self.stopped = f"{reason} (--stop-when {self._stop_when:g}); {left}"
 
     def _give(self, ask: Ask) -> Ask:
+        if ask.config in self._outside:
+            self._running[ask.config] = -1
+            self._void -= 1
+            return ask
         # Not by way of `ask`: a sampler would work out a suggestion, only for it to be overruled.
         self._study.add_trial(self._frozen(ask.config, TrialState.RUNNING))
         self._running[ask.config] = len(self._known) + len(self._running) + self._void
@@ -237,18 +258,25 @@ class StageSearch:
         )
 
 
+EARLIER = "earlier"
+"""Origin of what won before, at near shapes or on other stacks."""
+
+
 def _fitting(space: BoundSpace, seeds: Iterable[Ask]) -> list[Ask]:
-    """Seeds as configs of `space`: a winner of another device may lack a knob, or have one too many."""
+    """Seeds as configs of the space: a winner of another device may lack a knob, or have one too many.
+
+    Where a part is searched, earlier winners outside of it are left out.
+    """
     fitted = []
+    offered = {param.name: param.values for param in space.whole.params}
     for seed in seeds:
-        offered = {param.name: param.values for param in space.params}
         known = {
             name: value
             for name, value in seed.config.items()
             if any(value == v and type(value) is type(v) for v in offered.get(name, ()))
         }
         config = space.complete(known)
-        if space.is_legal(config):
+        if (space if seed.origin == EARLIER else space.whole).is_legal(config):
             fitted.append(Ask(config, seed.origin))
     return fitted
 

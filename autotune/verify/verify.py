@@ -37,9 +37,13 @@ def verify_bundle(
         model: that is served; None: the one that the bundle names.
         engine: one of `ENGINES`; None: each that the bundle is for.
         sources: wheels or source trees; empty: what is installed.
+        device_name: the serving card's name; None: the GPU here, else what the bundle was exported for.
+        triton_version: of the serving stack; None: what the bundle was exported for, or of this machine
+            where it is its installed engine and GPU that are asked.
 
     Raises:
-        UserError: the folder is no bundle, the engine is unknown or not there, or the bundle is not for it.
+        UserError: the folder is no bundle, the engine is unknown or not there, the bundle is not for it, or
+            no engine that is asked looks at what is given.
     """
     bundle = Bundle.read(folder)
     if engine is not None and engine not in ENGINES:
@@ -47,11 +51,33 @@ def verify_bundle(
     chosen = [engine] if engine is not None else list(bundle.manifest.get("lookups", {}))
     if not chosen:
         raise UserError(f"{folder} says nothing of what an engine must find: export it again")
+    _refuse_what_no_engine_looks_at(chosen, sources, device_name, triton_version)
     estimated = not bundle.manifest.get("measured", True)
     served = Served.of(bundle, model)
     verified = [_one(bundle, name, sources, device_name, triton_version, served) for name in chosen]
     first = (served.reason,) if served.reason else ()
     return [replace(one, estimated=estimated, reasons=(*first, *one.reasons)) for one in verified]
+
+
+def _refuse_what_no_engine_looks_at(
+    engines: Sequence[str], sources: Sequence[Path], device_name: str | None, triton_version: str | None
+) -> None:
+    asked = " and ".join(engines)
+    if sources and not set(engines) - {"triton"}:
+        raise UserError(f"--engine-source has no effect for {asked}, whose lookup is our own: leave it out")
+    if len(sources) > 1 and "env" not in engines:
+        raise UserError(
+            f"--engine-source names {len(sources)} sources, and {asked} has one: give one of them"
+        )
+    if device_name is not None and not set(engines) & set(known_engines()):
+        raise UserError(
+            f"--device-name {device_name} has no effect for {asked}, whose lookup asks for none: leave it out"
+        )
+    if triton_version is not None and "sglang" not in engines:
+        raise UserError(
+            f"--triton-version {triton_version} has no effect for {asked}, only SGLang's lookup asks for it:"
+            " leave it out"
+        )
 
 
 def _one(
@@ -71,9 +97,10 @@ def _one(
     if engine == "aiter":
         return verify_aiter(bundle, source)
     # What is not said is asked of this machine, where it is one that could serve.
-    device_name = device_name or card_here(engine)
-    if triton_version is None and not sources and device_name is not None:
-        triton_version = package_version(*TRITON_DISTRIBUTIONS)
+    if device_name is None:
+        device_name = card_here(engine)
+        if triton_version is None and not sources and device_name is not None:
+            triton_version = package_version(*TRITON_DISTRIBUTIONS)
     return verify_fused_moe(
         *(bundle, engine, source),
         device_name=device_name,

@@ -2,7 +2,6 @@
 
 import pytest
 
-from autotune.cli import progress
 from autotune.cli.progress import LiveProgress, PlainProgress, Tally
 from autotune.problem import Problem, Stage
 from autotune.results import Status
@@ -20,30 +19,12 @@ def search() -> StageSearch:
     return StageSearch(space, sampler="random", seed=0, budget=3)
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return now
-
-
 def _told(tally: Tally, search: StageSearch) -> None:
     """The search asks for what ships and hears that it takes 40 us."""
     ask = search.ask()
     assert ask is not None
     search.tell(ask.config, 40.0)
     tally.on_trial(trial(problem=TASK[0], config=ask.config, figure_us=40.0, origin=ask.origin), search)
-
-
-def test_the_time_to_go_counts_from_the_first_trial(search: StageSearch, clock: list[float]) -> None:
-    tally = Tally()
-    tally.on_start({TASK: search}, resumed=0)
-    clock[0] += 60  # workers start
-    _told(tally, search)
-    assert tally.eta_s is None
-    clock[0] += 2
-    _told(tally, search)
-    assert tally.eta_s == pytest.approx(2.0)
 
 
 def test_counts_by_status_and_what_was_merged(search: StageSearch) -> None:

@@ -1,0 +1,89 @@
+"""`autotune run --dry-run`: what would be searched."""
+
+from typing import Any
+
+import typer
+
+from autotune.backends import load_backend
+from autotune.cli.output import print_json
+from autotune.problem import Stage
+from autotune.replay.files import read_table
+from autotune.replay.target import ReplayBackend
+from autotune.search_setup import asked_configs, searched_spaces
+from autotune.tuning import RunRequest
+
+
+def plan_of(request: RunRequest) -> dict[str, Any]:
+    """What a run of the request would do, as JSON values; nothing is compiled, measured or stored.
+
+    Raises:
+        UserError: the run would be refused.
+    """
+    backend = load_backend(request.backend)
+    if request.target.table is not None:
+        backend = ReplayBackend(backend, read_table(request.target.table))
+    searches = []
+    for problem in request.problems:
+        spaces = searched_spaces(request, backend, problem)
+        asked = asked_configs(request, backend, None, problem)
+        for stage in Stage:
+            part, tried = spaces[stage], [ask.config for ask in asked[stage]]
+            legal = part.size
+            budget = min(max(request.trials, 1 + len(tried)), legal + (not part.is_legal(part.default)))
+            searches.append(
+                {
+                    "shape": problem.shape,
+                    "tokens": problem.tokens,
+                    "routing": problem.routing.key,
+                    "stage": str(stage),
+                    "space": part.whole.size if part.whole is not part else legal,
+                    "searched": legal,
+                    "trials": budget,
+                    "swept": legal <= budget,
+                    "knobs": {
+                        p.name: list(p.values)
+                        for p, whole in zip(part.params, part.whole.params, strict=True)
+                        if p != whole
+                    },
+                    "tried": [str(config) for config in tried],
+                }
+            )
+    return {
+        "target": request.target.name,
+        "device": request.target.device.name,
+        "kind": str(request.target.kind),
+        "backend": request.backend,
+        "layer": request.problems[0].layer.key,
+        "sampler": request.sampler,
+        "workers": request.workers,
+        "timeout_s": request.timeout_s,
+        "compile_timeout_s": request.compile_timeout_s,
+        "finals": len(request.problems),
+        "searches": searches,
+    }
+
+
+def print_plan(request: RunRequest, *, as_json: bool) -> None:
+    """Prints the plan of a run."""
+    planned = plan_of(request)
+    if as_json:
+        print_json(planned)
+        return
+    typer.echo(request.target.why)
+    typer.echo(f"{planned['layer']}, backend {planned['backend']}, sampler {planned['sampler']}")
+    for search in planned["searches"]:
+        part = "" if search["searched"] == search["space"] else f" of {search['space']:,}"
+        how = "swept whole" if search["swept"] else f"{search['trials']} trials"
+        typer.echo(
+            f"{search['shape']} {search['stage']} ({search['tokens']} tokens): {search['searched']:,}{part}"
+            f" legal configs, {how}"
+        )
+        for config in search["tried"]:
+            typer.echo(f"  tried first: {config}")
+    trials = sum(search["trials"] for search in planned["searches"])
+    limit = "" if planned["timeout_s"] is None else f", at most {planned['timeout_s']:g} s of search"
+    compiling = (
+        f"{planned['workers']} compile processes, {planned['compile_timeout_s']:g} s a compile at most"
+    )
+    typer.echo(f"{trials} trials, {planned['finals']} finals; {compiling}{limit}")
+    typer.echo("Nothing was compiled, measured or written: without --dry-run it is.")
