@@ -228,9 +228,9 @@ def _higher(key: tuple[str, str], *arms: Results) -> bool | None:
         listed = _dict(_dict(arm.raw.get("configs")).get(task)).get("metric_list")
         for entry in listed if isinstance(listed, list) else ():
             if isinstance(entry, dict) and entry.get("metric") == stem:
-                of_task = {stem: entry.get("higher_is_better"), **of_task}
+                of_task = {"": entry.get("higher_is_better"), **of_task}
         told[arm.where] = next(
-            (of_task[name] for name in (metric, stem) if isinstance(of_task.get(name), bool)), None
+            (of_task[name] for name in (metric, stem, "") if isinstance(of_task.get(name), bool)), None
         )
     said = {one for one in told.values() if one is not None}
     if len(said) > 1:

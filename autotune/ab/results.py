@@ -145,7 +145,11 @@ def read_repeat(raw: Any, where: str) -> Repeat:
     if tool is Tool.VLLM:
         extra = {_plain(name): value for name, value in raw.items() if not _VLLM.fullmatch(name)}
         workload |= {name: value for name, value in extra.items() if _SWEPT.fullmatch(name)}
-        told |= {name: value for name, value in extra.items() if name not in workload}
+        told |= {
+            name: value
+            for name, value in extra.items()
+            if name not in workload and not isinstance(value, list | dict)
+        }
     return Repeat(
         where=where,
         tool=tool,
@@ -228,6 +232,7 @@ def _server(server: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[tuple
             yield f"server {name}", server[name]
     for role in _ROLES:
         workers = server.get(role)
+        workers = [workers] if isinstance(workers, dict) else workers
         if not isinstance(workers, list):
             continue
         yield f"{role} servers", len(workers)

@@ -103,6 +103,7 @@ def test_unequal_workloads_are_refused(make: Any, change: Mapping[str, Any], rea
         ({**PD, "decode": [{"tp_size": 4}, {"tp_size": 4}]}, r"decode\[1\] tp_size is 8 in base/0 and 4 "),
         ({**PD, "decode": [{"tp_size": 8}]}, "decode servers is 2 .* and 1"),
         ({**PD, "prefill": [{"tp_size": 4}]}, r"prefill\[0\] tp_size"),
+        ({**PD, "prefill": {"tp_size": 4}}, r"prefill\[0\] tp_size"),
     ],
 )
 def test_unequal_servers_are_refused_where_prefill_is_apart(other: dict[str, Any], reason: str) -> None:

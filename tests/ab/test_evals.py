@@ -56,7 +56,10 @@ def test_lower_is_better_where_the_file_says_so(tmp_path: Path) -> None:
         ("odd", {"higher_is_better": {"t": {"odd": True}}}, Change.BETTER),
         (
             "odd",
-            {"configs": {"t": {"metric_list": [{"metric": "odd", "higher_is_better": False}]}}},
+            {
+                "higher_is_better": {"t": {"odd": None}},
+                "configs": {"t": {"metric_list": [{"metric": "odd", "higher_is_better": False}]}},
+            },
             Change.WORSE,
         ),
     ],
