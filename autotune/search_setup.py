@@ -97,7 +97,8 @@ def resume(current: Tuning, workload: str) -> int:
             space_digest=search.space.space.digest,
         )
         for config, us in known_results(stored, allow_spills=current.request.allow_spills).items():
-            resumed += search.observe(config, us)
+            if config.keys() == search.space.default.keys():  # whatever else was written into the file
+                resumed += search.observe(config, us)
     if one_config(current.backend):
         _queue_what_one_stage_lacks(current.searches)
     return resumed

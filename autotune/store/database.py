@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,20 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from autotune import interrupt
 from autotune.errors import UserError
 from autotune.store import migrations
 from autotune.store.filesystem import not_local
 from autotune.store.location import VARIABLE, Location
 
 BUSY_SECONDS = 10.0
-"""How long a statement waits for another process's lock."""
+"""How long a statement that reads waits for another process's lock."""
+PATIENCE_S = 600.0
+"""How long a transaction that writes waits for its turn: a run of hours is not to end because another
+program copies or changes the file."""
+_TELL_EVERY_S = 60.0
+_LOOK_EVERY_MS = 250
+_LAST_S = 5.0  # once a wait was in vain, or the run is being ended
 
 WRITES = {"autotune_writes": True}
 """Execution options of a transaction that writes: it takes SQLite's write lock at its start, since one
@@ -118,7 +126,9 @@ def _open(location: Location, read_only: bool) -> Database:
     pragmas = _Pragmas(path, read_only)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", pragmas.on_connect)
-        event.listen(engine, "begin", _begin)
+        turns = _Turns(location)
+        event.listen(engine, "begin", turns.on_begin)
+        event.listen(engine, "commit", turns.on_commit)
     try:
         with user_errors(location):
             found = _bring_to_version(engine, location, read_only)
@@ -263,9 +273,61 @@ def _set_journal(connection: sqlite3.Connection, mode: str) -> tuple[str, str]:
             time.sleep(0.02)
 
 
-def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("autotune_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+class _Turns:
+    """Waits for the turn to write, and says so."""
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+        self._patience = PATIENCE_S
+
+    def on_begin(self, connection: Connection) -> None:
+        if connection.get_execution_options().get("autotune_writes", False):
+            self._wait(connection, "BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql("BEGIN")
+
+    def on_commit(self, connection: Connection) -> None:
+        """Where readers hold the file, without a write-ahead log, a commit waits too."""
+        if _raw(connection).in_transaction:
+            self._wait(connection, "COMMIT")
+
+    def _wait(self, connection: Connection, statement: str) -> None:
+        # SQLite's own waiting would keep the interpreter from hearing a signal.
+        raw, started, told = _raw(connection), time.monotonic(), 3.0 - _TELL_EVERY_S
+        raw.execute(f"PRAGMA busy_timeout = {_LOOK_EVERY_MS}")
+        try:
+            while True:
+                try:
+                    raw.execute(statement)
+                    return
+                except sqlite3.OperationalError as error:
+                    waited = time.monotonic() - started
+                    patience = min(self._patience, _LAST_S) if interrupt.ended() else self._patience
+                    if not error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                        raise
+                    if waited > patience:
+                        self._patience = min(patience, _LAST_S)  # what comes next is to end soon
+                        raise
+                if statement != "COMMIT":
+                    interrupt.look()
+                if waited - told >= _TELL_EVERY_S:
+                    told = waited
+                    _say(
+                        f"{self._location} is being written by another process: waiting for it, up to"
+                        f" {self._patience / 60:.0f} min; Ctrl-C stops"
+                    )
+        finally:
+            raw.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+
+
+def _raw(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _bring_to_version(engine: Engine, location: Location, read_only: bool) -> str | None:

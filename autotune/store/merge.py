@@ -1,12 +1,18 @@
-"""Brings in a database from another machine. Merging it again adds only what is new since."""
+"""Brings in a database from another machine. Merging it again adds only what is new since.
+
+A run may be writing the same database meanwhile: what is added is prepared outside the write lock and written
+in small transactions, between which others get their turn.
+"""
 
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import Connection, Table, and_, insert, select, update
 
 from autotune.errors import UserError
 from autotune.results import WRONG
@@ -40,12 +46,14 @@ class _Part:
         identity: columns that name a row in every database; its id does so in one only.
         refers: columns that hold another table's ids.
         owned: tables whose rows belong to one row of this, by the column that says to which.
+        at_once: rows in one transaction: together they hold the lock for some hundredths of a second.
     """
 
     name: str
     identity: tuple[str, ...]
     refers: Mapping[str, str]
     owned: Mapping[str, str]
+    at_once: int = 100
 
 
 # In the order of reference. A run is written by one process only, so a row's number within it is enough.
@@ -69,6 +77,7 @@ _PARTS = (
         ("run_id", "number"),
         {"run_id": "runs", "environment_id": "environments", "problem_id": "problems"},
         {"finalists": "confirmation_id", "rounds": "confirmation_id"},
+        at_once=4,
     ),
     _Part(
         "winners",
@@ -93,7 +102,11 @@ Ids = dict[str, dict[int, int]]
 
 
 def merge(into: Store, other: Path) -> Merged:
-    """Adds what the database at `other` holds and `into` lacks; all of it or, on an error, nothing.
+    """Adds what the database at `other` holds and `into` lacks.
+
+    A merge that ends half way, killed or refused, has added whole rows only: a trial with all its samples, a
+    winner with its confirmation; and a run whose rows are not all there does not read as finished. Merging
+    again adds the rest and repeats nothing.
 
     The other file is never changed: an older one is upgraded in a temporary copy.
 
@@ -113,47 +126,87 @@ def merge(into: Store, other: Path) -> Merged:
             raise UserError(f"cannot read {other} ({error.strerror}): make it readable") from error
         source = open_database(place)
         try:
-            with source.engine.connect() as theirs, into.writing() as session:
-                ours = session.connection()
+            with source.engine.connect() as theirs:
                 ids: Ids = {}
-                added = {part.name: _merge_part(ours, theirs, part, ids) for part in _PARTS}
-                _update_runs(ours, theirs, ids["runs"])
-                _worse_verdicts(ours, theirs, ids["verdicts"])
+                added = {part.name: _merge_part(into, theirs, part, ids) for part in _PARTS}
+                _worse_verdicts(into, theirs, ids["verdicts"])
+                _end_runs(into, theirs, ids["runs"])
         finally:
-            source.engine.dispose()
+            source.close()
     return Merged(**added)
 
 
-def _merge_part(ours: Connection, theirs: Connection, part: _Part, ids: Ids) -> int:
+@contextmanager
+def _turn(into: Store) -> Iterator[Connection]:
+    """One small transaction that writes; then others who wait get their turn."""
+    with into.writing() as session:
+        connection = session.connection()
+        started = time.monotonic()
+        yield connection
+    # SQLite does not queue: who waits looks again after some milliseconds.
+    time.sleep(time.monotonic() - started)
+
+
+def _merge_part(into: Store, theirs: Connection, part: _Part, ids: Ids) -> int:
     """Merges a table and what its rows own, notes its ids; returns how many rows were added."""
     table = _table(part.name)
     columns = [table.c[name] for name in part.identity]
-    present = {tuple(values): id_ for id_, *values in ours.execute(select(table.c.id, *columns))}
+    with into.reading() as session:
+        here = {tuple(values): id_ for id_, *values in session.execute(select(table.c.id, *columns))}
+    # What names a row refers to parts that are merged already.
+    outer = {column: name for column, name in part.refers.items() if name != part.name}
     known = ids.setdefault(part.name, {})
-    new: dict[int, int] = {}
-    for row in theirs.execute(select(table).order_by(table.c.id)).mappings():
-        values = _translated(row, part.refers, ids)
+    added = 0
+    for chunk in theirs.execute(select(table).order_by(table.c.id)).mappings().partitions(part.at_once):
+        new = []
+        for row in chunk:
+            values = _translated(row, outer, ids)
+            id_ = here.get(tuple(values[name] for name in part.identity))
+            if id_ is None:
+                new.append(values)
+            else:
+                known[row["id"]] = id_
+        if new:
+            owned = {name: _owned(theirs, name, owner, new, ids) for name, owner in part.owned.items()}
+            with _turn(into) as ours:
+                fresh = _add(ours, part, new, ids)
+                for name, rows in owned.items():
+                    owner = part.owned[name]
+                    copies = [{**row, owner: known[row[owner]]} for row in rows if row[owner] in fresh]
+                    if copies:
+                        ours.execute(insert(_table(name)), copies)
+            added += len(fresh)
+    return added
+
+
+def _add(ours: Connection, part: _Part, new: Sequence[dict[str, Any]], ids: Ids) -> set[int]:
+    """Inserts rows and notes their ids; returns the other database's ids of those that are really new."""
+    table, inner = _table(part.name), {c: name for c, name in part.refers.items() if name == part.name}
+    fresh = set()
+    for row in new:
+        values = _translated(row, inner, ids)
         their_id = values.pop("id")
-        identity = tuple(values[name] for name in part.identity)
-        if identity not in present:
+        if part.name == "runs":  # until all its rows are here: see `_end_runs`
+            values |= {"state": RunState.RUNNING, "ended_at": None}
+        # Somebody else may have added it since this database was read.
+        same = and_(*(table.c[name] == values[name] for name in part.identity))
+        id_ = ours.scalar(select(table.c.id).where(same))
+        if id_ is None:
             key = ours.execute(insert(table), values).inserted_primary_key
             assert key is not None
-            new[their_id] = present[identity] = key[0]
-        known[their_id] = present[identity]
-    for name, owner in part.owned.items():
-        _copy_owned(ours, theirs, _table(name), owner, new, ids)
-    return len(new)
+            id_ = key[0]
+            fresh.add(their_id)
+        ids[part.name][their_id] = id_
+    return fresh
 
 
-def _copy_owned(
-    ours: Connection, theirs: Connection, table: Table, owner: str, owners: Mapping[int, int], ids: Ids
-) -> None:
-    refers = _OWNED_REFERS.get(table.name, {})
-    for their_id, our_id in owners.items():
-        rows = theirs.execute(select(table).where(table.c[owner] == their_id)).mappings()
-        values = [{**_translated(row, refers, ids), owner: our_id} for row in rows]
-        if values:
-            ours.execute(insert(table), values)
+def _owned(
+    theirs: Connection, name: str, owner: str, owners: Sequence[Mapping[str, Any]], ids: Ids
+) -> list[dict[str, Any]]:
+    """The rows of a table that belong to some of another, which `owner` still names by the other's ids."""
+    table, refers = _table(name), _OWNED_REFERS.get(name, {})
+    query = select(table).where(table.c[owner].in_([row["id"] for row in owners]))
+    return [_translated(row, refers, ids) for row in theirs.execute(query).mappings()]
 
 
 def _translated(row: Mapping[Any, Any], refers: Mapping[str, str], ids: Ids) -> dict[str, Any]:
@@ -164,26 +217,38 @@ def _translated(row: Mapping[Any, Any], refers: Mapping[str, str], ids: Ids) -> 
     return values
 
 
-def _update_runs(ours: Connection, theirs: Connection, ids: Mapping[int, int]) -> None:
-    """A run that was under way when it was merged first has ended since."""
+def _end_runs(into: Store, theirs: Connection, ids: Mapping[int, int]) -> None:
+    """Runs whose rows are all here now end as they did there."""
     table = _table("runs")
     ended = select(table.c.id, table.c.state, table.c.ended_at).where(table.c.state != RunState.RUNNING)
-    for their_id, state, ended_at in theirs.execute(ended):
-        ours.execute(
-            update(table)
-            .where(table.c.id == ids[their_id], table.c.state == RunState.RUNNING)
-            .values(state=state, ended_at=ended_at)
-        )
+    with into.reading() as session:
+        # A run that reads as killed here may have ended in another way on its own machine.
+        open_ = (RunState.RUNNING, RunState.INTERRUPTED)
+        state = {row.id: row.state for row in session.execute(select(table.c.id, table.c.state))}
+    for chunk in theirs.execute(ended).partitions(100):
+        new = [row for row in chunk if state[ids[row.id]] in open_ and state[ids[row.id]] is not row.state]
+        if new:
+            with _turn(into) as ours:
+                for row in new:
+                    ours.execute(
+                        update(table)
+                        .where(table.c.id == ids[row.id], table.c.state.in_(open_))
+                        .values(state=row.state, ended_at=row.ended_at)
+                    )
 
 
-def _worse_verdicts(ours: Connection, theirs: Connection, ids: Mapping[int, int]) -> None:
+def _worse_verdicts(into: Store, theirs: Connection, ids: Mapping[int, int]) -> None:
     """Where two machines judged one binary, the one that found it wrong is believed."""
     table = _table("verdicts")
-    for row in theirs.execute(select(table).where(table.c.status.in_(WRONG))).mappings():
-        values = {str(name): value for name, value in row.items() if name != "id"}
-        ours.execute(
-            update(table).where(table.c.id == ids[row["id"]], table.c.status.not_in(WRONG)).values(values)
-        )
+    for chunk in theirs.execute(select(table).where(table.c.status.in_(WRONG))).mappings().partitions(100):
+        with _turn(into) as ours:
+            for row in chunk:
+                values = {str(name): value for name, value in row.items() if name != "id"}
+                ours.execute(
+                    update(table)
+                    .where(table.c.id == ids[row["id"]], table.c.status.not_in(WRONG))
+                    .values(values)
+                )
 
 
 def _table(name: str) -> Table:

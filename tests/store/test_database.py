@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +25,7 @@ from tests.store.examples import begin, trial, win
 @pytest.fixture(autouse=True)
 def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(database, "PATIENCE_S", 0.3)
 
 
 def pragma(store: Store, name: str) -> object:
@@ -194,6 +196,59 @@ def test_locked_while_a_trial_is_recorded(store: Store, run: int, path: Path) ->
         other.execute("ROLLBACK")
     store.record_trial(run, trial())
     assert len(store.trials_of(run)) == 1
+
+
+def test_a_run_waits_for_a_busy_database_and_says_so(
+    store: Store, run: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes, by a clock that goes a minute at each look."""
+    monkeypatch.setattr(database, "PATIENCE_S", 600.0)
+    monkeypatch.setattr(database, "_LOOK_EVERY_MS", 1)
+    said: list[str] = []
+    looks = 0
+    with Store.open(path) as patient, sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        def clock() -> float:
+            nonlocal looks
+            looks += 1
+            if looks == 8:
+                other.execute("ROLLBACK")
+            return 60.0 * looks
+
+        monkeypatch.setattr(database, "_say", said.append)
+        monkeypatch.setattr(database, "time", SimpleNamespace(monotonic=clock))
+        patient.record_trial(run, trial())
+    assert len(said) == 6  # once a minute
+    assert said[0] == (
+        f"{path} is being written by another process: waiting for it, up to 10 min; Ctrl-C stops"
+    )
+    assert len(store.trials_of(run)) == 1
+
+
+def test_after_a_wait_in_vain_the_next_is_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that gives up still writes that it failed: not after ten minutes more."""
+    monkeypatch.setattr(database, "PATIENCE_S", 600.0)
+    monkeypatch.setattr(database, "_LOOK_EVERY_MS", 1)
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 1.0
+        return now
+
+    with Store.open(path) as patient, sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(database, "_say", lambda _: None)
+        monkeypatch.setattr(database, "time", SimpleNamespace(monotonic=clock))
+        took = []
+        for _ in range(2):
+            before = now
+            with pytest.raises(UserError, match="locked by another process"):
+                begin(patient)
+            took.append(now - before)
+    assert took[0] > 600
+    assert took[1] < 10
 
 
 def test_a_disk_that_is_full(store: Store, run: int) -> None:

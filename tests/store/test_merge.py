@@ -4,13 +4,16 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import astuple, replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from autotune.errors import UserError
 from autotune.problem import Problem, Stage
 from autotune.results import Sample
+from autotune.store import merge as merging
 from autotune.store import migrations
 from autotune.store.merge import Merged, merge
 from autotune.store.records import RunState, ShortListed
@@ -220,15 +223,75 @@ def test_an_older_file_is_upgraded_in_a_copy(
     assert "note" not in columns(older, "runs")
 
 
-def test_a_merge_that_fails_adds_nothing(store: Store, other: Store) -> None:
+def test_a_run_writes_while_a_merge_is_under_way(
+    store: Store, run: int, other: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two rows at most: a merge never holds the lock for long."""
+    begun = begin(other)
+    for width in range(1000):
+        other.record_trial(begun, trial(config=config(width)))
+    written = 0
+    with Store.open(path) as running:
+
+        def write(_: float) -> None:
+            nonlocal written
+            running.record_trial(run, trial())
+            written += 1
+
+        monkeypatch.setattr(merging, "time", SimpleNamespace(sleep=write, monotonic=lambda: 0.0))
+        assert merge(store, file(other)).trials == 1000
+    assert written >= 10
+    assert len(store.trials_of(run)) == written
+
+
+def test_a_merge_that_is_killed_anywhere_is_completed_by_the_next(
+    empty: Path, other: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(other)
+    monkeypatch.setattr(merging, "_PARTS", tuple(replace(part, at_once=1) for part in merging._PARTS))
+    whole = tmp_path / "whole.db"
+    shutil.copy(empty, whole)
+    with Store.open(whole) as store:
+        merge(store, file(other))
+    for turns in count():
+        killed = tmp_path / f"killed{turns}.db"
+        shutil.copy(empty, killed)
+        with Store.open(killed) as store, monkeypatch.context() as patch:
+            left = iter(range(turns))
+
+            def kill(_: float, left: Iterator[int] = left) -> None:
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+
+            patch.setattr(merging, "time", SimpleNamespace(sleep=kill, monotonic=lambda: 0.0))
+            try:
+                merge(store, file(other))
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+            finally:
+                patch.undo()
+            for run in store.runs():
+                trials = store.trials_of(run.id)
+                assert run.state is not RunState.FINISHED or len(trials) == 4
+                assert not trials or len(store.samples(trials[0].id)) == 2  # never without them
+            merge(store, file(other))
+        assert dump(killed) == dump(whole)
+    assert turns > 10
+
+
+def test_what_the_schema_refuses_leaves_whole_rows_only(store: Store, other: Store) -> None:
     fill(other)
     with sqlite3.connect(file(other)) as by_hand:
         by_hand.execute("PRAGMA ignore_check_constraints = ON")
         by_hand.execute("UPDATE winners SET rank = -1, gain_low = -1 WHERE kind = 'measured'")
-    before = dump(file(store))
     with pytest.raises(Exception, match="CHECK constraint failed"):
         merge(store, file(other))
-    assert dump(file(store)) == before
+    (run,) = store.runs()
+    assert run.state is not RunState.FINISHED
+    assert len(store.trials_of(run.id)) == 4
+    assert store.winners() == []
 
 
 def test_files_that_cannot_be_merged(store: Store, other: Store, tmp_path: Path) -> None:
