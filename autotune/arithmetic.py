@@ -102,6 +102,8 @@ class Computes:
             taken, since whoever names a quantised backend for it quantises it himself.
         activations: of the gate.
         ungated, limit, bias, weighted_input: whether they are computed; see `Needs`.
+        strict: a config that breaks a rule of the space gives wrong numbers, and the runtime refuses it: what
+            ships must be legal, too.
         layout: why weights of (N, K) have no place in the kernels' layout, a sentence; None: they have.
     """
 
@@ -112,6 +114,7 @@ class Computes:
     limit: bool = False
     bias: bool = False
     weighted_input: bool = False
+    strict: bool = False
     layout: Callable[[int, int], str | None] = lambda n, k: None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from autotune import interrupt
 from autotune.backends import load_backend
 from autotune.backends.base import Backend, one_config
-from autotune.backends.legality import require_computed
+from autotune.backends.legality import require_computed, require_default
 from autotune.compile.pool import CompilePool
 from autotune.config import Config
 from autotune.decide import confirm_all, short_list
@@ -70,6 +70,8 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
             else:
                 evaluator = Estimator(backend, request.target.device)
         searches = make_searches(request, backend, store)
+        for (problem, _), search in searches.items():
+            require_default(backend, problem.layer, search.space)
         interrupt.look()
         environment = (
             judge.fingerprint

@@ -79,7 +79,7 @@ def test_a_shape_that_cannot_be_says_which_can(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "1,,2", ""])
 def test_a_concurrency_that_cannot_be(text: str) -> None:
-    with pytest.raises(UserError, match="1 or more"):
+    with pytest.raises(UserError, match="use 1 to"):
         parse_concurrency(text)
 
 

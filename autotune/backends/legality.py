@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from autotune.arithmetic import PLAIN, Computes, Needs, Scheme, refusals
 from autotune.errors import UserError
 from autotune.problem import Layer, Stage, gemm_dims
+from autotune.space import BoundSpace
 
 
 @runtime_checkable
@@ -54,6 +55,22 @@ def _degrees(computes: Computes, layer: Layer) -> str:
         if all(computes.layout(*gemm_dims(other, stage)) is None for stage in Stage):
             fit.append(str(degree))
     return f"{', '.join(fit)} would do" if fit else "none would do: it takes another --backend"
+
+
+def require_default(backend: object, layer: Layer, space: BoundSpace) -> None:
+    """Makes sure that what ships computes the layer, where the kernels do not see to it themselves.
+
+    Raises:
+        UserError: it breaks a rule of the space, as the runtime on the card would say.
+    """
+    if not isinstance(backend, DeclaresComputes) or not backend.computes.strict:
+        return
+    rule = space.broken_rule(space.default)
+    if rule is not None:
+        raise UserError(
+            f"what {space.space.backend} ships is not legal in {space.space.stage} of {layer.model} at --tp"
+            f" {layer.tp}, it breaks {rule.name} ({rule.reason}): choose another --tp or --backend"
+        )
 
 
 def require_computed(backend: object, name: str, layer: Layer) -> None:

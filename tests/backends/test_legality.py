@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from autotune.arithmetic import Needs, Scales, Scheme, refusals
 from autotune.backends import backend_names, load_backend
+from autotune.backends.aiter.backend import spaces
 from autotune.backends.aiter.pack import flydsl_weights
 from autotune.backends.aiter_main.pack import ck_weights
-from autotune.backends.legality import declared, require_computed, require_layout
+from autotune.backends.legality import declared, require_computed, require_default, require_layout
 from autotune.cli import app
 from autotune.devices import DEVICES
 from autotune.errors import UserError
@@ -291,3 +292,15 @@ def test_the_degrees_that_would_do_are_named() -> None:
     glm = Layer("glm", 4096, 176, 128, 8, 8)
     with pytest.raises(UserError, match=r"another --tp \(1, 2, 11, 22 would do\)"):
         require_layout("sglang_w4a16", COMPUTES["sglang_w4a16"], glm)
+
+
+def test_what_ships_must_be_legal_where_the_kernel_does_not_check() -> None:
+    aiter = load_backend("aiter")
+    for layer, rule in ((KIMI, None), (replace(KIMI, model_dim=2240), "tile-k-even")):
+        for tokens in (4, 160):
+            space = spaces()[Stage.STAGE1].at(layer, tokens, DEVICES["mi325x"])
+            if rule is None:
+                require_default(aiter, layer, space)
+                continue
+            with pytest.raises(UserError, match=f"breaks {rule} .*choose another --tp or --backend"):
+                require_default(aiter, layer, space)

@@ -39,7 +39,10 @@ class Aiter:
     name = "aiter"
     runtime = "autotune.backends.aiter_runtime:make"
     computes = Computes(
-        "INT4 weights, a scale a channel, times INT8 activations by token", W4A8, layout=flydsl_misfit
+        "INT4 weights, a scale a channel, times INT8 activations by token",
+        W4A8,
+        strict=True,
+        layout=flydsl_misfit,
     )
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:

@@ -38,7 +38,10 @@ class AiterMain:
     name = "aiter_main"
     runtime = "autotune.backends.aiter_main_runtime:make"
     computes = Computes(
-        "INT4 weights, a scale a channel, times FP8 activations by token", W4A8[1:], layout=ck_misfit
+        "INT4 weights, a scale a channel, times FP8 activations by token",
+        W4A8[1:],
+        strict=True,
+        layout=ck_misfit,
     )
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
@@ -82,6 +85,7 @@ class AiterMainGrouped:
     runtime = "autotune.backends.aiter_main_w4a16_runtime:make"
     computes = Computes(
         *("INT4 weights, a scale every 32 values of K, times bfloat16 activations", (GROUPED_INT4,)),
+        strict=True,
         layout=lambda n, k: grouped_misfit(n, k) or flydsl_misfit(n, k),
     )
 
