@@ -38,8 +38,12 @@ class Model:
     family: str = field(default="", compare=False)
 
     def requantised(self) -> "Model":
-        """The model with its experts in the numbers of whatever backend is named, not in its checkpoint's."""
-        return self if self.needs is None else replace(self, needs=replace(self.needs, scheme=None))
+        """The model with its experts in the numbers of whatever backend is named, not in its checkpoint's.
+
+        Raises:
+            UserError: its checkpoint is not quantised.
+        """
+        return replace(self, needs=requantised(self.name, self.needs))
 
     def with_fused_shared_experts(self) -> "Model":
         """The model as an engine sees it that routes every token to the shared experts as well.
@@ -104,6 +108,17 @@ def preset(name: str) -> Model:
 def family_of(name: str) -> str:
     """The `model_type` of a model by its name: published config.json files give it as their name."""
     return PRESETS[name].family if name in PRESETS else name
+
+
+def requantised(name: str, needs: Needs | None) -> Needs:
+    """A model's needs with its experts in a backend's numbers.
+
+    Raises:
+        UserError: they are in no numbers of their own.
+    """
+    if needs is None or needs.scheme is None:
+        raise UserError(f"nothing is known of a quantised checkpoint of {name}: leave out --requantised")
+    return replace(needs, scheme=None)
 
 
 def known_needs(name: str) -> Needs | None:
