@@ -77,7 +77,10 @@ def quantise(form: Format, x: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tens
         return quantise_reference(x)[:2]
     if form not in PEAKS:
         return x, torch.ones(len(x), dtype=torch.float32, device=x.device)
-    scale = x.float().abs().amax(dim=-1).clamp(min=1e-30) / PEAKS[form]
+    peak = x.float().abs().amax(dim=-1).clamp(min=1e-30)
+    # By a tensor: on a GPU torch divides by a number by multiplying with its reciprocal, which rounds twice,
+    # and where a quotient lies on a tie that bit decides.
+    scale = peak / torch.full_like(peak, PEAKS[form])
     return (x.float() / scale[:, None]).to(float8(form)), scale
 
 
