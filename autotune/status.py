@@ -23,6 +23,7 @@ _PROBE: Final = (
     "import json, sys; from dataclasses import asdict; from autotune.measure.machine import GpuMachine;"
     " print(json.dumps(asdict(GpuMachine().fingerprint('', ''))))"
 )
+_GPU: Final = frozenset({"device", "arch", "compute_units"})
 # What changes no result by itself.
 _IGNORED: Final = frozenset({"backend", "tool_version"})
 
@@ -54,8 +55,16 @@ class WinnerStatus:
     unknown: str
 
     @property
+    def other_gpu(self) -> str:
+        """How the GPU here differs from the one that it was measured on; "": it does not, or none is here."""
+        told = [line for line in self.differs if line.partition(":")[0] in _GPU]
+        return "; ".join(told)
+
+    @property
     def verdict(self) -> str:
         """In words."""
+        if self.other_gpu:
+            return f"ANOTHER GPU'S: {'; '.join(self.differs)}"
         if self.differs:
             return f"STALE: {'; '.join(self.differs)}"
         return f"fits as far as can be told: {self.unknown}" if self.unknown else "fits"
@@ -141,7 +150,11 @@ def _problems(export: ExportRecord, winners: Mapping[int, WinnerStatus]) -> list
     replaced = [winner for winner in export.winners if winner not in winners]
     if replaced:
         problems.append(f"{len(replaced)} of its {len(export.winners)} winners have newer ones: export again")
-    stale = [winner for winner in export.winners if winner in winners and winners[winner].differs]
+    known = [winners[winner] for winner in export.winners if winner in winners]
+    foreign = [status for status in known if status.other_gpu]
+    if foreign:
+        problems.append(f"it is for another GPU ({foreign[0].other_gpu}): tune on this one")
+    stale = [status for status in known if status.differs and not status.other_gpu]
     if stale:
         problems.append(f"{len(stale)} of its {len(export.winners)} winners are stale here: tune again")
     if export.unmeasured_allowed:

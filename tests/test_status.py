@@ -55,7 +55,8 @@ def test_on_the_stack_that_it_was_measured_on_a_winner_fits(store: Store) -> Non
 )
 def test_each_change_of_the_stack_makes_it_stale(field: str, value: object, told: str, store: Store) -> None:
     (one,) = winners_status(store, Stack({**MI325X, field: value}, gpu=True))
-    assert one.verdict == f"STALE: {told}"
+    stale = "ANOTHER GPU'S" if field in ("device", "compute_units") else "STALE"
+    assert one.verdict == f"{stale}: {told}"
 
 
 def test_an_estimate_is_not_compared_with_the_card(own_database: Path) -> None:
@@ -111,6 +112,30 @@ def test_a_bundle_is_followed_on_its_machine(store: Store, tmp_path: Path) -> No
 
     shutil.rmtree(folder)
     assert bundles_status(store, newer)[0].problems == ("it was deleted",)
+
+
+@pytest.mark.parametrize(
+    ("measured_on", "here"),
+    [("NVIDIA H100 80GB HBM3", "NVIDIA H200"), ("NVIDIA H200", "NVIDIA H100 80GB HBM3")],
+)
+def test_a_bundle_of_another_gpu_with_the_same_code_is_called_that(
+    measured_on: str, here: str, own_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An H100 and an H200 have one architecture and as many SMs."""
+    hopper = {"arch": "sm_90", "compute_units": 132}
+    monkeypatch.setattr(type(load_backend("sglang")), "source_digest", lambda self: "abc")
+    with Store.open() as store:
+        kept = win(
+            store, 4, [both(), both(tile_n=64)], [10.0, 8.0], on=fingerprint(device=measured_on, **hopper)
+        )
+        export(store, tmp_path / "deploy", Selection("sglang"))
+        stack = {**MI325X, **hopper, "device": here}
+        (status,) = winners_status(store, Stack(stack, gpu=True))
+        (bundle,) = bundles_status(store, [status])
+    assert kept == status.winner.id
+    differs = f"device: {measured_on} -> {here}"
+    assert status.verdict.startswith(f"ANOTHER GPU'S: {differs}")
+    assert bundle.problems == (f"it is for another GPU ({differs}): tune on this one",)
 
 
 def test_this_machine_tells_something() -> None:

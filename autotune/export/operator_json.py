@@ -15,7 +15,7 @@ def operator_json(layer: Layer, winners: Sequence[WinnerRecord]) -> str:
     """The file's text, entries ascending by tokens.
 
     Args:
-        winners: of `layer`, one a number of tokens.
+        winners: of `layer` on one stack, one a number of tokens.
     """
     entries = [
         {
@@ -26,10 +26,12 @@ def operator_json(layer: Layer, winners: Sequence[WinnerRecord]) -> str:
         for winner in sorted(winners, key=lambda winner: winner.problem.tokens)
     ]
     note = estimate_note(winners)
+    environment = winners[0].environment
     content = {
         "format": "autotune-moe-w4a8",
         "version": 1,
         **({"note": note} if note else {}),  # the operator reads past it
+        "gpu": {"name": environment.device, "compute_units": environment.compute_units},
         "model_dim": layer.model_dim,
         "inter_dim": layer.inter_dim,
         "experts": layer.experts,

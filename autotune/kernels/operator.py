@@ -5,6 +5,7 @@ After one call at a token count (which compiles), calls at it can be captured in
 """
 
 import os
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from autotune.kernels.spec import (
     quantise_spec,
     stage_spec,
 )
-from autotune.kernels.tuned import LayerConfig, default_config, load_tuned
+from autotune.kernels.tuned import Gpu, LayerConfig, default_config, load_tuned
 
 CONFIG_VARIABLE = "AUTOTUNE_MOE_CONFIG"
 
@@ -59,7 +60,8 @@ def fused_moe_w4a8(
         topk_ids: int32 (or another integer, then converted) [tokens, top_k], in [0, experts), distinct in a
             row.
         config: a file of `autotune export`, or a config for every token count; by default the file that
-            the environment variable AUTOTUNE_MOE_CONFIG names, or the built-in default where it is unset.
+            the environment variable AUTOTUNE_MOE_CONFIG names, or the built-in default where it is unset or
+            the file is for another GPU, with one warning.
 
     Returns:
         bfloat16 [tokens, model_dim].
@@ -140,6 +142,8 @@ def choose_config(
 ) -> LayerConfig:
     """The config that `fused_moe_w4a8` launches.
 
+    Entries that were tuned for another GPU are not used: the default is, and a warning says so once.
+
     Raises:
         UserError: the file is unreadable or for another layer.
     """
@@ -153,7 +157,29 @@ def choose_config(
         raise UserError(
             f"{path} was tuned for {tuned.dims}, but the layer is {dims}: export a config for this layer"
         )
+    here = _gpu()
+    reason = None if here is None else tuned.refusal(here)
+    if reason is not None:
+        _warn(f"the built-in default is launched: {path} {reason}")
+        return default_config(tokens, dims.inter_dim, _build())
     return tuned.at(tokens, _build())
+
+
+@lru_cache(maxsize=16)
+def _warn(message: str) -> None:
+    """Says it once a process, whatever the filters of warnings are: each layer of each step comes here."""
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+@lru_cache(maxsize=1)
+def _gpu() -> Gpu | None:
+    """The GPU here; None: kernels are interpreted, or the call will be refused for want of one."""
+    if _interpreted() or not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    # Containers may hide the name; an exported file has what the run saw, by the same rule.
+    name = torch.cuda.get_device_name(0) or str(getattr(properties, "gcnArchName", ""))
+    return Gpu(name, properties.multi_processor_count)
 
 
 def _quantised(scratch: "_Workspace", name: str, rows: int, width: int) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """The JSON file that `autotune export` writes and the operator reads: which config at how many tokens.
 
     {"format": "autotune-moe-w4a8", "version": 1,
+     "gpu": {"name": "NVIDIA H100 80GB HBM3", "compute_units": 132},
      "model_dim": 7168, "inter_dim": 256, "experts": 384, "top_k": 8,
      "entries": [{"tokens": 4, "stage1": {"tile_m": 16, ...}, "stage2": {"tile_m": 16, ...}}, ...]}
 
@@ -43,16 +44,51 @@ class LayerConfig:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """What tells a GPU from others that run the same code: an H100 and an H200 are both sm_90.
+
+    Attributes:
+        name: as torch has it, or `offline:` and part of it where nothing was measured.
+        compute_units: CUs or SMs of the device or partition.
+    """
+
+    name: str
+    compute_units: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.compute_units} compute units)"
+
+    def is_same(self, other: "Gpu") -> bool:
+        """Whether what was tuned for this one holds on `other`, a GPU that is there."""
+        if self.name.startswith("offline:"):
+            part = self.name.removeprefix("offline:")
+            alike = part in other.name.lower().replace(" ", "")
+        else:
+            alike = self.name == other.name
+        return alike and self.compute_units == other.compute_units
+
+
+@dataclass(frozen=True)
 class TunedConfigs:
     """A file's content.
 
     Attributes:
         dims: the layer that the entries were tuned for.
         entries: config by number of tokens.
+        gpu: that they were tuned for; None: the file does not tell.
     """
 
     dims: LayerDims
     entries: Mapping[int, LayerConfig]
+    gpu: Gpu | None = None
+
+    def refusal(self, here: Gpu) -> str | None:
+        """Why the entries are not for the GPU that is here, as the end of a sentence; None: they are."""
+        if self.gpu is None:
+            return "does not say for which GPU: export it again"
+        if not self.gpu.is_same(here):
+            return f"is for {self.gpu}, and this is {here}: tune on this GPU"
+        return None
 
     def at(self, tokens: int, runtime: str) -> LayerConfig:
         """The entry for `tokens`, else that of the next larger count up to twice as many, else the default.
@@ -120,8 +156,10 @@ def parse_tuned(raw: Any, where: str) -> TunedConfigs:
             )
             for entry in raw["entries"]
         }
+        told = raw.get("gpu")
+        gpu = None if told is None else Gpu(str(told["name"]), int(told["compute_units"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where} is incomplete ({error!r}): export it again") from error
     if not entries:
         raise UserError(f"{where} has no entries: export it again")
-    return TunedConfigs(dims, entries)
+    return TunedConfigs(dims, entries, gpu)

@@ -31,6 +31,7 @@ class Verification:
         reasons: why it fails, a sentence each; empty: it holds.
         notes: what a reader should know besides.
         estimated: nothing in the bundle was measured.
+        unchecked_gpu: the GPU that the bundle is for, where there is none here to compare it with; else "".
     """
 
     engine: str
@@ -38,6 +39,7 @@ class Verification:
     reasons: tuple[str, ...]
     notes: tuple[str, ...] = ()
     estimated: bool = False
+    unchecked_gpu: str = ""
 
     @property
     def ok(self) -> bool:
@@ -48,7 +50,12 @@ class Verification:
         """What came of it, and what it is not about: the lookup says nothing of the times."""
         if not self.ok:
             return "NOT used as meant"
-        return "verified: found by the engine" + ("; its times are estimates" if self.estimated else "")
+        said = ["verified: found by the engine"]
+        if self.estimated:
+            said.append("its times are estimates")
+        if self.unchecked_gpu:
+            said.append(f"it is for {self.unchecked_gpu}, and there is no GPU here to compare")
+        return "; ".join(said)
 
 
 def short(entry: Mapping[str, Any] | None) -> str:

@@ -1,5 +1,6 @@
 """A bundle against every engine that it is for."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from autotune.engines.source import EngineSource, open_source
 from autotune.errors import UserError
 from autotune.export.operator_json import VARIABLE as OPERATOR_VARIABLE
+from autotune.kernels.tuned import Gpu
 from autotune.models import Model
 from autotune.targets import TRITON_DISTRIBUTIONS, package_version
 from autotune.verify.aiter import verify_aiter
@@ -51,16 +53,21 @@ def verify_bundle(
     chosen = [engine] if engine is not None else list(bundle.manifest.get("lookups", {}))
     if not chosen:
         raise UserError(f"{folder} says nothing of what an engine must find: export it again")
-    _refuse_what_no_engine_looks_at(chosen, sources, device_name, triton_version)
+    _refuse_what_no_engine_looks_at(chosen, sources, triton_version)
     estimated = not bundle.manifest.get("measured", True)
     served = Served.of(bundle, model)
-    verified = [_one(bundle, name, sources, device_name, triton_version, served) for name in chosen]
     first = (served.reason,) if served.reason else ()
-    return [replace(one, estimated=estimated, reasons=(*first, *one.reasons)) for one in verified]
+    made = []
+    for name in chosen:
+        verification = _one(bundle, name, sources, device_name, triton_version, served)
+        if name not in known_engines():  # those look a file up by the GPU's name, and have judged it
+            verification = _of_gpu(verification, bundle, device_name)
+        made.append(replace(verification, estimated=estimated, reasons=(*first, *verification.reasons)))
+    return made
 
 
 def _refuse_what_no_engine_looks_at(
-    engines: Sequence[str], sources: Sequence[Path], device_name: str | None, triton_version: str | None
+    engines: Sequence[str], sources: Sequence[Path], triton_version: str | None
 ) -> None:
     asked = " and ".join(engines)
     if sources and not set(engines) - {"triton"}:
@@ -69,15 +76,47 @@ def _refuse_what_no_engine_looks_at(
         raise UserError(
             f"--engine-source names {len(sources)} sources, and {asked} has one: give one of them"
         )
-    if device_name is not None and not set(engines) & set(known_engines()):
-        raise UserError(
-            f"--device-name {device_name} has no effect for {asked}, whose lookup asks for none: leave it out"
-        )
     if triton_version is not None and "sglang" not in engines:
         raise UserError(
             f"--triton-version {triton_version} has no effect for {asked}, only SGLang's lookup asks for it:"
             " leave it out"
         )
+
+
+def _of_gpu(verification: Verification, bundle: Bundle, device_name: str | None) -> Verification:
+    """The verification, failed where the serving GPU is not the one that the bundle is for.
+
+    Args:
+        device_name: the serving GPU's name; None: it is the GPU here, if there is one.
+    """
+    reasons, unchecked = [], []
+    here = gpu_here() if device_name is None else None
+    for environment in bundle.manifest.get("environments", {}).values():
+        meant = Gpu(environment["device"], environment["compute_units"])
+        # Of a GPU that was only named the compute units are not known.
+        serving = here if device_name is None else replace(meant, name=device_name.replace("_", " "))
+        if serving is None:
+            unchecked.append(str(meant))
+        elif not meant.is_same(serving):
+            reasons.append(f"gpu: it is for {meant}, and the serving GPU is {serving}: tune on that one")
+    return replace(
+        verification,
+        reasons=(*reasons, *verification.reasons),
+        unchecked_gpu=" and ".join(unchecked),
+    )
+
+
+def gpu_here() -> Gpu | None:
+    """The GPU of this machine; None: there is none, or no torch that sees it."""
+    if not any(Path(node).exists() for node in ("/dev/kfd", "/dev/nvidiactl")):
+        return None
+    done = subprocess.run(
+        [sys.executable, "-m", "autotune.probe"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        return None
+    device = json.loads(done.stdout)
+    return Gpu(device["name"], device["compute_units"])
 
 
 def _one(
@@ -118,11 +157,8 @@ def card_here(engine: str) -> str | None:
         for card in sorted(Path("/sys/class/drm").glob("card*/device")):
             if (card / "vendor").read_text().strip() == "0x1002":
                 return (card / "device").read_text().strip()
-    if not any(Path(node).exists() for node in ("/dev/kfd", "/dev/nvidiactl")):
-        return None
-    program = "import torch; print(torch.cuda.get_device_name(0))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
+    gpu = gpu_here()
+    return gpu.name if gpu else None
 
 
 def _env_source(path: Path) -> EngineSource:

@@ -12,6 +12,7 @@ from autotune.config import Config
 from autotune.export.content import Place
 from autotune.export.operator_json import operator_content
 from autotune.kernels.config import Stage1Config, Stage2Config
+from autotune.kernels.tuned import Gpu
 from autotune.results import LayerConfig
 from tests.export.winners import winner
 from tests.verify.conftest import write_as_bundle
@@ -21,10 +22,15 @@ RUNNER = CliRunner()
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
+    return bundle_of(tmp_path)
+
+
+def bundle_of(tmp_path: Path, **environment: object) -> Path:
+    """A bundle of our operator, of a winner on an MI325X or what `environment` says."""
     one, two = vars(Stage1Config(16, 64, 512, 4, 3)), vars(Stage2Config(16, 64, 256, 4, 2))
-    won = replace(winner(4, backend="triton"), config=LayerConfig(Config(one), Config(two)))
+    won = replace(winner(4, backend="triton", **environment), config=LayerConfig(Config(one), Config(two)))
     place = Place("/opt/b")
-    write_as_bundle(tmp_path / "deploy", operator_content([won], place), place)
+    write_as_bundle(tmp_path / "deploy", operator_content([won], place), place, won)
     return tmp_path / "deploy"
 
 
@@ -32,7 +38,48 @@ def test_a_bundle_that_is_used_as_meant_gives_exit_code_0(bundle: Path) -> None:
     done = RUNNER.invoke(app, ["verify", str(bundle)])
     assert done.exit_code == 0, done.output
     assert "ok   stage1 at 4 tokens" in done.output
-    assert "verified: found by the engine\n" in done.output
+    unchecked = "it is for AMD Instinct MI325X (304 compute units), and there is no GPU here to compare"
+    assert f"verified: found by the engine; {unchecked}\n" in done.output
+
+
+H100, H200 = Gpu("NVIDIA H100 80GB HBM3", 132), Gpu("NVIDIA H200", 132)
+
+
+@pytest.mark.parametrize(("measured_on", "here"), [(H100, H200), (H200, H100)])
+def test_another_gpus_bundle_is_not_used_as_meant(
+    measured_on: Gpu, here: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are sm_90 with 132 SMs, and the engine would find the file: it is refused by the name."""
+    monkeypatch.setattr("autotune.verify.verify.gpu_here", lambda: here)
+    folder = bundle_of(tmp_path, device=measured_on.name, arch="sm_90", compute_units=132)
+    done = RUNNER.invoke(app, ["verify", str(folder)])
+    assert done.exit_code == 1
+    assert f"gpu: it is for {measured_on}, and the serving GPU is {here}: tune on that one" in done.output
+    monkeypatch.setattr("autotune.verify.verify.gpu_here", lambda: measured_on)
+    done = RUNNER.invoke(app, ["verify", str(folder)])
+    assert (done.exit_code, done.output.splitlines()[-1].strip()) == (0, "verified: found by the engine")
+
+
+def test_the_serving_gpu_may_be_named_where_there_is_none(tmp_path: Path) -> None:
+    folder = bundle_of(tmp_path, device=H100.name, arch="sm_90", compute_units=132)
+    for name, code in ((H100.name, 0), ("NVIDIA_H100_80GB_HBM3", 0), (H200.name, 1)):
+        assert RUNNER.invoke(app, ["verify", str(folder), "--device-name", name]).exit_code == code
+
+
+def test_a_part_of_the_gpu_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An eighth of an MI325X in CPX mode has the whole one's name."""
+    monkeypatch.setattr("autotune.verify.verify.gpu_here", lambda: Gpu("AMD Instinct MI325X", 38))
+    done = RUNNER.invoke(app, ["verify", str(bundle_of(tmp_path))])
+    assert done.exit_code == 1
+    assert "the serving GPU is AMD Instinct MI325X (38 compute units)" in done.output
+
+
+def test_an_estimate_for_a_card_is_for_that_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = bundle_of(tmp_path, device="offline:mi325x")
+    for name, code in (("AMD Instinct MI325X", 0), ("AMD Instinct MI300X", 1)):
+        here = Gpu(name, 304)
+        monkeypatch.setattr("autotune.verify.verify.gpu_here", lambda here=here: here)
+        assert RUNNER.invoke(app, ["verify", str(folder)]).exit_code == code
 
 
 def test_a_lookup_that_finds_estimates_says_that_they_are_such(bundle: Path) -> None:

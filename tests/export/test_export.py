@@ -11,6 +11,7 @@ from autotune.export.content import Place
 from autotune.export.deploy import deploy_files, stack
 from autotune.export.export import Selection, export, plan, serving_folder
 from autotune.export.text import preview_lines
+from autotune.fingerprint import Fingerprint
 from autotune.problem import Problem, Stage
 from autotune.results import Confirmation, Finalist, Kind, LayerConfig, Round
 from autotune.store.records import ShortListed
@@ -32,9 +33,10 @@ def win(
     us: list[float],
     *,
     backend: str = "sglang",
-) -> None:
-    """A confirmation of `configs`, the first of them the default, won by the fastest."""
-    environment = fingerprint(backend=backend)
+    on: Fingerprint | None = None,
+) -> int:
+    """A confirmation of `configs`, the first of them the default, won by the fastest; the winner's id."""
+    environment = on or fingerprint(backend=backend)
     best = us.index(min(us))
     labels = ["default"] + ["candidate"] * (len(us) - 1)
     confirmation = Confirmation(
@@ -51,7 +53,7 @@ def win(
     stored = store.record_confirmation(
         run, confirmation, backend=backend, environment=environment, workload="cold"
     )
-    store.record_winner(run, stored)
+    return store.record_winner(run, stored)
 
 
 def both(**knobs: int) -> LayerConfig:

@@ -50,10 +50,10 @@ def content(backend: str, place: Place) -> Content:
     return write(winners, family.quantisation, lambda m: family.default(KIMI, m, device), place)
 
 
-def write_as_bundle(folder: Path, made: Content, place: Place) -> None:
+def write_as_bundle(folder: Path, made: Content, place: Place, won: WinnerRecord | None = None) -> None:
     files = {**made.files, **env_files(made.variables, "test")}
     manifest = manifest_json(
-        [winner(4)], files, serving_folder=place.folder, variables=made.variables, lookups=made.lookups
+        [won or winner(4)], files, serving_folder=place.folder, variables=made.variables, lookups=made.lookups
     )
     write_bundle(folder, {**files, MANIFEST: manifest})
 
