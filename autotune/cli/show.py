@@ -12,6 +12,10 @@ def show(
     trial: Annotated[
         int | None, typer.Argument(help="Number of a trial, as autotune top prints it.", min=1)
     ] = None,
+    why: Annotated[
+        bool,
+        typer.Option("--why", help="How each winner was decided: finalists, rounds, who lost and why."),
+    ] = False,
     device: DevicePart = None,
     db: Database = None,
     as_json: Json = False,
@@ -23,6 +27,8 @@ def show(
       autotune show
 
       autotune show --device MI325X --json
+
+      autotune show --why --json
 
       autotune show 17
     """
@@ -45,7 +51,16 @@ def show(
                 typer.echo("\n".join(trial_lines(store, found)))
             return
         summaries = winners_at_a_glance(store, device=device)
-        if as_json:
+        if why and summaries:
+            from autotune.report.why import why as decision
+            from autotune.report.why import why_json, why_lines
+
+            told = [decision(store, summary.winner) for summary in summaries]
+            if as_json:
+                typer.echo(json.dumps([why_json(one) for one in told], indent=2))
+            else:
+                typer.echo("\n\n".join("\n".join(why_lines(one)) for one in told))
+        elif as_json:
             typer.echo(json.dumps([winner_json(summary) for summary in summaries], indent=2))
         elif summaries:
             typer.echo("\n".join(winner_lines(summaries)))

@@ -17,7 +17,7 @@ from statistics import median
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.statistics import Interval, Verdict, median_interval, pair_ratios, verdict
 from autotune.problem import Problem
-from autotune.results import Confirmation, Failure, Finalist, Round
+from autotune.results import SETTING, Confirmation, Failure, Finalist, Round
 
 RunRound = Callable[[int, int], "dict[str, float] | Failure"]
 """Times one contender (its index) on the routings of a seed: microseconds by what was timed."""
@@ -93,6 +93,90 @@ def ratio_of(
     return median_interval(ratios, resamples=settings.resamples, seed=settings.seed)
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What the rounds of a final say.
+
+    Attributes:
+        challenger: who was put to the test; None: nobody was left to be.
+        ratio: its time over the default's in the rounds that decided; None: one of the two failed.
+        winner: 0 keeps the default.
+    """
+
+    challenger: int | None
+    ratio: Interval | None
+    winner: int
+
+    @property
+    def gain(self) -> tuple[float, float, float]:
+        """(default - winner) / default with its 95 % interval: value, low, high; zeros for the default."""
+        if self.ratio is None or not self.winner:
+            return 0.0, 0.0, 0.0
+        return 1 - self.ratio.value, 1 - self.ratio.high, 1 - self.ratio.low
+
+
+def distinct(finalists: Sequence[Finalist]) -> list[int]:
+    """Who may challenge: the default among the candidates too is none, nor is a config's second label."""
+    keys = [finalist.config.key for finalist in finalists]
+    return [index for index in range(1, len(finalists)) if keys[index] not in keys[:index]]
+
+
+def selected(field: Sequence[int], selecting: Sequence[Round]) -> int | None:
+    """The fastest against the default of those who ran all rounds that select; None: nobody did."""
+
+    def ratio(index: int) -> float:
+        return median(r.us[index]["layer"] / r.us[0]["layer"] for r in selecting)
+
+    lasting = [index for index in field if all(r.us[index] for r in selecting)]
+    if len(lasting) < 2 or not selecting:
+        return lasting[0] if lasting else None
+    return min(lasting, key=ratio)
+
+
+def decision(
+    challenger: int, errors: Sequence[float | None], judging: Sequence[Round], settings: MeasureSettings
+) -> Decision:
+    """Whether the challenger is surely better than the default by the least gain that counts."""
+    if errors[0] is None or errors[challenger] is None:
+        return Decision(challenger, None, 0)
+    ratio = ratio_of(judging, challenger, 0, "layer", settings)
+    return Decision(challenger, ratio, challenger if 1 - ratio.high > settings.min_gain else 0)
+
+
+def split(confirmation: Confirmation, settings: MeasureSettings) -> tuple[Sequence[Round], Sequence[Round]]:
+    """A final's rounds: those that selected, and those that decided. Of one challenger none selected."""
+    rounds = confirmation.rounds
+    if len(rounds) > settings.judge_rounds:
+        return rounds[: settings.select_rounds], rounds[settings.select_rounds :]
+    timed = [index for index in distinct(confirmation.finalists) if any(r.us[index] for r in rounds)]
+    return ((), rounds) if len(timed) < 2 else (rounds, ())
+
+
+def decide_again(confirmation: Confirmation, settings: MeasureSettings) -> Decision:
+    """The decision from what is stored of a final, without the GPU.
+
+    A table of settings decides nothing: its default is kept.
+
+    Args:
+        settings: under which it was made.
+    """
+    errors = confirmation.errors
+    tables = any(finalist.label.startswith(SETTING) for finalist in confirmation.finalists)
+    if tables or errors[0] is None:
+        return Decision(None, None, 0)
+    selecting, judging = split(confirmation, settings)
+    # Who failed later, but lasted through the selection, took part in it.
+    field = [
+        index
+        for index in distinct(confirmation.finalists)
+        if errors[index] is not None or any(r.us[index] for r in confirmation.rounds)
+    ]
+    challenger = selected(field, selecting)
+    if challenger is None or not judging:
+        return Decision(None, None, 0)
+    return decision(challenger, errors, judging, settings)
+
+
 def confirm(
     problem: Problem,
     finalists: Sequence[Finalist],
@@ -120,24 +204,17 @@ def confirm(
         errors.append(None if isinstance(checked, Failure) else checked)
         if isinstance(checked, Failure):
             notes.append(f"{finalist.label} {index} was not timed: {checked.status}: {checked.reason}")
-    # The default among the candidates too is no challenger; neither is one config under two labels.
-    challengers = [
-        index
-        for index, finalist in enumerate(finalists)
-        if errors[index] is not None
-        and finalist.config.key not in {earlier.config.key for earlier in finalists[:index]}
-        and index > 0
-    ]
+    challengers = [index for index in distinct(finalists) if errors[index] is not None]
 
-    def decided(rounds: Sequence[Round], winner: int, ratio: Interval | None) -> Confirmation:
-        gain = (0.0, 0.0, 0.0) if ratio is None else (1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
+    def decided(rounds: Sequence[Round], said: Decision) -> Confirmation:
         return Confirmation(
-            problem, tuple(finalists), tuple(rounds), tuple(errors), winner, *gain, tuple(notes)
+            problem, tuple(finalists), tuple(rounds), tuple(errors), said.winner, *said.gain, tuple(notes)
         )
 
+    kept = Decision(None, None, 0)
     if errors[0] is None:
         notes.append("the default itself failed, so nothing can be compared with it: kept default")
-        return decided((), 0, None)
+        return decided((), kept)
 
     def fails(failed: Mapping[int, Failure]) -> None:
         for index, failure in failed.items():
@@ -154,31 +231,24 @@ def confirm(
         fails(failed)
         challengers = [index for index in challengers if index not in failed]
         if 0 in failed:
-            return decided(selecting, 0, None)
-    if not challengers:
+            return decided(selecting, kept)
+    challenger = selected(challengers, selecting)
+    if challenger is None:
         notes.append("no challenger is left: kept default")
-        return decided(selecting, 0, None)
-
-    def selected(index: int) -> float:
-        return median(r.us[index]["layer"] / r.us[0]["layer"] for r in selecting)
-
-    chosen = min(challengers, key=selected) if len(challengers) > 1 else challengers[0]
+        return decided(selecting, kept)
     published = [index for index in challengers if finalists[index].label == "published"]
-    field = sorted({0, chosen, *published})
+    field = sorted({0, challenger, *published})
     seed = settings.seed + JUDGE_SEED
     judging, failed = run_rounds(run, field, len(finalists), settings.judge_rounds, seed)
     fails(failed)
-    rounds = [*selecting, *judging]
-    if 0 in failed or chosen in failed:
-        return decided(rounds, 0, None)
-    ratio = ratio_of(judging, chosen, 0, "layer", settings)
-    if 1 - ratio.high > settings.min_gain:
-        return decided(rounds, chosen, ratio)
-    notes.append(
-        f"kept default: candidate {chosen}'s gain of {1 - ratio.value:.1%} (95 %: {1 - ratio.high:.1%} to"
-        f" {1 - ratio.low:.1%}) is not surely above {settings.min_gain:.1%}"
-    )
-    return decided(rounds, 0, None)
+    said = decision(challenger, errors, judging, settings)
+    if said.ratio is not None and not said.winner:
+        notes.append(
+            f"kept default: candidate {challenger}'s gain of {1 - said.ratio.value:.1%} (95 %:"
+            f" {1 - said.ratio.high:.1%} to {1 - said.ratio.low:.1%}) is not surely above"
+            f" {settings.min_gain:.1%}"
+        )
+    return decided([*selecting, *judging], said)
 
 
 def compare(run: RunRound, what: str, settings: MeasureSettings, seed: int = 0) -> "Comparison | Failure":

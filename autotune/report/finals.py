@@ -112,7 +112,8 @@ def _gain(stored: StoredConfirmation, rounds: Sequence[Round], index: int) -> In
         return None
     if index == confirmation.winner:
         return Interval(confirmation.gain, confirmation.gain_low, confirmation.gain_high)
-    if not any("layer" in r.us[index] and "layer" in r.us[0] for r in rounds):
+    both = (all("layer" in r.us[index] and "layer" in r.us[0] for r in pair) for pair in _pairs(rounds))
+    if not any(both):  # it failed before a pair of rounds was whole
         return None
     ratio = ratio_of(rounds, index, 0, "layer", MeasureSettings())
     return Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from autotune.measure.confirm import (
+    COMPARE_SEED,
     JUDGE_SEED,
     SELECT_SEED,
     Comparison,
+    RunRound,
     compare,
     confirm,
     interval_of,
@@ -17,9 +19,9 @@ from autotune.measure.confirm import (
     run_rounds,
 )
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.statistics import Verdict
+from autotune.measure.statistics import Interval, Verdict
 from autotune.problem import Problem
-from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Status
+from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Round, Status
 from tests.measure.fake_runtime import fake_config
 from tests.spaces import KIMI
 
@@ -147,7 +149,7 @@ def test_who_fails_the_gate_is_never_timed() -> None:
     assert result.winner == 2
     assert result.errors == (1e-3, None, 1e-3)
     assert 1 not in {index for index, _ in card.asked}
-    assert "one wrong tile" in result.notes[0]
+    assert result.notes == ("candidate 1 was not timed: incorrect: one wrong tile",)
 
 
 def test_who_dies_in_a_round_is_out() -> None:
@@ -156,6 +158,7 @@ def test_who_dies_in_a_round_is_out() -> None:
     result = final(card, "default", "candidate", "candidate")
     assert result.winner == 2
     assert result.errors[1] is None
+    assert result.notes == ("candidate 1 failed in a round: runtime_error: died",)
 
 
 def test_when_the_chosen_one_dies_in_the_judgement_the_default_is_kept() -> None:
@@ -179,6 +182,8 @@ def test_without_a_default_there_is_no_winner(at: str) -> None:
     )
     assert (result.winner, result.gain) == (0, 0.0)
     assert result.errors[0] is None
+    said = "the default itself failed, so nothing can be compared with it: kept default"
+    assert (said in result.notes) is (at == "gate")
 
 
 def test_the_default_is_no_challenger_of_itself() -> None:
@@ -187,12 +192,13 @@ def test_the_default_is_no_challenger_of_itself() -> None:
     result = confirm(PROBLEM, [*finalists("default"), same], lambda index: 1e-3, card, SETTINGS)
     assert result.winner == 0
     assert not card.asked
-    assert "no challenger" in result.notes[-1]
+    assert result.notes == ("no challenger is left: kept default",)
 
 
 def test_the_first_finalist_must_be_the_default() -> None:
-    with pytest.raises(ValueError, match="default"):
-        final(Card([10]), "candidate")
+    for labels in ((), ("candidate",)):
+        with pytest.raises(ValueError, match=r"^the default is the first finalist$"):
+            final(Card([10]), *labels)
 
 
 @pytest.mark.parametrize(
@@ -219,3 +225,104 @@ def test_the_interval_of_one_contender_spans_its_routings() -> None:
     interval = interval_of(rounds, 0, "layer", SETTINGS)
     assert interval.low < 10 < interval.high
     assert interval.high - interval.low > 0.05  # routings differ by 2 %, whatever the timer's noise
+
+
+def exactly(*us: float) -> RunRound:
+    """Times without noise."""
+    return lambda index, seed: {"layer": us[index]}
+
+
+def test_the_least_gain_itself_is_no_winner() -> None:
+    settings = replace(SETTINGS, min_gain=0.25)
+    for us, winner in ((7.5, 0), (7.4, 1)):
+        result = confirm(
+            PROBLEM, finalists("default", "candidate"), lambda i: 1e-3, exactly(10, us), settings
+        )
+        assert result.winner == winner
+    kept = confirm(PROBLEM, finalists("default", "candidate"), lambda i: 1e-3, exactly(10, 7.5), settings)
+    assert kept.notes == (
+        "kept default: candidate 1's gain of 25.0% (95 %: 25.0% to 25.0%) is not surely above 25.0%",
+    )
+
+
+def test_one_config_under_two_labels_runs_once() -> None:
+    twice = finalists("default", "published", "candidate")
+    twice[2] = Finalist("candidate", twice[1].config)
+    result = confirm(PROBLEM, twice, lambda i: 1e-3, exactly(10, 9, 8), SETTINGS)
+    assert result.winner == 1
+    assert len(result.rounds) == SETTINGS.judge_rounds, "one challenger needs no selection"
+    assert all(not r.us[2] for r in result.rounds)
+
+
+def test_the_challenger_is_the_fastest_by_the_median_of_its_rounds() -> None:
+    """One lucky round does not choose."""
+    calls = iter(range(1000))
+
+    def select(index: int, seed: int) -> dict[str, float]:
+        lucky = index == 1 and next(calls) == 0
+        return {"layer": 1.0 if lucky else (10, 9.5, 9)[index]}
+
+    labels = ("default", "candidate", "candidate")
+    run = exactly(10, 9.5, 9)
+    result = confirm(PROBLEM, finalists(*labels), lambda i: 1e-3, run, SETTINGS, select)
+    assert result.winner == 2
+    assert result.rounds[0].us[1] == {"layer": 1.0}, "the rounds that select have a runner of their own"
+
+
+def test_a_published_config_that_dies_in_the_judgement_costs_the_challenger_nothing() -> None:
+    card = Card([10, 9.5, 8])
+    card.dies = {1: SETTINGS.select_rounds * 3 + 2}
+    result = final(card, "default", "published", "candidate")
+    assert (result.winner, result.errors[1]) == (2, None)
+    assert result.notes == ("published 1 failed in a round: runtime_error: died",)
+
+
+def test_routings_follow_the_seed_of_the_settings() -> None:
+    settings = replace(SETTINGS, seed=5)
+    card = Card([10, 9, 8])
+    final(card, "default", "candidate", "candidate", settings=settings)
+    seeds = [seed for _, seed in card.asked]
+    assert (seeds[0], seeds[-1]) == (SELECT_SEED + 5, JUDGE_SEED + 5 + settings.judge_rounds // 2 - 1)
+
+
+def test_each_comparison_has_routings_of_its_own() -> None:
+    asked = []
+    for seed in (0, 1):
+        card = Card([10, 10])
+        compare(card, "layer", replace(SETTINGS, seed=7), seed)
+        asked.append({routing for _, routing in card.asked})
+    first = 7 + COMPARE_SEED
+    assert asked[0] == set(range(first, first + SETTINGS.judge_rounds // 2))
+    assert asked[1] == {routing + SETTINGS.judge_rounds for routing in asked[0]}
+
+
+def test_a_comparison_names_a_b_and_their_ratio() -> None:
+    result = compare(exactly(10, 5), "layer", SETTINGS)
+    assert isinstance(result, Comparison)
+    assert (result.a.value, result.b.value, result.ratio.value) == (10, 5, 0.5)
+    assert len(result.rounds) == SETTINGS.judge_rounds
+
+
+def test_a_pair_counts_only_where_both_ran_in_both_of_its_rounds() -> None:
+    whole, half = {"layer": 10.0}, {"layer": 99.0}
+    rounds = [Round((whole, {"layer": 5.0}))] * 2 + [Round((half, {})), Round((half, {"layer": 1.0}))]
+    assert ratio_of(rounds, 1, 0, "layer", SETTINGS).value == 0.5
+    assert interval_of(rounds, 1, "layer", SETTINGS).value == 5.0
+    assert interval_of(rounds[2:] + [Round(({"layer": 1.0}, {}))] * 2, 0, "layer", SETTINGS).high == 99.0
+    with pytest.raises(ValueError, match="at least one"):
+        ratio_of(rounds[2:], 1, 0, "layer", SETTINGS)
+
+
+def test_the_time_of_a_pair_is_the_mean_of_its_rounds() -> None:
+    rounds = [Round(({"layer": 10.0},)), Round(({"layer": 13.0},))]
+    assert interval_of(rounds, 0, "layer", SETTINGS) == Interval(11.5, 11.5, 11.5)
+
+
+def test_who_failed_in_one_round_runs_in_no_other() -> None:
+    card = Card([10, 9, 8])
+    card.dies = {1: 2}
+    rounds, failed = run_rounds(card, (0, 1), 3, 4, seed=3)
+    assert failed == {1: DIED}
+    assert [index for index, _ in card.asked] == [0, 1, 0, 0, 0]
+    assert [seed for _, seed in card.asked] == [3, 3, 3, 4, 4]
+    assert all(r.us[1:] == ({}, {}) for r in rounds)

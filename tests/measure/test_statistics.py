@@ -1,5 +1,7 @@
 """Intervals cover what they claim, and verdicts say no more than they allow."""
 
+from math import comb
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,9 +40,35 @@ def test_the_interval_holds_the_median(values: list[float]) -> None:
     assert interval.value <= interval.high + 1e-12
 
 
+@pytest.mark.parametrize(("level", "tail"), [(0.95, 0.025), (0.8, 0.1)])
+def test_the_bounds_are_the_bootstraps_own_quantiles(level: float, tail: float) -> None:
+    """The median of n draws from n values is at most the k-th smallest with a binomial chance, exactly."""
+    n = 201
+    chances = [
+        sum(comb(n, i) * (k / n) ** i * (1 - k / n) ** (n - i) for i in range((n + 1) // 2, n + 1))
+        for k in range(1, n + 1)
+    ]
+    low, high = (next(k for k, chance in enumerate(chances) if chance >= p) for p in (tail, 1 - tail))
+    interval = median_interval([float(k) for k in range(n)], level=level, resamples=20_000)
+    assert (interval.low, interval.value, interval.high) == (low, 100, high)
+
+
+def test_an_interval_depends_on_its_values_and_seed_alone() -> None:
+    values = np.random.default_rng(0).standard_normal(15).tolist()
+    first, again, other = (median_interval(values, resamples=40, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
 def test_no_values_no_interval() -> None:
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match=r"^an interval needs at least one value$"):
         median_interval([])
+
+
+def test_a_pair_is_the_geometric_mean_of_its_two_ratios() -> None:
+    assert pair_ratios([2, 8, 9, 9], [1, 1, 3, 3]) == [4.0, 3.0]
+    with pytest.raises(ValueError, match=r"^rounds come in pairs of opposite order$"):
+        pair_ratios([1, 2], [1, 2, 3, 4])
 
 
 @given(st.floats(0.8, 1.25), st.floats(-0.01, 0.01))
@@ -53,7 +81,7 @@ def test_a_linear_drift_cancels_within_a_pair(ratio: float, drift: float) -> Non
 
 
 def test_rounds_without_their_opposite_are_refused() -> None:
-    with pytest.raises(ValueError, match="pairs"):
+    with pytest.raises(ValueError, match=r"^rounds come in pairs of opposite order$"):
         pair_ratios([1, 2, 3], [1, 2, 3])
 
 
@@ -70,6 +98,29 @@ def test_rounds_without_their_opposite_are_refused() -> None:
 )
 def test_a_verdict_needs_the_whole_interval(low: float, high: float, says: Verdict) -> None:
     assert verdict(Interval((low + high) / 2, low, high), 0.01) is says
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (0.5, 0.75, Verdict.AMBIGUOUS),
+        (1.25, 1.5, Verdict.AMBIGUOUS),
+        (0.75, 1.25, Verdict.SAME),
+        (0.75, 1.0, Verdict.SAME),
+        (1.0, 1.25, Verdict.SAME),
+    ],
+)
+def test_the_least_effect_itself_is_no_effect(low: float, high: float, says: Verdict) -> None:
+    assert verdict(Interval(1.0, low, high), 0.25) is says
+
+
+def test_verdicts_have_the_words_that_users_read() -> None:
+    assert [str(each) for each in Verdict] == ["faster", "slower", "same", "ambiguous"]
+
+
+def test_the_standard_error_is_that_of_a_median_by_the_absolute_deviation() -> None:
+    assert relative_standard_error([9.0, 10.0, 11.0, 10.0]) == pytest.approx(1.2533 * 1.4826 * 0.5 / 2 / 10)
+    assert relative_standard_error([9.0, 11.0]) == pytest.approx(1.2533 * 1.4826 / 2**0.5 / 10)
 
 
 def test_equal_configs_are_the_same_and_3_percent_slower_is_slower_20_times_of_20() -> None:

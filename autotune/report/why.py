@@ -1,0 +1,251 @@
+"""Why a winner is the winner: the final told in full, and decided once more from what is stored."""
+
+from dataclasses import asdict, dataclass, fields
+from statistics import median
+from typing import Any
+
+from autotune.config import Config
+from autotune.measure.confirm import Decision, decide_again, distinct, ratio_of, split
+from autotune.measure.settings import MeasureSettings
+from autotune.problem import Stage
+from autotune.report.configs import layer_changes
+from autotune.report.text_table import Column, percent, text_table
+from autotune.results import Confirmation, LayerConfig, Status
+from autotune.store.records import StoredConfirmation, StoredTrial, WinnerRecord
+from autotune.store.store import Store
+
+_LEADERS = 4  # of a stage, told of where no finalist has them
+_COLUMNS = (
+    *(Column("#", right=True), Column("finalist"), Column("layer µs", right=True)),
+    *(Column("gain", right=True), Column("what became of it"), Column("changed")),
+)
+
+
+@dataclass(frozen=True)
+class Left:
+    """A config among a stage's fastest that no finalist has, and why."""
+
+    stage: Stage
+    config: Config
+    us: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Why:
+    """A decision, told.
+
+    Attributes:
+        stored: the final; None: an estimate ranks, it decides nothing.
+        settings: under which it was made; None: the run's record does not tell.
+        again: the decision repeated; None: without the settings it cannot be.
+        fates: what became of each finalist.
+        left: see `Left`.
+    """
+
+    winner: WinnerRecord
+    stored: StoredConfirmation | None
+    settings: MeasureSettings | None
+    again: Decision | None
+    fates: tuple[str, ...]
+    left: tuple[Left, ...]
+
+    @property
+    def repeats(self) -> bool | None:
+        """Whether the decision comes out as it is stored; None: it cannot be repeated."""
+        if self.stored is None or self.again is None:
+            return None
+        final = self.stored.confirmation
+        return (self.again.winner, *self.again.gain) == (
+            *(final.winner, final.gain, final.gain_low, final.gain_high),
+        )
+
+
+def settings_of(store: Store, stored: StoredConfirmation) -> MeasureSettings | None:
+    """The conditions of a final, as its run's record has them; None: it has none that this tool knows."""
+    spec = store.run(stored.run).spec
+    told = spec.get("measuring") or spec.get("settings")
+    known = {field.name for field in fields(MeasureSettings)}
+    if not isinstance(told, dict) or not told or not set(told) <= known:
+        return None
+    return MeasureSettings(**told)
+
+
+def why(store: Store, winner: WinnerRecord) -> Why:
+    """All that decided, from the database."""
+    if winner.confirmation is None:
+        return Why(winner, None, None, None, (), ())
+    stored = store.confirmation(winner.confirmation)
+    settings = settings_of(store, stored)
+    again = None if settings is None else decide_again(stored.confirmation, settings)
+    fates = tuple(
+        _fate(stored.confirmation, settings, again, index)
+        for index in range(len(stored.confirmation.finalists))
+    )
+    return Why(winner, stored, settings, again, fates, tuple(_left(store, stored)))
+
+
+def _fate(final: Confirmation, settings: MeasureSettings | None, again: Decision | None, index: int) -> str:
+    """What became of a finalist, in words."""
+    finalist = final.finalists[index]
+    if final.errors[index] is None:
+        begins = f"{finalist.label} {index} "
+        reasons = [note.removeprefix(begins) for note in final.notes if note.startswith(begins)]
+        return "; ".join(reasons) or "failed"
+    if index == 0:
+        return "what ships" if final.winner else "what ships, kept"
+    if index == final.winner:
+        return f"won: {_interval(final.gain, final.gain_low, final.gain_high)}"
+    if index not in distinct(final.finalists):
+        return "the same config as one above"
+    if settings is None or again is None or again.challenger is None:
+        return "not chosen"
+    selecting, judging = split(final, settings)
+    if index == again.challenger and again.ratio is not None:
+        gain = _interval(1 - again.ratio.value, 1 - again.ratio.high, 1 - again.ratio.low)
+        return f"put to the test: {gain}, not surely above {settings.min_gain:.1%}"
+    lost = f"lost the first {len(selecting)} rounds to {again.challenger}"
+    if any(r.us[index] for r in judging):
+        ratio = ratio_of(judging, index, 0, "layer", settings)
+        return f"{lost}; beside it in the test: {_interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)}"
+    return lost
+
+
+def _interval(gain: float, low: float, high: float) -> str:
+    return f"{percent(gain)} (95 %: {percent(low)} to {percent(high)})"
+
+
+def _left(store: Store, stored: StoredConfirmation) -> list[Left]:
+    """Of each stage's fastest in the search those that no finalist has."""
+    made = []
+    for stage in Stage:
+        trials = store.trials(
+            problem=stored.confirmation.problem,
+            stage=stage,
+            backend=stored.backend,
+            environment_key=stored.environment.key,
+            workload=stored.workload,
+        )
+        windows: dict[Config, list[StoredTrial]] = {}
+        for trial in trials:
+            if trial.created_at <= stored.created_at:
+                windows.setdefault(trial.config, []).append(trial)
+        times = {
+            config: median(trial.figure_us for trial in those if trial.figure_us is not None)
+            for config, those in windows.items()
+            if any(trial.figure_us is not None for trial in those)
+        }
+        taken = {finalist.config.of(stage) for finalist in stored.confirmation.finalists}
+        for config in sorted(times, key=lambda config: (times[config], config.key))[:_LEADERS]:
+            if config in taken:
+                continue
+            failed = [t for t in windows[config] if t.status is not Status.OK]
+            reason = (
+                f"{failed[-1].status} when measured again: {failed[-1].reason}"
+                if failed
+                else "no place: other pairs of stages have the smaller sums, or its code is another's"
+            )
+            made.append(Left(stage, config, times[config], reason))
+    return made
+
+
+def why_lines(told: Why) -> list[str]:
+    """A decision for people."""
+    winner = told.winner
+    head = (
+        f"{winner.problem.shape} ({winner.problem.tokens} tokens, {winner.problem.routing.key}),"
+        f" {winner.backend} on {winner.environment.device}"
+    )
+    if told.stored is None:
+        return [head, "an estimate by formula ranks it: nothing was measured, so nothing was decided"]
+    final = told.stored.confirmation
+    default = final.finalists[0].config
+    rows = [
+        [
+            str(index),
+            finalist.label,
+            _text(us := _median(final, index)),
+            _text_gain(us, _median(final, 0), index),
+            told.fates[index],
+            "" if index == 0 else layer_changes(finalist.config, default),
+        ]
+        for index, finalist in enumerate(final.finalists)
+    ]
+    lines = [head, *text_table(_COLUMNS, rows)]
+    if told.settings is not None:
+        selecting, judging = split(final, told.settings)
+        lines.append(
+            f"{len(selecting)} rounds picked the challenger, {len(judging)} others decided: the 95 % bound of"
+            f" its gain must be above {told.settings.min_gain:.1%}"
+        )
+    for left in told.left:
+        lines.append(f"not in the final: {left.stage} {left.config}, {_text(left.us)} µs: {left.reason}")
+    lines.append(
+        {
+            True: "decided again from the stored rounds: the same",
+            False: "DECIDED AGAIN from the stored rounds: NOT the same",
+            None: "it cannot be decided again: the run's record does not tell its conditions",
+        }[told.repeats]
+    )
+    return lines
+
+
+def _median(final: Confirmation, index: int) -> float | None:
+    ran = [r.us[index]["layer"] for r in final.rounds if r.us[index]]
+    return median(ran) if ran else None
+
+
+def _text(us: float | None) -> str:
+    return "" if us is None else f"{us:.2f}"
+
+
+def _text_gain(us: float | None, default: float | None, index: int) -> str:
+    return "" if us is None or default is None or index == 0 else percent(1 - us / default)
+
+
+def why_json(told: Why) -> dict[str, Any]:
+    """A decision as JSON values, with every round: enough to decide it elsewhere."""
+    winner, stored = told.winner, told.stored
+    made: dict[str, Any] = {
+        "problem": winner.problem.key,
+        "shape": winner.problem.shape,
+        "tokens": winner.problem.tokens,
+        "backend": winner.backend,
+        "device": winner.environment.device,
+        "kind": str(winner.kind),
+        "config": _config(winner.config),
+        "kept_default": winner.kept_default,
+    }
+    if stored is None:
+        return made
+    final = stored.confirmation
+    return {
+        **made,
+        "confirmation": stored.id,
+        "run": stored.run,
+        "workload": stored.workload,
+        "measuring": None if told.settings is None else asdict(told.settings),
+        "finalists": [
+            {
+                "label": finalist.label,
+                "config": _config(finalist.config),
+                "gate_error": final.errors[index],
+                "fate": told.fates[index],
+                "layer_us": [r.us[index].get("layer") for r in final.rounds],
+            }
+            for index, finalist in enumerate(final.finalists)
+        ],
+        "left_out": [
+            {"stage": str(left.stage), "config": dict(left.config), "us": left.us, "reason": left.reason}
+            for left in told.left
+        ],
+        "notes": list(final.notes),
+        "winner": final.winner,
+        "gain": final.gain,
+        "gain_95": [final.gain_low, final.gain_high],
+        "repeats": told.repeats,
+    }
+
+
+def _config(config: LayerConfig) -> dict[str, dict[str, Any]]:
+    return {str(stage): dict(config.of(stage)) for stage in Stage}

@@ -1,0 +1,451 @@
+"""Changes the code and counts the changes that no test notices.
+
+mutmut makes the mutants: a number one more, a comparison turned, an argument dropped or None, a string
+changed, … Each is written into a copy of the tree, and the tests that execute its statement are run, the
+quickest first, in a process forked from one that has the libraries loaded. Of `ALL` every mutant is tried, of
+`SAMPLED` a seeded sample, whose share has its Wilson interval. A run that was stopped goes on where it was:
+every outcome is a line of `runs.jsonl`, under the digest of the mutated file. Tests that were changed since
+are mapped again, and survivors tried again with `--again`.
+
+    pip install mutmut pytest-cov && python scripts/mutation.py --work /tmp/mutation
+"""
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Final
+
+import coverage
+import libcst
+from libcst.metadata import MetadataWrapper, PositionProvider
+from mutmut.mutation.file_mutation import MutationVisitor, deep_replace
+from mutmut.mutation.mutators import mutation_operators
+from mutmut.mutation.pragma_handling import IgnoredCode
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+ALL: Final = (
+    *("autotune/measure/statistics.py", "autotune/measure/confirm.py"),
+    *("autotune/search/choose.py", "autotune/store/winners.py"),
+)
+SAMPLED: Final = ("autotune/measure", "autotune/export", "autotune/verify")
+TESTS: Final = (
+    *("tests/measure", "tests/export", "tests/verify", "tests/search/test_choose.py", "tests/test_decide.py"),
+    *("tests/test_status.py", "tests/store/test_winners.py", "tests/store/test_confirmations.py"),
+    *("tests/store/test_merge.py", "tests/backends/aiter", "tests/replay/test_target.py"),
+)
+# Loaded before the fork: what tests need and what costs seconds. Nothing of ours is.
+PRELOADED: Final = (
+    "numpy",
+    "torch",
+    "sqlalchemy.orm",
+    "alembic.command",
+    "optuna",
+    "typer.testing",
+    "pytest",
+)
+EQUIVALENT: Final[Mapping[tuple[str, str], str]] = {}
+"""Mutants that change nothing a caller can see, by file and change, with the reason."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change.
+
+    Attributes:
+        line: where it is, from 1.
+        change: what it replaces and by what.
+        text: the whole mutated file.
+    """
+
+    path: str
+    line: int
+    change: str
+    text: str
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.path}\n{self.text}".encode()).hexdigest()[:16]
+
+    @property
+    def equivalent(self) -> str | None:
+        """Why no test can notice it; None: one could."""
+        return EQUIVALENT.get((self.path, self.change))
+
+
+class Visitor(MutationVisitor):
+    """mutmut's, decorated functions included: it leaves them to itself for reasons of how it runs mutants."""
+
+    def _skip_node_and_children(self, node: libcst.CSTNode) -> bool:
+        return not isinstance(node, libcst.FunctionDef) and super()._skip_node_and_children(node)
+
+
+class Source:
+    """A file and what mutmut makes of it; a mutant's text is rendered when it is asked for."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._code = (ROOT / path).read_text()
+        wrapper = MetadataWrapper(libcst.parse_module(self._code))
+        visitor = Visitor(mutation_operators, IgnoredCode(set(), set(), set()))
+        self._module = wrapper.visit(visitor)
+        self._mutations = visitor.mutations
+        self._positions = wrapper.resolve(PositionProvider)
+
+    def __len__(self) -> int:
+        return len(self._mutations)
+
+    def mutant(self, index: int) -> Mutant | None:
+        """None: it does not compile, or is the same program."""
+        mutation = self._mutations[index]
+        changed = deep_replace(self._module, mutation.original_node, mutation.mutated_node)
+        assert isinstance(changed, libcst.Module)
+        try:
+            if ast.dump(ast.parse(changed.code)) == ast.dump(ast.parse(self._code)):
+                return None
+        except SyntaxError:
+            return None
+        before, after = (
+            " ".join(self._module.code_for_node(node).split())
+            for node in (mutation.original_node, mutation.mutated_node)
+        )
+        line = self._positions[mutation.original_node].start.line
+        return Mutant(self.path, line, f"{before} -> {after}", changed.code)
+
+
+def every(paths: Sequence[str]) -> list[Mutant]:
+    """All mutants of some files."""
+    return [
+        mutant
+        for source in map(Source, paths)
+        for index in range(len(source))
+        if (mutant := source.mutant(index)) is not None
+    ]
+
+
+def sample(paths: Sequence[str], most: int, seed: int) -> tuple[list[Mutant], int]:
+    """A random sample of the mutants of some files, and of how many it is."""
+    sources = [Source(path) for path in paths]
+    places = [(source, index) for source in sources for index in range(len(source))]
+    random.Random(seed).shuffle(places)
+    drawn: list[Mutant] = []
+    for source, index in places:
+        if len(drawn) == most:
+            break
+        mutant = source.mutant(index)
+        if mutant is not None:
+            drawn.append(mutant)
+    return drawn, len(places)
+
+
+class Covering:
+    """Which tests execute a line, and how long each takes; kept by test file until that changes."""
+
+    def __init__(self, tree: Path, work: Path) -> None:
+        self._tree, self._place = tree, work / "coverage.json"
+        self._kept = json.loads(self._place.read_text()) if self._place.exists() else {}
+        self.seconds: dict[str, float] = {}
+        self._lines: dict[str, dict[int, set[str]]] = {}
+
+    def update(self, folders: Sequence[str]) -> None:
+        """Runs the test files that are new or changed, each by itself."""
+        files = sorted(
+            {
+                str(path.relative_to(self._tree))
+                for folder in folders
+                for path in (
+                    [self._tree / folder]
+                    if folder.endswith(".py")
+                    else (self._tree / folder).rglob("test_*.py")
+                )
+            }
+        )
+        for file in files:
+            digest = hashlib.sha256((self._tree / file).read_bytes()).hexdigest()
+            if self._kept.get(file, {}).get("digest") != digest:
+                started = time.monotonic()
+                self._kept[file] = {"digest": digest, **self._cover(file)}
+                self._place.write_text(json.dumps(self._kept))
+                print(f"covered {file} in {time.monotonic() - started:.0f} s", flush=True)
+        for file in files:
+            self.seconds |= self._kept[file]["seconds"]
+            for path, lines in self._kept[file]["lines"].items():
+                for line, tests in lines.items():
+                    self._lines.setdefault(path, {}).setdefault(int(line), set()).update(tests)
+
+    def _cover(self, file: str) -> dict[str, object]:
+        """Runs one file; subprocesses count for the whole file, since which test they serve is not known."""
+        scratch = self._place.parent / "cover"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        (scratch / "rc").write_text(
+            "[run]\nsource = autotune\npatch = subprocess\nparallel = true\n"
+            f"data_file = {scratch}/data\nsigterm = true\n"
+        )
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header"),
+                *(f"--cov-config={scratch}/rc", "--cov", "--cov-context=test", "--cov-report="),
+                *(f"--junitxml={scratch}/times.xml", file),
+            ],
+            cwd=self._tree,
+            env={**os.environ, "PYTHONPATH": str(self._tree)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        seconds = {}
+        for case in ElementTree.parse(scratch / "times.xml").iter("testcase"):
+            if not len(case) or case.find("properties") is not None:  # neither skipped nor failed
+                seconds[f"{file}::{case.get('name')}"] = float(case.get("time") or 0.0)
+        data = coverage.CoverageData(str(scratch / "data"))
+        if not (scratch / "data").exists():
+            merged = coverage.Coverage(config_file=str(scratch / "rc"))
+            merged.combine([str(scratch)])
+            data = merged.get_data()
+        data.read()
+        lines: dict[str, dict[int, list[str]]] = {}
+        for measured in data.measured_files():
+            path = str(Path(measured).relative_to(self._tree))
+            if path.startswith((*SAMPLED, *ALL)):
+                lines[path] = {
+                    line: sorted({context.split("|")[0] or file for context in contexts})
+                    for line, contexts in data.contexts_by_lineno(measured).items()
+                }
+        return {"seconds": seconds, "lines": lines}
+
+    def tests(self, mutant: Mutant) -> list[str]:
+        """The tests that execute the statement, the quickest first; whole files last.
+
+        What is executed at import only, a constant or a default, is what the tests of its function or
+        module stand for.
+        """
+        lines = self._lines.get(mutant.path, {})
+        for first, last in spans((self._tree / mutant.path).read_text(), mutant.line):
+            names = {name for line in range(first, last + 1) for name in lines.get(line, ())}
+            own = {name for name in names if name in self.seconds}
+            # A file by itself is what ran at import or in a subprocess of one of its tests.
+            files = {name for name in names if name.endswith(".py")}
+            if own:
+                return sorted(own, key=lambda name: self.seconds[name])
+            if files and any(line in lines for line in range(first, last + 1)) and last - first < 200:
+                inner = self._by_file(files, lines, mutant)
+                if inner:
+                    return inner
+        return []
+
+    def _by_file(self, files: set[str], lines: Mapping[int, set[str]], mutant: Mutant) -> list[str]:
+        """Tests of the files in which a subprocess executed the line, or of those of the module's name."""
+        stem = Path(mutant.path).stem
+        named = [file for file in files if stem in file]
+        chosen = {name for name in self.seconds if name.split("::")[0] in (named or files)}
+        return sorted(chosen, key=lambda name: self.seconds[name])
+
+
+def spans(code: str, line: int) -> list[tuple[int, int]]:
+    """Lines of the statement at `line`, of its function, and of the module: first and last, from 1."""
+    tree = ast.parse(code)
+    made: list[tuple[int, int]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno):
+            body = getattr(node, "body", None)
+            inside = isinstance(body, list) and body and body[0].lineno <= line
+            definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            if not inside and not definition:
+                made.append(
+                    (node.lineno, (body[0].lineno - 1) if isinstance(body, list) else node.end_lineno or line)
+                )
+            elif definition and isinstance(body, list):
+                made.append((body[0].lineno, node.end_lineno or line))
+    made.sort(key=lambda span: span[1] - span[0])
+    return [*made, (1, len(code.splitlines()))]
+
+
+def copy_tree(work: Path) -> Path:
+    """The files that git knows of or would, in a place of their own."""
+    tree = work / "tree"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        source, target = ROOT / name, tree / name
+        if source.is_file() and (not target.exists() or target.read_bytes() != source.read_bytes()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+            _forget(target)
+    return tree
+
+
+def _forget(path: Path) -> None:
+    """Compiled code of a file: its time stamp is too coarse to tell two mutants apart."""
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        compiled.unlink()
+
+
+def try_one(mutant: Mutant, tree: Path, tests: Sequence[str], limit_s: float) -> str:
+    """`killed`, `timeout` (a test would have noticed), `survived`."""
+    target = tree / mutant.path
+    original = target.read_text()
+    target.write_text(mutant.text)
+    _forget(target)
+    child = os.fork()
+    if child == 0:
+        _test(tree, tests)
+    try:
+        deadline = time.monotonic() + limit_s
+        while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
+            if time.monotonic() > deadline:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return "timeout"
+            time.sleep(0.02)
+    finally:
+        target.write_text(original)
+        _forget(target)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # workers that a failed test left
+    return "survived" if os.waitstatus_to_exitcode(done[1]) == 0 else "killed"
+
+
+def _test(tree: Path, tests: Sequence[str]) -> None:
+    """Runs the tests in this process, which is a fork, and ends it with pytest's status."""
+    import pytest
+    from hypothesis import settings
+
+    os.setsid()
+    os.chdir(tree)
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(quiet, stream)
+    sys.path.insert(0, str(tree))
+    os.environ["PYTHONPATH"] = str(tree)
+    # A spawned worker would import the main module, which is this script.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    # A loaded machine must not kill a mutant, nor luck.
+    settings.register_profile("mutation", deadline=None, derandomize=True, database=None)
+    settings.load_profile("mutation")
+    status = 3
+    try:
+        status = int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:cov", *tests]))
+    finally:
+        os._exit(status)
+
+
+def wilson(hits: int, of: int) -> tuple[float, float]:
+    """95 % interval of a share."""
+    if not of:
+        return 0.0, 1.0
+    z, share = 1.96, hits / of
+    centre = (share + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return centre - half, centre + half
+
+
+def report(title: str, tried: Sequence[Mutant], outcomes: Mapping[str, str], *, sampled: bool) -> None:
+    """The share killed of those that are not equivalent, and who survived."""
+    known = [mutant for mutant in tried if mutant.key in outcomes]
+    equal = [mutant for mutant in known if mutant.equivalent]
+    counted = [mutant for mutant in known if not mutant.equivalent]
+    survivors = [m for m in counted if outcomes[m.key] in ("survived", "untested")]
+    killed = len(counted) - len(survivors)
+    share = killed / len(counted) if counted else 0.0
+    low, high = wilson(killed, len(counted))
+    left = len(tried) - len(known)
+    interval = f" (95 %: {low:.1%} to {high:.1%})" if sampled or left else ""
+    print(f"\n{title}: {killed} of {len(counted)} killed, {share:.1%}{interval}; {left} not run")
+    for path in dict.fromkeys(mutant.path for mutant in counted):
+        here = [mutant for mutant in counted if mutant.path == path]
+        alive = sum(mutant in survivors for mutant in here)
+        print(f"  {path}: {len(here) - alive} of {len(here)}")
+    for mutant in survivors:
+        print(f"  {outcomes[mutant.key]} {mutant.path}:{mutant.line}: {mutant.change}")
+    for mutant in equal:
+        print(f"  equivalent {mutant.path}:{mutant.line}: {mutant.change}: {mutant.equivalent}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / ".mutation", help="folder of the copy and the outcomes"
+    )
+    parser.add_argument("--sample", type=int, default=400, help="mutants of the sampled modules")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--part", choices=("all", "sample", "both"), default="both")
+    parser.add_argument("--again", action="store_true", help="try survivors again")
+    parser.add_argument("--report", action="store_true", help="print what is known, run nothing")
+    parser.add_argument("--tests", nargs="+", default=list(TESTS), help="test files and folders to map")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    whole = every(ALL) if args.part != "sample" else []
+    rest = sorted(str(path.relative_to(ROOT)) for folder in SAMPLED for path in (ROOT / folder).rglob("*.py"))
+    drawn: list[Mutant] = []
+    if args.part != "all":
+        drawn, pool = sample([path for path in rest if path not in ALL], args.sample, args.seed)
+        print(f"{len(drawn)} of {pool} mutants of the sampled modules, seed {args.seed}")
+    tried = [*whole, *drawn]
+    log = args.work / "runs.jsonl"
+    outcomes: dict[str, str] = {}
+    if log.exists():
+        for line in log.read_text().splitlines():
+            entry = json.loads(line)
+            outcomes[entry["key"]] = entry["outcome"]
+    if not args.report:
+        _run(args, tried, log, outcomes)
+    if args.part != "sample":
+        report("all mutants", whole, outcomes, sampled=False)
+    if args.part != "all":
+        report("sampled mutants", drawn, outcomes, sampled=True)
+
+
+def _run(args: argparse.Namespace, tried: Sequence[Mutant], log: Path, outcomes: dict[str, str]) -> None:
+    tree = copy_tree(args.work)
+    covering = Covering(tree, args.work)
+    covering.update(args.tests)
+    for name in PRELOADED:
+        importlib.import_module(name)
+    for plugin in importlib.metadata.entry_points(group="pytest11"):
+        plugin.load()
+    again = ("survived", "untested") if args.again else ()
+    todo = [m for m in tried if m.key not in outcomes or outcomes[m.key] in again]
+    random.Random(args.seed).shuffle(todo)  # what is done when it is stopped is a sample of the whole
+    with log.open("a") as lines:
+        for number, mutant in enumerate(todo):
+            tests = covering.tests(mutant)
+            started = time.monotonic()
+            # A test's own seconds, many times over, for a machine that does other things as well.
+            limit = 30.0 + 10 * sum(covering.seconds[name] for name in tests)
+            outcome = try_one(mutant, tree, tests, limit) if tests else "untested"
+            outcomes[mutant.key] = outcome
+            took = round(time.monotonic() - started, 2)
+            entry = {"key": mutant.key, "outcome": outcome, "seconds": took, "tests": len(tests)}
+            lines.write(
+                json.dumps({**entry, "where": f"{mutant.path}:{mutant.line}", "change": mutant.change}) + "\n"
+            )
+            lines.flush()
+            where = f"{mutant.path}:{mutant.line}: {mutant.change[:90]}"
+            print(f"{number + 1}/{len(todo)} {outcome} {took:.1f} s, {len(tests)} tests: {where}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
