@@ -88,6 +88,22 @@ def test_deciding_again_from_what_is_stored_gives_the_stored_winner(
     assert (again.winner, *again.gain) == (final.winner, final.gain, final.gain_low, final.gain_high)
 
 
+@pytest.mark.parametrize(
+    ("labels", "changes"),
+    [
+        (("default", "setting 1"), {}),  # a table: whatever it says, nothing was decided
+        (("default", "candidate"), {"errors": (None, 1e-3)}),
+        (("default", "candidate"), {"errors": (1e-3, None)}),
+        (("default", "candidate"), {"errors": (1e-3, None), "rounds": ()}),
+        (("default",), {"errors": (1e-3,), "rounds": ()}),
+    ],
+)
+def test_what_no_rounds_decide_keeps_the_default(labels: tuple[str, ...], changes: dict[str, object]) -> None:
+    final = replace(run_final(Card([10, 5]), finalists("default", "candidate")), winner=0)
+    said = decide_again(replace(final, finalists=tuple(finalists(*labels)), **changes), MEASURING)
+    assert (said.winner, said.ratio, said.gain) == (0, None, (0.0, 0.0, 0.0))
+
+
 def decided(store: Store) -> Why:
     """A final with a published config, a winner, a slower one, a twin, a wrong one and one that dies."""
     contenders = finalists("default", "published", *["candidate"] * 5)

@@ -82,3 +82,56 @@ def test_a_knob_that_reaches_beyond_its_stage_is_tried_both_ways_in_the_final() 
     assert both == {(False, False), (False, True), (True, False), (True, True)}
     assert LayerConfig(pdl(0, False), pdl(0, False)) in [finalist.config for finalist in made]
     assert len(made) == 9
+
+
+def test_half_of_the_places_are_for_combinations_and_the_others_for_the_best_sums() -> None:
+    """The fastest combination is the best sum itself, so half and half overlap in it."""
+    ranked = [
+        (config(16, n).replaced(pdl=on), us)
+        for n, on, us in ((1, False, 1.0), (2, False, 2.0), (3, True, 50.0), (4, False, 60.0))
+    ]
+    default = LayerConfig(config(32, 9), config(32, 9))
+    made = finalists(ranked, ranked, default=default, published=None, most=4, coupled=["pdl"])
+    sums = [(f.config.stage1["tile_n"], f.config.stage2["tile_n"]) for f in made[1:]]
+    assert sums == [(1, 1), (1, 3), (1, 2), (2, 1)]
+    assert [f.label for f in made] == ["default", *["candidate"] * 4]
+
+
+def test_of_each_stage_the_best_four_of_a_block_size_are_paired() -> None:
+    ranked = [(config(block, n), float(n)) for n in range(1, 7) for block in (16, 32)]
+    default = LayerConfig(config(64), config(64))
+    made = finalists(ranked, ranked, default=default, published=None, most=99)
+    assert len(made) == 1 + 2 * 4 * 4
+    assert {f.config.stage1["tile_n"] for f in made[1:]} == {1, 2, 3, 4}
+
+
+def test_of_equal_sums_the_order_is_that_of_their_keys() -> None:
+    ranked = [(config(16, n), 1.0) for n in (3, 1, 2)]
+    for one_config in (False, True):
+        keys = [pair.key for pair, _ in pairs(ranked, ranked, one_config=one_config)]
+        assert keys == sorted(keys)
+
+
+def test_a_published_config_is_in_the_final_once() -> None:
+    ranked = [(config(16, n), float(n)) for n in (1, 2)]
+    default, best = (LayerConfig(config(16, n), config(16, n)) for n in (9, 1))
+    made = finalists(ranked, ranked, default=default, published=best, most=1)
+    assert [(f.label, f.config.stage1["tile_n"]) for f in made] == [
+        ("default", 9),
+        ("published", 1),
+        ("candidate", 1),
+    ]
+    assert made[2].config != best
+    (only,) = finalists([], [], default=default, published=default, most=1)
+    assert only.label == "default"
+    kept = finalists(ranked, ranked, default=default, published=best, most=0, one_config=True)
+    assert [f.label for f in kept] == ["default", "published"]
+
+
+def test_combinations_are_those_of_a_block_size() -> None:
+    """The fastest with a combination may have a block size that its partner has not."""
+    one = [(config(16, 1).replaced(pdl=True), 1.0), (config(32, 2).replaced(pdl=True), 9.0)]
+    two = [(config(32, 3).replaced(pdl=False), 1.0)]
+    default = LayerConfig(config(64), config(64))
+    made = finalists(one, two, default=default, published=None, most=2, coupled={"pdl"})
+    assert [f.config.stage1["tile_n"] for f in made[1:]] == [2]

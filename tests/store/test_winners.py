@@ -3,6 +3,7 @@
 import re
 import sqlite3
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from autotune.problem import Problem, Stage
-from autotune.results import Finalist, Kind, Status
+from autotune.results import Finalist, Kind, LayerConfig, Status
 from autotune.routing import Routing
 from autotune.store.records import ShortListed
 from autotune.store.store import Store
@@ -57,9 +58,14 @@ def test_a_replayed_winner_says_so(store: Store, run: int) -> None:
 
 def test_a_finalist_that_failed_the_gate_is_no_winner(store: Store, run: int) -> None:
     confirmed = confirm(store, run, confirmation(errors=(1e-3, None)))
-    with pytest.raises(ValueError, match="failed the numeric gate"):
+    with pytest.raises(ValueError, match=f"^finalist 1 of confirmation {confirmed} failed the numeric gate$"):
         store.record_winner(run, confirmed)
     assert store.winners() == []
+
+
+def test_what_was_never_confirmed_is_no_winner(store: Store, run: int) -> None:
+    with pytest.raises(LookupError):
+        store.record_winner(run, 12345)
 
 
 @pytest.mark.parametrize("stage", Stage)
@@ -72,9 +78,56 @@ def test_a_config_that_was_incorrect_in_a_trial_is_no_winner(store: Store, run: 
         win(store, run)
 
 
-def test_being_incorrect_on_another_stack_is_no_matter(store: Store, run: int) -> None:
-    store.record_trial(run, failed(config=FASTER.stage1, environment=replace(MI325X, kernel_source="old")))
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"environment": replace(MI325X, kernel_source="old")},
+        {"problem": Problem(LAYER, 2)},
+        {"backend": "aiter"},
+        {"stage": Stage.STAGE2},
+        {"config": config(999)},
+    ],
+)
+def test_being_incorrect_elsewhere_is_no_matter(store: Store, run: int, elsewhere: dict[str, Any]) -> None:
+    store.record_trial(run, failed(**{"config": FASTER.stage1, **elsewhere}))
     win(store, run)
+
+
+@pytest.mark.parametrize("config", [layer_config(256, 128), layer_config(128, 64)])
+def test_a_config_that_is_new_in_one_stage_is_not_the_default(
+    store: Store, run: int, config: LayerConfig
+) -> None:
+    finalists = (Finalist("default", DEFAULT), Finalist("candidate", config))
+    win(store, run, confirmation(finalists=finalists))
+    (winner,) = store.winners()
+    assert (winner.config, winner.default, winner.kept_default) == (config, DEFAULT, False)
+
+
+def test_a_winner_is_dated_when_it_is_made_and_numbered_in_its_run(
+    store: Store, run: int, path: Path
+) -> None:
+    before = datetime.now(UTC)
+    for tokens in (1, 2):
+        win(store, run, confirmation(problem=Problem(LAYER, tokens)))
+    assert all(before <= winner.created_at <= datetime.now(UTC) for winner in store.winners())
+    with sqlite3.connect(path) as by_hand:
+        assert by_hand.execute("SELECT number FROM winners ORDER BY id").fetchall() == [(0,), (1,)]
+
+
+def dated(path: Path, winner: int, when: str) -> None:
+    """Puts a winner at another time, as a merge does."""
+    with sqlite3.connect(path) as by_hand:
+        by_hand.execute("UPDATE winners SET created_at = ? WHERE id = ?", (when, winner))
+
+
+def test_the_newest_is_by_time_and_of_one_time_by_number(store: Store, run: int, path: Path) -> None:
+    first, second, third = (win(store, run) for _ in range(3))
+    for winner, when in ((first, "2026-03-01"), (second, "2026-01-01"), (third, "2026-03-01")):
+        dated(path, winner, f"{when} 00:00:00.000000")
+    assert [winner.id for winner in store.winners()] == [third]
+    other = win(store, run, confirmation(problem=Problem(LAYER, 2)))
+    dated(path, other, "2026-02-01 00:00:00.000000")
+    assert [winner.id for winner in store.winners()] == [other, third], "the oldest first"
 
 
 def test_a_winner_that_is_not_surely_faster_is_none(store: Store, run: int) -> None:
@@ -271,6 +324,51 @@ def test_another_layers_winner_is_no_seed(store: Store, run: int, changed: str) 
 def test_a_layer_of_equal_dimensions_in_another_model_is(store: Store, run: int) -> None:
     win_at(store, run, 4, 40)
     assert seeds(store, Problem(replace(LAYER, model="finetune"), 4)) == [40]
+
+
+def test_a_seed_is_at_most_four_times_as_far_and_there_are_at_most_eight(store: Store, run: int) -> None:
+    for index, tokens in enumerate((1, 2, 16, 17, *[4] * 7)):
+        problem = Problem(LAYER, 1, tokens)
+        finalists = (Finalist("default", DEFAULT), Finalist("candidate", layer_config(index + 1, index + 1)))
+        stack = replace(MI325X, driver=str(index))
+        win(store, run, confirmation(problem=problem, finalists=finalists), environment=stack)
+    assert seeds(store, within=4.0, limit=99)[-3:] == [2, 3, 1]
+    assert sorted(seeds(store, limit=99)) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    assert seeds(store) == seeds(store, limit=99)[:8]
+    assert seeds(store, Problem(LAYER, 1, 5), limit=99)[-1] == 4, "17 are within 4 times 5, 1 is not"
+    assert 1 not in seeds(store, Problem(LAYER, 1, 5), limit=99)
+
+
+def test_of_equally_near_seeds_the_newest_comes_first(store: Store, run: int, path: Path) -> None:
+    finalists = [(Finalist("default", DEFAULT), Finalist("candidate", layer_config(k, k))) for k in (10, 20)]
+    ids = [
+        win(store, run, confirmation(finalists=those), environment=replace(MI325X, driver=str(index)))
+        for index, those in enumerate(finalists)
+    ]
+    for winner, when in zip(ids, ("2026-03-01", "2026-01-01"), strict=True):
+        dated(path, winner, f"{when} 00:00:00.000000")
+    assert seeds(store) == [10, 20]
+    dated(path, ids[1], "2026-05-01 00:00:00.000000")
+    assert seeds(store) == [20, 10]
+
+
+def test_the_nearest_comes_before_the_measured_and_that_before_equal_routing(store: Store, run: int) -> None:
+    zipf = Routing("zipf", 1.0)
+
+    def at(tokens: int, tile_k: int, routing: Routing, kind: Kind) -> None:
+        finalists = (Finalist("default", DEFAULT), Finalist("candidate", layer_config(tile_k, tile_k)))
+        win(
+            store,
+            run,
+            confirmation(problem=Problem(LAYER, tokens, routing=routing), finalists=finalists),
+            kind=kind,
+        )
+
+    at(2, 40, M4.routing, Kind.MEASURED)
+    at(4, 30, M4.routing, Kind.REPLAYED)
+    at(4, 20, zipf, Kind.MEASURED)
+    at(4, 10, M4.routing, Kind.MEASURED)
+    assert seeds(store) == [10, 20, 30, 40]
 
 
 def test_another_backends_winner_is_no_seed(store: Store, run: int) -> None:
