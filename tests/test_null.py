@@ -28,6 +28,7 @@ from tests.live_stand_in import TARGET
 from tests.store.examples import M4, MI325X, trial
 from tests.test_decide import Finals
 
+pytestmark = pytest.mark.slow
 RUNS = 100
 SETTINGS = MeasureSettings(resamples=2000)
 TABLES = Path(__file__).parents[1] / "db" / "tables"
