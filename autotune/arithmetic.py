@@ -17,6 +17,7 @@ class Scales(StrEnum):
     CHANNEL = "a channel"
     GROUP = "a group"
     BLOCK = "a block"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Scheme:
 
     def __str__(self) -> str:
         sizes = ""
+        if self.scales is Scales.UNKNOWN:
+            return f"{self.weights} weights"
         if self.block is not None:
             sizes = f" of {self.block[1]}" if self.scales is Scales.GROUP else f" of {list(self.block)}"
         zeros = " and zero points" if self.zero_points else ""

@@ -75,12 +75,21 @@ def read_layer(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} as JSON ({error}): give the model's config.json") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} is not a JSON object: give the model's config.json")
     return raw
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand in it once, or twice with one value."""
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if made.setdefault(key, value) != value:
+            raise ValueError(f"{key} is both {_shown(made[key])} and {_shown(value)}")
+    return made
 
 
 def _language_model(raw: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
@@ -325,7 +334,7 @@ def _needs_of(reader: _Reader, family: Family, scheme: Any) -> Needs:
         if not (plain and base.activation.startswith("swiglu with")):
             values["activation"] = "silu" if plain else act
             sources["activation"] = f"{where}{key}={act!r}"
-            values["gated"] = act.lower() not in UNGATED and act.lower() != "relu"
+            values["gated"] = act.lower() not in UNGATED
             sources["gated"] = sources["activation"]
     for key in LIMITS:
         limit = _limit(reader, key)

@@ -5,7 +5,7 @@ not known here becomes a scheme under its own name, which no backend takes.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,13 +15,12 @@ from autotune.errors import UserError
 _Read = Callable[[Mapping[str, Any], str], Scheme | None]
 
 _EXPERTS: Final = tuple(
-    f"{root}layers.{layer}.{part}.{projection}"
+    tuple(f"{root}layers.{layer}.{part}.{projection}" for layer in (3, 11))
     for root in ("model.", "model.language_model.", "language_model.model.", "")
-    for layer in (3, 11)
     for part in ("mlp.experts.0", "block_sparse_moe.experts.0", "feed_forward.experts.0", "mlp.experts")
     for projection in ("gate_proj", "gate_up_proj", "w1", "up_proj")
 )
-"""Names that routed experts have in checkpoints."""
+"""Names that routed experts have in checkpoints, in two layers that every model has."""
 _IGNORES: Final = ("ignore", "ignored_layers", "modules_to_not_convert", "exclude", "exclude_modules")
 
 
@@ -32,13 +31,13 @@ def read_scheme(raw: Mapping[str, Any], path: Path) -> Scheme | None:
         UserError: a value has the wrong type, or groups of layers with unlike schemes hold the experts.
     """
     method = str(raw.get("quant_method") or raw.get("quant_algo") or "unknown").lower().replace("_", "-")
-    # Quark's is a mapping of layers, not a list of names.
-    if any(_left_out(raw.get(key)) for key in _IGNORES):
-        return None
     read = _METHODS.get(method, _unknown)
     try:
+        # Together: some files name every layer by itself.
+        if _left_out([name for key in _IGNORES for name in raw.get(key) or ()]):
+            return None
         return read(raw, f"quantization_config.quant_method={raw.get('quant_method', method)}")
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, re.error) as error:
         raise UserError(
             f"{path}: quantization_config cannot be read as {method} ({error!r}): correct the config.json"
         ) from error
@@ -48,16 +47,21 @@ def _left_out(names: Any) -> bool:
     """Whether a list of names that are not quantised holds the routed experts."""
     if not isinstance(names, list):
         return False
-    return any(_names(str(name), _EXPERTS) for name in names if "expert" in str(name))
+    return _name([str(name) for name in names if "expert" in str(name) and "shared" not in str(name)])
 
 
-def _names(pattern: str, modules: Iterable[str]) -> bool:
-    if "shared" in pattern:
-        return False
-    if pattern.startswith("re:"):
-        return any(re.match(pattern[3:], module) for module in modules)
+def _name(patterns: Sequence[str]) -> bool:
+    """Whether patterns name the routed experts, of one layer as of another."""
+    tests = [
+        re.compile(p[3:]).match if p.startswith("re:") else re.compile(_anywhere(p)).search for p in patterns
+    ]
+    return any(all(any(test(module) for test in tests) for module in layers) for layers in _EXPERTS)
+
+
+def _anywhere(pattern: str) -> str:
+    """A module's name or a part of its path, with stars."""
     text = re.escape(pattern).replace(r"\*", ".*")
-    return any(re.search(rf"(^|\.){text}($|\.)", module) for module in modules)
+    return rf"(^|\.){text}($|\.)"
 
 
 def _whole(value: Any, key: str) -> int:
@@ -67,7 +71,7 @@ def _whole(value: Any, key: str) -> int:
 
 
 def _unknown(raw: Mapping[str, Any], source: str) -> Scheme:
-    return Scheme(f"{raw.get('quant_method') or 'unknown'}-quantised", source=source)
+    return Scheme(f"{raw.get('quant_method') or 'unknown'}-quantised", Scales.UNKNOWN, source=source)
 
 
 def _fp8(raw: Mapping[str, Any], source: str) -> Scheme:
@@ -137,16 +141,14 @@ def _compressed(raw: Mapping[str, Any], source: str) -> Scheme | None:
 
 
 def _targeted(targets: list[str]) -> bool:
-    return any(
-        target in ("Linear", "FusedMoE", "RoutedExperts") or _names(target, _EXPERTS) for target in targets
-    )
+    return any(target in ("Linear", "FusedMoE", "RoutedExperts") for target in targets) or _name(targets)
 
 
 def _by_format(form: str, source: str) -> Scheme:
     source = f"{source}, format={form}"
     if form.startswith(("mxfp4", "nvfp4")):
         return Scheme(form[:5], Scales.GROUP, (1, 32 if form.startswith("mxfp4") else 16), source=source)
-    return Scheme(f"compressed-tensors {form or 'of no known format'}", source=source)
+    return Scheme(f"compressed-tensors {form or 'of no known format'}", Scales.UNKNOWN, source=source)
 
 
 def _compressed_group(group: Mapping[str, Any], form: str, source: str) -> Scheme:
@@ -166,7 +168,7 @@ def _compressed_group(group: Mapping[str, Any], form: str, source: str) -> Schem
         n, k = (_whole(side, "block_structure") for side in weights["block_structure"])
         scales, block, where = Scales.BLOCK, (n, k), f"{source}, block_structure=[{n}, {k}]"
     elif strategy != "tensor":
-        return Scheme(f"{kind} by {strategy}", source=f"{source}, strategy={strategy}")
+        return Scheme(f"{kind} by {strategy}", Scales.UNKNOWN, source=f"{source}, strategy={strategy}")
     activations, static = "bf16", False
     if inputs:
         activations = (
@@ -194,7 +196,7 @@ _QUARK_SCALES: Final = {"per_tensor": Scales.TENSOR, "per_channel": Scales.CHANN
 
 def _quark(raw: Mapping[str, Any], source: str) -> Scheme | None:
     layers = raw.get("layer_quant_config") or {}
-    own = [config for pattern, config in layers.items() if _names(str(pattern), _EXPERTS)]
+    own = [config for pattern, config in layers.items() if _name([str(pattern)])]
     config = own[0] if own else raw.get("global_quant_config")
     if not config or not config.get("weight"):
         return None
@@ -206,7 +208,7 @@ def _quark(raw: Mapping[str, Any], source: str) -> Scheme | None:
     names = "+".join(kinds)
     where = f"{source}, weight {names} {last.get('qscheme')}"
     if scales is None:
-        return Scheme(f"quark {names} {last.get('qscheme')}", source=where)
+        return Scheme(f"quark {names} {last.get('qscheme')}", Scales.UNKNOWN, source=where)
     block = (1, _whole(last["group_size"], "group_size")) if scales is Scales.GROUP else None
     kind = kinds[-1] if kinds in (["int4"], ["int8"], ["fp8"], ["fp8", "int4"]) else names
     if kinds[-1] == "fp4" and block == (1, 32):
@@ -236,7 +238,7 @@ def _modelopt(raw: Mapping[str, Any], source: str) -> Scheme | None:
             return Scheme("fp8", Scales.CHANNEL, None, "fp8", source=where)
         case "NVFP4" | "W4A16_NVFP4" | "NVFP4_AWQ":
             return Scheme("nvfp4", Scales.GROUP, (1, 16), source=where)
-    return Scheme(f"modelopt {algorithm}", source=where)
+    return Scheme(f"modelopt {algorithm}", Scales.UNKNOWN, source=where)
 
 
 _METHODS: Final[Mapping[str, _Read]] = {

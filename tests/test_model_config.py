@@ -121,6 +121,7 @@ def test_what_cannot_be_is_told_with_file_and_key(
     ({"block_configs": [{}], "hidden_size": 8192}, "every layer a shape of its own"),
     ({"text_config": PLAIN, "llm_config": {**PLAIN, "num_experts": 64}}, "two language models with experts, in text_config and llm_config"),
     ('{"num_experts": ' + "[" * 100_000, "as JSON"),
+    ('{"num_experts": 8, "num_experts": 16}', "num_experts is both 8 and 16"),
     ("[]", "not a JSON object"),
     ("\x00", "as JSON"),
     # DeepSeek's heirs have a dense width besides, which is never an expert's.

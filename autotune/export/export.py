@@ -20,7 +20,7 @@ from autotune.export.manifest import manifest_json
 from autotune.export.mix import UNTOLD, Decision, Mix
 from autotune.export.settings_table import Setting, SettingsTable
 from autotune.export.shape_log import ShapeLog
-from autotune.models import FUSED_SHARED, known_needs
+from autotune.models import FUSED_SHARED, known_needs, requantised
 from autotune.problem import Layer
 from autotune.results import Kind
 from autotune.store.records import WinnerRecord
@@ -75,8 +75,9 @@ class Selection:
     def served(self, layer: Layer) -> Layer:
         """A winner's layer with what the model that is served needs: as told, else as known by its name."""
         needs = self.layer.needs if self.layer is not None else known_needs(layer.model)
-        if needs is not None and self.requantised:
-            needs = replace(needs, scheme=None)
+        # With a layer it was asked of the model already.
+        if self.requantised and self.layer is None:
+            needs = requantised(layer.model, needs)
         return replace(layer, needs=needs)
 
 
