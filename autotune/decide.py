@@ -39,6 +39,7 @@ def confirm_all(current: Tuning, judge: Judge) -> list[WinnerRecord]:
         )
         current.listener.on_confirm(problem, len(contenders))
         confirmation = judge.confirm(problem, contenders)
+        current.left_out[problem] = confirmation.left_out
         stored = store.record_confirmation(
             current.id,
             confirmation,
@@ -88,12 +89,14 @@ def _settle(current: Tuning, judge: Judge, problem: Problem, stage: Stage) -> Ra
             stored.setdefault(trial.config, trial)
 
     def again(config: Config) -> Measurement | Failure | None:
-        interrupt.look()
-        outcome = judge.again(problem, stage, config)
-        if outcome is not None:  # stored before the race hears of it, as every finished result is
-            samples = outcome.samples if isinstance(outcome, Measurement) else ()
-            store.record_trial(current.id, window_of(stored[config], outcome), samples)
-        return outcome
+        while True:
+            interrupt.look()
+            outcome = judge.again(problem, stage, config)
+            if outcome is not None:  # stored before the race hears of it, as every finished result is
+                samples = outcome.samples if isinstance(outcome, Measurement) else ()
+                store.record_trial(current.id, window_of(stored[config], outcome), samples)
+            if not isinstance(outcome, Measurement) or outcome.contended is None:
+                return outcome
 
     return settle(search.results, again, lambda config: stored[config].binary_hash or config.key)
 

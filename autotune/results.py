@@ -174,16 +174,23 @@ class Measurement:
         samples: every replay, in order.
         error: the gate's relative error, ||out - reference|| / ||reference||, the worst of its cases.
         seconds: wall time on the device, gate included.
+        contended: who else was at work on the GPU meanwhile, in words: the time is not the candidate's own.
+            None: nobody, as far as can be told, or that was asked for.
     """
 
     samples: tuple[Sample, ...]
     error: float
     seconds: float
+    contended: str | None = None
 
     @property
     def us(self) -> float:
         """Median microseconds."""
         return median(sample.us for sample in self.samples)
+
+
+SHARED = ";shared"
+"""Ends the text of measuring conditions under which others may have been on the GPU: the user insisted."""
 
 
 @dataclass(frozen=True)
@@ -252,3 +259,12 @@ class Confirmation:
     gain_low: float
     gain_high: float
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Who was not timed to the end, and why; a sentence each."""
+        failed = [index for index, error in enumerate(self.errors) if error is None]
+        labels = [self.finalists[index].label for index in failed]
+        begins = [f"{label} {index} " for label, index in zip(labels, failed, strict=True)]
+        begins += [f"{label} was " for label in labels]
+        return tuple(note for note in self.notes if note.startswith(tuple(begins)))

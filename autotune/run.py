@@ -65,7 +65,8 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
                 # While the measure worker starts, what is tried first is compiled and the searches are made:
                 # each takes several seconds.
                 problems = [*request.problems, *guard_problems(request, backend)]
-                judge = evaluator = stack.enter_context(LiveJudge(backend, problems, request.measuring))
+                live = LiveJudge(backend, problems, request.measuring, listener.on_wait)
+                judge = evaluator = stack.enter_context(live)
                 _compile_defaults(request, backend, pool)
             else:
                 evaluator = Estimator(backend, request.target.device)
@@ -103,7 +104,9 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
         (problem.shape, str(stage)): search.space.default
         for (problem, stage), search in current.searches.items()
     }
-    return RunResult(current.id, environment, complete, best, stopped, current.checks, defaults, settings)
+    return RunResult(
+        current.id, environment, complete, best, stopped, current.checks, defaults, settings, current.left_out
+    )
 
 
 def _compile_defaults(request: RunRequest, backend: Backend, pool: Compiler) -> None:

@@ -65,6 +65,7 @@ class RunResult:
         stopped: why searches ended before their budget, and what they left untried; a sentence each.
         defaults: what ships, by shape and stage.
         settings: what was timed for one setting of the process, and what was left out; a sentence each.
+        left_out: of each problem's final, who was not timed to the end and why; a sentence each.
         checks: offline, verdicts on the machine code of short-listed configs and of what ships.
     """
 
@@ -76,6 +77,7 @@ class RunResult:
     checks: Sequence[Judged] = ()
     defaults: Mapping[tuple[str, str], Config] = field(default_factory=dict)
     settings: Sequence[str] = ()
+    left_out: Mapping[Problem, Sequence[str]] = field(default_factory=dict)
 
 
 class Listener(Protocol):
@@ -86,6 +88,9 @@ class Listener(Protocol):
 
     def on_trial(self, trial: TrialRecord, search: StageSearch) -> None:
         """A trial is stored and told."""
+
+    def on_wait(self, sentence: str) -> None:
+        """Others are on the GPU; told from another thread."""
 
     def on_check(self, problem: Problem) -> None:
         """The machine code of a problem's short list is about to be executed."""
@@ -135,6 +140,7 @@ class Tuning:
     id: int
     searches: dict[Task, StageSearch] = field(default_factory=dict)
     checks: list[Judged] = field(default_factory=list)
+    left_out: dict[Problem, Sequence[str]] = field(default_factory=dict)
 
     def space(self, problem: Problem, stage: Stage) -> BoundSpace:
         """The space on the target, of a guard too, which has no search."""

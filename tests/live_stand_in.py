@@ -24,7 +24,7 @@ values = [8000, 10000, 12000]
 default = 10000
 doc = "thousandths of a microsecond"
 [params.fault]
-values = ["none", "wrong_tile", "sigkill", "hang"]
+values = ["none", "wrong_tile", "sigkill", "hang", "dies_in_layers"]
 default = "none"
 doc = "what goes wrong"
 [[rules]]
@@ -39,7 +39,7 @@ class StandIn:
 
     name = "tests.live_stand_in:StandIn"
     runtime = "tests.measure.fake_runtime:make"
-    require = "fault == 'none' or us == 8000"
+    require = "fault == 'none' or us == 8000 and fault != 'dies_in_layers'"
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         text = _SPACE.replace("STAGE", str(stage)).replace("REQUIRE", self.require)
@@ -79,4 +79,11 @@ class OnlyBrokenOnesAreFast(StandIn):
     """Nothing that is right beats what ships."""
 
     name = "tests.live_stand_in:OnlyBrokenOnesAreFast"
-    require = "us >= 10000 if fault == 'none' else us == 8000"
+    require = "us >= 10000 if fault == 'none' else us == 8000 and fault != 'dies_in_layers'"
+
+
+class DiesInRounds(StandIn):
+    """What is fast alone kills its worker as part of a layer."""
+
+    name = "tests.live_stand_in:DiesInRounds"
+    require = "fault == 'dies_in_layers' if us == 8000 else fault == 'none'"

@@ -10,12 +10,15 @@ import pytest
 from autotune.cli.progress import Tally
 from autotune.config import Config
 from autotune.export.export import Selection, export
+from autotune.measure.neighbours import HIDDEN
 from autotune.measure.settings import MeasureSettings
 from autotune.problem import Problem, Stage
+from autotune.report.winners import verdict
 from autotune.results import Kind, Status
 from autotune.run import RunRequest, RunResult, run
 from autotune.store.store import Store
-from tests.live_stand_in import TARGET, TINY, OneConfig, OnlyBrokenOnesAreFast, StandIn
+from tests.live_stand_in import TARGET, TINY, DiesInRounds, OneConfig, OnlyBrokenOnesAreFast, StandIn
+from tests.measure.fake_runtime import crowd
 
 PROBLEM = Problem(TINY, 2)
 
@@ -26,7 +29,18 @@ def store(own_database: Path) -> Iterator[Store]:
         yield opened
 
 
-def _run(store: Store, backend: str, trials: int = 20, cold: float = 2.0) -> RunResult:
+def _run(
+    store: Store,
+    backend: str,
+    trials: int = 20,
+    cold: float = 2.0,
+    *,
+    shared_gpu: bool = False,
+    listener: Tally | None = None,
+) -> RunResult:
+    measuring = MeasureSettings(
+        cold=cold, steps=4, timeout_s=3.0, select_rounds=2, judge_rounds=8, shared_gpu=shared_gpu
+    )
     request = RunRequest(
         backend=backend,
         problems=[PROBLEM],
@@ -35,9 +49,9 @@ def _run(store: Store, backend: str, trials: int = 20, cold: float = 2.0) -> Run
         seed=0,
         sampler="tpe",
         workers=1,
-        measuring=MeasureSettings(cold=cold, steps=4, timeout_s=3.0, select_rounds=2, judge_rounds=8),
+        measuring=measuring,
     )
-    return run(request, store, Tally())
+    return run(request, store, listener or Tally())
 
 
 @pytest.mark.fault
@@ -80,6 +94,50 @@ def test_a_layer_with_one_config_is_confirmed_with_equal_ones_only(store: Store)
     final = store.confirmation(winner.confirmation).confirmation
     assert len(final.finalists) == 3
     assert all(one.config.stage1 == one.config.stage2 for one in final.finalists)
+
+
+def test_windows_beside_others_are_marked_put_off_and_never_resumed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a while two of three samples of everything are three times slower; no list shows who it is."""
+    for name, value in crowd(share=0.66, first=30, last=1500).items():
+        monkeypatch.setenv(name, value)
+    (winner,) = _run(store, OneConfig.name).best
+    (run_of_it,) = store.runs()
+    marked = store.trials_of(run_of_it.id, contended=True)
+    assert marked
+    assert all(HIDDEN in (trial.contended or "") for trial in marked)
+    assert all(store.samples(trial.id) for trial in marked)
+    trials = store.trials_of(run_of_it.id)
+    assert {trial.config for trial in marked} <= {trial.config for trial in trials}  # measured again
+    for trial in trials:
+        assert trial.figure_us == pytest.approx(int(str(trial.config["us"])) / 1000, rel=0.02)
+    assert winner.config.stage1 == Config({"us": 8000, "fault": "none"})
+    assert winner.gain == pytest.approx(0.2, abs=0.02)
+    assert not winner.shared
+
+    again = _run(store, OneConfig.name, listener=(resumed := Tally()))
+    assert resumed.resumed == len({(t.stage, t.config) for t in trials})
+    assert again.best[0].config == winner.config
+
+
+def test_who_insists_has_figures_that_say_so_and_are_never_mixed_with_others(store: Store) -> None:
+    (alone,) = _run(store, OneConfig.name).best
+    (beside,) = _run(store, OneConfig.name, shared_gpu=True, listener=(told := Tally())).best
+    assert not told.resumed
+    assert (alone.shared, beside.shared) == (False, True)
+    assert "on a shared GPU" in verdict(beside)
+    assert "shared" not in verdict(alone)
+
+
+@pytest.mark.fault
+def test_a_finalist_that_dies_again_and_again_is_told_of(store: Store) -> None:
+    result = _run(store, DiesInRounds.name)
+    (winner,) = result.best
+    assert winner.kept_default
+    (reasons,) = result.left_out.values()
+    assert reasons
+    assert all("killed by SIGKILL" in reason and "the second death" in reason for reason in reasons)
 
 
 @pytest.mark.fault

@@ -19,11 +19,13 @@ from autotune.cli.options import (
     Requantised,
     RoutingModel,
     Shape,
+    SharedGpu,
     Tp,
     between,
     make_layer,
     make_problems,
     refuse,
+    say_waiting,
     show_only,
 )
 from autotune.cli.output import print_json
@@ -54,6 +56,7 @@ def compare(
         ),
     ] = 0.01,
     cold: Cold = 2.0,
+    shared_gpu: SharedGpu = False,
     rounds: Rounds = 32,
     seed: MeasureSeed = 0,
     db: Database = None,
@@ -87,7 +90,9 @@ def compare(
     )
     kernels = load_backend(backend)
     card_here = resolve_target("live").device
-    settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_effect)
+    settings = MeasureSettings(
+        seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_effect, shared_gpu=shared_gpu
+    )
     # A run's number is all that needs the database.
     if a.startswith("run:") or b.startswith("run:"):
         with Store.open(db, read_only=True) as store:
@@ -100,7 +105,8 @@ def compare(
     environments = layer_environment(kernels.environment)
     failed = False
     results: list[dict[str, Any]] = []
-    with Measurer(kernels.runtime, problems, settings) as measurer:
+    shared = " (shared)" if shared_gpu else ""
+    with Measurer(kernels.runtime, problems, settings, say_waiting) as measurer:
         card = measurer.fingerprint().device
         for problem, (first, second) in named.items():
             answer = measurer.compare(problem, first.subject, second.subject, first.stage, environments)
@@ -130,7 +136,7 @@ def compare(
                     f" B/A {ratio.value:.4f} (95 %: {ratio.low:.4f} to {ratio.high:.4f})"
                 )
             if not as_json:
-                typer.echo(f"{problem.shape} {what} on {card}: {line}")
+                typer.echo(f"{problem.shape} {what} on {card}{shared}: {line}")
     if as_json:
         print_json(results)
     if failed:

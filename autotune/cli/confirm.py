@@ -20,10 +20,12 @@ from autotune.cli.options import (
     Requantised,
     RoutingModel,
     Shape,
+    SharedGpu,
     Tp,
     between,
     make_layer,
     make_problems,
+    say_waiting,
     show_only,
 )
 from autotune.cli.output import print_json
@@ -52,6 +54,7 @@ def confirm(
         ),
     ] = 0.01,
     cold: Cold = 2.0,
+    shared_gpu: SharedGpu = False,
     rounds: Rounds = 32,
     seed: MeasureSeed = 1,
     db: Database = None,
@@ -86,7 +89,9 @@ def confirm(
         concurrency,
         routing,
     )
-    settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_gain)
+    settings = MeasureSettings(
+        seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_gain, shared_gpu=shared_gpu
+    )
     with Store.open(db, create=False) as store:
         done = reconfirm(
             store,
@@ -96,6 +101,7 @@ def confirm(
             settings,
             shlex.join(["autotune", *sys.argv[1:]]),
             partial(_print, as_json=as_json, quiet=quiet),
+            say_waiting,
         )
     if as_json:
         print_json([_as_json(recheck) for recheck in done])

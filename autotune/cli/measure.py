@@ -18,10 +18,12 @@ from autotune.cli.options import (
     Requantised,
     RoutingModel,
     Shape,
+    SharedGpu,
     Tp,
     between,
     make_layer,
     make_problems,
+    say_waiting,
     show_only,
 )
 from autotune.cli.output import print_json
@@ -62,6 +64,7 @@ def measure(
     backend: BackendName = "triton",
     device: GpuIndex = None,
     cold: Cold = 2.0,
+    shared_gpu: SharedGpu = False,
     rounds: Rounds = 32,
     seed: MeasureSeed = 0,
     log_file: LogFile = None,
@@ -94,11 +97,12 @@ def measure(
     kernels = load_backend(backend)
     resolver = Resolver(kernels, resolve_target("live").device)
     named = {problem: resolver.resolve(config, problem) for problem in problems}
-    settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2)
+    settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, shared_gpu=shared_gpu)
     environments = layer_environment(kernels.environment)
     failed = False
     results: list[dict[str, Any]] = []
-    with Measurer(kernels.runtime, problems, settings) as measurer:
+    shared = " (shared)" if shared_gpu else ""
+    with Measurer(kernels.runtime, problems, settings, say_waiting) as measurer:
         card = measurer.fingerprint().device
         for problem, subject in named.items():
             answer = measurer.interval(problem, subject.subject, subject.stage, environments)
@@ -121,7 +125,7 @@ def measure(
                     f" numeric error {error:.1e}"
                 )
             if not as_json:
-                typer.echo(f"{problem.shape} {what} on {card}: {line}")
+                typer.echo(f"{problem.shape} {what} on {card}{shared}: {line}")
     if as_json:
         print_json(results)
     if failed:

@@ -180,6 +180,14 @@ Cold = Annotated[
         rich_help_panel="Measuring",
     ),
 ]
+SharedGpu = Annotated[
+    bool,
+    typer.Option(
+        "--shared-gpu",
+        help="Measure although others are on the GPU; figures are marked as those of a shared GPU.",
+        rich_help_panel="Measuring",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines: it alone on standard output.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Say nothing of progress and success, only what needs a look.")
@@ -294,3 +302,8 @@ def show_only(device: int | None) -> None:
                 f" use 0 to {len(visible) - 1}"
             )
         os.environ[variable] = visible[device] if visible else str(device)
+
+
+def say_waiting(sentence: str) -> None:
+    """Tells whom a measurement waits for, beside what it prints for machines."""
+    typer.echo(sentence, err=True)

@@ -57,6 +57,9 @@ class Tally:
             f" {trial.origin}, compile {trial.compile_s:.1f} s, device {trial.measure_s:.2f} s"
         )
 
+    def on_wait(self, sentence: str) -> None:
+        print(sentence, file=sys.stderr, flush=True)
+
     def on_check(self, problem: Problem) -> None:
         self.eta.final()
 
@@ -165,6 +168,9 @@ class LiveProgress(Tally):
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+    def on_wait(self, sentence: str) -> None:
+        self._live.console.print(sentence, highlight=False)
 
     def on_check(self, problem: Problem) -> None:
         super().on_check(problem)

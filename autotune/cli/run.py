@@ -28,6 +28,7 @@ from autotune.cli.options import (
     Requantised,
     RoutingModel,
     Shape,
+    SharedGpu,
     TargetName,
     Tp,
     at_most_cores,
@@ -134,6 +135,7 @@ def run(
         ),
     ] = 0.01,
     cold: Cold = 2.0,
+    shared_gpu: SharedGpu = False,
     stop_when: Annotated[
         float | None,
         typer.Option(
@@ -218,7 +220,7 @@ def run(
         timeout_s=timeout,
         compile_timeout_s=compile_timeout,
         allow_spills=allow_spills,
-        measuring=MeasureSettings(min_gain=min_gain, cold=cold),
+        measuring=MeasureSettings(min_gain=min_gain, cold=cold, shared_gpu=shared_gpu),
         stop_when=stop_when,
         guards=parse_guards(guards),
         knobs=tuple(knob or ()),
@@ -302,6 +304,8 @@ def _print_result(
             "merged": progress.merged,
             "resumed": progress.resumed,
             "stopped": list(result.stopped),
+            "contended": len(store.trials_of(result.run, contended=True)),
+            "left_out": {problem.key: list(reasons) for problem, reasons in result.left_out.items()},
             "settings": list(result.settings),
             "no_winner": {problem.key: reason for problem, reason in progress.no_winner.items()},
             "checks": [judged_json(judged) for judged in result.checks],
@@ -314,11 +318,16 @@ def _print_result(
             f"\n{progress.done} trials: {progress.by_status()}; compile {progress.compile_s:.0f} s,"
             f" device {progress.measure_s:.0f} s"
         )
+    if beside := store.trials_of(result.run, contended=True):
+        typer.echo(f"{len(beside)} windows were disturbed, marked and measured again: {beside[-1].contended}")
     for line in result.stopped:
         typer.echo(f"stopped early: {line}")
     if not result.complete:
         typer.echo("Time was up before the budget was spent: the same command goes on.")
     print_winners(summaries)
+    for problem, reasons in result.left_out.items():
+        for reason in reasons:
+            typer.echo(f"{problem.shape}: left out of the final: {reason}")
     if result.checks:
         typer.echo(f"\nMachine code of the short list, executed on the CPU: {summary(result.checks)}")
         for line in lines(result.checks, result.defaults):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import autotune
 from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
+from autotune.measure.neighbours import Neighbours
 from autotune.measure.runtime import Clock, Launch, Replay
-from autotune.measure.sensors import open_sensors
+from autotune.measure.sensors import identity, open_sensors
 from autotune.probe import live_device
 from autotune.targets import TRITON_DISTRIBUTIONS, package_version
 
@@ -26,6 +27,7 @@ class GpuMachine:
     """
 
     device = "cuda:0"
+    watched = True
 
     def __init__(self) -> None:
         try:
@@ -38,10 +40,12 @@ class GpuMachine:
             raise UserError(
                 "torch sees no GPU: measure on a machine that has one, or use --target offline:mi325x"
             )
-        torch.cuda.set_device(0)
+        # No context yet, which would be memory of our own: device 0 becomes the current one by its first use.
         self._properties: Any = torch.cuda.get_device_properties(0)
         self._hip = torch.version.hip is not None
         self._sensors = open_sensors(self._properties, hip=self._hip)
+        self._neighbours = Neighbours(self._sensors.occupancy)
+        self._early = self._neighbours.before()
 
     def fingerprint(self, backend: str, kernel_source: str) -> Fingerprint:
         import torch
@@ -80,6 +84,15 @@ class GpuMachine:
 
     def clock(self) -> Clock:
         return self._sensors.clock()
+
+    def identity(self) -> str | None:
+        return identity(self._properties, hip=self._hip)
+
+    def early(self) -> str | None:
+        return self._early
+
+    def neighbours(self) -> str | None:
+        return self._neighbours.now()
 
     def synchronize(self) -> None:
         import torch
@@ -201,6 +214,7 @@ class CpuMachine:
     """The host's processor: for Triton's interpreter and for tests. Its times mean nothing."""
 
     device = "cpu"
+    watched = False
 
     def fingerprint(self, backend: str, kernel_source: str) -> Fingerprint:
         return Fingerprint(
@@ -227,6 +241,15 @@ class CpuMachine:
 
     def clock(self) -> Clock:
         return Clock()
+
+    def identity(self) -> str | None:
+        return None
+
+    def early(self) -> str | None:
+        return None
+
+    def neighbours(self) -> str | None:
+        return None
 
     def synchronize(self) -> None:
         pass

@@ -4,9 +4,11 @@ One process an environment, one request on the GPU at a time.
 """
 
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -18,6 +20,7 @@ from autotune.measure import confirm as confirming
 from autotune.measure import requests
 from autotune.measure.confirm import Comparison
 from autotune.measure.process import WorkerProcess
+from autotune.measure.quiet import Quiet
 from autotune.measure.runtime import Subject, What
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.statistics import Interval
@@ -25,6 +28,7 @@ from autotune.measure.table import time_all
 from autotune.problem import Layer, Problem, Stage
 from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Measurement, Status
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 Environments = Callable[[Subject], Mapping[str, str]]
 """The process environment that a config needs."""
@@ -40,9 +44,13 @@ class Measurer:
     Failures of a candidate are values; the only exception is `UserError`, for what no candidate is to blame
     for.
 
+    What was timed while others worked on the GPU is never a final's or a comparison's: it is timed again when
+    the GPU is quiet. A window of a search comes back marked, for its caller to put off.
+
     Args:
         backend: see `runtime.load_runtime`.
         problems: all that will be measured: memory is planned for them.
+        say: told, from another thread, in a sentence each, whom it waits for.
 
     Example:
         with Measurer("triton", problems) as measurer:
@@ -50,7 +58,11 @@ class Measurer:
     """
 
     def __init__(
-        self, backend: str, problems: Sequence[Problem], settings: MeasureSettings | None = None
+        self,
+        backend: str,
+        problems: Sequence[Problem],
+        settings: MeasureSettings | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         if not problems:
             raise ValueError("a measurer is made for at least one problem")
@@ -61,6 +73,7 @@ class Measurer:
         self._workers: dict[tuple[tuple[str, str], ...], WorkerProcess] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._quiet = Quiet(self.settings, say or log.warning)
 
     @property
     def workload_key(self) -> str:
@@ -86,10 +99,12 @@ class Measurer:
         with self._lock:
             self._closed = True
             processes = list(self._workers.values())
+        self._quiet.give_up()
         self._turns.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.stop()
         self._turns.shutdown(wait=True)
+        self._quiet.leave()
 
     def fingerprint(self, environment: Mapping[str, str] | None = None) -> Fingerprint:
         """The live device and stack. Starts the worker and loads the first problem's weights.
@@ -103,7 +118,9 @@ class Measurer:
         """Begins with what `fingerprint` waits for."""
 
         def ask() -> Fingerprint:
-            answer = self._worker(environment or {}).prepare(self._problems[0].layer)
+            worker = self._worker(environment or {})
+            self._quiet.enter(worker)
+            answer = worker.prepare(self._problems[0].layer)
             if isinstance(answer, Failure):
                 raise UserError(f"{answer.reason}: see that the GPU is free and its driver works")
             made: Fingerprint = answer
@@ -116,9 +133,14 @@ class Measurer:
     ) -> "Future[Measurement | Failure]":
         """Gate and one window of a stage's config, when its turn comes."""
         process = environment or {}
-        return self._turns.submit(
-            lambda: self._call(problem.layer, process, requests.measure, problem, stage, config)
-        )
+
+        def act() -> Measurement | Failure:
+            self._quiet.wait(lambda: self._call(problem.layer, process, requests.watch))
+            answer = self._call(problem.layer, process, requests.measure, problem, stage, config)
+            self._quiet.heard(answer.contended if isinstance(answer, Measurement) else None)
+            return answer
+
+        return self._turns.submit(act)
 
     def confirm(
         self,
@@ -144,11 +166,7 @@ class Measurer:
         gate, run = self._contest(problem, everything, configs, environments, ran)
         # Most of a final's time goes to contenders that are only being picked from: the layer decides.
         _, select = self._contest(problem, (What.LAYER,), configs, environments, ran)
-        return interrupt.result_of(
-            self._turns.submit(
-                lambda: confirming.confirm(problem, finalists, gate, run, self.settings, select)
-            )
-        )
+        return self._noting(lambda: confirming.confirm(problem, finalists, gate, run, self.settings, select))
 
     def time_all(
         self,
@@ -160,9 +178,22 @@ class Measurer:
         """Every finalist beside the default in each round, the layer alone: see `autotune.measure.table`."""
         configs: list[Subject] = [finalist.config for finalist in finalists]
         gate, run = self._contest(problem, (What.LAYER,), configs, environments)
-        return interrupt.result_of(
-            self._turns.submit(lambda: time_all(problem, finalists, gate, run, self.settings, twins or {}))
-        )
+        return self._noting(lambda: time_all(problem, finalists, gate, run, self.settings, twins or {}))
+
+    def _noting(self, decide: Callable[[], Confirmation]) -> Confirmation:
+        """A confirmation, with a note of what was timed again because others were on the GPU."""
+
+        def act() -> Confirmation:
+            before = self._quiet.contended
+            decided = decide()
+            again = self._quiet.contended - before
+            if not again:
+                return decided
+            beside = f"beside others were put aside and taken again, the last beside {self._quiet.who}"
+            note = f"{again} times {beside}"
+            return replace(decided, notes=(*decided.notes, note))
+
+        return interrupt.result_of(self._turns.submit(act))
 
     def compare(
         self,
@@ -232,10 +263,14 @@ class Measurer:
 
         def run(index: int, seed: int) -> dict[str, float] | Failure:
             asked = (problem, what, configs[index], seed, ROUND_SAMPLES)
-            answer = self._call(problem.layer, processes[index], requests.round_of, *asked)
+            while True:
+                self._quiet.wait(lambda: self._call(problem.layer, processes[index], requests.watch))
+                answer = self._call(problem.layer, processes[index], requests.round_of, *asked)
+                if isinstance(answer, Failure) or not self._quiet.heard(answer.contended):
+                    break
             if ran:
                 ran()
-            return answer
+            return answer if isinstance(answer, Failure) else answer.us
 
         return gate, run
 
@@ -248,7 +283,9 @@ class Measurer:
     ) -> "T | Failure":
         if self._closed:
             return Failure(Status.RUNTIME_ERROR, "the measurer was closed")
-        return self._worker(environment).call(layer, function, *arguments)
+        worker = self._worker(environment)
+        self._quiet.enter(worker)
+        return worker.call(layer, function, *arguments)
 
     def _worker(self, environment: Mapping[str, str]) -> WorkerProcess:
         key = tuple(sorted(environment.items()))

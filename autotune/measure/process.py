@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from autotune.errors import UserError
 from autotune.measure import requests
+from autotune.measure.requests import Look
 from autotune.measure.settings import MeasureSettings
 from autotune.problem import Layer, Problem
 from autotune.results import Failure, Status
@@ -43,6 +44,21 @@ class WorkerProcess:
         self._child = Child(Path(self._logs.name, "worker.log"), environment)
         self.restarts = 0
 
+    def look(self) -> "Look | Failure":
+        """Starts the process and asks which GPU it has and who is on it; a `Failure` of one that was closed.
+
+        Raises:
+            UserError: of the worker, or none can be started.
+        """
+        answer = self._ready(requests.look, (self._backend, self._settings))
+        result: Look | Failure = answer
+        return result
+
+    def end(self) -> None:
+        """Ends the process; the next request starts another."""
+        self._child.kill()
+        self._layer = None
+
     def prepare(self, layer: Layer) -> Any:
         """Starts the process if need be and loads a layer.
 
@@ -53,21 +69,20 @@ class WorkerProcess:
             UserError: of the worker, or it cannot be made ready, for which no candidate is to blame.
         """
         problems = tuple(problem for problem in self._problems if problem.layer == layer)
-        answer = self._twice(
-            requests.prepare,
-            (self._backend, self._settings, layer, problems),
-            self._settings.prepare_timeout_s,
-            ready=lambda: None,
-        )
+        answer = self._ready(requests.prepare, (self._backend, self._settings, layer, problems))
+        if not isinstance(answer, Failure):
+            self._layer = layer
+        return answer
+
+    def _ready(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        answer = self._twice(function, arguments, self._settings.prepare_timeout_s, ready=lambda: None)
         if isinstance(answer, Failure):
             self._kill()
-            if self._child.stopped:
-                return answer
-            raise UserError(
-                f"the measure worker could not be made ready, {answer.reason}: see that the GPU is free, its"
-                " driver works and the machine has memory left"
-            )
-        self._layer = layer
+            if not self._child.stopped:
+                raise UserError(
+                    f"the measure worker could not be made ready, {answer.reason}: see that the GPU is free,"
+                    " its driver works and the machine has memory left"
+                )
         return answer
 
     def call(self, layer: Layer, function: "Callable[..., T | Failure]", *arguments: Any) -> "T | Failure":

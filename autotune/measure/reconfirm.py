@@ -46,11 +46,13 @@ def reconfirm(
     settings: MeasureSettings,
     command: str,
     on_recheck: Callable[[Recheck], None],
+    say: Callable[[str], None] | None = None,
 ) -> list[Recheck]:
     """Confirms the latest measured winner of each problem anew, against today's default, and stores it.
 
     Args:
         on_recheck: told of each as soon as it is stored.
+        say: told whom it waits for on the GPU.
 
     Raises:
         UserError: a problem has no measured winner.
@@ -58,7 +60,7 @@ def reconfirm(
     winners = [_latest(store, backend, problem) for problem in problems]
     resolver = Resolver(backend, target.device, store)
     done = []
-    with Measurer(backend.runtime, problems, settings) as measurer:
+    with Measurer(backend.runtime, problems, settings, say) as measurer:
         today = measurer.fingerprint()
         spec = {"confirm": [problem.key for problem in problems], "settings": asdict(settings)}
         run = store.begin_run(command, spec, settings.seed, today)

@@ -7,6 +7,7 @@ The functions here are what the driver calls, through `process.WorkerProcess`. A
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from autotune.config import Config
@@ -15,7 +16,7 @@ from autotune.fingerprint import Fingerprint
 from autotune.measure.gate import Incorrect
 from autotune.measure.runtime import Subject, What
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.worker import Worker
+from autotune.measure.worker import RoundTimes, Worker
 from autotune.problem import Layer, Problem, Stage
 from autotune.results import Failure, Measurement, Status
 
@@ -23,6 +24,32 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _worker: Worker | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a process sees before it puts anything on the GPU.
+
+    Attributes:
+        gpu: its UUID or PCI address; None: it is none, or cannot be told from another.
+        neighbours: who else is on it, in words; None: nobody.
+    """
+
+    gpu: str | None
+    neighbours: str | None
+
+
+def look(backend: str, settings: MeasureSettings) -> Look:
+    """The GPU, and who is on it, before anything of ours is.
+
+    Raises:
+        UserError: the backend cannot run here.
+    """
+    global _worker
+    if _worker is None:
+        _worker = Worker(backend, settings)
+    machine = _worker.runtime.machine
+    return Look(machine.identity(), machine.early())
 
 
 def prepare(
@@ -56,9 +83,14 @@ def check(problem: Problem, what: Sequence[What], config: Subject) -> float | Fa
 
 def round_of(
     problem: Problem, what: Sequence[What], config: Subject, seed: int, samples: int
-) -> dict[str, float] | Failure:
+) -> RoundTimes | Failure:
     """One finalist's part of a round."""
     return _with_worker(lambda worker: worker.round(problem, what, config, seed, samples))
+
+
+def watch() -> str | Failure | None:
+    """See `Worker.watch`."""
+    return _with_worker(Worker.watch)
 
 
 def recover() -> Failure | None:

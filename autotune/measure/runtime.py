@@ -184,9 +184,11 @@ class Machine(Protocol):
 
     Attributes:
         device: what torch calls it: `cuda:0` (ROCm too), `cpu`.
+        watched: whether times on it mean that others are there when they are odd.
     """
 
     device: str
+    watched: bool
 
     def fingerprint(self, backend: str, kernel_source: str) -> Fingerprint:
         """The stack, as it is now."""
@@ -199,6 +201,15 @@ class Machine(Protocol):
 
     def clock(self) -> Clock:
         """Core clock and throttling, now."""
+
+    def identity(self) -> str | None:
+        """The GPU's UUID or PCI address; None: it cannot be told from another, or is none."""
+
+    def early(self) -> str | None:
+        """Who was on it before this process had put anything there, in words; None: nobody."""
+
+    def neighbours(self) -> str | None:
+        """Who is on it now beside this process, in words; None: nobody that can be told."""
 
     def synchronize(self) -> None:
         """Waits for all launches; raises RuntimeError when one of them has faulted."""

@@ -14,14 +14,45 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from autotune.measure.neighbours import Occupancy
 from autotune.measure.runtime import Clock
 
 SYSFS = Path("/sys/bus/pci/devices")
+KFD = Path("/sys/class/kfd/kfd")
 
 # nvml.h, nvmlClocksEventReason*: software power cap, hardware slowdown, software and hardware thermal
 # slowdown, power brake. Idle (1), application clocks (2) and sync boost (16) are no throttling.
 _NVML_THROTTLED = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 _NVML_CLOCK_SM = 1
+_NVML_TOO_SMALL = 7
+_NO_FUNCTION = 13
+
+
+class _Process(ctypes.Structure):
+    """nvmlProcessInfo_t since its second version."""
+
+    _fields_ = (
+        ("pid", ctypes.c_uint),
+        ("used", ctypes.c_ulonglong),
+        ("gpu_instance", ctypes.c_uint),
+        ("compute_instance", ctypes.c_uint),
+    )
+
+
+class _Memory(ctypes.Structure):
+    """nvmlMemory_v2_t: `used` is without what the driver keeps for itself."""
+
+    _fields_ = (
+        ("version", ctypes.c_uint),
+        ("total", ctypes.c_ulonglong),
+        ("reserved", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    )
+
+
+class _Utilization(ctypes.Structure):
+    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
 
 
 @dataclass(frozen=True)
@@ -41,6 +72,8 @@ class Sensors(Protocol):
 
     def clock(self) -> Clock: ...
 
+    def occupancy(self) -> Occupancy: ...
+
 
 class NoSensors:
     """A device that tells nothing."""
@@ -50,6 +83,9 @@ class NoSensors:
 
     def clock(self) -> Clock:
         return Clock()
+
+    def occupancy(self) -> Occupancy:
+        return Occupancy()
 
 
 class NvmlSensors:
@@ -83,11 +119,46 @@ class NvmlSensors:
         reasons = self._number("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.c_ulonglong())
         return Clock(mhz.value if told else None, bool((reasons or 0) & _NVML_THROTTLED))
 
+    def occupancy(self) -> Occupancy:
+        graphics = {process.pid: process.used for process in self._processes("Graphics")}
+        compute = [*self._processes("Compute"), *self._processes("MPSCompute")]
+        memory = _Memory(version=ctypes.sizeof(_Memory) | 2 << 24)
+        rates = _Utilization()
+        told = self._call("nvmlDeviceGetMemoryInfo_v2", self._handle, ctypes.byref(memory)) == 0
+        busy = self._call("nvmlDeviceGetUtilizationRates", self._handle, ctypes.byref(rates)) == 0
+        return Occupancy(
+            {
+                process.pid: process.gpu_instance << 32 | process.compute_instance
+                for process in compute
+                if process.pid not in graphics
+            },
+            memory.used if told and not graphics else None,
+            rates.gpu / 100 if busy and not graphics else None,
+        )
+
+    def _processes(self, kind: str) -> list[_Process]:
+        """Those that run compute or graphics work; none where the driver's library is older than 2021."""
+        for version in ("_v3", "_v2"):
+            count = ctypes.c_uint(32)
+            status = _NVML_TOO_SMALL
+            while status == _NVML_TOO_SMALL and count.value < 1 << 16:
+                count.value *= 2  # others may come between two calls
+                into = (_Process * count.value)()
+                function = f"nvmlDeviceGet{kind}RunningProcesses{version}"
+                status = self._call(function, self._handle, ctypes.byref(count), into)
+                if status == 0:
+                    return list(into[: count.value])
+        return []
+
     def _number(self, function: str, into: Any) -> int | None:
         return int(into.value) if self._call(function, self._handle, ctypes.byref(into)) == 0 else None
 
     def _call(self, function: str, *arguments: Any) -> int:
-        return int(getattr(self._nvml, function)(*arguments))
+        """NVML's status; that of a function that is not there is one as well."""
+        try:
+            return int(getattr(self._nvml, function)(*arguments))
+        except AttributeError:
+            return _NO_FUNCTION
 
     def _checked(self, function: str, *arguments: Any) -> None:
         if status := self._call(function, *arguments):
@@ -133,16 +204,50 @@ class AmdSensors:
             mhz = int(level[1]) if level else None
         return Clock(mhz, self._violations() if self._violations else False)
 
+    def occupancy(self) -> Occupancy:
+        """KFD's processes with a queue on this card, of every container; a display server has none there."""
+        ids = _kfd_ids(self._device.name)
+        busy = _read(self._device / "gpu_busy_percent")
+        return Occupancy(
+            {int(process.name): 0 for process in KFD.glob("proc/[0-9]*") if _has_queue(process, ids)},
+            None,  # what amdgpu keeps for itself is in the figure
+            int(busy) / 100 if busy and busy.isdecimal() else None,
+        )
+
+
+def _kfd_ids(pci: str) -> set[str]:
+    """What KFD calls the card at a PCI address: several where it is partitioned."""
+    domain, bus, device = (int(part, 16) for part in pci.partition(".")[0].split(":"))
+    ids = set()
+    for node in KFD.glob("topology/nodes/*"):
+        properties = dict(line.split(maxsplit=1) for line in (_read(node / "properties") or "").splitlines())
+        location = int(properties.get("location_id", 0))
+        if (int(properties.get("domain", 0)), location >> 8, location >> 3 & 31) == (domain, bus, device):
+            ids.add(_read(node / "gpu_id") or "")
+    return ids - {"", "0"}
+
+
+def _has_queue(process: Path, ids: set[str]) -> bool:
+    return any(_read(queue) in ids for queue in process.glob("queues/*/gpuid"))
+
 
 def open_sensors(properties: Any, *, hip: bool) -> Sensors:
     """The sensors of the card with torch's device properties; `NoSensors` where it cannot be asked."""
     try:
         if not hip:
-            return NvmlSensors("GPU-" + str(properties.uuid).removeprefix("GPU-"))
+            return NvmlSensors(identity(properties, hip=False) or "")
         pci = pci_address(properties)
         return AmdSensors(SYSFS / pci, _amdsmi_violations(pci))
     except (OSError, AttributeError):  # no library or folder; a library or torch that lacks what is asked
         return NoSensors()
+
+
+def identity(properties: Any, *, hip: bool) -> str | None:
+    """What tells the GPU from every other one in the machine, in every process; None: it is not told."""
+    try:
+        return pci_address(properties) if hip else "GPU-" + str(properties.uuid).removeprefix("GPU-")
+    except AttributeError:
+        return None
 
 
 def pci_address(properties: Any) -> str:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from autotune.results import SHARED
+
 
 @dataclass(frozen=True)
 class MeasureSettings:
@@ -26,6 +28,9 @@ class MeasureSettings:
         select_rounds: rounds with all finalists, which pick the one that is put to the test; even.
         judge_rounds: rounds that decide between it and the default, on yet other routings; even.
         resamples: bootstrap resamples of an interval.
+        shared_gpu: measure beside whoever else is on the GPU, and say so in the conditions. False: what was
+            measured beside others is put off until the GPU is quiet.
+        patience_s: seconds of unbroken disturbance after which a measurement is given up.
     """
 
     seed: int = 0
@@ -43,6 +48,8 @@ class MeasureSettings:
     select_rounds: int = 8
     judge_rounds: int = 32
     resamples: int = 10_000
+    shared_gpu: bool = False
+    patience_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.cold < 0 or self.steps < 1 or self.min_samples < 2:
@@ -64,4 +71,4 @@ class MeasureSettings:
         Limits on time are left out: they change how sure a figure is, not what it measures.
         """
         weights = f"cold>{self.cold:g}xLLC" if self.cold else "hot"
-        return f"v1;{weights};steps>={self.steps};seed={self.seed}"
+        return f"v1;{weights};steps>={self.steps};seed={self.seed}{SHARED if self.shared_gpu else ''}"

@@ -9,11 +9,13 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
 from autotune.config import Config
 from autotune.fingerprint import Fingerprint
+from autotune.measure.contention import Watch
 from autotune.measure.gate import (
     Case,
     check_launches,
@@ -46,6 +48,19 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class RoundTimes:
+    """One contender's part of a round.
+
+    Attributes:
+        us: microseconds a launch by what was timed.
+        contended: see `Measurement.contended`.
+    """
+
+    us: dict[str, float]
+    contended: str | None
+
+
 class Worker:
     """One runtime, one layer's weights, and what was prepared for them."""
 
@@ -58,7 +73,8 @@ class Worker:
         self._passed: dict[tuple[str, str, str], float] = {}
         self._passed_at: dict[tuple[str, str, int], float] = {}
         self._fastest: dict[tuple[str, Stage], float] = {}
-        self._replays: dict[tuple[str, str, str, int], tuple[Replay, int, int]] = {}
+        self._replays: dict[tuple[str, str, str, int], tuple[Replay, Sequence[Launch], int]] = {}
+        self._watch = Watch(self.runtime.machine, settings)
         self._digest = 0
         self._digests: dict[int, int] = {}
 
@@ -87,6 +103,7 @@ class Worker:
         work = self._load().pass_of(problem, self.settings.seed)
         launches = self._launches(what, config, work)
         machine = self.runtime.machine
+        before = self._watch.before()
         replay = machine.replay(launches)
         try:
             competes = (problem.key, stage)
@@ -95,8 +112,12 @@ class Worker:
             error = max(error, self._check_replay(problem, what, config, launches, replay))
         finally:
             replay.close()
-        self._fastest[competes] = min(fastest, median(sample.us for sample in timing.samples))
-        return Measurement(timing.samples, error, time.perf_counter() - start)
+        times = [sample.us for sample in timing.samples]
+        window = [us * len(launches) for us in times]
+        contended = self._watch.disturbed(before, f"{problem.key} {what} {config.key}", launches, [window])
+        if contended is None:
+            self._fastest[competes] = min(fastest, median(times))
+        return Measurement(timing.samples, error, time.perf_counter() - start, contended)
 
     def check(self, problem: Problem, what: What, config: Subject) -> float:
         """The gate: every case at every token count that the config would serve; its worst error.
@@ -132,16 +153,24 @@ class Worker:
 
     def round(
         self, problem: Problem, what: Sequence[What], config: Subject, seed: int, samples: int
-    ) -> dict[str, float]:
+    ) -> RoundTimes:
         """Median microseconds a launch on the routings of `seed`, by what is timed.
 
         The graphs stay for the next round on the same routings, which runs in the opposite order.
         """
         times: dict[str, float] = {}
+        taken: list[list[float]] = []
+        before = self._watch.before()
         for one in what:
             replay, launches, passes = self._replay(problem, one, config, seed)
-            times[one.value] = median(replay.passes(samples, passes)) / launches
-        return times
+            taken.append(replay.passes(samples, passes))
+            times[one.value] = median(taken[-1]) / len(launches)
+        key = f"{problem.key} {'+'.join(what)} {config.key}"
+        return RoundTimes(times, self._watch.disturbed(before, key, launches, taken))
+
+    def watch(self) -> str | None:
+        """Who disturbs the GPU now, in words; None: nobody that is seen in a quarter of a second."""
+        return self._watch.now()
 
     def throttled(self) -> bool:
         return self.runtime.machine.clock().throttled
@@ -227,7 +256,9 @@ class Worker:
         replay.passes(1, 1)
         return judge(launches[-1], self._last_steps[key], what, self.runtime.path(what, config))
 
-    def _replay(self, problem: Problem, what: What, config: Subject, seed: int) -> tuple[Replay, int, int]:
+    def _replay(
+        self, problem: Problem, what: What, config: Subject, seed: int
+    ) -> tuple[Replay, Sequence[Launch], int]:
         """The pass on the routings of `seed`, its launches, and passes a sample; earlier seeds' graphs go."""
         key = (problem.key, what.value, config.key, seed)
         if key not in self._replays:
@@ -236,7 +267,7 @@ class Worker:
             launches = self._launches(what, config, self._load().pass_of(problem, seed))
             replay = self.runtime.machine.replay(launches)
             passes = passes_a_sample(min(replay.passes(2, 1)), self.settings.min_sample_us)
-            self._replays[key] = replay, len(launches), passes
+            self._replays[key] = replay, launches, passes
         return self._replays[key]
 
     def _all_cases(self) -> list[Case]:
@@ -255,6 +286,7 @@ class Worker:
         self._passed.clear()
         self._passed_at.clear()
         self._fastest.clear()
+        self._watch.close()
 
 
 def _launched(what: What, config: Subject) -> Subject:

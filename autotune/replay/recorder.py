@@ -1,5 +1,6 @@
 """Records a table: compiles and sweeps at the same time, then settles the order of the best."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -16,6 +17,9 @@ from autotune.data import data_dir
 from autotune.devices import Device
 from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
+from autotune.measure import lock
+from autotune.measure.quiet import not_alone
+from autotune.measure.requests import Look
 from autotune.problem import Problem, Stage
 from autotune.replay import sweep as sweeping
 from autotune.replay.journal import Journal, Key
@@ -25,6 +29,7 @@ from autotune.results import Compiled, Failure, Measurement, Status
 
 SWEEP_TIMEOUT_S = 120.0  # includes the start of the process: torch, weights
 SETTLE_TIMEOUT_S = 180.0
+_AGAIN_S = 0.5
 AHEAD = 4  # sweeps waiting for the GPU: enough that it never waits for the driver
 
 
@@ -67,12 +72,17 @@ class Recorder:
         self._say = say
         self._worker = Workers(1, memory_limit_bytes=None)
         self._fingerprint: Fingerprint | None = None
+        self._gpu: str | None = None
+        self._disturbed_since: float | None = None
 
     def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._worker.close()
+        if self._gpu is not None:
+            lock.release(self._gpu)
+            self._gpu = None
 
     def run(self, limit_s: float | None = None) -> Table | None:
         """The table; None: time was up first, and the same recording goes on later.
@@ -81,7 +91,8 @@ class Recorder:
             UserError: what the backend needs is missing.
         """
         deadline = time.monotonic() + (limit_s or 1e9)
-        self._fingerprint = _needed(self._ask(sweeping.prepare).result())
+        self._fingerprint, look = _needed(self._ask(sweeping.prepare).result())
+        self._enter(look)
         for stage in self._recording.configs:
             if not self._sweep(stage, deadline):
                 return None
@@ -90,6 +101,42 @@ class Recorder:
                     return None
                 self._settle(stage, problem)
         return self._table()
+
+    def _enter(self, look: Look) -> None:
+        """Takes the GPU; a table is recorded on a GPU of one's own.
+
+        Raises:
+            UserError: others are on it.
+        """
+
+        def refuse(sentence: str) -> None:
+            raise UserError(f"{sentence}: record when it has ended")
+
+        if look.neighbours is not None:
+            refuse(f"{look.neighbours} is on this GPU too")
+        if self._gpu is None and look.gpu and lock.acquire(look.gpu, refuse, threading.Event()):
+            self._gpu = look.gpu
+
+    def _is_to_be_swept_again(self, future: Future[Any]) -> bool:
+        """Whether others were on the GPU.
+
+        Raises:
+            UserError: they stay.
+        """
+        answer = future.result()
+        outcomes = [] if isinstance(answer, Failure) else answer.values()
+        who = next((o.contended for o in outcomes if isinstance(o, Measurement) and o.contended), None)
+        if who is None:
+            self._disturbed_since = None
+            return False
+        now = time.monotonic()
+        if self._disturbed_since is None:
+            self._disturbed_since = now
+            self._say(f"{who} is on this GPU too: what was timed beside it is put off until the GPU is quiet")
+        elif now - self._disturbed_since > self._recording.settings.measure.patience_s:
+            raise UserError(not_alone(who, now - self._disturbed_since))
+        time.sleep(_AGAIN_S)
+        return True
 
     def _sweep(self, stage: Stage, deadline: float) -> bool:
         recording, journal = self._recording, self._journal
@@ -119,6 +166,9 @@ class Recorder:
                             waiting.append(config)
                         continue
                     config = sweeping_now.pop(future)
+                    if self._is_to_be_swept_again(future):
+                        waiting.insert(0, config)
+                        continue
                     self._swept((stage, config), future)
                     done += 1
                     if done % 200 == 0:

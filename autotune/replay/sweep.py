@@ -16,8 +16,12 @@ from math import sqrt
 from statistics import fmean, median, stdev
 
 from autotune.config import Config
+from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
+from autotune.measure.contention import Watch
 from autotune.measure.gate import Case, Incorrect, judge, make_case, poison
+from autotune.measure.quiet import not_alone
+from autotune.measure.requests import Look
 from autotune.measure.runtime import Launch, Replay, Runtime, What, load_runtime
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.timer import passes_a_sample
@@ -62,6 +66,11 @@ class Sweeper:
         self._workload.load(tuple(problems))
         self._cases: dict[Problem, Case] = {}
         self._best: dict[tuple[Stage, Problem], float] = {}
+        self._watch = Watch(self._runtime.machine, settings.measure)
+
+    def look(self) -> Look:
+        """The GPU, and who was on it before anything of this process's was."""
+        return Look(self._runtime.machine.identity(), self._runtime.machine.early())
 
     def fingerprint(self) -> Fingerprint:
         return self._runtime.machine.fingerprint(self._runtime.name, self._runtime.kernel_source())
@@ -80,32 +89,54 @@ class Sweeper:
         work = self._pass(problem)
         launches = self._runtime.stage(stage, config, work.inputs, work.steps)
         error = self._judge(problem, stage, config, launches[-1])
+        before = self._watch.before()
         replay = self._runtime.machine.replay(launches)
         try:
             samples = self._time(replay, len(launches), (stage, problem))
         finally:
             replay.close()
-        return Measurement(samples, error, time.perf_counter() - start)
+        window = [sample.us * len(launches) for sample in samples]
+        key = f"{problem.key} {stage} {config.key}"
+        contended = self._watch.disturbed(before, key, launches, [window])
+        return Measurement(samples, error, time.perf_counter() - start, contended)
 
     def settle(self, problem: Problem, stage: Stage, configs: Sequence[Config]) -> dict[Config, float]:
         """Microseconds of each after interleaved rounds; whoever may be the fastest gets the most.
 
-        Every second round runs in reverse, so a drift cancels.
+        Every second round runs in reverse, so a drift cancels. One that others disturb is run again.
+
+        Raises:
+            UserError: others stay on the GPU.
         """
         least, most = self._settings.least_rounds, self._settings.most_rounds
         replays: dict[Config, Replay] = {}
+        launches: dict[Config, list[Launch]] = {}
         work = self._pass(problem)
         rounds: dict[Config, list[float]] = {config: [] for config in configs}
         try:
             for config in configs:
-                launches = self._runtime.stage(stage, config, work.inputs, work.steps)
-                replays[config] = self._runtime.machine.replay(launches)
+                launches[config] = self._runtime.stage(stage, config, work.inputs, work.steps)
+                replays[config] = self._runtime.machine.replay(launches[config])
             field = list(configs)
+
+            def timed(config: Config) -> float:
+                patience = self._settings.measure.patience_s
+                end = time.monotonic() + patience
+                while True:
+                    before = self._watch.before()
+                    passes = passes_a_sample(replays[config].passes(1, 1)[0], self._minimum_us)
+                    taken = replays[config].passes(self._settings.round_samples, passes)
+                    key = f"settle {problem.key} {stage} {config.key}"
+                    who = self._watch.disturbed(before, key, launches[config], [taken])
+                    if who is None:
+                        return median(taken) / len(work.steps)
+                    if time.monotonic() > end:
+                        raise UserError(not_alone(who, patience))
+                    time.sleep(1.0)
+
             for number in range(most):
                 for config in field if number % 2 == 0 else reversed(field):
-                    passes = passes_a_sample(replays[config].passes(1, 1)[0], self._minimum_us)
-                    taken = median(replays[config].passes(self._settings.round_samples, passes))
-                    rounds[config].append(taken / len(work.steps))
+                    rounds[config].append(timed(config))
                 if number + 1 >= least and number % 2:
                     field = unsettled(rounds)
                     if len(field) < 2:
@@ -165,13 +196,14 @@ _sweeper: Sweeper | None = None
 
 def prepare(
     backend: str, problems: Sequence[Problem], settings: SweepSettings, environment: Mapping[str, str]
-) -> Fingerprint:
-    """Makes this process's sweeper, unless it is there.
+) -> tuple[Fingerprint, Look]:
+    """Makes this process's sweeper, unless it is there; the stack, and who was on the GPU before it.
 
     Raises:
         UserError: the backend cannot run here, or there is too little memory.
     """
-    return _made(backend, problems, settings, environment).fingerprint()
+    sweeper = _made(backend, problems, settings, environment)
+    return sweeper.fingerprint(), sweeper.look()
 
 
 def sweep(

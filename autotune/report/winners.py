@@ -79,6 +79,7 @@ def as_json(summary: WinnerSummary) -> dict[str, Any]:
         "routing": winner.problem.routing.key,
         "kind": str(winner.kind),
         "device": winner.environment.device,
+        "shared_gpu": winner.shared,
         "kept_default": winner.kept_default,
         "default_us": {what: round(us, 3) for what, us in summary.default_us.items()},
         "winner_us": {what: round(us, 3) for what, us in summary.winner_us.items()},
@@ -132,16 +133,18 @@ def verdict(winner: WinnerRecord) -> str:
     """What was decided, in words."""
     if winner.kind is Kind.ESTIMATE:
         return f"estimate for {winner.environment.device}, not measured: best of the short list"
+    kind = f"{winner.kind} on a shared GPU" if winner.shared else str(winner.kind)
     if winner.kept_default:
-        return f"kept default on {winner.environment.device}: nothing was shown to be faster"
+        shared = " (shared with others)" if winner.shared else ""
+        return f"kept default on {winner.environment.device}{shared}: nothing was shown to be faster"
     if winner.gain < 0:  # one setting serves all shapes, and this one pays for the others
         assert winner.gain_low is not None
         assert winner.gain_high is not None
         return (
             f"{-winner.gain:.1%} slower than the default on {winner.environment.device}"
-            f" (95 %: {-winner.gain_high:.1%} to {-winner.gain_low:.1%}), {winner.kind}"
+            f" (95 %: {-winner.gain_high:.1%} to {-winner.gain_low:.1%}), {kind}"
         )
     return (
         f"{winner.gain:.1%} faster than the default on {winner.environment.device}"
-        f" (95 %: {winner.gain_low:.1%} to {winner.gain_high:.1%}), {winner.kind}"
+        f" (95 %: {winner.gain_low:.1%} to {winner.gain_high:.1%}), {kind}"
     )

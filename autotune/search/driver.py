@@ -248,6 +248,9 @@ class Driver:
     def _evaluated(self, evaluation: _Evaluation, outcome: Outcome) -> None:
         task, ask, compiled = evaluation.task, evaluation.ask, evaluation.compiled
         self._evaluations.add(0.0 if isinstance(outcome, Estimate) else outcome.seconds)
+        if isinstance(outcome, Measurement) and outcome.contended is not None:
+            self._put_off(evaluation, outcome)
+            return
         samples: tuple[Sample, ...] = ()
         if isinstance(outcome, Failure):
             record = self._failed(task, ask, outcome, compiled)
@@ -260,6 +263,16 @@ class Driver:
         self._by_binary[task, compiled.binary_hash] = twin
         for other, other_compiled in evaluation.twins:
             self._finish(self._merged(twin, other, other_compiled))
+
+    def _put_off(self, evaluation: _Evaluation, outcome: Measurement) -> None:
+        """Stores a window that others disturbed, marked; it is measured again after what waits now."""
+        task, ask, compiled = evaluation.task, evaluation.ask, evaluation.compiled
+        record = self._trial(task, ask, compiled, Status.OK, figure_us=outcome.us)
+        record = replace(
+            record, gate_error=outcome.error, measure_s=outcome.seconds, contended=outcome.contended
+        )
+        self._record(record, outcome.samples)
+        self._evaluating[self._evaluator.evaluate(*task, ask.config, compiled)] = evaluation
 
     def _finish(self, record: TrialRecord, samples: tuple[Sample, ...] = ()) -> int:
         """Stores a trial, then tells its search: never the other way round."""

@@ -1,6 +1,6 @@
 """The evaluator that measures on the device of this machine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
@@ -24,9 +24,15 @@ class LiveJudge:
 
     kind = Kind.MEASURED
 
-    def __init__(self, backend: Backend, problems: Sequence[Problem], settings: MeasureSettings) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        problems: Sequence[Problem],
+        settings: MeasureSettings,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         self._backend = backend
-        self._measurer = Measurer(backend.runtime, problems, settings)
+        self._measurer = Measurer(backend.runtime, problems, settings, say)
 
     def __enter__(self) -> "LiveJudge":
         self._measurer.__enter__()

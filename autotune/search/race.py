@@ -74,4 +74,10 @@ def window_of(first: TrialRecord, outcome: Measurement | Failure) -> TrialRecord
             gate_error=outcome.error,
             measure_s=outcome.seconds,
         )
-    return replace(trial, figure_us=outcome.us, gate_error=outcome.error, measure_s=outcome.seconds)
+    return replace(
+        trial,
+        figure_us=outcome.us,
+        gate_error=outcome.error,
+        measure_s=outcome.seconds,
+        contended=outcome.contended,
+    )

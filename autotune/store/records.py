@@ -73,6 +73,8 @@ class TrialRecord:
         binary_hash: SHA-256 of the machine code, hex; None: it was not compiled.
         compile_s, measure_s: wall seconds.
         merged_into: id of the trial with equal machine code whose figure this one shares.
+        contended: who else was at work on the GPU, in words: the time is not the config's own, and it was put
+            off. None: nobody, as far as can be told.
     """
 
     problem: Problem
@@ -93,6 +95,7 @@ class TrialRecord:
     compile_s: float = 0.0
     measure_s: float = 0.0
     merged_into: int | None = None
+    contended: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +156,7 @@ class WinnerRecord:
         gain_low, gain_high: 95 % interval.
         confirmation: its id; None for an estimate.
         stage1_trial, stage2_trial: ids of the trials that an estimate comes from.
+        shared: others may have been on the GPU while it was confirmed: the user insisted.
     """
 
     id: int
@@ -171,6 +175,7 @@ class WinnerRecord:
     stage1_trial: int | None
     stage2_trial: int | None
     created_at: datetime
+    shared: bool = False
 
     @property
     def kept_default(self) -> bool:

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 from autotune.config import Config
 from autotune.fingerprint import Fingerprint
 from autotune.problem import Layer, Problem
-from autotune.results import LayerConfig
+from autotune.results import SHARED, LayerConfig
 from autotune.routing import Routing
 from autotune.store.base import Base
-from autotune.store.schema import Environment, ProblemRow
+from autotune.store.schema import ConfirmationRow, Environment, ProblemRow
 
 Row = TypeVar("Row", bound=Base)
 
@@ -99,6 +99,12 @@ class Reader:
                 **{field.name: getattr(row, field.name) for field in fields(Fingerprint)}
             )
         return self._environments[id_]
+
+    def shared(self, confirmation: int | None) -> bool:
+        """Whether others may have been on the GPU in a confirmation."""
+        if confirmation is None:
+            return False
+        return self._session.get_one(ConfirmationRow, confirmation).workload.endswith(SHARED)
 
     def problem(self, id_: int) -> Problem:
         if id_ not in self._problems:

@@ -114,6 +114,7 @@ class Trial(Base):
     compile_s: Mapped[float]
     measure_s: Mapped[float]
     merged_into: Mapped[int | None] = mapped_column(ForeignKey("trials.id"))
+    contended: Mapped[str | None]
     created_at: Mapped[datetime]
 
 

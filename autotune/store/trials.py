@@ -50,7 +50,7 @@ class Trials(Sessions):
         space_digest: str | None = None,
         config: Config | None = None,
     ) -> list[StoredTrial]:
-        """Trials of one stage of a problem on one stack, oldest first.
+        """Trials of one stage of a problem on one stack, oldest first; never one that was contended.
 
         Args:
             workload: the measuring conditions; only figures of equal ones are comparable. None: any.
@@ -66,6 +66,7 @@ class Trials(Sessions):
                 Environment.key == environment_key,
                 Trial.stage == stage,
                 Trial.backend == backend,
+                Trial.contended.is_(None),
             )
             .order_by(Trial.created_at, Trial.id)
         )
@@ -79,11 +80,16 @@ class Trials(Sessions):
             reader = Reader(session)
             return [_record(reader, row) for row in session.scalars(query)]
 
-    def trials_of(self, run: int) -> list[StoredTrial]:
-        """A run's trials in order."""
+    def trials_of(self, run: int, *, contended: bool = False) -> list[StoredTrial]:
+        """A run's trials in order.
+
+        Args:
+            contended: those that were timed while others were on the GPU, and put off; else all the others.
+        """
+        which = Trial.contended.is_not(None) if contended else Trial.contended.is_(None)
         with self.reading() as session:
             reader = Reader(session)
-            query = select(Trial).where(Trial.run_id == run).order_by(Trial.number)
+            query = select(Trial).where(Trial.run_id == run, which).order_by(Trial.number)
             return [_record(reader, row) for row in session.scalars(query)]
 
     def trial(self, trial: int) -> StoredTrial:
@@ -107,8 +113,9 @@ class Trials(Sessions):
             return tuple(Sample(row.us, row.clock_mhz, row.throttled) for row in rows)
 
     def trial_counts(self, run: int) -> dict[Status, int]:
-        """How many trials of a run met which fate; fates that none met are left out."""
-        query = select(Trial.status, func.count()).where(Trial.run_id == run).group_by(Trial.status)
+        """How many of a run's trials met which fate, contended ones apart; what none met is left out."""
+        mine = (Trial.run_id == run, Trial.contended.is_(None))
+        query = select(Trial.status, func.count()).where(*mine).group_by(Trial.status)
         with self.reading() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
@@ -146,6 +153,7 @@ def _add(
             "compile_s": trial.compile_s,
             "measure_s": trial.measure_s,
             "merged_into": trial.merged_into,
+            "contended": trial.contended,
             "created_at": datetime.now(UTC),
         },
     )
@@ -184,4 +192,5 @@ def _record(reader: Reader, row: Trial) -> StoredTrial:
         compile_s=row.compile_s,
         measure_s=row.measure_s,
         merged_into=row.merged_into,
+        contended=row.contended,
     )

@@ -56,6 +56,7 @@ def winner_record(reader: Reader, row: Winner) -> WinnerRecord:
         stage1_trial=row.stage1_trial_id,
         stage2_trial=row.stage2_trial_id,
         created_at=row.created_at,
+        shared=reader.shared(row.confirmation_id),
     )
 
 

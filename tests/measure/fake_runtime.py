@@ -5,11 +5,15 @@ it does:
 
     us       microseconds a launch that it takes, in thousandths: 10_000 is 10 us
     noise    relative noise of a sample, in thousandths
+    moods    every second sample is so many times slower, by the kernel's own nature; unset: none
     drift    how much slower each further sample is, in millionths
     fault    what goes wrong, see `Fault`
     at       token count at which the numbers go wrong; unset: at all
+
+`crowd` puts others on the GPU.
 """
 
+import json
 import os
 import signal
 import sys
@@ -18,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +67,7 @@ class Fault(StrEnum):
     OUT_OF_BOUNDS = "out_of_bounds"
     FIRST_LAUNCH_ONLY = "first_launch_only"
     DIES_IN_ROUNDS = "dies_in_rounds"
+    DIES_IN_LAYERS = "dies_in_layers"
     KILLED_ONCE = "killed_once"
     KILLED_ONCE_IN_ROUNDS = "killed_once_in_rounds"
 
@@ -97,6 +103,7 @@ class FakeReplay:
         self._us = sum(_number(config, "us", 10_000) for config in configs) / 1000
         self._noise = _number(configs[0], "noise", 2) / 1000
         self._drift = _number(configs[0], "drift", 0) / 1e6
+        self._moods = _number(configs[0], "moods", 1)
         self._rng = np.random.default_rng(list(configs[0].key.encode()))
 
     def passes(self, samples: int, passes_a_sample: int) -> list[float]:
@@ -104,7 +111,10 @@ class FakeReplay:
         made = []
         for _ in range(samples):
             FakeMachine.ticks += 1
-            slower = 1 + self._drift * FakeMachine.ticks
+            mood = self._moods if FakeMachine.ticks % 2 else 1
+            slower = (
+                mood * (1 + self._drift * FakeMachine.ticks) * FakeMachine.crowd_factor(self._rng.random())
+            )
             made.append(float(self._us * slower * (1 + self._noise * self._rng.standard_normal())))
         return made
 
@@ -115,8 +125,33 @@ class FakeReplay:
 class FakeMachine(CpuMachine):
     """A CPU that counts its samples, and can break as a GPU's context does."""
 
+    watched = True
     ticks = 0
     broken = False
+
+    @staticmethod
+    def crowd() -> dict[str, Any]:
+        """What is now of the others that `crowd` asked for; empty: they are gone, or there were none."""
+        others = json.loads(os.environ.get("FAKE_CROWD", "{}"))
+        there = others and others["first"] <= FakeMachine.ticks < others["last"]
+        return others if there else {}
+
+    @staticmethod
+    def crowd_factor(draw: float) -> float:
+        others = FakeMachine.crowd()
+        return float(others["times"]) if others and draw < others["share"] else 1.0
+
+    def identity(self) -> str | None:
+        return os.environ.get("FAKE_GPU")
+
+    def early(self) -> str | None:
+        early: str | None = self.crowd().get("early")
+        return early
+
+    def neighbours(self) -> str | None:
+        FakeMachine.ticks += 1  # those who only are there leave, too
+        listed: str | None = self.crowd().get("listed")
+        return listed
 
     def synchronize(self) -> None:
         if self.broken:
@@ -174,6 +209,8 @@ class FakeRuntime:
             return layer_reference(inputs.hidden, w.w1, w.w2, w.w1_scale, w.w2_scale, step.router, step.ids)
 
         first, second = config.stage1, config.stage2
+        if Fault.DIES_IN_LAYERS in (first.get("fault"), second.get("fault")):
+            os.kill(os.getpid(), signal.SIGKILL)
         us = _number(first, "us", 10_000) + _number(second, "us", 10_000)
         worse = first if first.get("fault", "none") != "none" else second
         return self._made(None, worse.replaced(us=us), inputs, steps, compute)
@@ -283,6 +320,27 @@ def make_dying() -> FakeRuntime:
     """No worker process gets this far."""
     os.kill(os.getpid(), signal.SIGKILL)
     return FakeRuntime()
+
+
+def crowd(
+    *,
+    share: float = 0.0,
+    times: float = 3.0,
+    first: int = 0,
+    last: int = 1 << 60,
+    listed: str | None = None,
+    early: str | None = None,
+) -> dict[str, str]:
+    """Environment of worker processes in which others are on the GPU.
+
+    Args:
+        share, times: of the samples so many are so many times slower.
+        first, last: samples of the worker after which they come, and go.
+        listed: what the driver says of them; None: it shows nobody.
+        early: what is seen of them before anything of the worker's is on the GPU.
+    """
+    others = {"share": share, "times": times, "first": first, "last": last, "listed": listed, "early": early}
+    return {"FAKE_CROWD": json.dumps(others)}
 
 
 def fake_config(us: float = 10.0, fault: Fault = Fault.NONE, **knobs: int) -> Config:

@@ -18,6 +18,7 @@ import pytest
 from autotune.errors import UserError
 from autotune.results import Sample
 from autotune.store import database, filesystem
+from autotune.store.migrations import revisions
 from autotune.store.store import Store
 from tests.store.examples import begin, trial, win
 
@@ -98,10 +99,9 @@ def test_a_newer_version(path: Path) -> None:
     with sqlite3.connect(path) as newer:
         newer.execute("UPDATE alembic_version SET version_num = '9999'")
     for read_only in (False, True):
-        assert (
-            refused(path, read_only=read_only)
-            == f"{path} is of version 9999, newer than this tool knows (0002): upgrade moe-autotune, or name"
-            " another database with --db"
+        assert refused(path, read_only=read_only) == (
+            f"{path} is of version 9999, newer than this tool knows ({revisions()[-1]}): upgrade"
+            " moe-autotune, or name another database with --db"
         )
 
 

@@ -35,7 +35,7 @@ from tests.store.examples import (
     trial,
     win,
 )
-from tests.store.test_migrations import SCRIPT, columns, next_version  # noqa: F401  (a fixture)
+from tests.store.test_migrations import NEXT, SCRIPT, columns, next_version  # noqa: F401  (a fixture)
 
 NOTHING = Merged(0, 0, 0, 0, 0, 0, 0, 0)
 
@@ -217,7 +217,7 @@ def test_an_older_file_is_upgraded_in_a_copy(
     next_version.write_text(SCRIPT)
     migrations.revisions.cache_clear()
     with Store.open(path) as store:
-        assert store.version == "0003"
+        assert store.version == NEXT
         assert merge(store, older).runs == 1
     assert older.read_bytes() == before
     assert "note" not in columns(older, "runs")

@@ -95,15 +95,17 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     shutil.copytree(data_dir("db"), scripts)
     monkeypatch.setattr(migrations, "data_dir", lambda _: scripts)
     migrations.revisions.cache_clear()
-    yield scripts / "versions" / "0003_next.py"
+    yield scripts / "versions" / f"{NEXT}_next.py"
     migrations.revisions.cache_clear()
 
 
-SCRIPT = """
+LATEST = migrations.revisions()[-1]
+NEXT = f"{int(LATEST) + 1:04}"
+SCRIPT = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0003", "0002", None, None
+revision, down_revision, branch_labels, depends_on = "{NEXT}", "{LATEST}", None, None
 
 
 def upgrade():
@@ -120,7 +122,7 @@ def test_an_older_database_is_upgraded_when_it_is_opened(path: Path, next_versio
     next_version.write_text(SCRIPT)
     assert "note" not in columns(path, "runs")
     with Store.open(path) as store:
-        assert (store.upgraded_from, store.version) == ("0002", "0003")
+        assert (store.upgraded_from, store.version) == (LATEST, NEXT)
         begin(store)
     assert "note" in columns(path, "runs")
 
@@ -131,7 +133,7 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, next_version: Path) -
         Store.open(path)
     assert "note" not in columns(path, "runs")
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (LATEST,)
 
 
 def test_an_older_database_is_read_through_an_upgraded_copy(path: Path, next_version: Path) -> None:

@@ -199,3 +199,22 @@ def test_the_recorded_facts_may_be_more_than_this_tool_knows(store: Store, run: 
     with sqlite3.connect(path) as somebody_else:
         somebody_else.execute("""UPDATE trials SET facts = '{"vgprs": 128, "barriers": 3}'""")
     assert store.trials_of(run)[0].facts == StaticFacts(vgprs=128)
+
+
+def test_what_was_contended_is_kept_and_tells_nothing(store: Store) -> None:
+    run = begin(store)
+    asked = trial()
+    who = "process 497 (python3)"
+    marked = store.record_trial(run, replace(asked, figure_us=99.0, contended=who), [Sample(99.0)])
+    clean = store.record_trial(run, asked, [Sample(9.0)])
+    known = store.trials(
+        problem=asked.problem,
+        stage=asked.stage,
+        backend=asked.backend,
+        environment_key=asked.environment.key,
+        workload=None,
+    )
+    assert [one.id for one in known] == [one.id for one in store.trials_of(run)] == [clean]
+    assert store.trial_counts(run) == {Status.OK: 1}
+    (kept,) = store.trials_of(run, contended=True)
+    assert (kept.id, kept.contended, store.samples(kept.id)) == (marked, who, (Sample(99.0),))
