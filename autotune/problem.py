@@ -57,10 +57,13 @@ class Layer:
             UserError: the split is not even, or leaves an odd dimension, which INT4 pairs cannot hold.
         """
         if tp < 1 or model.moe_intermediate % tp or (model.moe_intermediate // tp) % 2:
-            fits = [str(d) for d in range(1, 65) if model.moe_intermediate % (2 * d) == 0]
+            fits = ", ".join(str(d) for d in range(1, 65) if model.moe_intermediate % (2 * d) == 0)
+            remedy = (
+                f"use one of {fits}" if fits else "none does, as it is odd and INT4 weights come in pairs"
+            )
             raise UserError(
-                f"--tp {tp} does not split {model.name}'s intermediate size {model.moe_intermediate}"
-                f" evenly: use one of {', '.join(fits)}"
+                f"--tp {tp} does not split {model.name}'s intermediate size {model.moe_intermediate} evenly:"
+                f" {remedy}"
             )
         inter_dim = model.moe_intermediate // tp
         return cls(model.name, model.model_dim, inter_dim, model.experts, model.top_k, tp, model.needs)

@@ -1,6 +1,7 @@
 """Models, shapes and problems: what can be, and what is said of what cannot."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,11 @@ def test_a_model_without_shared_experts_cannot_fuse_them() -> None:
 def test_tp_that_does_not_split_names_those_that_do(tp: int) -> None:
     with pytest.raises(UserError, match=r"use one of 1, 2, 4, 8"):
         Layer.of(preset("kimi-k2.5-w4a8"), tp)
+
+
+def test_an_odd_width_has_no_split() -> None:
+    with pytest.raises(UserError, match="none does, as it is odd"):
+        Layer.of(replace(preset("kimi-k2.5-w4a8"), moe_intermediate=1407), 1)
 
 
 def test_unknown_model_names_the_known_ones() -> None:

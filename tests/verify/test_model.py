@@ -1,0 +1,75 @@
+"""What verify asks an engine by, from the model that is served; no engine is needed to know."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.models import from_hf_config
+from autotune.problem import Layer
+from autotune.verify.bundle import Bundle
+from autotune.verify.model import Served
+
+LOOKUP = {"quantisation": {"dtype": "fp8_w8a8", "block_shape": None, "per_channel": True}}
+
+
+def bundle(layer: Layer, backend: str = "sglang_fp8", **more: Any) -> Bundle:
+    return Bundle(Path(), {"layer": layer.dims, "backend": backend, **more}, {})
+
+
+DEEPSEEK = Layer("deepseek-v3", 7168, 256, 256, 8, 8)
+
+
+def test_a_checkpoint_in_blocks_is_asked_for_by_its_blocks_and_its_fused_expert() -> None:
+    served = Served.of(bundle(DEEPSEEK), None)
+    assert "weight_block_size=[128, 128]" in served.reason
+    asked = served.asked("sglang", LOOKUP)
+    assert asked["quantisation"] == {"dtype": "fp8_w8a8", "block_shape": (128, 128), "per_channel": False}
+    assert (asked["experts"], asked["top_k"]) == (257, 9)
+    assert served.asked("vllm", LOOKUP)["experts"] == 256
+
+
+def test_a_bundle_of_requantised_experts_is_asked_for_as_its_backend_has_them() -> None:
+    served = Served.of(bundle(DEEPSEEK, requantised=True), None)
+    assert served.reason == ""
+    assert served.asked("sglang", LOOKUP)["quantisation"] == LOOKUP["quantisation"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "backend", "reason"),
+    [
+        (Layer("nemotron_h", 2688, 232, 128, 6, 8), "sglang_bf16", "relu2"),
+        (Layer("gpt-oss-120b", 2880, 720, 128, 4, 4), "triton", "clamped"),
+        (Layer("qwen3_moe", 2048, 96, 128, 8, 8), "sglang_w4a16", "K=96 is no whole number of pairs"),
+        (Layer("qwen3_moe", 2048, 96, 128, 8, 8), "aiter", "K in 64s, not 2048 x 96"),
+        (Layer("kimi-k2.5-w4a8", 7168, 256, 384, 8, 8), "triton", ""),
+    ],
+)  # fmt: skip
+def test_an_older_bundle_is_judged_by_what_is_known_of_its_model(
+    layer: Layer, backend: str, reason: str
+) -> None:
+    told = Served.of(bundle(layer, backend), None).reason
+    assert (reason in told) if reason else told == ""
+
+
+def test_a_model_that_is_told_is_taken_for_the_one_that_is_served(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    dims = {
+        "hidden_size": 4096,
+        "moe_intermediate_size": 1408,
+        "n_routed_experts": 128,
+        "num_experts_per_tok": 8,
+    }
+    path.write_text(json.dumps({"model_type": "glm4_moe", "n_shared_experts": 1, **dims}))
+    glm = from_hf_config(path)
+    asked = Served.of(bundle(Layer("mine", 4096, 352, 128, 8, 4)), glm).asked("sglang", LOOKUP)
+    assert (asked["experts"], asked["top_k"], asked["inter_dim"]) == (129, 9, 352)
+    # A layer with the shared expert counted in is compared with the model's, counted in likewise.
+    asked = Served.of(bundle(Layer("mine+shared", 4096, 352, 129, 9, 4)), glm).asked("sglang", LOOKUP)
+    assert (asked["experts"], asked["top_k"]) == (129, 9)
+
+
+def test_a_bundle_that_names_no_layer_is_asked_for_as_it_says() -> None:
+    served = Served.of(Bundle(Path(), {}, {}), None)
+    assert (served.reason, served.asked("sglang", LOOKUP)) == ("", {})
