@@ -1,12 +1,12 @@
 """`autotune ab`: a serving benchmark of two arms."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from autotune.cli.options import Json
+from autotune.cli.options import Json, Quiet
+from autotune.cli.output import print_json
 
 
 def ab(
@@ -23,6 +23,7 @@ def ab(
     min_effect: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Least relative difference that counts.")
     ] = 0.01,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Compare two arms of SGLang's bench_serving or vLLM's bench serve, at least four repeats each, in turns.
@@ -48,8 +49,8 @@ def ab(
         raise UserError("nothing is there to compare: give the results of both arms, baseline first")
     outcome = compare_arms(arms, evals, min_effect=not_negative(min_effect, "--min-effect"))
     if as_json:
-        typer.echo(json.dumps(outcome.as_json(), indent=2, allow_nan=False))
-    else:
+        print_json(outcome.as_json())
+    elif not quiet or outcome.exit_code:
         for line in outcome.lines():
             typer.echo(line)
     raise typer.Exit(outcome.exit_code)

@@ -1,10 +1,10 @@
 """`autotune check`: candidates' machine code, executed on the CPU."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autotune.cli import complete
 from autotune.cli.options import (
     YEAR_S,
     BackendName,
@@ -14,8 +14,10 @@ from autotune.cli.options import (
     FlydslRoot,
     FusedShared,
     Json,
+    LogFile,
     ModelConfig,
     ModelName,
+    Quiet,
     Requantised,
     Shape,
     TargetName,
@@ -24,7 +26,9 @@ from autotune.cli.options import (
     between,
     make_layer,
     make_problems,
+    refuse,
 )
+from autotune.cli.output import print_json
 
 if TYPE_CHECKING:
     from autotune.backends.base import Backend
@@ -35,14 +39,19 @@ if TYPE_CHECKING:
 
 
 def check(
+    context: typer.Context,
     config: Annotated[
         list[str] | None,
         typer.Option(
-            help="Knobs over the default, e.g. tile_k=128; `default` is the default itself. May be repeated."
-            " Without it: the default, published configs and the database's short list."
+            help="Knobs over the default, of one stage (stage1:tile_k=128), of both (stage1:…;stage2:…), or"
+            " with no stage named of each that is checked; `default` is the default itself. May be"
+            " repeated. Without it: the default, published configs and the database's short list.",
+            metavar="CONFIG",
         ),
     ] = None,
-    stage: Annotated[str | None, typer.Option(help="stage1 or stage2; default: both.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="stage1 or stage2; default: both.", autocompletion=complete.stages)
+    ] = None,
     backend: BackendName = "triton",
     shape: Shape = "m4",
     concurrency: Concurrency = "1",
@@ -69,6 +78,8 @@ def check(
         ),
     ] = 120.0,
     db: Database = None,
+    log_file: LogFile = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Execute candidates' gfx942 machine code on the CPU and compare their numbers.
@@ -80,12 +91,13 @@ def check(
 
       autotune check --shape m4
 
-      autotune check --stage stage2 --config reduce=atomic --config tile_k=128,split_k=2
+      autotune check --config stage2:reduce=atomic --config stage2:tile_k=128,split_k=2
     """
     from autotune.backends import load_backend
     from autotune.check.check import require_checks
     from autotune.check.judged import Checks
     from autotune.errors import UserError
+    from autotune.measure.subjects import by_stage
     from autotune.problem import Stage
     from autotune.report.checks import judged_json, lines, summary
     from autotune.store.store import Store
@@ -94,10 +106,18 @@ def check(
     if stage is not None and stage not in list(Stage):
         raise UserError(f"--stage {stage!r} is no stage: use stage1 or stage2")
     require_checks(backend)
+    if config is None:
+        refuse(context, "without --config only legal configs are checked", "illegal")
     processes, capped = at_most_cores(workers)
     for line in capped:
         typer.echo(line, err=True)
     stages = list(Stage) if stage is None else [Stage(stage)]
+    configs = None if config is None else [by_stage(text) for text in config]
+    for named in configs or ():
+        if other := next((s for s in named if s is not None and s not in stages), None):
+            raise UserError(f"--stage {stage} leaves out {other}, which --config names: leave out --stage")
+    if configs and not any(None in named for named in configs):
+        stages = [each for each in stages if any(each in named for named in configs)]
     layer = make_layer(
         model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend
     )
@@ -108,7 +128,7 @@ def check(
             candidate
             for problem in problems
             for at in stages
-            for candidate in _candidates(store, family, problem, at, device, config, illegal)
+            for candidate in _candidates(store, family, problem, at, device, configs, illegal)
         ]
         most = min(processes, len(candidates)) if workers else min(16, processes, len(candidates))
         with Checks(
@@ -116,17 +136,19 @@ def check(
         ) as checks:
             judged = checks.judge(candidates)
     if as_json:
-        typer.echo(json.dumps([judged_json(each) for each in judged], indent=2))
+        print_json([judged_json(each) for each in judged])
     else:
         defaults = {
             (problem.shape, str(at)): family.space(layer, problem.tokens, at, device).default
             for problem in problems
             for at in stages
         }
-        typer.echo(f"{layer.key}, backend {backend}, {device.arch} machine code executed on the CPU")
-        for line in lines(judged, defaults):
+        if not quiet:
+            typer.echo(f"{layer.key}, backend {backend}, {device.arch} machine code executed on the CPU")
+        for line in lines([each for each in judged if each.wrong] if quiet else judged, defaults):
             typer.echo(line)
-        typer.echo(summary(judged))
+        if not quiet:
+            typer.echo(summary(judged))
     if any(each.wrong for each in judged):
         raise typer.Exit(1)
 
@@ -137,7 +159,7 @@ def _candidates(
     problem: "Problem",
     stage: "Stage",
     device: "Device",
-    configs: list[str] | None,
+    configs: "list[dict[Stage | None, str]] | None",
     illegal: bool,
 ) -> "list[Candidate]":
     """What to check at one stage of a problem.
@@ -163,7 +185,10 @@ def _candidates(
                     named.setdefault(config, "short list")
         return [Candidate(problem, stage, config, label) for config, label in named.items()]
     made = []
-    for text in configs:
+    for knobs in configs:
+        text = knobs.get(stage, knobs.get(None))
+        if text is None:
+            continue
         config = space.default if text == "default" else space.complete(Config.parse(text))
         rule = None if illegal else space.broken_rule(config)
         if rule is not None:

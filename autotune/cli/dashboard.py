@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.options import Database, DevicePart
+from autotune.cli.options import Database, DevicePart, Json, Quiet, refuse
+from autotune.cli.output import print_json
 
 
 def dashboard(
+    context: typer.Context,
     run: Annotated[
         int | None, typer.Option(help="Studies of this run; default: of the newest.", min=1)
     ] = None,
@@ -25,6 +27,8 @@ def dashboard(
         bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
     ] = True,
     db: Database = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Open optuna-dashboard on a copy of the studies; on this machine only, until Ctrl-C.
 
@@ -50,20 +54,25 @@ def dashboard(
     if serve:
         require_dashboard()
         check_port(port)
-    elif storage is None:
+    else:
+        refuse(context, "nothing is served", "port", "browser")
+    if not serve and storage is None:
         raise UserError("--no-serve writes the copy alone: name its file with --storage")
     with tempfile.TemporaryDirectory(prefix="autotune-dashboard-") as folder:
         with Store.open(db, read_only=True) as store:
             copied = copy_studies(
                 gather(store, Scope(run=run, device=device)), storage or Path(folder, "studies.log")
             )
-        for name, trials in copied.studies.items():
-            typer.echo(f"{name}: {trials:,} trials")
-        if not serve:
-            typer.echo(f"wrote {storage}: optuna-dashboard {storage} opens it")
+        url = f"http://{HOST}:{port}/" if serve else None
+        if as_json:
+            print_json({"url": url, "storage": storage and str(storage), "studies": dict(copied.studies)})
+        elif not quiet:
+            for name, trials in copied.studies.items():
+                typer.echo(f"{name}: {trials:,} trials")
+            wrote = f"wrote {storage}: optuna-dashboard {storage} opens it"
+            typer.echo(wrote if url is None else f"{url} until Ctrl-C")
+        if url is None:
             return
-        url = f"http://{HOST}:{port}/"
-        typer.echo(f"{url} until Ctrl-C")
         if browser and has_screen():
             webbrowser.open(url)
         serve_copy(copied, port)

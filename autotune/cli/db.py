@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from autotune.cli.commands import Group
-from autotune.cli.options import Database
+from autotune.cli.options import Database, Json, Quiet
+from autotune.cli.output import print_json
 
 app = typer.Typer(
     cls=Group,
@@ -17,15 +18,19 @@ app = typer.Typer(
 
 
 @app.command()
-def path(db: Database = None) -> None:
+def path(db: Database = None, as_json: Json = False) -> None:
     """Print where the database is; it need not exist."""
     from autotune.store.location import locate
 
-    typer.echo(locate(db))
+    where = str(locate(db))
+    if as_json:
+        print_json({"database": where})
+    else:
+        typer.echo(where)
 
 
 @app.command()
-def upgrade(db: Database = None) -> None:
+def upgrade(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Bring the database to this tool's version, or make it.
 
     Every other command that writes does so as well.
@@ -36,13 +41,18 @@ def upgrade(db: Database = None) -> None:
         _warn(store.warnings)
         was, now = store.upgraded_from or "new", store.version
         change = f"version {now}" if was == now else f"{was} -> version {now}"
-        typer.echo(f"{store.location}: {change}")
+        if as_json:
+            print_json({"database": str(store.location), "was": was, "version": now})
+        elif not quiet:
+            typer.echo(f"{store.location}: {change}")
 
 
 @app.command()
 def merge(
     other: Annotated[Path, typer.Argument(help="The database file of another machine; it is only read.")],
     db: Database = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Add another machine's runs, trials and winners.
 
@@ -59,7 +69,10 @@ def merge(
         _warn(store.warnings)
         added = merge_into(store, other)
         counts = ", ".join(f"{count} {name}" for name, count in vars(added).items())
-        typer.echo(f"{store.location}: added {counts}")
+        if as_json:
+            print_json({"database": str(store.location), "added": vars(added)})
+        elif not quiet:
+            typer.echo(f"{store.location}: added {counts}")
 
 
 def _warn(warnings: tuple[str, ...]) -> None:

@@ -1,12 +1,12 @@
 """`autotune doctor`: what this machine can do."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from autotune.cli.options import FlydslPython, FlydslRoot, Json
+from autotune.cli.output import print_json
 
 
 def doctor(
@@ -30,6 +30,6 @@ def doctor(
     host = Host() if root is None else Host.below(root)
     examination = examine(host)
     if as_json:
-        typer.echo(json.dumps(examination.json(), indent=2))
+        print_json(examination.json())
     else:
         print_examination(examination)

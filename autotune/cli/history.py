@@ -1,11 +1,11 @@
 """`autotune history`: the runs."""
 
-import json
 from typing import Annotated
 
 import typer
 
 from autotune.cli.options import Database, DevicePart, Json, Limit
+from autotune.cli.output import print_json
 
 
 def history(
@@ -24,14 +24,15 @@ def history(
       autotune history --device H100 --sort trials --limit 5 --json
     """
     from autotune.report.history import episode_json, episodes, history_lines
+    from autotune.report.text_table import terminal_width
     from autotune.store.store import Store
 
     with Store.open(db, read_only=True) as store:
         found = episodes(store, device=device, sort=sort, limit=limit)
         if as_json:
-            typer.echo(json.dumps([episode_json(episode) for episode in found], indent=2))
+            print_json([episode_json(episode) for episode in found])
         elif found:
-            typer.echo("\n".join(history_lines(found)))
+            typer.echo("\n".join(history_lines(found, terminal_width())))
         else:
             on = f" on a device called {device}" if device else ""
             typer.echo(f"No runs{on} in {store.location}: autotune run --shape m4 makes one.")

@@ -1,10 +1,10 @@
 """`autotune isa`: two candidates' machine code side by side."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autotune.cli import complete
 from autotune.cli.options import (
     BackendName,
     Concurrency,
@@ -20,6 +20,7 @@ from autotune.cli.options import (
     make_layer,
     make_problems,
 )
+from autotune.cli.output import print_json
 
 if TYPE_CHECKING:
     from autotune.check.judged import Judged
@@ -32,12 +33,19 @@ def isa(
     config: Annotated[
         list[str],
         typer.Option(
-            help="Knobs over the default, e.g. tile_k=128,sched=false; `default` is the default itself. Give"
-            " it twice; one alone is compared with the default."
+            help="Knobs over the default, stage1:tile_k=128,sched=false or without the stage; `default` is"
+            " the default itself. Give it twice; one alone is compared with the default.",
+            metavar="CONFIG",
         ),
     ],
     backend: BackendName = "triton",
-    stage: Annotated[str, typer.Option(help="stage1 or stage2.")] = "stage1",
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            help="stage1 or stage2; default: the one that --config names, else stage1.",
+            autocompletion=complete.stages,
+        ),
+    ] = None,
     shape: Annotated[str, typer.Option(help="m1 to m8.", rich_help_panel="Problem")] = "m4",
     concurrency: Concurrency = "1",
     model: ModelName = "kimi-k2.5-w4a8",
@@ -64,12 +72,13 @@ def isa(
 
     Example:
 
-      autotune isa --backend flydsl --config tile_k=128 --config tile_k=128,sched=false
+      autotune isa --backend flydsl --config stage1:tile_k=128 --config stage1:tile_k=128,sched=false
     """
     from autotune.backends import load_backend
     from autotune.compile.listing import listings
     from autotune.config import Config
     from autotune.errors import UserError
+    from autotune.measure.subjects import by_stage
     from autotune.problem import Stage
     from autotune.report.executed import executed_json, print_executed
     from autotune.report.isa import compare, print_comparison
@@ -85,18 +94,24 @@ def isa(
         raise UserError("isa looks at one problem: give one --shape and one --concurrency")
     if not 1 <= len(config) <= 2:
         raise UserError("isa compares two configs: give --config twice")
-    if stage not in list(Stage):
+    if stage is not None and stage not in list(Stage):
         raise UserError(f"--stage {stage!r} is no stage: use stage1 or stage2")
-    (problem,), at = problems, Stage(stage)
+    named = [by_stage(text) for text in config]
+    stages = {str(at) for parts in named for at in parts if at is not None} | ({stage} if stage else set())
+    if len(stages) > 1:
+        raise UserError(f"isa looks at one stage, and {' and '.join(sorted(stages))} are named: give one")
+    (problem,), at = problems, Stage(stages.pop() if stages else Stage.STAGE1)
+    stage = str(at)
     device = resolve_target(target).device
     space = load_backend(backend).space(problem.layer, problem.tokens, at, device)
-    texts = config if len(config) == 2 else ["default", *config]
+    knobs = [next(iter(parts.values())) for parts in named]
+    texts = knobs if len(knobs) == 2 else ["default", *knobs]
     configs = [space.default if text == "default" else space.complete(Config.parse(text)) for text in texts]
     compared = compare(configs, listings(backend, problem.layer, problem.tokens, at, configs, device))
     if executed:
         compared["executed"] = executed_json(_execute(backend, device, problem, at, configs))
     if as_json:
-        typer.echo(json.dumps(compared, indent=2))
+        print_json(compared)
         return
     print_comparison(compared, f"{backend} {stage} at {problem.shape} on {device.name} ({device.arch})")
     if executed:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.options import Database, DevicePart
+from autotune.cli.options import Database, DevicePart, Json, Quiet
+from autotune.cli.output import print_json
 
 
 def report(
@@ -21,6 +22,8 @@ def report(
         Path | None, typer.Option(help="Report on the winners in this bundle.", metavar="FOLDER")
     ] = None,
     db: Database = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Write a report on a run, a device or a bundle: one file that opens without a network.
 
@@ -43,5 +46,17 @@ def report(
     chosen = format_of(out, format_)
     with Store.open(db, read_only=True) as store:
         made = write_report(store, Scope(run, device, bundle), out, chosen)
+    if as_json:
+        print_json(
+            {
+                "file": str(out),
+                "format": str(chosen),
+                "bytes": out.stat().st_size,
+                "problems": [one.problem.key for one in made.problems],
+                "candidates": made.candidates,
+            }
+        )
+    if as_json or quiet:
+        return
     shapes = ", ".join(dict.fromkeys(one.problem.shape for one in made.problems))
     typer.echo(f"wrote {out} ({out.stat().st_size / 1e3:,.0f} kB): {shapes}, {made.candidates:,} candidates")

@@ -1,14 +1,15 @@
 """`autotune show`: the winners at a glance, or one trial in full."""
 
-import json
 from typing import Annotated
 
 import typer
 
-from autotune.cli.options import Database, DevicePart, Json
+from autotune.cli.options import Database, DevicePart, Json, refuse
+from autotune.cli.output import print_json
 
 
 def show(
+    context: typer.Context,
     trial: Annotated[
         int | None, typer.Argument(help="Number of a trial, as autotune top prints it.", min=1)
     ] = None,
@@ -40,15 +41,18 @@ def show(
         winner_lines,
         winners_at_a_glance,
     )
+    from autotune.report.text_table import terminal_width, wrapped
     from autotune.store.store import Store
 
     with Store.open(db, read_only=True) as store:
         if trial is not None:
+            refuse(context, f"trial {trial} is of one device", "device")
+            refuse(context, f"trial {trial} is no decision", "why")
             found = find_trial(store, trial)
             if as_json:
-                typer.echo(json.dumps(trial_json(store, found), indent=2))
+                print_json(trial_json(store, found))
             else:
-                typer.echo("\n".join(trial_lines(store, found)))
+                typer.echo("\n".join(trial_lines(store, found, terminal_width())))
             return
         summaries = winners_at_a_glance(store, device=device)
         if why and summaries:
@@ -57,13 +61,18 @@ def show(
 
             told = [decision(store, summary.winner) for summary in summaries]
             if as_json:
-                typer.echo(json.dumps([why_json(one) for one in told], indent=2))
+                print_json([why_json(one) for one in told])
             else:
-                typer.echo("\n\n".join("\n".join(why_lines(one)) for one in told))
+                width = terminal_width()
+                pages = (
+                    [part for line in why_lines(one) for part in wrapped(line, width, indent=4)]
+                    for one in told
+                )
+                typer.echo("\n\n".join("\n".join(page) for page in pages))
         elif as_json:
-            typer.echo(json.dumps([winner_json(summary) for summary in summaries], indent=2))
+            print_json([winner_json(summary) for summary in summaries])
         elif summaries:
-            typer.echo("\n".join(winner_lines(summaries)))
+            typer.echo("\n".join(winner_lines(summaries, terminal_width())))
         else:
             on = f" on a device called {device}" if device else ""
             typer.echo(f"No winners{on} in {store.location}: autotune run --shape m4 makes one.")

@@ -1,9 +1,5 @@
 """`autotune spaces`: the search spaces and their sizes."""
 
-import json
-
-import typer
-
 from autotune.cli.options import (
     BackendName,
     Concurrency,
@@ -20,6 +16,7 @@ from autotune.cli.options import (
     make_layer,
     make_problems,
 )
+from autotune.cli.output import print_json
 
 
 def spaces(
@@ -56,6 +53,6 @@ def spaces(
         for stage in Stage
     ]
     if as_json:
-        typer.echo(json.dumps(described, indent=2))
+        print_json(described)
     else:
         print_spaces(described, f"{backend} on {device.name} ({device.arch}), {layer.key}")

@@ -1,13 +1,12 @@
 """`autotune status`: winners and bundles against this machine's stack."""
 
-import json
-
 import typer
 
-from autotune.cli.options import Database, Json
+from autotune.cli.options import Database, Json, Quiet
+from autotune.cli.output import print_json
 
 
-def status(db: Database = None, as_json: Json = False) -> None:
+def status(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """List winners and bundles with the stack that they were made on, and tell which no longer fit this one.
 
     Example: autotune status
@@ -44,9 +43,12 @@ def status(db: Database = None, as_json: Json = False) -> None:
                 for one in bundles
             ],
         }
-        typer.echo(json.dumps(content, indent=2))
+        print_json(content)
         return
-    if not winners:
+    if quiet:
+        winners = [one for one in winners if one.differs]
+        bundles = [bundle for bundle in bundles if bundle.problems]
+    elif not winners:
         typer.echo("No winners yet: autotune run makes some.")
     for one in winners:
         stack = one.winner.environment

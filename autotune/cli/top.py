@@ -1,11 +1,11 @@
 """`autotune top`: the best candidates."""
 
-import json
 from typing import Annotated
 
 import typer
 
 from autotune.cli.options import Database, DevicePart, Json, Limit
+from autotune.cli.output import print_json
 
 
 def top(
@@ -40,6 +40,7 @@ def top(
     """
     from autotune.errors import UserError
     from autotune.problem import Stage, parse_shapes
+    from autotune.report.text_table import terminal_width
     from autotune.report.top import Filter, ranking_json, ranking_lines, rankings
     from autotune.results import Status
     from autotune.store.store import Store
@@ -59,12 +60,13 @@ def top(
     with Store.open(db, read_only=True) as store:
         found = rankings(store, chosen, sort=sort, limit=limit)
         if as_json:
-            typer.echo(json.dumps([row for ranking in found for row in ranking_json(ranking)], indent=2))
+            print_json([row for ranking in found for row in ranking_json(ranking)])
             return
         if not found:
             typer.echo(
                 f"No such candidates in {store.location}: autotune history lists the runs,"
                 " autotune run --shape m4 makes one."
             )
+        width = terminal_width()
         for index, ranking in enumerate(found):
-            typer.echo("\n".join([*([""] if index else []), *ranking_lines(ranking)]))
+            typer.echo("\n".join([*([""] if index else []), *ranking_lines(ranking, width)]))

@@ -1,12 +1,12 @@
 """`autotune verify`: an engine's own lookup, run on a bundle."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from autotune.cli.options import Json, ModelConfig
+from autotune.cli.options import Json, ModelConfig, Quiet
+from autotune.cli.output import print_json
 
 
 def verify(
@@ -37,6 +37,7 @@ def verify(
         ),
     ] = None,
     model_config: ModelConfig = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Show which entry an engine selects at each shape, and fail where it is not the one intended.
@@ -68,11 +69,15 @@ def verify(
         model=from_hf_config(model_config) if model_config else None,
     )
     if as_json:
-        typer.echo(json.dumps([{**asdict(one), "ok": one.ok} for one in found], indent=2))
+        print_json([{**asdict(one), "ok": one.ok} for one in found])
     else:
         for one in found:
+            if quiet and one.ok:
+                continue
             typer.echo(one.engine)
             for check in one.checks:
+                if quiet and check.ok:
+                    continue
                 mark = "ok  " if check.ok else "FAIL"
                 meant = "" if check.ok else f"  (meant: {check.expected})"
                 typer.echo(f"  {mark} {check.subject}: {check.found}{meant}")

@@ -17,6 +17,26 @@ from autotune.store.store import Store
 FORMS = "default, stage1:KNOB=VALUE,…, stage1:…;stage2:…, run:ID, or a bundle's folder"
 
 
+def by_stage(text: str) -> dict[Stage | None, str]:
+    """The knobs of `stage1:tile_k=256;stage2:default` by stage; None: of knobs that name no stage.
+
+    Raises:
+        UserError: a stage has no knobs, is none, or is named twice.
+    """
+    parts: dict[Stage | None, str] = {}
+    for part in text.split(";"):
+        name, colon, knobs = (piece.strip() for piece in part.partition(":"))
+        if not colon:
+            name, knobs = "", name
+        if not knobs or (colon and name not in tuple(Stage)):
+            raise UserError(f"{text!r} is no config: give default, stage1:KNOB=VALUE,… or stage1:…;stage2:…")
+        stage = Stage(name) if colon else None
+        if stage in parts or (None in parts) or (stage is None and parts):
+            raise UserError(f"{text!r} names a stage twice, or not at all: give stage1:…;stage2:…")
+        parts[stage] = knobs
+    return parts
+
+
 @dataclass(frozen=True)
 class Named:
     """A subject as it was named.
@@ -55,10 +75,15 @@ class Resolver:
             return Named(text, None, self._of_run(text, problem))
         if Path(text).is_dir():
             return Named(text, None, self._of_bundle(Path(text), problem))
-        parts = [self._stage_config(part, problem) for part in text.split(";")]
-        stages = dict(parts)
-        if len(stages) < len(parts):
-            raise UserError(f"{text!r} names a stage twice: give {FORMS}")
+        parts = by_stage(text)
+        if None in parts:
+            at = " or ".join(f"{stage}:{text}" for stage in Stage)
+            raise UserError(f"{text!r} names nothing to measure: a config says of which stage it is, {at}")
+        stages = {
+            stage: self._stage_config(stage, knobs, problem)
+            for stage, knobs in parts.items()
+            if stage is not None
+        }
         if len(stages) == 1:
             ((stage, config),) = stages.items()
             return Named(text, stage, config)
@@ -85,16 +110,13 @@ class Resolver:
     def _space(self, problem: Problem, stage: Stage) -> BoundSpace:
         return self._backend.space(problem.layer, problem.tokens, stage, self._device)
 
-    def _stage_config(self, text: str, problem: Problem) -> tuple[Stage, Config]:
-        name, _, knobs = text.strip().partition(":")
-        if name not in tuple(Stage) or not knobs:
-            raise UserError(f"{text!r} names nothing to measure: give {FORMS}")
-        stage = Stage(name)
+    def _stage_config(self, stage: Stage, knobs: str, problem: Problem) -> Config:
         space = self._space(problem, stage)
         config = space.default if knobs == "default" else space.complete(Config.parse(knobs))
         if broken := space.broken_rule(config):
-            raise UserError(f"{text} is not legal at {problem.shape} ({broken.name}): {broken.reason}")
-        return stage, config
+            where = f"{stage}:{knobs} is not legal at {problem.shape} ({broken.name})"
+            raise UserError(f"{where}: {broken.reason}; choose other values")
+        return config
 
     def _of_run(self, text: str, problem: Problem) -> LayerConfig:
         digits = text.removeprefix("run:")

@@ -16,6 +16,7 @@ from typing import Any
 from autotune.config import Config
 from autotune.devices import Device
 from autotune.errors import UserError
+from autotune.files import replacing
 from autotune.fingerprint import Fingerprint
 from autotune.problem import Layer, Stage
 from autotune.replay.table import Recorded, StageTable, Table
@@ -48,7 +49,8 @@ def write_table(table: Table, path: Path) -> None:
     for part in table.stages.values():
         lines += [_line(row, _knobs(part), table.tokens) for row in part.rows]
     # No time of writing inside, so that a table that did not change is no change to version control.
-    path.write_bytes(gzip.compress("\n".join(lines).encode() + b"\n", mtime=0))
+    with replacing(path) as beside:
+        beside.write_bytes(gzip.compress("\n".join(lines).encode() + b"\n", mtime=0))
 
 
 def read_table(path: Path) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 
 from autotune.config import Config
 from autotune.errors import UserError
+from autotune.files import write_text
 from autotune.problem import Stage
 from autotune.replay.files import pack_compiled, pack_outcome, unpack_compiled, unpack_outcome
 from autotune.replay.table import Recorded
@@ -37,7 +38,7 @@ class Journal:
             for line in whole.splitlines():
                 self._read(json.loads(line))
             if unfinished:
-                self.path.write_text(whole + "\n")
+                write_text(self.path, whole + "\n")
         else:
             self._write({"recording": self.recording})
 

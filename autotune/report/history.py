@@ -86,8 +86,8 @@ def _episode(store: Store, run: RunRecord) -> Episode:
     return Episode(run, trials, trials - counts.get(Status.OK, 0), len(made), faster)
 
 
-def history_lines(found: Sequence[Episode]) -> list[str]:
-    """A table of runs for people."""
+def history_lines(found: Sequence[Episode], width: int | None = None) -> list[str]:
+    """A table of runs for people, in lines of at most `width` characters."""
     rows = [
         [
             str(episode.run.id),
@@ -103,7 +103,7 @@ def history_lines(found: Sequence[Episode]) -> list[str]:
         ]
         for episode in found
     ]
-    return text_table(COLUMNS, rows)
+    return text_table(COLUMNS, rows, width)
 
 
 def episode_json(episode: Episode) -> dict[str, Any]:

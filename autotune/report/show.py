@@ -7,7 +7,7 @@ from typing import Any
 
 from autotune.errors import UserError
 from autotune.report.configs import layer_changes
-from autotune.report.text_table import Column, duration, percent, text_table
+from autotune.report.text_table import Column, duration, percent, text_table, wrapped
 from autotune.report.winners import WinnerSummary, as_json, summarise
 from autotune.results import Kind
 from autotune.store.records import StoredTrial
@@ -43,8 +43,8 @@ def winners_at_a_glance(store: Store, *, device: str | None = None) -> list[Winn
     return [summarise(store, winner) for winner in found]
 
 
-def winner_lines(summaries: Sequence[WinnerSummary]) -> list[str]:
-    """A table of winners for people."""
+def winner_lines(summaries: Sequence[WinnerSummary], width: int | None = None) -> list[str]:
+    """A table of winners for people, in lines of at most `width` characters."""
     rows = []
     for summary in summaries:
         winner = summary.winner
@@ -69,9 +69,10 @@ def winner_lines(summaries: Sequence[WinnerSummary]) -> list[str]:
                 kept,
             ]
         )
-    lines = text_table(COLUMNS, rows)
+    lines = text_table(COLUMNS, rows, width)
     if any(summary.winner.kind is Kind.ESTIMATE for summary in summaries):
-        lines += ["", "An estimate is a formula on the compiled code: nothing ran on that device."]
+        note = "An estimate is a formula on the compiled code: nothing ran on that device."
+        lines += ["", *wrapped(note, width)]
     return lines
 
 
@@ -141,8 +142,8 @@ def trial_json(store: Store, trial: StoredTrial) -> dict[str, Any]:
     }
 
 
-def trial_lines(store: Store, trial: StoredTrial) -> list[str]:
-    """All that is known of a trial, for people."""
+def trial_lines(store: Store, trial: StoredTrial, width: int | None = None) -> list[str]:
+    """All that is known of a trial, for people, in lines of at most `width` characters."""
     samples = [sample.us for sample in store.samples(trial.id)]
     facts = {name: fact for name, fact in asdict(trial.facts).items() if fact is not None}
     known = {
@@ -162,7 +163,12 @@ def trial_lines(store: Store, trial: StoredTrial) -> list[str]:
         "cost": f"compile {duration(trial.compile_s)}, device {trial.measure_s:.2f} s",
         "conditions": trial.workload,
     }
-    return [f"{name:<11} {text}" for name, text in known.items() if text]
+    return [
+        line
+        for name, text in known.items()
+        if text
+        for line in wrapped(f"{name:<11} {text}", width, indent=12)
+    ]
 
 
 def _spread(us: Sequence[float]) -> str:

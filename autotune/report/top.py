@@ -8,7 +8,7 @@ from autotune.errors import UserError
 from autotune.problem import Stage
 from autotune.report.configs import changes
 from autotune.report.query import Conditions, default_of, grouped
-from autotune.report.text_table import Column, percent, text_table
+from autotune.report.text_table import Column, percent, text_table, wrapped
 from autotune.results import Status
 from autotune.store.records import StoredTrial
 from autotune.store.store import Store
@@ -99,8 +99,8 @@ def _wanted(trial: StoredTrial, chosen: Filter) -> bool:
     return trial.status is (chosen.status or Status.OK)
 
 
-def ranking_lines(ranking: Ranking) -> list[str]:
-    """A ranking for people."""
+def ranking_lines(ranking: Ranking, width: int | None = None) -> list[str]:
+    """A ranking for people, in lines of at most `width` characters."""
     conditions = ranking.conditions
     problem = conditions.problem
     routing = "" if problem.routing.key == "uniform" else f", {problem.routing.key}"
@@ -124,7 +124,7 @@ def ranking_lines(ranking: Ranking) -> list[str]:
                 changes(trial.config, default),
             ]
         )
-    return [title, *text_table(COLUMNS, rows)]
+    return [*wrapped(title, width, indent=2), *text_table(COLUMNS, rows, width)]
 
 
 def ranking_json(ranking: Ranking) -> list[dict[str, Any]]:

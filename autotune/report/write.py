@@ -4,6 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from autotune.errors import UserError
+from autotune.files import replacing, write_text
 from autotune.report.content import Report, Scope, gather
 from autotune.report.markdown import markdown
 from autotune.report.page import page
@@ -45,11 +46,11 @@ def write_report(store: Store, scope: Scope, out: Path, format_: Format) -> Repo
     """
     report = gather(store, scope)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         if format_ is Format.PARQUET:
-            write_parquet(report, out)
+            with replacing(out) as beside:
+                write_parquet(report, beside)
         else:
-            out.write_text(report_text(store, report, format_), encoding="utf-8")
+            write_text(out, report_text(store, report, format_))
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}): name another file with --out") from error
     return report

@@ -1,9 +1,12 @@
 """`show`, `top` and `history`: tables that a person reads in ten seconds, and JSON with stable names."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from autotune.cli import app
@@ -124,3 +127,33 @@ def test_tables_keep_their_columns_and_cut_nothing_off() -> None:
 def test_shares_and_durations_read_naturally() -> None:
     assert [percent(0.0163), percent(-0.02), percent(0.0001)] == ["+1.6%", "-2.0%", "0.0%"]
     assert [duration(8.2), duration(200), duration(7500)] == ["8 s", "3 min", "2 h 5 min"]
+
+
+@pytest.mark.usefixtures("h100")
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+@pytest.mark.parametrize("words", ["show", "show 1", "top", "top --limit 3", "history"])
+def test_no_line_is_wider_than_the_terminal_and_nothing_is_lost(
+    words: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    whole = _autotune(*words.split()).stdout
+    monkeypatch.setenv("COLUMNS", str(width))
+    fitted = _autotune(*words.split()).stdout
+    assert max(map(len, fitted.splitlines())) <= width
+    blanks = str.maketrans("", "", " \n")
+    cells = [cell for line in whole.splitlines() for cell in re.split(r" {2,}", line.strip())]
+    squeezed = fitted.translate(blanks)
+    assert [cell for cell in cells if cell.translate(blanks) not in squeezed] == []
+
+
+@given(
+    st.lists(st.lists(st.text("ab,; µ", max_size=30), min_size=3, max_size=3), max_size=4),
+    st.integers(4, 60),
+)
+def test_a_table_of_any_cells_fits_any_width(rows: list[list[str]], width: int) -> None:
+    columns = [Column("shape"), Column("µs", right=True), Column("config")]
+    lines = text_table(columns, rows, width)
+    assert all(len(line) <= width for line in lines)
+    said = "".join("".join(lines).split())
+    for row in rows:
+        assert all("".join(cell.split()) in said for cell in row)
