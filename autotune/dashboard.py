@@ -9,6 +9,7 @@ import importlib.util
 import os
 import socket
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,16 +20,23 @@ from autotune.config import Value, value_text
 from autotune.errors import UserError
 from autotune.problem import Stage
 from autotune.report.content import ProblemReport, Report
-from autotune.report.effects import ordered
+from autotune.report.effects import effects, ordered
 from autotune.results import Status
 from autotune.store.records import StoredTrial
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 HOST = "127.0.0.1"
 """Never another one: the dashboard lets whoever reaches it delete studies, and knows no passwords."""
+
+IMPORTANCES = (
+    "The dashboard's importances are other numbers than the report's. The report's are epsilon squared: the"
+    " share of the differences in log time that a knob explains by itself, over all tried configs. The"
+    " dashboard's are Optuna's PED-ANOVA: what tells the fastest tenth from the rest, scaled to add up to 1."
+)
 
 
 @dataclass(frozen=True)
@@ -82,11 +90,33 @@ def copy_studies(report: Report, file: Path) -> Copy:
             if trials := one.trials[stage]:
                 name = names[id(one), stage]
                 study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
+                with warnings.catch_warnings():
+                    # A metric's name is experimental in Optuna, and the one way to name the dashboard's axis.
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    study.set_metric_names([_metric(one)])
                 for attribute, value in _attributes(one, stage).items():
                     study.set_user_attr(attribute, value)
                 study.add_trials(_frozen(trials))
+                _note(study, trials)
                 studies[name] = len(trials)
     return Copy(storage, studies)
+
+
+def _metric(one: ProblemReport) -> str:
+    """The name and unit of the axis."""
+    basis = f", {one.conditions.basis}" if one.conditions.basis else ""
+    return f"{one.words.adjective} time a launch in µs{basis}"
+
+
+def _note(study: "Study", trials: Sequence[StoredTrial]) -> None:
+    """Puts the report's importances beside the dashboard's, which are other numbers, and says why."""
+    shares = "\n".join(f"| {one.knob} | {one.share:.0%} |" for one in effects(trials))
+    text = f"{IMPORTANCES}\n\n| knob | share in the report |\n|---|--:|\n{shares}\n"
+    study.set_user_attr("importances", text)
+    if importlib.util.find_spec("optuna_dashboard") is not None:
+        from optuna_dashboard import save_note
+
+        save_note(study, text)
 
 
 def _names(report: Report) -> dict[tuple[int, Stage], str]:

@@ -9,6 +9,7 @@ from autotune.check.check import can_check
 from autotune.check.judged import Checks
 from autotune.check.refine import refine
 from autotune.check.short_list import Sifter
+from autotune.compile.estimate import EXECUTED, PROMISED
 from autotune.config import Config
 from autotune.problem import Problem, Stage
 from autotune.results import Confirmation, Failure, Kind, LayerConfig, Measurement, Status
@@ -130,7 +131,7 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
     """Stores the short list of a problem; returns its entries' ids."""
     one, two = (current.searches[problem, stage].results for stage in Stage)
     default = current.default(problem)
-    times = dict(pairs(one, two, one_config=one_config(current.backend)))
+    times, workload = dict(pairs(one, two, one_config=one_config(current.backend))), PROMISED
     if default not in times:
         reason = "what ships has no estimate here, so there is nothing to compare with"
         current.listener.on_no_winner(problem, reason)
@@ -152,7 +153,7 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
                 sifter.judged,
             )
             if by_execution is not None:
-                times, listed = by_execution, list(by_execution)
+                times, listed, workload = by_execution, list(by_execution), EXECUTED
     if default not in listed:
         current.listener.on_no_winner(problem, "what ships is wrong: see the checks of its machine code")
     return current.store.record_short_list(
@@ -162,6 +163,7 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
         environment=current.environment,
         default=default,
         entries=[ShortListed(config, 1 - times[config] / times[default]) for config in listed],
+        workload=workload,
     )
 
 

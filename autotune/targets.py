@@ -41,7 +41,7 @@ class Target:
 
     @property
     def kind(self) -> Kind:
-        """What its figures are."""
+        """What its times are."""
         if self.table is not None:
             return Kind.REPLAYED
         return Kind.MEASURED if self.live else Kind.ESTIMATE
@@ -65,9 +65,7 @@ def resolve_target(name: str | None) -> Target:
         raise UserError(f"unknown target {name!r}: use live, {DEFAULT_OFFLINE} or replay:TABLE")
     if name is None and not any(Path(node).exists() for node in _GPU_NODES):
         device = DEVICES[DEFAULT_OFFLINE.removeprefix("offline:")]
-        why = (
-            f"There is no GPU in this machine, so {DEFAULT_OFFLINE} is prepared; every figure is an estimate."
-        )
+        why = f"There is no GPU in this machine, so {DEFAULT_OFFLINE} is prepared; every time is an estimate."
         return Target(DEFAULT_OFFLINE, device, live=False, why=why)
     device = _live_device()
     return Target("live", device, live=True, why=f"Measuring on {device.name}.")
@@ -79,7 +77,7 @@ def _replay(name: str) -> Target:
     path = Path(name.removeprefix("replay:"))
     table = read_table(path)
     recorded = table.fingerprint.device
-    why = f"{path.name} answers, recorded on {recorded}: every figure is replayed and none can be exported."
+    why = f"{path.name} answers, recorded on {recorded}: every time is replayed and none can be exported."
     return Target(name, table.device, live=False, why=why, table=path, routing=table.routing.key)
 
 
@@ -108,7 +106,7 @@ def known_device(marketing_name: str) -> Device | None:
 
 
 def offline_fingerprint(target: Target, *, backend: str, kernel_source: str) -> Fingerprint:
-    """The stack of figures that no device had a part in."""
+    """The stack of times that no device had a part in."""
     return Fingerprint(
         device=target.name,
         arch=target.device.arch,

@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 from autotune.cli import app
 from autotune.dashboard import HOST, check_port, copy_studies
 from autotune.errors import UserError
+from autotune.problem import Stage
 from autotune.report.content import Scope, gather
+from autotune.report.effects import effects
 from autotune.store.store import Store
 from tests.cli.helper import command, env
 from tests.report.conftest import RECORDED, h100
@@ -42,6 +44,24 @@ def test_each_stage_is_a_study_with_every_trial_and_its_kind(h100: Store, tmp_pa
     assert study.best_params["pdl"] == "unset"
     assert study.user_attrs["stack"]["driver"] == "580.159.04"
     assert study.trials[0].user_attrs["lds_bytes"] == 12868
+
+
+def test_the_axis_has_a_name_and_a_unit_and_other_importances_are_explained(
+    h100: Store, tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+    from optuna_dashboard._note import get_note_from_system_attrs
+
+    report = gather(h100, Scope())
+    copy_studies(report, tmp_path / "studies.log")
+    for study in _studies(tmp_path / "studies.log").values():
+        assert study.metric_names == ["measured time a launch in µs"]
+        trials = report.problems[0].trials[Stage(study.user_attrs["stage"])]
+        first = effects(trials)[0]
+        attributes = study._storage.get_study_system_attrs(study._study_id)
+        note = get_note_from_system_attrs(attributes, None)["body"]
+        assert "other numbers than the report's" in note
+        assert f"| {first.knob} | {first.share:.0%} |" in note
 
 
 def test_failed_trials_keep_status_and_reason(own_database: Path, tmp_path: Path) -> None:

@@ -7,16 +7,13 @@ from dataclasses import fields, replace
 
 from autotune.backends.base import Backend
 from autotune.check.judged import Judged
-from autotune.compile.estimate import estimate_us, executed_work
+from autotune.compile.estimate import EXECUTED, estimate_us, executed_work
 from autotune.config import Config
 from autotune.devices import Device
 from autotune.problem import Problem, Stage
 from autotune.results import LayerConfig, Status
 from autotune.store.records import TrialRecord
 from autotune.store.store import Store
-
-WORKLOAD = "estimate v2, executed"
-"""Conditions of these figures: they never mix with those that a config alone promises."""
 
 
 def refine(
@@ -81,7 +78,7 @@ def _trial(
     first = TrialRecord(**{field.name: getattr(known[0], field.name) for field in fields(TrialRecord)})
     return replace(
         first,
-        workload=WORKLOAD,
+        workload=EXECUTED,
         origin="executed",
         figure_us=estimate_us(work, first.facts, device),
         gate_error=verdict.error,

@@ -45,7 +45,7 @@ def dashboard(
     import tempfile
     import webbrowser
 
-    from autotune.dashboard import HOST, check_port, copy_studies, has_screen, require_dashboard
+    from autotune.dashboard import HOST, IMPORTANCES, check_port, copy_studies, has_screen, require_dashboard
     from autotune.dashboard import serve as serve_copy
     from autotune.errors import UserError
     from autotune.report.content import Scope, gather
@@ -69,6 +69,7 @@ def dashboard(
         elif not quiet:
             for name, trials in copied.studies.items():
                 typer.echo(f"{name}: {trials:,} trials")
+            typer.echo(f"note: {IMPORTANCES}")
             wrote = f"wrote {storage}: optuna-dashboard {storage} opens it"
             typer.echo(wrote if url is None else f"{url} until Ctrl-C")
         if url is None:

@@ -9,7 +9,8 @@ from autotune.cli import logfile
 from autotune.cli.eta import Eta
 from autotune.problem import Problem
 from autotune.report.text_table import duration
-from autotune.results import Status
+from autotune.report.wording import tie_text
+from autotune.results import Kind, Status
 from autotune.search.driver import Task
 from autotune.search.study import StageSearch
 from autotune.store.records import TrialRecord
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _PLAIN_EVERY_S = 10.0
+_EXECUTING = "executing the short list's machine code on the CPU, to check it and to estimate it as executed"
 
 
 class Tally:
@@ -111,10 +113,19 @@ class Tally:
         """The best so far against the default, as words."""
         search = self.tasks[task]
         if search.best is None:
-            return "no figure yet"
+            return "no time yet"
         default = dict(search.results).get(search.space.default)
         against = f", default {default:.2f} µs" if default is not None else ""
-        return f"best {search.best[1]:.2f} µs{against}"
+        best = f"{search.best[1]:.2f}"
+        ties = tie_text(sum(f"{us:.2f}" == best for _, us in search.results))
+        return f"best {best} µs{f' ({ties})' if ties else ''}{against}"
+
+
+def _comparing(kind: str, contenders: int) -> str:
+    """What happens to the contenders of a final; a replay has none."""
+    if kind == Kind.REPLAYED:
+        return f"drawing recorded samples of {contenders} layer configs, the stages added up"
+    return f"confirming {contenders} layer configs on fresh routings"
 
 
 class PlainProgress(Tally):
@@ -144,11 +155,11 @@ class PlainProgress(Tally):
 
     def on_check(self, problem: Problem) -> None:
         super().on_check(problem)
-        print(f"{problem.shape}: executing the short list's machine code on the CPU", flush=True)
+        print(f"{problem.shape}: {_EXECUTING}", flush=True)
 
     def on_confirm(self, problem: Problem, contenders: int) -> None:
         super().on_confirm(problem, contenders)
-        print(f"{problem.shape}: confirming {contenders} layer configs on fresh routings", flush=True)
+        print(f"{problem.shape}: {_comparing(self._kind, contenders)}", flush=True)
 
 
 class LiveProgress(Tally):
@@ -174,11 +185,11 @@ class LiveProgress(Tally):
 
     def on_check(self, problem: Problem) -> None:
         super().on_check(problem)
-        self._phase = f"executing the short list's machine code at {problem.shape}"
+        self._phase = f"{problem.shape}: {_EXECUTING}"
 
     def on_confirm(self, problem: Problem, contenders: int) -> None:
         super().on_confirm(problem, contenders)
-        self._phase = f"confirming {contenders} layer configs at {problem.shape}"
+        self._phase = f"{problem.shape}: {_comparing(self._kind, contenders)}"
 
     def _render(self) -> "RenderableType":
         from rich.console import Group

@@ -165,7 +165,7 @@ def run(
     """Search both stages at each shape and decide each shape's layer config.
 
     On a machine with a GPU candidates are measured; without one the MI325X is prepared offline and every
-    figure is an estimate. The same command resumes an interrupted run.
+    time is an estimate. The same command resumes an interrupted run.
 
     Examples:
 
@@ -343,7 +343,7 @@ def _print_result(
     if target.live:
         typer.echo("\nNext: autotune export --out deploy")
     elif target.table is not None:
-        typer.echo("\nReplayed figures cannot be exported: run the same command on the card.")
+        typer.echo("\nReplayed times cannot be exported: run the same command on the GPU.")
     else:
         typer.echo(
             "\nNext: run the same command on the card; it starts from this short list."

@@ -18,7 +18,7 @@ def top(
     run: Annotated[int | None, typer.Option(help="Only trials of this run.", min=1)] = None,
     status: Annotated[
         str | None,
-        typer.Option(help="Those that met this fate, e.g. incorrect; default: those with a figure."),
+        typer.Option(help="Those with this status, e.g. incorrect; default: those with a time."),
     ] = None,
     sort: Annotated[str, typer.Option(help="us, trial, gate-error or compile.")] = "us",
     limit: Limit = 10,
@@ -27,7 +27,7 @@ def top(
 ) -> None:
     """List the best candidates of each stage and shape, and how they differ from what ships.
 
-    These are figures of the search: the fastest of many noisy ones is too good to be true. What was decided
+    These are times of the search: the fastest of many noisy ones is too good to be true. What was decided
     is what autotune show tells.
 
     Examples:

@@ -22,10 +22,16 @@ machine code.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
 from autotune.devices import Device
 from autotune.results import StaticFacts
+
+PROMISED: Final = "estimate v1"
+"""Conditions of an estimate by what a config promises; another formula is another condition."""
+
+EXECUTED: Final = "estimate v2, executed"
+"""Conditions of one by what the machine code did: the two never mix."""
 
 # Assumptions, not measurements: the order of an HBM access on CDNA3 and of a graph-launched empty kernel.
 _LATENCY_S = 0.8e-6

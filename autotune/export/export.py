@@ -266,7 +266,7 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
     every = [winner for winner in every if winner.kind is not Kind.REPLAYED]
     if not every:
         raise UserError(
-            f"only replayed figures match in {store.location}, and those are never exported: run on the card"
+            f"only replayed times match in {store.location}, and those are never exported: run on the card"
         )
     measured = [winner for winner in every if winner.kind is Kind.MEASURED]
     usable = measured or (every if selection.allow_estimates else [])

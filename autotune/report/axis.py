@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log, log10
 
+_NEAR = 1.2  # times the fastest: what is slower is no contender
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -52,6 +54,19 @@ def around(values: Sequence[float], *, log: bool = False, margin: float = 0.06) 
         return Axis(low / ratio, high * ratio, log=True)
     room = (high - low) * margin or abs(high) * 0.05 or 1.0
     return Axis(low - room, high + room)
+
+
+def focus(times: Sequence[float], marks: Sequence[float]) -> Axis:
+    """An axis for the range that matters: from the fastest to what ships, or to most of those near it.
+
+    It does not begin at zero, and what is far slower lies outside.
+
+    Args:
+        marks: times that must be within it, as what ships.
+    """
+    ordered = sorted(times)
+    most = ordered[(3 * len(ordered)) // 4]
+    return around([ordered[0], min(most, _NEAR * ordered[0]), *marks])
 
 
 def _round_step(step: float) -> float:

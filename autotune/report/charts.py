@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from autotune.config import Value, value_text
 from autotune.measure.statistics import Interval
-from autotune.report.axis import Axis, around, label
+from autotune.report.axis import Axis, around, focus, label
 from autotune.report.effects import Effect, HeatMap
 from autotune.report.markup import Markup, join, tag
+
+_PALEST = 2.0  # times the fastest: the palest shade of a heat map
 
 
 def _percent(value: float) -> str:
@@ -23,7 +25,7 @@ class Mark:
 
     Attributes:
         name: of the colour and shape: `default`, `published`, `winner`, `candidate`.
-        note: stands behind the figure.
+        note: stands behind the time.
     """
 
     name: str
@@ -92,19 +94,26 @@ def scatter(
     x_text: str,
     y_text: str,
 ) -> Markup:
-    """Points over an order, with the best so far as a line and what failed as ticks on the floor.
+    """Points over an order, with the fastest so far as a line.
+
+    Ticks on the floor are what failed, ticks at the ceiling what is slower than the range that matters.
 
     Args:
-        levels: horizontal lines by name; the name is the colour's.
+        levels: horizontal lines by name; the name is the colour's. One that would squeeze the range is told
+            in the key alone.
     """
     points = [point for group in groups for point in group.points]
     ys = [y for _, y in points]
-    high = max(ys)
-    y_axis = around([*ys, *levels.values()], log=True)
+    fixed = [y for name, y in levels.items() if name == "default"]
+    y_axis = focus(ys, fixed)
+    span = y_axis.high - y_axis.low
+    drawn = {name: y for name, y in levels.items() if y_axis.low - span / 2 <= y <= y_axis.high}
+    y_axis = focus(ys, [*fixed, *drawn.values()])
+    slower = [(x, y) for x, y in points if y > y_axis.high]
     x_axis = Axis(-0.5, max([x for x, _ in points] + list(failed)) + 0.5)
 
     def at(x: float, y: float) -> str:
-        return f"{10 * x_axis.place(x):.0f} {10 * (100 - y_axis.place(min(y, high))):.0f}"
+        return f"{10 * x_axis.place(x):.0f} {10 * (100 - y_axis.place(y)):.0f}"
 
     parts = [
         tag(
@@ -115,16 +124,19 @@ def scatter(
             y2=round(10 * (100 - y_axis.place(y))),
             class_=f"level {name}",
         )
-        for name, y in levels.items()
+        for name, y in drawn.items()
     ]
     if failed:
         ticks = "".join(f"M{10 * x_axis.place(x):.0f} 1000v-22" for x in failed)
         parts.append(tag("path", d=ticks, class_="failed"))
+    if slower:
+        ticks = "".join(f"M{10 * x_axis.place(x):.0f} 0v22" for x, _ in slower)
+        parts.append(tag("path", d=ticks, class_="slower"))
     # A path of points without length: round ends draw a dot in some twelve bytes a trial.
     parts += [
-        tag("path", d="".join(f"M{at(x, y)}h0" for x, y in group.points), class_=f"dots {group.name}")
+        tag("path", d="".join(f"M{at(x, y)}h0" for x, y in inside), class_=f"dots {group.name}")
         for group in groups
-        if group.points
+        if (inside := [(x, y) for x, y in group.points if y <= y_axis.high])
     ]
     if line:
         steps, last = [f"M{at(*line[0])}"], line[0][1]
@@ -143,9 +155,17 @@ def scatter(
     ]
     keys = [tag("span", tag("i", class_=f"key-dot {g.name}"), g.text) for g in groups if g.points]
     keys += [
-        tag("span", tag("i", class_=f"key-line {name}"), f"{name} {y:.2f} µs") for name, y in levels.items()
+        tag(
+            "span",
+            tag("i", class_=f"key-line {name}") if name in drawn else None,
+            f"{name} {y:.2f} µs" + ("" if name in drawn else ", outside the axis"),
+        )
+        for name, y in levels.items()
     ]
     keys.append(tag("span", tag("i", class_="key-line best"), "fastest so far"))
+    if slower:
+        text = f"slower than the axis shows: {len(slower):,}, up to {max(y for _, y in slower):.2f} µs"
+        keys.append(tag("span", tag("i", class_="key-line slower"), text))
     if failed:
         keys.append(tag("span", tag("i", class_="key-line failed"), f"failed: {len(failed):,}"))
     return tag(
@@ -158,7 +178,7 @@ def scatter(
             tag("div", x_ticks, class_="x-scale", aria_hidden="true"),
             class_="plot",
         ),
-        tag("p", f"{y_text} (logarithmic) over {x_text}. ", class_="key"),
+        tag("p", f"{y_text} over {x_text}. ", class_="key"),
         tag("p", keys, class_="key"),
         class_="progress",
     )
@@ -195,14 +215,21 @@ def bar_chart(bars: Sequence[Bar], title: str) -> Markup:
 
 
 def importance_chart(found: Sequence[Effect], title: str) -> Markup:
-    """Bars of the knobs' shares."""
-    return bar_chart([Bar("winner", tag("code", one.knob), one.share) for one in found], title)
+    """Bars of the knobs' shares; those that round to nothing are named in a line."""
+    seen = [one for one in found if round(100 * one.share) > 0]
+    unseen = ", ".join(one.knob for one in found if one not in seen)
+    return join(
+        bar_chart([Bar("winner", tag("code", one.knob), one.share) for one in seen], title) if seen else None,
+        tag("p", f"Not told from chance: {unseen}.", class_="note") if unseen else None,
+    )
 
 
 def heat_map(heat: HeatMap) -> Markup:
-    """A table whose cells are coloured by the fastest time found, dark for fast; each has its figure."""
+    """A table whose cells are coloured by the fastest time, dark for fast; each has it as a number."""
     times = [cell.best_us for cell in heat.cells.values()]
-    axis = around(times, log=True, margin=0.0) if min(times) < max(times) else around(times, log=True)
+    # What is far slower would leave the rest in one shade.
+    shown = [min(us, _PALEST * min(times)) for us in times]
+    axis = around(shown, log=True, margin=0.0) if min(shown) < max(shown) else around(shown, log=True)
 
     def cell_of(row: Value, column: Value) -> Markup:
         cell = heat.cells.get((row, column))
@@ -220,7 +247,9 @@ def heat_map(heat: HeatMap) -> Markup:
         tag("tr", tag("th", value_text(row), scope="row"), [cell_of(row, column) for column in heat.columns])
         for row in heat.rows
     ]
-    caption = f"{heat.row} and {heat.column}: fastest µs found, and below it the number of configs"
+    caption = f"{heat.row} and {heat.column}: fastest µs, and below it the number of configs"
+    if max(times) > max(shown):
+        caption += f"; palest: {_PALEST:g} times the fastest or more"
     return tag(
         "div",
         tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body), class_="heat"),

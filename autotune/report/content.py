@@ -1,8 +1,8 @@
 """What a report is about: chosen runs, problems with their trials, and what was decided of each."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
@@ -10,9 +10,17 @@ from autotune.errors import UserError
 from autotune.fingerprint import Fingerprint
 from autotune.problem import Problem, Stage
 from autotune.report.bundle import exported_winners
-from autotune.report.finals import Contender, contenders
+from autotune.report.finals import Contender, contenders, judge_rounds, tied
 from autotune.report.limits import ByteLimit, byte_limit
-from autotune.report.query import Conditions, conditions_of, grouped, trials_until, winners_of
+from autotune.report.query import (
+    Conditions,
+    conditions_of,
+    conditions_of_winner,
+    grouped,
+    trials_until,
+    winners_of,
+)
+from autotune.report.wording import AS_EXECUTED, Wording, wording
 from autotune.results import Kind, LayerConfig
 from autotune.store.records import RunRecord, StoredConfirmation, StoredTrial, WinnerRecord
 from autotune.store.store import Store
@@ -43,6 +51,9 @@ class ProblemReport:
         contenders: the default first; empty where nothing was decided.
         confirmation: None where there was no final, or an estimate decided.
         limit: None: not known for this device or backend.
+        executed: of an estimate, what was estimated again by execution; `trials` are as compiled.
+        basis: of an estimate, what the contenders' times go by, see `autotune.report.wording.ESTIMATES`.
+        ties: contenders that are as fast as the chosen one, as far as can be told; see `finals.tied`.
     """
 
     conditions: Conditions
@@ -52,10 +63,18 @@ class ProblemReport:
     contenders: Sequence[Contender]
     confirmation: StoredConfirmation | None
     limit: ByteLimit | None
+    executed: Mapping[Stage, Sequence[StoredTrial]] = field(default_factory=dict)
+    basis: str = ""
+    ties: Sequence[Contender] = ()
 
     @property
     def problem(self) -> Problem:
         return self.conditions.problem
+
+    @property
+    def words(self) -> Wording:
+        """How results of this kind are spoken of."""
+        return wording(self.conditions.kind)
 
     @property
     def tokens_text(self) -> str:
@@ -71,6 +90,16 @@ class ProblemReport:
         """The first one of a label."""
         return next((one for one in self.contenders if one.label == label), None)
 
+    def compiled_us(self, config: LayerConfig) -> dict[str, float]:
+        """An estimate's microseconds as compiled, by stage and for both; a stage that was not tried lacks."""
+        us = {
+            str(stage): trial.figure_us
+            for stage in Stage
+            for trial in self.trials[stage]
+            if trial.config == config.of(stage) and trial.figure_us is not None
+        }
+        return {"layer": sum(us.values()), **us} if len(us) == len(Stage) else us
+
 
 @dataclass(frozen=True)
 class Report:
@@ -78,7 +107,7 @@ class Report:
 
     Attributes:
         title: what it is about.
-        stacks: every stack that a figure is from; more than one are never compared.
+        stacks: every stack that a time is from; more than one are never compared.
     """
 
     title: str
@@ -111,7 +140,7 @@ def gather(store: Store, scope: Scope) -> Report:
     if scope.bundle is not None:
         winners = exported_winners(store, scope.bundle)
         runs = [store.run(id_) for id_ in sorted({winner.run for winner in winners})]
-        title = f"Bundle {scope.bundle.name}"
+        title = f"Bundle {scope.bundle.resolve().name}"
         return Report(title, runs, _problems(store, runs, winners, only_winners=True))
     if scope.device is not None:
         wanted = scope.device.lower()
@@ -125,8 +154,20 @@ def gather(store: Store, scope: Scope) -> Report:
         names = sorted({r.environment.device for r in runs if r.environment})
         return Report(", ".join(names), runs, _problems(store, runs, winners))
     run = _run(store, scope.run)
-    report_of = _problems(store, [run], winners_of(store, run.id))
-    return Report(f"Run {run.id}: {run.command}", [run], report_of)
+    problems = _problems(store, [run], winners_of(store, run.id))
+    return Report(f"Run {run.id}: {_subject(problems)}", [run], problems)
+
+
+def _subject(problems: Sequence[ProblemReport]) -> str:
+    """What a run was about; its command, which may name files, stands among the runs."""
+
+    def told(texts: Iterable[str]) -> str:
+        return ", ".join(dict.fromkeys(texts))
+
+    shapes = list(dict.fromkeys(one.problem.shape for one in problems))
+    shown = told(shapes) if len(shapes) <= 3 else f"{shapes[0]} to {shapes[-1]}"
+    model = told(Path(one.problem.layer.model).name for one in problems)
+    return f"{model} {shown} on {told(one.conditions.environment.device for one in problems)}"
 
 
 def _run(store: Store, wanted: int | None) -> RunRecord:
@@ -148,66 +189,58 @@ def _run(store: Store, wanted: int | None) -> RunRecord:
 def _problems(
     store: Store, runs: Sequence[RunRecord], winners: Sequence[WinnerRecord], *, only_winners: bool = False
 ) -> list[ProblemReport]:
+    """A chapter for each problem, whatever was tried, estimated or decided of it first."""
     trials: dict[int, StoredTrial] = {}
     for run in runs:
         trials.update((trial.id, trial) for trial in trials_until(store, run))
-    groups = grouped(trials.values())
+    decided: dict[Conditions, WinnerRecord] = {}
+    for winner in sorted(winners, key=lambda winner: (winner.created_at, winner.id)):
+        decided[conditions_of_winner(store, winner).chapter] = winner  # of several the newest
+    groups: dict[Conditions, dict[Conditions, dict[Stage, list[StoredTrial]]]] = defaultdict(dict)
+    for conditions, stages in grouped(trials.values()).items():
+        groups[conditions.chapter][conditions] = stages
     rows: dict[Conditions, list[StoredTrial]] = defaultdict(list)
     for trial in trials.values():
-        rows[conditions_of(trial)].append(trial)
-    made = []
-    for conditions, of_stage in groups.items():
-        winner = _winner(conditions, winners)
-        if winner is not None or not only_winners:
-            made.append(_problem(store, conditions, of_stage, rows[conditions], winner))
-    decided = {one.winner.id for one in made if one.winner is not None}
-    for winner in winners:
-        if winner.id not in decided:  # confirmed again, or merged without its trials
-            made.append(
-                _problem(store, _conditions(store, winner), {stage: [] for stage in Stage}, [], winner)
-            )
-    made.sort(key=_order)
-    return made
-
-
-def _winner(conditions: Conditions, winners: Sequence[WinnerRecord]) -> WinnerRecord | None:
-    """The winner that came of these conditions, of several the newest."""
-    fitting = [
-        w
-        for w in winners
-        if (w.problem, w.backend, w.environment, w.kind)
-        == (conditions.problem, conditions.backend, conditions.environment, conditions.kind)
+        rows[conditions_of(trial).chapter].append(trial)
+    chapters = list(decided) if only_winners else list(dict.fromkeys([*groups, *decided]))
+    made = [
+        _problem(store, chapter, groups.get(chapter, {}), rows[chapter], decided.get(chapter))
+        for chapter in chapters
     ]
-    return max(fitting, key=lambda w: (w.created_at, w.id), default=None)
-
-
-def _conditions(store: Store, winner: WinnerRecord) -> Conditions:
-    workload = "estimate"
-    if winner.confirmation is not None:
-        workload = store.confirmation(winner.confirmation).workload
-    elif winner.stage1_trial is not None:
-        return conditions_of(store.trial(winner.stage1_trial))
-    return Conditions(winner.problem, winner.backend, winner.environment, winner.kind, workload)
+    return sorted(made, key=_order)
 
 
 def _problem(
     store: Store,
-    conditions: Conditions,
-    trials: Mapping[Stage, Sequence[StoredTrial]],
+    chapter: Conditions,
+    groups: Mapping[Conditions, Mapping[Stage, Sequence[StoredTrial]]],
     rows: Sequence[StoredTrial],
     winner: WinnerRecord | None,
 ) -> ProblemReport:
-    confirmation = None
-    if winner is not None and winner.confirmation is not None:
-        confirmation = store.confirmation(winner.confirmation)
+    none: Mapping[Stage, Sequence[StoredTrial]] = {stage: [] for stage in Stage}
+    executed = next((stages for group, stages in groups.items() if group.basis == AS_EXECUTED), none)
+    searched = [(group, stages) for group, stages in groups.items() if group.basis != AS_EXECUTED]
+    # Another formula was another search: the newest counts.
+    searched.sort(key=lambda pair: max(trial.id for trials in pair[1].values() for trial in trials))
+    conditions, trials = searched[-1] if searched else (next(iter(groups), None), none)
+    listed, confirmation, ties = [], None, []
+    if winner is not None:
+        conditions = conditions or conditions_of_winner(store, winner)
+        listed = contenders(store, winner)
+        if winner.confirmation is not None:
+            confirmation = store.confirmation(winner.confirmation)
+        ties = tied(listed, confirmation, judge_rounds(store, confirmation) if confirmation else None)
     return ProblemReport(
-        conditions,
+        conditions or chapter,
         trials,
         rows,
         winner,
-        contenders(store, winner) if winner is not None else [],
+        listed,
         confirmation,
-        byte_limit(conditions.problem, conditions.backend, conditions.environment.device),
+        byte_limit(chapter.problem, chapter.backend, chapter.environment.device),
+        executed=executed,
+        basis=conditions_of_winner(store, winner).basis if winner is not None else "",
+        ties=ties,
     )
 
 
@@ -220,6 +253,6 @@ def _order(one: ProblemReport) -> tuple[str, str, str, int, int]:
 
 
 def by_stack(report: Report) -> list[tuple[Fingerprint, list[ProblemReport]]]:
-    """Problems by the stack that their figures are from."""
+    """Problems by the stack that their times are from."""
     pairs = groupby(report.problems, key=lambda one: one.conditions.environment)
     return [(stack, list(group)) for stack, group in pairs]

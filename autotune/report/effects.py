@@ -76,7 +76,7 @@ class HeatMap:
 
 
 def effects(trials: Sequence[StoredTrial]) -> list[Effect]:
-    """Every knob that took more than one value among trials with a figure, the most important first."""
+    """Every knob that took more than one value among trials with a time, the most important first."""
     timed = [(trial.config, trial.figure_us) for trial in trials if trial.figure_us is not None]
     knobs = list(timed[0][0]) if timed else []
     made = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from autotune.measure.confirm import interval_of, ratio_of
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.statistics import Interval
-from autotune.results import LayerConfig, Round
+from autotune.results import Confirmation, LayerConfig, Round
 from autotune.store.records import StoredConfirmation, WinnerRecord
 from autotune.store.store import Store
 
@@ -22,6 +22,7 @@ class Contender:
         error: the numeric gate's; None: it failed, or nothing ran.
         decided: its rounds are those that decided; else those that only chose who is put to the test.
         rounds: how many.
+        left_out: why it was not timed to the end; "": it was.
     """
 
     label: str
@@ -31,6 +32,7 @@ class Contender:
     error: float | None
     decided: bool
     rounds: int
+    left_out: str = ""
 
 
 def contenders(store: Store, winner: WinnerRecord) -> list[Contender]:
@@ -82,10 +84,59 @@ def of_confirmation(stored: StoredConfirmation, planned: int | None = None) -> l
                 confirmation.errors[index],
                 decided,
                 sum(bool(paired.us[index]) for paired in rounds),
+                _left_out(confirmation, index),
             )
         )
     order = {"default": 0, "published": 1, "winner": 2}
     return sorted(made, key=lambda one: (order.get(one.label, 3), not one.decided, _layer_us(one)))
+
+
+def tied(
+    listed: Sequence[Contender], confirmation: StoredConfirmation | None, planned: int | None
+) -> list[Contender]:
+    """Those that are as fast as the chosen one, as far as can be told; it itself is left out.
+
+    Of estimates: whose sum is printed alike, since a formula that does not see a knob ranks by nothing there.
+    In a final: who ran beside it in the rounds that chose, at a ratio whose 95 % interval holds 1.
+
+    Args:
+        planned: see `deciding`.
+    """
+    chosen = next((one for one in listed if one.label == "winner"), None)
+    chosen = chosen or next((one for one in listed if one.label == "default"), None)
+    if chosen is None or "layer" not in chosen.us:
+        return []
+    others = [one for one in listed if one is not chosen and "layer" in one.us]
+    if confirmation is None:
+        best = f"{chosen.us['layer'].value:.2f}"
+        return [one for one in others if f"{one.us['layer'].value:.2f}" == best]
+    finalists = confirmation.confirmation.finalists
+    rounds = confirmation.confirmation.rounds
+    first = list(rounds[: len(rounds) - len(deciding(rounds, planned))])
+    first = first[len(first) % 2 :]
+    place = next(index for index, one in enumerate(finalists) if one.config == chosen.config)
+    made = []
+    for one in others:
+        index = next(index for index, finalist in enumerate(finalists) if finalist.config == one.config)
+        if index == 0 or chosen.label == "default" or not _both_ran(first, place, index):
+            continue  # that it beat the default is what the final decided; a kept default needs no equal
+        ratio = ratio_of(first, index, place, "layer", MeasureSettings())
+        if ratio.low <= 1 <= ratio.high:
+            made.append(one)
+    return made
+
+
+def _both_ran(rounds: Sequence[Round], one: int, other: int) -> bool:
+    return any(all("layer" in r.us[i] for r in pair for i in (one, other)) for pair in _pairs(rounds))
+
+
+def _left_out(confirmation: Confirmation, index: int) -> str:
+    """Why a finalist was not timed, or not to the end, as the confirmation's notes tell; "": it was."""
+    if confirmation.errors[index] is not None:
+        return ""
+    name = f"{confirmation.finalists[index].label} {index} "
+    notes = [note for note in confirmation.left_out if note.startswith(name)]
+    return notes[0].removeprefix(name).removeprefix("was not timed: ") if notes else "not timed"
 
 
 def _layer_us(one: Contender) -> float:
@@ -138,9 +189,9 @@ def _estimates(store: Store, entry: WinnerRecord) -> dict[str, Interval]:
     if entry.stage1_trial is not None and entry.stage2_trial is not None:
         stages = {"stage1": entry.stage1_trial, "stage2": entry.stage2_trial}
         for stage, trial in stages.items():
-            figure = store.trial(trial).figure_us
-            if figure is not None:
-                us[stage] = figure
+            time = store.trial(trial).figure_us
+            if time is not None:
+                us[stage] = time
     if len(us) == 2:
         us = {"layer": sum(us.values()), **us}
     return {what: Interval(value, value, value) for what, value in us.items()}

@@ -30,7 +30,7 @@ class Episode:
     """A run with what came of it.
 
     Attributes:
-        failed: trials without a figure.
+        failed: trials without a time.
         winners: problems that it decided; short lists by estimate count too.
         faster: of these, how many beat what ships.
     """

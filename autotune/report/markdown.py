@@ -1,6 +1,7 @@
 """The report as Markdown, short enough for the description of a pull request."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from autotune.problem import Stage
@@ -8,17 +9,14 @@ from autotune.report.configs import changes, layer_changes
 from autotune.report.content import ProblemReport, Report, by_stack
 from autotune.report.effects import effects
 from autotune.report.finals import Contender
-from autotune.report.query import default_of, fastest
+from autotune.report.query import default_of, equally_fast, fastest
 from autotune.report.sceptic import answers, gain_text
 from autotune.report.winners import verdict
+from autotune.report.wording import AS_COMPILED, AS_EXECUTED, tie_text
 from autotune.results import Status
 from autotune.store.store import Store
 
 _KNOBS = 3
-_HEADS = (
-    "shape", "tokens", "kind", "default µs", "published µs", "winner µs", "gain (95 %)", "of byte limit",
-    "changed",
-)  # fmt: skip
 
 
 def markdown(store: Store, report: Report) -> str:
@@ -32,11 +30,9 @@ def markdown(store: Store, report: Report) -> str:
             f"{_cell(problems[0].problem.layer.key)}, backend {stack.backend}, on **{_cell(stack.device)}**"
             f" ({_cell(', '.join(part for part in (stack.runtime, versions) if part))}).",
             "",
-            f"| {' | '.join(_HEADS)} |",
-            "|---|--:|---|--:|--:|--:|--:|--:|---|",
-            *(_row(one) for one in problems),
-            "",
         ]
+        for kind in dict.fromkeys(one.conditions.kind for one in problems):
+            lines += [*_table([one for one in problems if one.conditions.kind is kind]), ""]
         limits = {one.limit.source for one in problems if one.limit}
         if limits:
             lines += [f"Byte limit: the expected weights of a step at {'; '.join(sorted(limits))}.", ""]
@@ -50,7 +46,35 @@ def markdown(store: Store, report: Report) -> str:
     return "\n".join([*lines, "", "</details>", ""])
 
 
-def _row(one: ProblemReport) -> str:
+def _table(problems: Sequence[ProblemReport]) -> list[str]:
+    """Problems of one kind on one stack; columns that would be empty are left out."""
+    words = problems[0].words
+    heads = [
+        "shape",
+        "tokens",
+        "kind",
+        "default µs",
+        "published µs",
+        f"{words.chosen} µs",
+        f"default µs {AS_COMPILED}",
+        f"{words.chosen} µs {AS_COMPILED}",
+        f"gain of the {words.whole}" + (" (95 %)" if words.round else ""),
+        "ties",
+        "of byte limit",
+        "changed",
+    ]
+    rows = [_row(one) for one in problems]
+    kept = [place for place in range(len(heads)) if any(row[place] not in ("", "–") for row in rows)]
+    numbers = range(1, len(heads) - 1)
+    rules = ["--:" if place in numbers and heads[place] != "kind" else "---" for place in kept]
+    return [
+        f"| {' | '.join(heads[place] for place in kept)} |",
+        f"|{'|'.join(rules)}|",
+        *(f"| {' | '.join(_cell(row[place]) for place in kept)} |" for row in rows),
+    ]
+
+
+def _row(one: ProblemReport) -> list[str]:
     default, winner = one.contender("default"), one.contender("winner")
     gain = "no final" if one.winner is None else "kept default"
     if winner is not None and winner.gain is not None:
@@ -59,18 +83,28 @@ def _row(one: ProblemReport) -> str:
     if one.limit is not None and chosen is not None and "layer" in chosen.us:
         reached = f"{one.limit.fraction('layer', chosen.us['layer'].value):.0%}"
     changed = layer_changes(winner.config, one.ships) if winner and one.ships else ""
-    cells = [
+    return [
         one.problem.shape,
         str(one.problem.tokens),
-        str(one.conditions.kind),
+        " ".join(filter(None, (str(one.conditions.kind), one.basis))),
         _time(default),
         _time(one.contender("published")),
         _time(winner),
+        _as_compiled(one, default),
+        _as_compiled(one, winner),
         gain,
+        tie_text(len(one.ties) + 1) if one.ties else "",
         reached,
         f"`{changed}`" if changed else "",
     ]
-    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def _as_compiled(one: ProblemReport, contender: Contender | None) -> str:
+    """What an estimate as executed was as compiled; "": it is none."""
+    if contender is None or one.basis != AS_EXECUTED:
+        return ""
+    us = one.compiled_us(contender.config)
+    return f"{us['layer']:.2f}" if "layer" in us else ""
 
 
 def _time(contender: Contender | None) -> str:
@@ -78,24 +112,31 @@ def _time(contender: Contender | None) -> str:
 
 
 def _details(store: Store, one: ProblemReport) -> list[str]:
-    said = verdict(one.winner) if one.winner else "nothing was decided"
+    said = verdict(one.winner, len(one.ties)) if one.winner else "nothing was decided"
     lines = [f"<details><summary>{one.problem.shape}: {_html(said)}</summary>", ""]
     for stage in Stage:
         trials = one.trials[stage]
         if not trials:
             continue
         counts = Counter(trial.status for trial in trials)
-        fates = ", ".join(f"{counts[status]:,} {status}" for status in Status if counts[status])
+        statuses = ", ".join(f"{counts[status]:,} {status}" for status in Status if counts[status])
         knobs = ", ".join(f"`{one.knob}` {one.share:.0%}" for one in effects(trials)[:_KNOBS])
         lines.append(
-            f"- {stage}: {len(trials):,} candidates ({fates}); what mattered: {knobs or 'not known'}"
+            f"- {stage}: {len(trials):,} candidates ({statuses}); what mattered: {knobs or 'not known'}"
         )
         best, default = fastest(trials), default_of(trials)
         if best:
             differs = changes(best[0].config, default.config if default else None)
-            lines.append(
-                f"  - fastest of the search: {best[0].figure_us:.2f} µs {one.conditions.kind}, `{differs}`"
-            )
+            how = " ".join(filter(None, (one.words.adjective, one.conditions.basis)))
+            tie = tie_text(equally_fast(best))
+            first = f"{tie} at the fastest time" if tie else "fastest"
+            lines.append(f"  - {first} of the search: {best[0].figure_us:.2f} µs {how}, `{differs}`")
+    left_out = [
+        f"{c.label} `{layer_changes(c.config, one.ships)}`: {c.left_out}"
+        for c in one.contenders
+        if c.left_out and one.ships
+    ]
+    lines += [f"- left out of the {one.words.final}: {_cell(text)}" for text in left_out]
     lines.append("")
     for answer in answers(store, one):
         lines.append(f"- **{answer.question}** {_cell(answer.text)}")

@@ -1,8 +1,10 @@
 """HTML as values: what is text is escaped, what is markup is not, and the type tells which is which."""
 
-from collections.abc import Iterable
-from html import escape
+import re
+from collections.abc import Iterable, Sequence
+from html import escape, unescape
 
+_NOTHING = ("", "–")
 _VOID = frozenset({"meta", "br", "line", "path", "rect", "circle"})
 
 
@@ -60,34 +62,57 @@ def table(
     headings: Iterable[str],
     rows: Iterable[Iterable[str | Markup]],
     *,
-    caption: str,
+    caption: str | Markup,
     right: Iterable[int] = (),
+    config: int | None = None,
 ) -> Markup:
     """A table in a region that scrolls by itself, by keyboard too, so that the page never does sideways.
 
+    A column that is empty in every row is left out.
+
     Args:
         caption: what it shows; read out, and shown above it.
-        right: numbers of the columns with figures.
+        right: numbers of the columns with numbers.
+        config: number of the column with a config, which stands under its row where there is no room.
     """
-    figures = frozenset(right)
+    heads, body = list(headings), [list(row) for row in rows]
+    kept = [i for i in range(len(heads)) if i == 0 or not body or any(row[i] not in _NOTHING for row in body)]
+    numbers = frozenset(right)
 
-    def cells(kind: str, row: Iterable[str | Markup]) -> list[Markup]:
+    def classes(index: int) -> str | None:
+        return "n" if index in numbers else "config" if index == config else None
+
+    def cells(kind: str, row: Sequence[str | Markup]) -> list[Markup]:
         return [
             tag(
                 "th" if kind == "th" or index == 0 else "td",
-                cell,
-                class_="n" if index in figures else None,
+                row[index],
+                class_=classes(index),
                 scope="col" if kind == "th" else "row" if index == 0 else None,
             )
-            for index, cell in enumerate(row)
+            for index in kept
         ]
 
-    head = tag("thead", tag("tr", cells("th", headings)))
-    body = tag("tbody", [tag("tr", cells("td", row)) for row in rows])
-    content = tag("table", tag("caption", caption), head, body)
-    return tag("div", content, class_="scroll", role="region", tabindex="0", aria_label=caption)
+    head = tag("thead", tag("tr", cells("th", heads)))
+    filled = tag("tbody", [tag("tr", cells("td", row)) for row in body])
+    stacked = config is not None and config in kept
+    content = tag(
+        "table",
+        tag("caption", caption),
+        head,
+        filled,
+        class_="stacked" if stacked else None,
+        style=f"--columns:{len(kept) - 1}" if stacked else None,
+    )
+    return tag("div", content, class_="scroll", role="region", tabindex="0", aria_label=_plain(caption))
 
 
-def details(summary: str, *children: Child, opened: bool = False) -> Markup:
+def _plain(text: str | Markup) -> str:
+    return unescape(re.sub("<[^>]*>", "", text)) if isinstance(text, Markup) else text
+
+
+def details(
+    summary: str | Markup, *children: Child, opened: bool = False, class_: str | None = None
+) -> Markup:
     """What is there to be opened."""
-    return tag("details", tag("summary", summary), *children, open=opened)
+    return tag("details", tag("summary", summary), *children, open=opened, class_=class_)

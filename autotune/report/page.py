@@ -4,30 +4,28 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from autotune import __version__
+from autotune.fingerprint import Fingerprint
 from autotune.problem import Stage
-from autotune.report.configs import layer_changes
 from autotune.report.content import ProblemReport, Report, by_stack
 from autotune.report.embed import stylesheet
 from autotune.report.finals import Contender
-from autotune.report.markup import Markup, join, table, tag
+from autotune.report.markup import Markup, details, join, table, tag
 from autotune.report.sceptic import answers, gain_text
-from autotune.report.sections import doubts, final, stage_section
+from autotune.report.sections import badge, doubts, final, layer_code, stage_section
 from autotune.report.text_table import duration
 from autotune.report.winners import verdict
+from autotune.report.wording import AS_COMPILED, AS_EXECUTED, ESTIMATES, tie_text, ties_text, wording
 from autotune.results import Kind
-from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
 
-_KINDS = {
-    Kind.MEASURED: "timed on the named device: graph replay, cold weights, after the numeric gate",
-    Kind.ESTIMATE: "a formula on the compiled code; nothing ran on that device",
-    Kind.REPLAYED: "taken from a recorded table",
-}
+_OPEN = 2
+"""Problems up to which a page opens whole; with more, each is folded under what came of it."""
 
 
 def page(store: Store, report: Report) -> str:
     """The whole page; equal databases give equal pages."""
     anchors = {id(one): f"p{index}" for index, one in enumerate(report.problems)}
+    folded = len(report.problems) > _OPEN
     body = tag(
         "body",
         tag("a", "Skip to the results", href="#summary", class_="skip"),
@@ -35,7 +33,7 @@ def page(store: Store, report: Report) -> str:
         tag(
             "main",
             _summary(report),
-            [_problem(store, one, anchors[id(one)]) for one in report.problems],
+            [_problem(store, one, anchors[id(one)], _name(one, report), folded) for one in report.problems],
             _stacks(report),
             _runs(report),
             _words(report),
@@ -73,52 +71,65 @@ def _lede(report: Report) -> list[str]:
     said = [f"{', '.join(layers)} on {', '.join(devices)}: {report.candidates:,} candidates."]
     decided = [one for one in report.problems if one.winner]
     if len(decided) <= 2:
-        said += [f"{one.problem.shape}: {verdict(one.winner)}." for one in decided if one.winner]
+        said += [f"{_name(one, report)}: {_verdict(one)}." for one in decided]
     else:
-        said.append(_tally([one.winner for one in decided if one.winner]))
+        said += [_tally(kind, [one for one in decided if one.conditions.kind is kind]) for kind in Kind]
     if len(decided) < len(report.problems):
         said.append(f"{len(report.problems) - len(decided)} of {len(report.problems)} have no final.")
-    return said
+    return [line for line in said if line]
 
 
-def _tally(winners: Sequence[WinnerRecord]) -> str:
-    """How many winners beat what ships, and by how much."""
+def _verdict(one: ProblemReport) -> str:
+    """What was decided, in words; "": nothing was."""
+    return verdict(one.winner, ties=len(one.ties)) if one.winner else ""
+
+
+def _tally(kind: Kind, decided: Sequence[ProblemReport]) -> str:
+    """How many problems of a kind have something faster than what ships, and by how much; "": it has none."""
+    winners = [one.winner for one in decided if one.winner]
+    if not winners:
+        return ""
     faster = [winner for winner in winners if not winner.kept_default]
-    kinds = " and ".join(sorted({str(winner.kind) for winner in winners}))
     kept = len(winners) - len(faster)
-    said = f"{len(faster)} of {len(winners)} problems have a config that is faster than what ships"
+    are = "is estimated to be" if kind is Kind.ESTIMATE else "is"
+    said = f"{len(faster)} of {len(winners)} problems have a config that {are} faster than what ships"
     if faster:
         gains = [winner.gain for winner in faster]
         least, most = f"{min(gains):.1%}", f"{max(gains):.1%}"
         said += f", by {least}" + (f" to {most}" if most != least else "")
-    return f"{said} ({kinds})" + (f"; at {kept} what ships is kept." if kept else ".")
+    tied = sum(bool(one.ties) for one in decided)
+    if tied:
+        said += f"; at {tied} of them several configs tie"
+    return f"{said} ({kind})" + (f"; at {kept} what ships is kept." if kept else ".")
 
 
 def _name(one: ProblemReport, report: Report) -> str:
-    routing = "" if one.problem.routing.key == "uniform" else f", {one.problem.routing.key}"
-    stack = f" on {one.conditions.environment.device}" if len(report.stacks) > 1 else ""
-    return f"{one.problem.shape}{routing}{stack}"
+    """A chapter's name, with as much besides the shape as tells it from the others."""
+    parts = [one.problem.shape]
+    if one.problem.routing.key != "uniform":
+        parts[0] += f", {one.problem.routing.key}"
+    if len(report.stacks) > 1:
+        parts.append(f"on {one.conditions.environment.device}")
+    alike = [
+        other
+        for other in report.problems
+        if (other.problem, other.conditions.environment) == (one.problem, one.conditions.environment)
+    ]
+    for text in (lambda c: c.backend, lambda c: str(c.kind), lambda c: c.workload):
+        if len({text(other.conditions) for other in alike}) > 1:
+            parts.append(f"({text(one.conditions)})")
+    return " ".join(parts)
 
 
 def _summary(report: Report) -> Markup:
     made = [tag("h2", "Summary", id="summary")]
     if len(report.stacks) > 1:
-        text = f"These figures are from {len(report.stacks)} unlike stacks: compare within a table only."
+        text = f"These times are from {len(report.stacks)} unlike stacks: compare within a table only."
         made.append(tag("p", text, class_="note"))
     for stack, problems in by_stack(report):
-        rows = [_summary_row(one) for one in problems]
-        heads = [
-            "shape",
-            "kind",
-            "gain of the layer",
-            "default",
-            "winner",
-            "published",
-            "of the byte limit",
-            "changed",
-        ]
-        caption = f"Time of the layer in µs, on {stack.device} with {stack.runtime}"
-        made.append(table(heads, rows, caption=caption, right=(2, 3, 4, 5, 6)))
+        kinds = dict.fromkeys(one.conditions.kind for one in problems)
+        for kind in kinds:
+            made.append(_summary_table(report, stack, [p for p in problems if p.conditions.kind is kind]))
     limits = {one.limit.source for one in report.problems if one.limit}
     if limits:
         text = (
@@ -135,65 +146,104 @@ def _summary(report: Report) -> Markup:
     return tag("section", *made, aria_labelledby="summary")
 
 
-def _summary_row(one: ProblemReport) -> list[str | Markup]:
+def _summary_table(report: Report, stack: Fingerprint, problems: Sequence[ProblemReport]) -> Markup:
+    """The problems of one kind on one stack."""
+    kind, words = problems[0].conditions.kind, problems[0].words
+    heads = [
+        "shape",
+        "gain",
+        "default",
+        words.chosen,
+        "published",
+        "of the byte limit",
+        "changed",
+    ]
+    bases = dict.fromkeys(one.basis for one in problems if one.basis)
+    how = f", {' or '.join(bases)}," if bases else ""
+    caption = join(
+        badge(kind),
+        f" Time of the {words.whole} in µs{how} on {stack.device} with {_built(stack)}",
+        "; below it the 95 % interval" if words.round else None,
+    )
+    rows = [_summary_row(one, _name(one, report)) for one in problems]
+    return table(heads, rows, caption=caption, right=(1, 2, 3, 4, 5), config=6)
+
+
+def _built(stack: Fingerprint) -> str:
+    """What a stack runs on, or where nothing ran what compiled for it."""
+    return f"Triton {stack.triton}" if stack.runtime == "none" and stack.triton else stack.runtime
+
+
+def _summary_row(one: ProblemReport, name: str) -> list[str | Markup]:
     default, winner = one.contender("default"), one.contender("winner")
     chosen = winner or default
     gain = join("no final" if one.winner is None else "kept default")
     if winner is not None and winner.gain is not None:
         text, _, interval = gain_text(winner.gain.value, winner.gain.low, winner.gain.high).partition(" ")
-        gain = join(text, tag("span", f"95 %: {interval.strip('()')}", class_="sub") if interval else None)
+        gain = join(text, _sub(interval.strip("()")) if interval else None)
+    ties = tie_text(len(one.ties) + 1) if one.ties else ""
     reached: list[str] = []
     if one.limit is not None:
         for contender in [default] if chosen is default else [default, chosen]:
             if contender is not None and "layer" in contender.us:
                 reached.append(f"{one.limit.fraction('layer', contender.us['layer'].value):.0%}")
-    kind = str(one.conditions.kind)
     return [
-        join(one.problem.shape, tag("span", one.tokens_text, class_="sub")),
-        tag("span", kind, class_=f"kind {kind}"),
-        gain,
-        _time(default),
-        _time(winner) if winner else join("= default") if one.winner else "",
-        _time(one.contender("published")),
+        join(name, _sub(one.tokens_text)),
+        join(gain, _sub(ties) if ties else None),
+        _time(one, default),
+        _time(one, winner) if winner else join("= default") if one.winner else "",
+        _time(one, one.contender("published")),
         " → ".join(reached),
-        tag("code", layer_changes(winner.config, one.ships)) if winner and one.ships else "",
+        layer_code(winner.config, one.ships) if winner and one.ships else "",
     ]
 
 
-def _time(contender: Contender | None) -> Markup:
+def _sub(text: str) -> Markup:
+    return tag("span", text, class_="sub")
+
+
+def _time(one: ProblemReport, contender: Contender | None) -> Markup:
+    """A time with its interval, or an estimate as executed with what it was as compiled."""
     if contender is None or "layer" not in contender.us:
         return join("–")
     us = contender.us["layer"]
-    interval = tag("span", f"{us.low:.2f} to {us.high:.2f}", class_="sub") if us.low < us.high else None
-    return join(f"{us.value:.2f}", interval)
+    text = f"{us.low:.2f} to {us.high:.2f}" if us.low < us.high else ""
+    if one.basis == AS_EXECUTED and "layer" in (compiled := one.compiled_us(contender.config)):
+        text = f"{AS_COMPILED} {compiled['layer']:.2f}"
+    return join(f"{us.value:.2f}", _sub(text) if text else None)
 
 
-def _problem(store: Store, one: ProblemReport, anchor: str) -> Markup:
-    kind = str(one.conditions.kind)
+def _problem(store: Store, one: ProblemReport, anchor: str, name: str, folded: bool) -> Markup:
     title = tag(
         "h2",
-        f"{one.problem.shape}: {one.tokens_text}, {one.problem.routing.key} routing ",
-        tag("span", kind, class_=f"kind {kind}"),
-        id=anchor,
+        f"{name}: {one.tokens_text}, {one.problem.routing.key} routing ",
+        badge(one.conditions.kind),
+        id=f"{anchor}-title",
     )
-    said = [f"{verdict(one.winner)[0].upper()}{verdict(one.winner)[1:]}."] if one.winner else []
+    said = _verdict(one)
+    texts = [ties_text(one.conditions.kind, len(one.ties))]
+    if said and not folded:
+        texts.insert(0, f"{said[0].upper()}{said[1:]}.")
     facts = (
         f"Layer {one.problem.layer.key}, backend {one.conditions.backend}, on"
         f" {one.conditions.environment.device}. Conditions: {one.conditions.workload}."
     )
     stages = [part for stage in Stage for part in stage_section(one, stage, f"{anchor}-{stage}")]
-    asked = [tag("h3", "What a sceptic asks"), doubts(answers(store, one))]
-    texts = [tag("p", text, class_="lede") for text in said]
-    return tag(
-        "section",
-        title,
-        *texts,
+    content = join(
+        # Within the fold: a link to it opens it.
+        tag("div", id=anchor),
+        [tag("p", text, class_="lede") for text in texts if text],
         tag("p", facts, class_="note"),
         final(one),
-        asked,
+        join(tag("h3", "What a sceptic asks"), doubts(answers(store, one))),
         stages,
-        aria_labelledby=anchor,
     )
+    if folded:
+        heading = join(title, tag("span", said or "no final", class_="note"))
+        content = details(heading, content, class_="chapter")
+    else:
+        content = join(title, content)
+    return tag("section", content, aria_labelledby=f"{anchor}-title")
 
 
 def _stacks(report: Report) -> Markup:
@@ -223,41 +273,29 @@ def _runs(report: Report) -> Markup:
         for run in report.runs
     ]
     heads = ["run", "started, UTC", "took", "state", "seed", "command"]
-    return join(tag("h2", "Runs", id="runs"), table(heads, rows, caption="Commands that made these figures"))
+    return join(
+        tag("h2", "Runs", id="runs"), table(heads, rows, caption="Commands that made these times", config=5)
+    )
 
 
 def _words(report: Report) -> Markup:
-    kinds = {one.conditions.kind for one in report.problems}
-    lines = [
-        join(tag("dt", tag("span", str(kind), class_=f"kind {kind}")), tag("dd", text))
-        for kind, text in _KINDS.items()
-        if kind in kinds
-    ]
+    kinds = [kind for kind in Kind if any(one.conditions.kind is kind for one in report.problems)]
+    bases = {one.basis for one in report.problems} | {one.conditions.basis for one in report.problems}
+    lines: list[tuple[str | Markup, str]] = [(badge(kind), wording(kind).definition) for kind in kinds]
+    lines += [(basis, text) for basis, text in ESTIMATES.items() if basis in bases]
+    lines += [("gain", "; ".join(wording(kind).gain for kind in kinds))]
+    if Kind.MEASURED in kinds:
+        lines.append(("layer", "both stages and what an engine runs around them; more than the stages' sum"))
+    if set(kinds) != {Kind.MEASURED}:
+        lines.append(("stages' sum", "what an engine runs around the two stages is not in it"))
     lines.append(
-        join(
-            tag("dt", "gain"),
-            tag(
-                "dd",
-                "(default − winner) / default of the layer's time: the median of the ratios of paired rounds",
-            ),
+        (
+            "default, published",
+            "what ships, and a config that others published; both are tried in every search",
         )
     )
-    lines.append(
-        join(
-            tag("dt", "layer"),
-            tag("dd", "both stages and what an engine runs around them; more than the stages' sum"),
-        )
-    )
-    lines.append(
-        join(
-            tag("dt", "default, published"),
-            tag(
-                "dd",
-                "what ships, and a config that others published; both take part in every search and final",
-            ),
-        )
-    )
-    return join(tag("h2", "Words", id="words"), tag("dl", lines))
+    rows = [join(tag("dt", word), tag("dd", text)) for word, text in lines]
+    return join(tag("h2", "Words", id="words"), tag("dl", rows))
 
 
 def _footer() -> Markup:

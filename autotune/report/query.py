@@ -8,12 +8,14 @@ from typing import Final
 
 from sqlalchemy import select
 
+from autotune.compile.estimate import EXECUTED, PROMISED
 from autotune.fingerprint import Fingerprint
 from autotune.problem import Problem, Stage
+from autotune.report.wording import AS_COMPILED, AS_EXECUTED
 from autotune.results import Kind, Status
-from autotune.store.records import RunRecord, StoredConfirmation, StoredTrial, WinnerRecord
+from autotune.store.records import RunRecord, StoredTrial, WinnerRecord
 from autotune.store.rows import Reader
-from autotune.store.schema import ConfirmationRow, Winner
+from autotune.store.schema import Winner
 from autotune.store.store import Store
 from autotune.store.winners import winner_record
 
@@ -23,7 +25,7 @@ RACE: Final = "race"
 
 @dataclass(frozen=True)
 class Conditions:
-    """What must be equal for figures to be compared: one stack, one way of measuring, one kind."""
+    """What must be equal for times to be compared: one stack, one way of measuring, one kind."""
 
     problem: Problem
     backend: str
@@ -31,9 +33,21 @@ class Conditions:
     kind: Kind
     workload: str
 
+    @property
+    def basis(self) -> str:
+        """What an estimate goes by, see `autotune.report.wording.ESTIMATES`; "" for other kinds."""
+        if self.kind is not Kind.ESTIMATE:
+            return ""
+        return AS_EXECUTED if self.workload == EXECUTED else AS_COMPILED
+
+    @property
+    def chapter(self) -> "Conditions":
+        """What a report puts together: a problem's estimates of either basis, told apart within."""
+        return replace(self, workload="") if self.kind is Kind.ESTIMATE else self
+
 
 def conditions_of(trial: StoredTrial) -> Conditions:
-    """The conditions of a trial's figure."""
+    """The conditions of a trial's time."""
     return Conditions(trial.problem, trial.backend, trial.environment, trial.kind, trial.workload)
 
 
@@ -45,19 +59,21 @@ def winners_of(store: Store, run: int) -> list[WinnerRecord]:
         return [winner_record(reader, row) for row in session.scalars(query)]
 
 
-def confirmations_of(store: Store, run: int) -> list[StoredConfirmation]:
-    """The confirmations of a run, in order."""
-    query = select(ConfirmationRow.id).where(ConfirmationRow.run_id == run).order_by(ConfirmationRow.number)
-    with store.reading() as session:
-        ids = list(session.scalars(query))
-    return [store.confirmation(id_) for id_ in ids]
+def conditions_of_winner(store: Store, winner: WinnerRecord) -> Conditions:
+    """The conditions of what decided: a confirmation, or the trials that an estimate comes from."""
+    workload = PROMISED
+    if winner.confirmation is not None:
+        workload = store.confirmation(winner.confirmation).workload
+    elif winner.stage1_trial is not None:
+        workload = store.trial(winner.stage1_trial).workload
+    return Conditions(winner.problem, winner.backend, winner.environment, winner.kind, workload)
 
 
 def grouped(trials: Iterable[StoredTrial]) -> dict[Conditions, dict[Stage, list[StoredTrial]]]:
     """Candidates by what may be compared and by stage, in the order in which they were first tried.
 
     A candidate that was tried again counts once, as it was tried last. Leaders of a search are measured
-    again before the final, as trials of origin `race`: such a candidate's figure is the mean of all its
+    again before the final, as trials of origin `race`: such a candidate's time is the mean of all its
     windows, and one that failed in a window has failed.
     """
     tried: dict[Conditions, dict[Stage, dict[str, StoredTrial]]] = defaultdict(
@@ -91,28 +107,42 @@ def _with_windows(first: StoredTrial, windows: Sequence[StoredTrial]) -> StoredT
 
 
 def trials_until(store: Store, run: RunRecord) -> list[StoredTrial]:
-    """The trials that a run's search knew: its own, and earlier ones of its problems on its stack."""
+    """The trials that a run knew: its own, and earlier ones of its problems on its stack.
+
+    A run that found everything tried already has none of its own, and its winners name its problems.
+    """
     own = store.trials_of(run.id)
     known = {trial.id: trial for trial in own}
-    for problem, backend, workload in {(t.problem, t.backend, t.workload) for t in own}:
-        assert run.environment is not None
+    chapters = {conditions_of(trial).chapter for trial in own}
+    chapters |= {conditions_of_winner(store, winner).chapter for winner in winners_of(store, run.id)}
+    for chapter in chapters:
         for stage in Stage:
             for trial in store.trials(
-                problem=problem,
+                problem=chapter.problem,
                 stage=stage,
-                backend=backend,
-                environment_key=run.environment.key,
-                workload=workload,
+                backend=chapter.backend,
+                environment_key=chapter.environment.key,
+                workload=chapter.workload or None,
             ):
-                if run.ended_at is None or trial.created_at <= run.ended_at:
+                early = run.ended_at is None or trial.created_at <= run.ended_at
+                if early and conditions_of(trial).chapter == chapter:
                     known[trial.id] = trial
     return list(known.values())
 
 
 def fastest(trials: Iterable[StoredTrial]) -> list[StoredTrial]:
-    """Those with a figure, the fastest first."""
+    """Those with a time, the fastest first."""
     timed = [trial for trial in trials if trial.figure_us is not None]
     return sorted(timed, key=lambda trial: (trial.figure_us or 0.0, trial.id))
+
+
+def equally_fast(timed: Sequence[StoredTrial]) -> int:
+    """How many have the fastest's time as it is printed, to 0.01 µs.
+
+    Args:
+        timed: see `fastest`.
+    """
+    return sum(f"{trial.figure_us:.2f}" == f"{timed[0].figure_us:.2f}" for trial in timed)
 
 
 def default_of(trials: Iterable[StoredTrial]) -> StoredTrial | None:
@@ -121,5 +151,5 @@ def default_of(trials: Iterable[StoredTrial]) -> StoredTrial | None:
 
 
 def failures(trials: Iterable[StoredTrial]) -> list[StoredTrial]:
-    """Those without a figure."""
+    """Those without a time."""
     return [trial for trial in trials if trial.status is not Status.OK]

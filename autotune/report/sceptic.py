@@ -11,6 +11,7 @@ from autotune.problem import Stage
 from autotune.report.content import ProblemReport
 from autotune.report.query import RACE, default_of, fastest
 from autotune.report.text_table import percent
+from autotune.report.wording import AS_EXECUTED
 from autotune.results import Kind, Status
 from autotune.space import shipped_spaces
 from autotune.store.records import StoredTrial
@@ -33,8 +34,8 @@ def answers(store: Store, one: ProblemReport) -> list[Answer]:
     """Answers for one problem; questions that do not apply are left out."""
     asked = [
         ("How much of the space was tried?", _coverage(one)),
-        ("Was what ships measured in the same way?", _default(one)),
-        ("Is the winner just the luckiest of many noisy figures?", _luck(one)),
+        (f"Was what ships {one.words.adjective} in the same way?", _default(one)),
+        (one.words.doubt, _luck(one)),
         ("How noisy was the device?", _noise(store, one)),
         ("Are its numbers right?", _gate(one)),
         ("What failed?", _failed(one)),
@@ -73,31 +74,52 @@ def _coverage(one: ProblemReport) -> str:
 
 def _default(one: ProblemReport) -> str:
     found = [default_of(one.trials[stage]) for stage in Stage]
-    if one.confirmation is not None:
-        own = "It was a trial of the search like any other and " if all(found) else "It "
-        return f"{own}ran in every round of the final, in turns with the winner, on the same routings."
-    return "It was a trial of the search like any other." if all(found) else ""
+    if one.confirmation is None:
+        return "It was a trial of the search like any other." if all(found) else ""
+    own = "It was a trial of the search like any other and " if all(found) else "It "
+    if one.conditions.kind is Kind.REPLAYED:
+        return f"{own}was drawn from the same recording in the same way."
+    return f"{own}ran in every round of the final, in turns with the winner, on the same routings."
 
 
 def _luck(one: ProblemReport) -> str:
     winner = one.contender("winner")
     if one.confirmation is None:
         if one.conditions.kind is Kind.ESTIMATE:
-            return "Nothing was measured: this is a formula's ranking, to be confirmed on the card."
-        return "" if one.winner else "There was no final here: these are figures of the search alone."
+            return _estimated(one)
+        return "" if one.winner else "There was no final here: these are times of the search alone."
     if winner is None:
         return "Nothing was shown to be faster than what ships, so what ships was kept."
+    if one.conditions.kind is Kind.REPLAYED:
+        return (
+            f"As much as the recording: nothing ran. {one.words.rounds(winner.rounds).capitalize()} of one"
+            " recorded sample a stage, added up, were held against as many of what ships; the search saw the"
+            " same recording. The interval is a bootstrap over pairs of draws."
+        )
     parts = []
     for stage in Stage:
         config = winner.config.of(stage)
         trial = next((t for t in one.trials[stage] if t.config == config and t.figure_us), None)
         if trial is not None and trial.figure_us and str(stage) in winner.us:
             parts.append(f"{stage} {trial.figure_us:.2f} → {winner.us[str(stage)].value:.2f} µs")
-    then = f" From search to final its figures went {', '.join(parts)}." if parts else ""
+    then = f" From search to final its times went {', '.join(parts)}." if parts else ""
     return (
         f"No: the gain comes from {winner.rounds} rounds on routings that the search had not seen, made after"
         f" the winner was chosen. The interval is a bootstrap over pairs of rounds.{then}"
     )
+
+
+def _estimated(one: ProblemReport) -> str:
+    """What an estimate is worth, and how the execution of the short list changed it."""
+    said = ["Nothing was measured: this is a formula's ranking, to be confirmed on the GPU."]
+    default = one.contender("default")
+    compiled = one.compiled_us(one.ships) if one.ships is not None else {}
+    if one.basis == AS_EXECUTED and default is not None and "layer" in default.us and "layer" in compiled:
+        said.append(
+            "The search ranked by the estimate as compiled, the short list by the estimate as executed: of"
+            f" what ships that is {compiled['layer']:.2f} and {default.us['layer'].value:.2f} µs."
+        )
+    return " ".join(said)
 
 
 def _noise(store: Store, one: ProblemReport) -> str:
@@ -106,11 +128,14 @@ def _noise(store: Store, one: ProblemReport) -> str:
         return ""
     slowed = f"{throttled:,} of them" if throttled else "none of them"
     default = one.contender("default")
+    recorded = "recorded" if one.conditions.kind is Kind.REPLAYED else "raw"
     width = ""
     if default is not None and "layer" in default.us and one.confirmation is not None:
         us = default.us["layer"]
-        width = f" The default's 95 % interval in the final is {(us.high - us.low) / us.value:.1%} wide."
-    return f"{count:,} raw samples are kept; {slowed} taken while the device reported a clock limit.{width}"
+        where, wide = one.words.final, f"{(us.high - us.low) / us.value:.1%}"
+        width = f" The default's 95 % interval in the {where} is {wide} wide."
+    kept = f"{count:,} {recorded} samples are kept"
+    return f"{kept}; {slowed} taken while the device reported a clock limit.{width}"
 
 
 def _samples(store: Store, trials: Sequence[StoredTrial]) -> tuple[int, int]:
@@ -128,23 +153,28 @@ def _samples(store: Store, trials: Sequence[StoredTrial]) -> tuple[int, int]:
 
 
 def _gate(one: ProblemReport) -> str:
-    if one.conditions.kind is Kind.ESTIMATE:
-        return ""
-    ran = [t for stage in Stage for t in one.trials[stage] if t.gate_error is not None]
+    ran = [t for stage in Stage for t in (*one.trials[stage], *one.executed.get(stage, ()))]
+    ran = [t for t in ran if t.gate_error is not None]
     passed = [t.gate_error for t in ran if t.status is Status.OK and t.gate_error is not None]
     refused = sum(t.status is Status.INCORRECT for t in ran)
     if not passed:
         return ""
+    errors = f"relative error {min(passed):.1e} to {max(passed):.1e}"
+    if one.conditions.kind is Kind.ESTIMATE:
+        return (
+            f"The machine code of {len(passed):,} short-listed configs was executed on the CPU, a sample of"
+            f" its workgroups, and judged against exact integers: {errors}."
+        )
+    when = " when the table was recorded" if one.conditions.kind is Kind.REPLAYED else ""
     winner = one.contender("winner") or one.contender("default")
     own = (
         f" In the final the chosen layer's error was {winner.error:.1e}."
-        if winner is not None and winner.error is not None
+        if winner is not None and winner.error is not None and not when
         else ""
     )
     return (
-        f"Every timed candidate passed a numeric gate first: relative error {min(passed):.1e} to"
-        f" {max(passed):.1e} against a reference from the same quantised operands;"
-        f" {refused or 'none'} were refused there.{own}"
+        f"Every timed candidate passed a numeric gate first{when}: {errors} against a reference from the same"
+        f" quantised operands; {refused or 'none'} were refused there.{own}"
     )
 
 
@@ -167,8 +197,10 @@ def _untold(one: ProblemReport) -> str:
     if default is not None and best and one.winner is not None and one.winner.kept_default:
         said.append("A gain below the least one that counts may exist.")
     stack = one.conditions.environment
+    if one.conditions.kind is not Kind.MEASURED:
+        said.append("What an engine runs around the two stages is not in these times.")
     said.append(
-        f"The figures hold for {stack.device} with this very stack, {one.tokens_text} and"
+        f"The times hold for {stack.device} with this very stack, {one.tokens_text} and"
         f" {one.problem.routing.key} routing; end-to-end speed is another measurement (autotune ab)."
     )
     return " ".join(said)

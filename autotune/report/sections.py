@@ -21,10 +21,11 @@ from autotune.report.content import ProblemReport
 from autotune.report.effects import effects, heat_maps
 from autotune.report.finals import Contender
 from autotune.report.markup import Markup, details, join, table, tag
-from autotune.report.query import default_of, fastest
+from autotune.report.query import default_of, equally_fast, fastest
 from autotune.report.sceptic import Answer, gain_text
 from autotune.report.text_table import percent
-from autotune.results import Kind, StaticFacts, Status
+from autotune.report.wording import AS_COMPILED, AS_EXECUTED, tie_text
+from autotune.results import Kind, LayerConfig, StaticFacts, Status
 from autotune.store.records import StoredTrial
 
 _TOP = 15
@@ -34,7 +35,7 @@ _IMPORTANCE = (
     "Importance is estimated: epsilon squared of log time over the tried configs, one knob at a time."
     " The search stays where it is fast, so a knob that it soon settled looks less important than it is."
 )
-_ADJECTIVE = {Kind.MEASURED: "measured", Kind.ESTIMATE: "estimated", Kind.REPLAYED: "replayed"}
+_BESIDE = {Kind.MEASURED: "also ran", Kind.ESTIMATE: "also listed", Kind.REPLAYED: "also drawn"}
 _SEEDS = ("published", "earlier", "seed")
 
 
@@ -42,7 +43,7 @@ def final(one: ProblemReport) -> list[Markup]:
     """The contenders' times as charts and as a table."""
     if not one.contenders:
         return [tag("p", "Nothing was decided here: there was no final.")]
-    kind = str(one.conditions.kind)
+    words = one.words
     made = []
     for what in ("layer", *Stage):
         timed = [c for c in one.contenders if what in c.us]
@@ -50,45 +51,82 @@ def final(one: ProblemReport) -> list[Markup]:
             continue
         named = [c for c in timed if c.label != "candidate"]
         shown = [*named, *[c for c in timed if c.label == "candidate"][:_OTHERS]]
-        marks = [Mark(c.label, _who(c), c.us[what]) for c in shown]
-        interval = ", median and 95 % interval" if one.conditions.kind is not Kind.ESTIMATE else ""
-        made.append(interval_chart(marks, f"{what}: {kind} µs{interval}"))
+        marks = [Mark(c.label, who(one, c), c.us[what]) for c in shown]
+        interval = f", median and 95 % interval of the {words.round}s" if words.round else ""
+        made.append(interval_chart(marks, f"{_what(one, what)}: µs {_kind(one)}{interval}"))
     made.append(_of_limit(one))
+    compiled = one.basis == AS_EXECUTED
     rows = [
         [
-            _who(c),
+            who(one, c),
             gain_text(c.gain.value, c.gain.low, c.gain.high) if c.gain else "–",
+            f"{c.us['layer'].value:.2f}" if compiled and "layer" in c.us else "",
+            f"{us['layer']:.2f}" if compiled and "layer" in (us := one.compiled_us(c.config)) else "",
             "" if c.error is None else f"{c.error:.1e}",
-            _rounds(c),
-            tag("code", layer_changes(c.config, one.ships)) if one.ships else "",
+            _rounds(one, c),
+            c.left_out,
+            layer_code(c.config, one.ships) if one.ships else "",
         ]
         for c in one.contenders
     ]
-    heads = ["", "gain of the layer", "gate error", "rounds", "differs from what ships in"]
-    caption = f"Everybody in the {'final' if one.confirmation else 'short list'}, {kind}"
-    return [*made, table(heads, rows, caption=caption, right=(1, 2))]
+    heads = [
+        "",
+        "gain",
+        f"µs {AS_EXECUTED}",
+        f"µs {AS_COMPILED}",
+        "gate error",
+        f"{words.round}s",
+        "left out",
+        "differs from what ships in",
+    ]
+    caption = f"Everybody in the {words.final}: {words.adjective} gain of the {words.whole}"
+    return [*made, table(heads, rows, caption=caption, right=(1, 2, 3, 4), config=7)]
 
 
-def _who(one: Contender) -> str:
-    return {"default": "default (ships)", "candidate": "also ran"}.get(one.label, one.label)
+def _what(one: ProblemReport, what: str) -> str:
+    return one.words.whole if what == "layer" else str(what)
 
 
-def _rounds(one: Contender) -> str:
-    if not one.rounds:
-        return "" if one.error is None else "not timed"
-    return f"{one.rounds} that decided" if one.decided else f"{one.rounds} that chose"
+def _kind(one: ProblemReport, basis: str | None = None) -> str:
+    """`measured`, `replayed`, `estimated as executed`."""
+    return " ".join(filter(None, (one.words.adjective, one.basis if basis is None else basis)))
+
+
+def who(one: ProblemReport, contender: Contender) -> str:
+    """A contender's name. What ties with the first is not passed over as one that lost."""
+    if contender.label == "default":
+        return "default (ships), ties" if contender in one.ties else "default (ships)"
+    if contender.label == "winner":
+        return f"{one.words.chosen}, ties" if one.ties else one.words.chosen
+    if contender.label != "candidate":
+        return contender.label
+    if contender in one.ties:
+        return "ties with it"
+    return "left out" if contender.left_out else _BESIDE[one.conditions.kind]
+
+
+def layer_code(config: LayerConfig, ships: LayerConfig) -> Markup:
+    """Where a layer differs from what ships, a line a stage."""
+    return join([tag("code", line) for line in layer_changes(config, ships).split("; ")])
+
+
+def _rounds(one: ProblemReport, contender: Contender) -> str:
+    if not contender.rounds:
+        return ""
+    return f"{contender.rounds} that {'decided' if contender.decided else 'chose'}"
 
 
 def _of_limit(one: ProblemReport) -> Markup:
-    """How near the default, the published config and the winner come to what memory allows."""
+    """How near the default, the published config and the chosen one come to what memory allows."""
     limit = one.limit
     if limit is None:
         return join()
     named = [c for c in one.contenders if c.label != "candidate"]
+    names = {"winner": one.words.chosen}
     bars = [
         Bar(
             c.label,
-            f"{what}, {c.label}",
+            f"{_what(one, what)}, {names.get(c.label, c.label)}",
             limit.fraction(what, c.us[what].value),
             f"of {limit.us[what]:.2f} µs",
         )
@@ -97,8 +135,7 @@ def _of_limit(one: ProblemReport) -> Markup:
         if what in c.us
     ]
     mb = ", ".join(f"{what} {limit.megabytes[what]:.0f} MB" for what in Stage)
-    timed = f"{_ADJECTIVE[one.conditions.kind]} time"
-    title = f"Fraction of the byte limit reached ({timed}; weights of {mb} at {limit.source})"
+    title = f"Fraction of the byte limit reached (time {_kind(one)}; weights of {mb} at {limit.source})"
     return bar_chart(bars, title) if bars else join()
 
 
@@ -107,18 +144,20 @@ def stage_section(one: ProblemReport, stage: Stage, anchor: str) -> list[Markup]
     trials = one.trials[stage]
     if not trials:
         return []
-    kind, device = str(one.conditions.kind), one.conditions.environment.device
+    kind, device = _kind(one, one.conditions.basis), one.conditions.environment.device
     timed = fastest(trials)
-    made = [tag("h3", f"{one.problem.shape} {stage}: search ", _badge(kind), id=anchor)]
+    made = [tag("h3", f"{one.problem.shape} {stage}: search ", badge(one.conditions.kind), id=anchor)]
     if timed:
         made.append(_progress(one, stage, kind))
+        ties = tie_text(equally_fast(timed))
+        if ties:
+            made.append(tag("p", f"{ties} at the fastest time, {timed[0].figure_us:.2f} µs {kind}."))
         found = effects(trials)
         if found:
             made.append(
                 importance_chart(
                     found,
-                    f"What mattered: share of the differences in {_ADJECTIVE[one.conditions.kind]} time"
-                    " that each knob explains by itself",
+                    f"What mattered: share of the differences in time, {kind}, that a knob explains alone",
                 )
             )
             made.append(tag("p", _IMPORTANCE, class_="note"))
@@ -132,18 +171,39 @@ def stage_section(one: ProblemReport, stage: Stage, anchor: str) -> list[Markup]
                 _top(trials, timed, kind, device),
             )
         )
+    executed = one.executed.get(stage, ())
+    if executed:
+        made.append(details(f"Estimated again by execution: {len(executed)} configs", _executed(one, stage)))
     made.append(details(f"All {len(trials):,} candidates by status, with reasons", _statuses(trials)))
     facts = _facts(one, stage, timed)
     if facts:
-        made.append(details("Compiled code: what ships, the winner and the fastest of the search", facts))
-    errors = _errors(trials)
+        made.append(details("Compiled code of what ships and of the fastest, side by side", facts))
+    errors = _errors([*trials, *executed])
     if errors:
         made.append(details("Errors in the numeric gate", errors))
     return made
 
 
-def _badge(kind: str) -> Markup:
-    return tag("span", kind, class_=f"kind {kind}")
+def _executed(one: ProblemReport, stage: Stage) -> Markup:
+    """How execution changed the estimates of a stage's short list."""
+    default = default_of(one.trials[stage])
+    compiled = {trial.config: trial.figure_us for trial in one.trials[stage]}
+    rows = [
+        [
+            "default (ships)" if default and trial.config == default.config else "listed",
+            f"{trial.figure_us:.2f}",
+            f"{us:.2f}" if (us := compiled.get(trial.config)) else "",
+            tag("code", changes(trial.config, default.config if default else None)),
+        ]
+        for trial in fastest(one.executed[stage])
+    ]
+    heads = ["", f"µs {AS_EXECUTED}", f"µs {AS_COMPILED}", "differs from what ships in"]
+    return table(heads, rows, caption="The same configs, two estimates", right=(1, 2), config=3)
+
+
+def badge(kind: Kind) -> Markup:
+    """A kind in its frame."""
+    return tag("span", str(kind), class_=f"kind {kind}")
 
 
 def _progress(one: ProblemReport, stage: Stage, kind: str) -> Markup:
@@ -173,10 +233,9 @@ def _progress(one: ProblemReport, stage: Stage, kind: str) -> Markup:
     default = default_of(one.trials[stage])
     if default is not None and default.figure_us is not None:
         levels["default"] = default.figure_us
-    # A limit far below would squeeze everything else into the top of the chart.
-    if one.limit is not None and one.limit.us[str(stage)] > best / 3:
+    if one.limit is not None:
         levels["limit"] = one.limit.us[str(stage)]
-    title = f"Progress of the search: {_ADJECTIVE[one.conditions.kind]} µs a launch of each candidate"
+    title = f"Progress of the search: µs a launch of each candidate, {kind}"
     return scatter(
         dots,
         line,
@@ -184,7 +243,7 @@ def _progress(one: ProblemReport, stage: Stage, kind: str) -> Markup:
         levels=levels,
         title=title,
         x_text="candidates in the order of trying",
-        y_text=f"{kind} µs",
+        y_text=f"µs a launch, {kind},",
     )
 
 
@@ -219,11 +278,10 @@ def _top(trials: Sequence[StoredTrial], timed: Sequence[StoredTrial], kind: str,
         ]
         for trial in timed[:_TOP]
     ]
-    caption = (
-        f"{kind} on {device} during the search: the fastest of many noisy figures is too good to be true"
-    )
+    lucky = ": the fastest of many noisy times is too good to be true" if kind == "measured" else ""
     heads = ["trial", "µs", "vs default", "origin", "differs from what ships in"]
-    return table(heads, rows, caption=caption, right=(1, 2))
+    caption = f"{kind} on {device} during the search{lucky}"
+    return table(heads, rows, caption=caption, right=(1, 2), config=4)
 
 
 def _statuses(trials: Sequence[StoredTrial]) -> Markup:
@@ -238,8 +296,10 @@ def _statuses(trials: Sequence[StoredTrial]) -> Markup:
         texts += [f"{rest:,} × other reasons"] if rest else []
         lines = [tag("div", text) for text in texts]
         total = reasons[status].total()
-        rows.append([str(status), f"{total:,}", f"{total / len(trials):.0%}", join(lines)])
-    return table(["status", "candidates", "share", "reasons"], rows, caption="Candidates", right=(1, 2))
+        share = total / len(trials)
+        rows.append([str(status), f"{total:,}", f"{share:.0%}" if share >= 0.01 else "<1%", join(lines)])
+    heads = ["status", "candidates", "share", "reasons"]
+    return table(heads, rows, caption="Candidates", right=(1, 2), config=3)
 
 
 def _facts(one: ProblemReport, stage: Stage, timed: Sequence[StoredTrial]) -> Markup | None:
@@ -247,7 +307,7 @@ def _facts(one: ProblemReport, stage: Stage, timed: Sequence[StoredTrial]) -> Ma
     winner = one.contender("winner")
     columns: dict[str, StoredTrial | None] = {
         "default (ships)": default_of(one.trials[stage]),
-        "winner": trials.get(winner.config.of(stage)) if winner else None,
+        one.words.chosen: trials.get(winner.config.of(stage)) if winner else None,
         "fastest of the search": timed[0] if timed else None,
     }
     known = {name: asdict(trial.facts) for name, trial in columns.items() if trial is not None}

@@ -153,9 +153,9 @@ def trial_lines(store: Store, trial: StoredTrial, width: int | None = None) -> l
         "device": f"{trial.environment.device}, {trial.environment.runtime}",
         "config": str(trial.config),
         "status": str(trial.status) + (f": {trial.reason}" if trial.reason else ""),
-        "figure": "" if trial.figure_us is None else f"{trial.figure_us:.2f} µs, {trial.kind}",
+        "time": "" if trial.figure_us is None else f"{trial.figure_us:.2f} µs, {trial.kind}",
         "samples": _spread(samples),
-        "merged": f"its machine code is trial {trial.merged_into}'s, whose figure this is"
+        "merged": f"its machine code is trial {trial.merged_into}'s, whose time this is"
         if trial.merged_into is not None
         else "",
         "gate error": "" if trial.gate_error is None else f"{trial.gate_error:.2e}",

@@ -1,4 +1,4 @@
-"""What `autotune top` shows: the best candidates of each stage, or those of one fate."""
+"""What `autotune top` shows: the best candidates of each stage, or those of one status."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Filter:
     Attributes:
         verify_tokens: the M of `m4`.
         device: part of the device's name.
-        status: those that met this fate; None: those that have a figure.
+        status: those with this status; None: those that have a time.
     """
 
     verify_tokens: tuple[int, ...] | None = None
@@ -106,7 +106,8 @@ def ranking_lines(ranking: Ranking, width: int | None = None) -> list[str]:
     routing = "" if problem.routing.key == "uniform" else f", {problem.routing.key}"
     title = (
         f"{problem.shape} {ranking.stage} ({problem.tokens} tokens{routing}): {len(ranking.trials)} of"
-        f" {ranking.found:,}, {conditions.kind} on {conditions.environment.device}, {conditions.backend}"
+        f" {ranking.found:,}, {' '.join(filter(None, (conditions.kind, conditions.basis)))} on"
+        f" {conditions.environment.device}, {conditions.backend}"
     )
     rows = []
     for trial in ranking.trials:
@@ -143,6 +144,7 @@ def ranking_json(ranking: Ranking) -> list[dict[str, Any]]:
             "device": conditions.environment.device,
             "environment": conditions.environment.key,
             "kind": str(trial.kind),
+            "conditions": conditions.workload,
             "status": str(trial.status),
             "reason": trial.reason,
             "us": trial.figure_us,
@@ -157,7 +159,7 @@ def ranking_json(ranking: Ranking) -> list[dict[str, Any]]:
 
 
 def _against(trial: StoredTrial, default: StoredTrial | None) -> float | None:
-    """(default - trial) / default; None: one of them has no figure."""
+    """(default - trial) / default; None: one of them has no time."""
     if default is None or trial.figure_us is None or default.figure_us is None:
         return None
     return 1 - trial.figure_us / default.figure_us

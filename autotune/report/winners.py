@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autotune.config import Config
+from autotune.compile.estimate import PROMISED
 from autotune.problem import Stage
-from autotune.report.finals import judge_rounds, of_confirmation
+from autotune.report.configs import changes
+from autotune.report.finals import contenders, judge_rounds, tied
+from autotune.report.query import conditions_of_winner
+from autotune.report.text_table import percent
+from autotune.report.wording import AS_COMPILED, AS_EXECUTED, ESTIMATES, tie_text, ties_text, wording
 from autotune.results import Kind, LayerConfig, StaticFacts
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
@@ -17,34 +21,57 @@ class WinnerSummary:
     """A winner with what is known of it and of what ships.
 
     Attributes:
-        default_us, winner_us: microseconds by what was timed: `stage1`, `stage2` and, where it was
-            measured, `layer`.
+        default_us, winner_us: microseconds by what was timed: `stage1`, `stage2` and `layer`; where the layer
+            was not measured as a whole, that is the stages' sum (`wording(kind).whole`).
         facts: of the winner's compiled code, by stage.
+        compiled_us: of an estimate that execution refined, the default's and the winner's as compiled, which
+            the search showed; None: the times above are what it showed.
+        ties: how many others are as fast, see `autotune.report.finals.tied`.
     """
 
     winner: WinnerRecord
     default_us: dict[str, float]
     winner_us: dict[str, float]
     facts: dict[str, StaticFacts]
+    compiled_us: tuple[dict[str, float], dict[str, float]] | None = None
+    ties: int = 0
 
 
 def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
     """Looks up the times behind a winner: its confirmation's medians, or the estimates of its trials."""
     facts = {str(stage): _facts(store, winner, stage) for stage in Stage}
-    if winner.confirmation is None:
-        # What ships is an entry of the list, unless its machine code was found wrong.
-        default = next((entry for entry in store.short_list(winner) if entry.config == winner.default), None)
-        shipped = {} if default is None else _estimates(store, default)
-        return WinnerSummary(winner, shipped, _estimates(store, winner), facts)
-    stored = store.confirmation(winner.confirmation)
+    listed = contenders(store, winner)
+    stored = None if winner.confirmation is None else store.confirmation(winner.confirmation)
     # The rounds that decided and no others: those that chose the challenger favour it.
-    of_final = of_confirmation(stored, judge_rounds(store, stored))
+    ties = len(tied(listed, stored, judge_rounds(store, stored) if stored else None))
 
-    def medians(config: LayerConfig) -> dict[str, float]:
-        one = next(one for one in of_final if one.config == config)
-        return {what: interval.value for what, interval in one.us.items()}
+    def times(config: LayerConfig) -> dict[str, float]:
+        # What ships is an entry of a short list, unless its machine code was found wrong.
+        us = next((one.us for one in listed if one.config == config), {})
+        return {what: interval.value for what, interval in us.items()}
 
-    return WinnerSummary(winner, medians(winner.default), medians(winner.config), facts)
+    compiled = None
+    if conditions_of_winner(store, winner).basis == AS_EXECUTED:
+        compiled = (_as_compiled(store, winner, winner.default), _as_compiled(store, winner, winner.config))
+    return WinnerSummary(winner, times(winner.default), times(winner.config), facts, compiled, ties)
+
+
+def _as_compiled(store: Store, winner: WinnerRecord, config: LayerConfig) -> dict[str, float]:
+    """Microseconds of a config's stages by the estimate that the search had."""
+    us = {}
+    for stage in Stage:
+        trials = store.trials(
+            config=config.of(stage),
+            workload=PROMISED,
+            problem=winner.problem,
+            stage=stage,
+            backend=winner.backend,
+            environment_key=winner.environment.key,
+        )
+        times = [trial.figure_us for trial in trials if trial.figure_us is not None]
+        if times:
+            us[str(stage)] = times[-1]
+    return {"layer": sum(us.values()), **us} if len(us) == len(Stage) else us
 
 
 def _facts(store: Store, winner: WinnerRecord, stage: Stage) -> StaticFacts:
@@ -60,18 +87,19 @@ def _facts(store: Store, winner: WinnerRecord, stage: Stage) -> StaticFacts:
     return trials[-1].facts if trials else StaticFacts()
 
 
-def _estimates(store: Store, entry: WinnerRecord) -> dict[str, float]:
-    """The figures of the trials that an entry of a short list comes from."""
-    assert entry.stage1_trial is not None
-    assert entry.stage2_trial is not None
-    stages = {Stage.STAGE1: entry.stage1_trial, Stage.STAGE2: entry.stage2_trial}
-    figures = {str(stage): store.trial(trial).figure_us for stage, trial in stages.items()}
-    return {stage: us for stage, us in figures.items() if us is not None}
-
-
 def as_json(summary: WinnerSummary) -> dict[str, Any]:
-    """A summary as JSON values; every figure's kind and device stand beside it."""
+    """A summary as JSON values; every time's kind and device stand beside it."""
     winner = summary.winner
+
+    def times(us: dict[str, float]) -> dict[str, float]:
+        # An estimate has its stages' times and no layer's: whoever adds them up knows.
+        added_up = ("layer",) if winner.kind is Kind.ESTIMATE else ()
+        return {what: round(value, 3) for what, value in us.items() if what not in added_up}
+
+    compiled: dict[str, Any] = {}
+    if summary.compiled_us is not None:
+        names = ("default_us_as_compiled", "winner_us_as_compiled")
+        compiled = {name: times(us) for name, us in zip(names, summary.compiled_us, strict=True)}
     return {
         "shape": f"m{winner.problem.verify_tokens}",
         "concurrency": winner.problem.concurrency,
@@ -81,8 +109,10 @@ def as_json(summary: WinnerSummary) -> dict[str, Any]:
         "device": winner.environment.device,
         "shared_gpu": winner.shared,
         "kept_default": winner.kept_default,
-        "default_us": {what: round(us, 3) for what, us in summary.default_us.items()},
-        "winner_us": {what: round(us, 3) for what, us in summary.winner_us.items()},
+        "default_us": times(summary.default_us),
+        "winner_us": times(summary.winner_us),
+        **compiled,
+        "ties": summary.ties,
         "gain": winner.gain,
         "gain_95": None if winner.gain_low is None else [winner.gain_low, winner.gain_high],
         "facts": {stage: _known(facts) for stage, facts in summary.facts.items()},
@@ -98,30 +128,51 @@ def print_winners(summaries: Sequence[WinnerSummary]) -> None:
     from autotune.report.console import Console
 
     console = Console()
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, highlight=False, soft_wrap=True)
+
     for summary in summaries:
         winner = summary.winner
         title = f"{winner.problem.shape} ({winner.problem.tokens} tokens, {winner.problem.routing.key})"
-        console.print(f"\n{title}: {verdict(winner)}", style="bold", highlight=False)
-        table = Table("", f"default, {winner.kind} µs", f"best, {winner.kind} µs", "", box=None)
-        for what, default_us in summary.default_us.items():
-            best_us = summary.winner_us.get(what)
-            if best_us is None:
-                continue
-            # The layer's gain is the confirmation's: the median of paired ratios, not the ratio of medians.
-            gain = winner.gain if what == "layer" else 1 - best_us / default_us
-            table.add_row(what, f"{default_us:.2f}", f"{best_us:.2f}", f"{gain:+.1%}")
+        say(f"\n{title}: {verdict(winner, summary.ties)}", "bold")
+        best = "listed" if winner.kind is Kind.ESTIMATE else "best"
+        table = Table("", f"default, {winner.kind} µs", f"{best}, {winner.kind} µs", "", box=None)
+        for row in _time_rows(summary):
+            table.add_row(*row)
         console.print(table, highlight=False)
+        if summary.compiled_us is not None:
+            say(f"  {AS_COMPILED}: {ESTIMATES[AS_COMPILED]}", "dim")
+            say(f"  {AS_EXECUTED}: {ESTIMATES[AS_EXECUTED]}", "dim")
+        if summary.ties and winner.kind is not Kind.ESTIMATE:
+            say(f"  {ties_text(winner.kind, summary.ties)}")
         for stage in Stage:
-            changed = {
-                name: value
-                for name, value in winner.config.of(stage).items()
-                if winner.default.of(stage).get(name) != value
-            }
-            console.print(f"  {stage}: {Config(changed) if changed else 'as shipped'}", highlight=False)
+            say(f"  {stage}: {changes(winner.config.of(stage), winner.default.of(stage))}")
             known = _known(summary.facts[str(stage)])
             if known:
-                words = ", ".join(f"{name} {value}" for name, value in known.items())
-                console.print(f"    compiled code: {words}", highlight=False, style="dim")
+                say(
+                    f"    compiled code: {', '.join(f'{name} {value}' for name, value in known.items())}",
+                    "dim",
+                )
+
+
+def _time_rows(summary: WinnerSummary) -> list[tuple[str, ...]]:
+    """What was timed, of what ships, of the winner, and by how much the winner is faster."""
+    winner = summary.winner
+    pairs = [("", summary.default_us, summary.winner_us)]
+    if summary.compiled_us is not None:
+        pairs = [(f" {AS_COMPILED}", *summary.compiled_us), (f" {AS_EXECUTED}", *pairs[0][1:])]
+    rows: list[tuple[str, ...]] = []
+    for what in ("layer", *Stage):
+        for basis, default, best in pairs:
+            if what not in default or what not in best:
+                continue
+            # The layer's gain is the confirmation's: the median of paired ratios, not the ratio of medians.
+            measured = what == "layer" and winner.confirmation is not None
+            gain = winner.gain if measured else 1 - best[what] / default[what]
+            name = wording(winner.kind).whole if what == "layer" else what
+            rows.append((f"{name}{basis}", f"{default[what]:.2f}", f"{best[what]:.2f}", percent(gain)))
+    return rows
 
 
 def _known(facts: StaticFacts) -> dict[str, int]:
@@ -129,10 +180,15 @@ def _known(facts: StaticFacts) -> dict[str, int]:
     return {name: value for name, value in asdict(facts).items() if value is not None}
 
 
-def verdict(winner: WinnerRecord) -> str:
-    """What was decided, in words."""
+def verdict(winner: WinnerRecord, ties: int = 0) -> str:
+    """What was decided, in words.
+
+    Args:
+        ties: how many others of a short list are as fast.
+    """
     if winner.kind is Kind.ESTIMATE:
-        return f"estimate for {winner.environment.device}, not measured: best of the short list"
+        head = f"{tie_text(ties + 1)} at" if ties else "from"
+        return f"estimate for {winner.environment.device}, not measured: {head} the head of the short list"
     kind = f"{winner.kind} on a shared GPU" if winner.shared else str(winner.kind)
     if winner.kept_default:
         shared = " (shared with others)" if winner.shared else ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autotune.backends.base import Backend
-from autotune.compile.estimate import estimate_us
+from autotune.compile.estimate import PROMISED, estimate_us
 from autotune.config import Config
 from autotune.devices import Device
 from autotune.problem import Layer, Problem, Stage
@@ -51,7 +51,7 @@ class Estimator:
     """Estimates on a machine without the target."""
 
     kind = Kind.ESTIMATE
-    workload = "estimate v1"  # another formula is another condition
+    workload = PROMISED
 
     def __init__(self, backend: Backend, device: Device) -> None:
         self._backend = backend

@@ -29,15 +29,19 @@ class ShortLists(Sessions):
         environment: Fingerprint,
         default: LayerConfig,
         entries: Sequence[ShortListed],
+        workload: str | None = None,
     ) -> list[int]:
         """Writes layer configs ranked by an estimate, the best first; returns their ids as winners.
+
+        Args:
+            workload: conditions of the trials that the ranking went by, to which entries are tied; None: any.
 
         Raises:
             ValueError: a stage's config was not tried on this problem and environment, or its trial failed.
         """
         with self.writing() as session:
             return [
-                _add(session, run, problem, backend, environment, default, entry, rank)
+                _add(session, run, problem, backend, environment, default, entry, rank, workload)
                 for rank, entry in enumerate(entries)
             ]
 
@@ -73,6 +77,7 @@ def _add(
     default: LayerConfig,
     entry: ShortListed,
     rank: int,
+    workload: str | None,
 ) -> int:
     """Writes one entry of a short list, tied to the trials that it comes from; returns its id.
 
@@ -103,7 +108,8 @@ def _add(
             raise ValueError(
                 f"{stage} {config} failed the numeric gate in a trial: it cannot be short-listed"
             )
-        trials[stage] = next((id_ for id_, status in reversed(fates) if status is Status.OK), None)
+        ranked = fates_of(session, row, stage, config.key, workload)
+        trials[stage] = next((id_ for id_, status in reversed(ranked) if status is Status.OK), None)
         # The default may stand for a stage that was not searched.
         if trials[stage] is None and (fates or config != default.of(stage)):
             raise ValueError(f"{stage} {config} has no trial that is ok: it cannot be short-listed")

@@ -22,8 +22,14 @@ from autotune.store.sessions import Sessions
 from autotune.store.verdicts import wrong_binary
 
 
-def fates_of(session: Session, winner: Winner, stage: Stage, config: str) -> list[tuple[int, Status]]:
-    """Id and status of the trials that a winner's config had, oldest first."""
+def fates_of(
+    session: Session, winner: Winner, stage: Stage, config: str, workload: str | None = None
+) -> list[tuple[int, Status]]:
+    """Id and status of the trials that a winner's config had, oldest first.
+
+    Args:
+        workload: only under these conditions; None: any.
+    """
     rows = session.execute(
         select(Trial.id, Trial.status)
         .where(
@@ -32,6 +38,7 @@ def fates_of(session: Session, winner: Winner, stage: Stage, config: str) -> lis
             Trial.backend == winner.backend,
             Trial.stage == stage,
             Trial.config == config,
+            *([] if workload is None else [Trial.workload == workload]),
         )
         .order_by(Trial.created_at, Trial.id)
     )

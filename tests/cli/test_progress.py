@@ -48,8 +48,15 @@ def test_plain_lines_name_the_kind_of_every_figure(
     out = capsys.readouterr().out
     assert "m2 stage1: 6 legal configs, 3 trials" in out
     assert "resuming: 2 trials" in out
-    assert "best 40.00 µs, default 40.00 µs (estimate)" in out
+    assert "best 40.00 µs (3 configs tie), default 40.00 µs (estimate)" in out
     assert "confirming 9 layer configs" in out
+
+
+def test_a_replay_is_not_said_to_confirm_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    PlainProgress("replayed").on_confirm(TASK[0], 9)
+    assert capsys.readouterr().out == (
+        "m2: drawing recorded samples of 9 layer configs, the stages added up\n"
+    )
 
 
 def test_the_live_display_shows_the_best_against_the_default(search: StageSearch) -> None:

@@ -1,6 +1,7 @@
-"""`--target replay:TABLE`: a whole run without a GPU, whose figures are never taken for measured ones."""
+"""`--target replay:TABLE`: a whole run without a GPU, whose times are never taken for measured ones."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from autotune.errors import UserError
 from autotune.export.export import Selection, select
 from autotune.replay.table import Table
 from autotune.replay.target import ReplayBackend
+from autotune.report.content import Scope, gather
+from autotune.report.markdown import markdown
+from autotune.report.page import page
 from autotune.results import Kind
 from autotune.run import RunRequest, RunResult, run
 from autotune.search.driver import Task
@@ -108,9 +112,27 @@ def test_the_command_line_says_that_figures_are_replayed(table_path: Path) -> No
     arguments = ["run", "--target", f"replay:{table_path}", "--shape", "m4", "--trials", "12"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "every figure is replayed and none can be exported" in result.output
+    assert "every time is replayed and none can be exported" in result.output
     assert "(replayed)" in result.output
     assert "export --out" not in result.output
+
+
+def test_nothing_claims_that_a_replay_ran_a_final(table: Table, table_path: Path, own_database: Path) -> None:
+    """It draws recorded samples of each stage and adds the stages up."""
+    arguments = ["run", "--target", f"replay:{table_path}", "--shape", "m4", "--trials", "12"]
+    said = CliRunner().invoke(app, arguments).output
+    assert "drawing recorded samples of" in said
+    assert "stages' sum" in said
+    with Store.open(read_only=True) as store:
+        report = gather(store, Scope())
+        texts = [said, page(store, report), markdown(store, report)]
+    claims = r"fresh routings|confirm|\brounds?\b|had not seen|in the final|layer's (error|time)"
+    for text in texts:
+        shown = re.sub("<style>.*?</style>", "", text, flags=re.DOTALL)
+        assert re.findall(claims, shown, re.IGNORECASE) == []
+    assert "nothing ran" in texts[1]
+    assert "32 that decided" in texts[1]
+    assert "median and 95 % interval of the draws" in texts[1]
 
 
 def test_json_names_the_target(table_path: Path) -> None:

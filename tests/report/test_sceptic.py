@@ -20,7 +20,7 @@ def test_they_are_answered_from_a_real_run(h100: Store) -> None:
     assert "81 of them had machine code" in said["How much of the space was tried?"]
     assert (
         "32 rounds on routings that the search had not seen"
-        in said["Is the winner just the luckiest of many noisy figures?"]
+        in said["Is the winner just the luckiest of many noisy times?"]
     )
     assert "2,200 raw samples" in said["How noisy was the device?"]
     assert "9.1e-03" in said["Are its numbers right?"]
@@ -30,9 +30,9 @@ def test_they_are_answered_from_a_real_run(h100: Store) -> None:
 def test_failures_throttling_and_a_kept_default_are_told(large: Store, large_report: Report) -> None:
     problems = {one.problem.verify_tokens: one for one in large_report.problems}
     kept, undecided = _said(large, problems[2]), _said(large, problems[3])
-    assert "what ships was kept" in kept["Is the winner just the luckiest of many noisy figures?"]
+    assert "what ships was kept" in kept["Is the winner just the luckiest of many noisy times?"]
     assert "Kept default: the gain is not surely above 1.0%." in kept["What does it not tell?"]
-    assert "no final" in undecided["Is the winner just the luckiest of many noisy figures?"]
+    assert "no final" in undecided["Is the winner just the luckiest of many noisy times?"]
     assert "incorrect" in kept["What failed?"]
     assert "clock limit" in kept["How noisy was the device?"]
 
@@ -59,7 +59,7 @@ def test_an_estimate_is_never_dressed_up(store: Store) -> None:
     store.record_trial(begin(store), estimated(Stage.STAGE1, 128, problem=Problem(LAYER, 4)))
     (one,) = gather(store, Scope()).problems
     said = _said(store, one)
-    assert "Nothing was measured" in said["Is the winner just the luckiest of many noisy figures?"]
+    assert "Nothing was measured" in said["What is an estimate worth?"]
     assert "Are its numbers right?" not in said
 
 

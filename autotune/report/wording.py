@@ -1,0 +1,113 @@
+"""How the three kinds of results are spoken of: nothing is called a round or a winner that was none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from autotune.results import Kind
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The words for results of one kind.
+
+    Attributes:
+        adjective: of a time.
+        whole: what the time of both stages together is.
+        final: where configs were compared.
+        round: one comparison there; "": there were none.
+        chosen: the config that came first.
+        definition: of a time of this kind.
+        gain: what a gain is.
+        doubt: what a sceptic asks of the config that came first.
+    """
+
+    adjective: str
+    whole: str
+    final: str
+    round: str
+    chosen: str
+    definition: str
+    gain: str
+    doubt: str
+
+    def rounds(self, count: int) -> str:
+        """So many comparisons."""
+        return f"{count} {self.round}" if count == 1 else f"{count} {self.round}s"
+
+
+_WORDING: Final[Mapping[Kind, Wording]] = {
+    Kind.MEASURED: Wording(
+        adjective="measured",
+        whole="layer",
+        final="final",
+        round="round",
+        chosen="winner",
+        definition="timed on the named device: graph replay, cold weights, after the numeric gate",
+        gain="(default − winner) / default of the layer's time: the median of the ratios of paired rounds",
+        doubt="Is the winner just the luckiest of many noisy times?",
+    ),
+    Kind.REPLAYED: Wording(
+        adjective="replayed",
+        whole="stages' sum",
+        final="replay",
+        round="draw",
+        chosen="winner",
+        definition=(
+            "drawn from a recorded table: one recorded sample of each stage, added up; nothing ran, and the"
+            " stages were never timed together"
+        ),
+        gain=(
+            "(default − winner) / default of the stages' sum: the median of the ratios of paired draws from"
+            " the recording"
+        ),
+        doubt="What is a replayed winner worth?",
+    ),
+    Kind.ESTIMATE: Wording(
+        adjective="estimated",
+        whole="stages' sum",
+        final="short list",
+        round="",
+        chosen="listed first",
+        definition="a formula on the compiled code; nothing ran on that device",
+        gain="(default − config) / default of the stages' estimates added up",
+        doubt="What is an estimate worth?",
+    ),
+}
+
+AS_COMPILED: Final = "as compiled"
+AS_EXECUTED: Final = "as executed"
+ESTIMATES: Final[Mapping[str, str]] = {
+    AS_COMPILED: (
+        "an estimate by the loads that the config and its compiled code promise; the search has no other"
+    ),
+    AS_EXECUTED: (
+        "an estimate by the loads that the machine code was seen to make when it was executed on the CPU; it"
+        " ranks the short list"
+    ),
+}
+"""What an estimate goes by; times of one are never compared with times of the other."""
+
+
+def wording(kind: Kind) -> Wording:
+    """The words for a kind."""
+    return _WORDING[kind]
+
+
+def tie_text(count: int) -> str:
+    """How many are equally fast; "": one alone is."""
+    return f"{count:,} configs tie" if count > 1 else ""
+
+
+def ties_text(kind: Kind, others: int) -> str:
+    """A sentence on those that are as fast as the first; "": none is.
+
+    Args:
+        others: how many, the first left out.
+    """
+    if not others:
+        return ""
+    tie = tie_text(others + 1)
+    if kind is Kind.ESTIMATE:
+        return "The formula does not tell apart what ties: none of it is better before it is measured."
+    return f"{tie}: the {wording(kind).round}s that chose do not tell the winner from {others} of the others."
