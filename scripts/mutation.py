@@ -52,15 +52,20 @@ TESTS: Final = (
 )
 # Loaded before the fork: what tests need and what costs seconds. Nothing of ours is.
 PRELOADED: Final = (
-    "numpy",
-    "torch",
-    "sqlalchemy.orm",
-    "alembic.command",
-    "optuna",
-    "typer.testing",
-    "pytest",
+    *("numpy", "torch", "triton", "optuna.samplers", "pebble", "typer.testing", "alembic.command"),
+    *("sqlalchemy.orm", "sqlalchemy.dialects.sqlite", "pytest", "hypothesis.strategies"),
 )
-EQUIVALENT: Final[Mapping[tuple[str, str], str]] = {}
+_STATISTICS: Final = "autotune/measure/statistics.py"
+_FLOATS: Final = "numpy makes float64 of Python floats by itself"
+EQUIVALENT: Final[Mapping[tuple[str, str], str]] = {
+    (_STATISTICS, "10_000 -> 10001"): "how many resamples there are by default is no promise",
+    (_STATISTICS, "0 -> 1"): "any seed serves as the default, and none is promised",
+    **{
+        (_STATISTICS, f"np.asarray({name}, np.float64) -> np.asarray({name}, {rest})"): _FLOATS
+        for name in ("values", "numerator", "denominator")
+        for rest in ("None", "")
+    },
+}
 """Mutants that change nothing a caller can see, by file and change, with the reason."""
 
 
