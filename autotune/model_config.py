@@ -321,17 +321,20 @@ def _needs_of(reader: _Reader, family: Family, scheme: Any) -> Needs:
         name: getattr(base, name) for name in ("activation", "gated", "limit", "bias", "weighted_input")
     }
     sources = dict(base.sources)
-    key = next((key for key in ACTIVATION if fields.get(key) is not None), None)
-    if key is not None:
-        act = fields[key]
-        if not isinstance(act, str):
+    told = [key for key in ACTIVATION if fields.get(key) is not None]
+    for key in told:
+        if not isinstance(fields[key], str):
             raise UserError(
-                f"{reader.path}: {where}{key} is {_shown(act)}, not an activation's name:"
-                " correct the config.json"
+                f"{reader.path}: {where}{key} is {_shown(fields[key])}, not an activation's"
+                " name: correct the config.json"
             )
-        plain = act.lower() in SILU
-        # gpt-oss writes silu and computes clamped SwiGLU.
-        if not (plain and base.activation.startswith("swiglu with")):
+    if told:
+        # Of two that differ the one that is not plain: which is the experts' is not known.
+        key = next((key for key in told if fields[key].lower() not in SILU), told[0])
+        act, plain = fields[key], fields[key].lower() in SILU
+        # gpt-oss writes silu and computes clamped SwiGLU; Nemotron-H's experts go by mlp_hidden_act alone.
+        others = base.activation.startswith("swiglu with") or (not base.gated and key != "mlp_hidden_act")
+        if not (plain and others):
             values["activation"] = "silu" if plain else act
             sources["activation"] = f"{where}{key}={act!r}"
             values["gated"] = act.lower() not in UNGATED

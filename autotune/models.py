@@ -123,6 +123,7 @@ def requantised(name: str, needs: Needs | None) -> Needs:
 
 def known_needs(name: str) -> Needs | None:
     """What a model of that name needs, without a config.json: a preset's, or what its family computes."""
+    name = name.removesuffix(FUSED_SHARED)
     if name in PRESETS:
         return PRESETS[name].needs
     family = FAMILIES.get(name)

@@ -9,7 +9,7 @@ from autotune.backends import load_backend
 from autotune.backends.legality import require_computed
 from autotune.engines.moe import fused_by_sglang
 from autotune.errors import UserError
-from autotune.models import Model, family_of, known_needs
+from autotune.models import FUSED_SHARED, Model, family_of, known_needs
 from autotune.problem import Layer
 from autotune.verify.bundle import Bundle
 
@@ -43,7 +43,7 @@ class Served:
         )
         layer, family = kept, family_of(kept.model)
         if model is not None:
-            shared = kept.model.endswith("+shared") and model.shared_experts > 0
+            shared = kept.model.endswith(FUSED_SHARED) and model.shared_experts > 0
             described = model.with_fused_shared_experts() if shared else model
             layer, family = Layer.of(described, kept.tp), "" if shared else model.family
         else:

@@ -190,6 +190,8 @@ def test_whatever_stands_in_a_quantisation_is_a_scheme_or_one_sentence(
 
 @pytest.mark.parametrize(("change", "told"), [
     ({"hidden_act": "gelu"}, "hidden_act='gelu' (the kernels compute silu)"),
+    ({"hidden_act": "silu", "activation_function": "gelu"}, "activation_function='gelu' (the kernels compute silu)"),
+    ({"model_type": "nemotron_h", "hidden_act": "silu"}, "activation='relu2', its family's"),
     ({"hidden_act": "situ"}, "hidden_act='situ' (the kernels compute silu)"),
     ({"mlp_hidden_act": "relu2"}, "experts without a gate, mlp_hidden_act='relu2'"),
     ({"model_type": "nemotron_h"}, "activation='relu2', its family's"),
