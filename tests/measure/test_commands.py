@@ -37,7 +37,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A live target, and the tiny layer for every model."""
     monkeypatch.setattr(autotune.targets, "resolve_target", lambda name: TARGET)
     for command in ("measure", "compare", "confirm"):
-        monkeypatch.setattr(f"autotune.cli.{command}.make_layer", lambda *_: TINY)
+        monkeypatch.setattr(f"autotune.cli.{command}.make_layer", lambda *_, **__: TINY)
 
 
 @pytest.fixture

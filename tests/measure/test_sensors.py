@@ -1,5 +1,6 @@
 """Sensors tell what the card tells, and nothing where it does not."""
 
+import ctypes
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 
 from autotune.measure import sensors
+from autotune.measure.neighbours import Occupancy
 from autotune.measure.runtime import Clock
-from autotune.measure.sensors import AmdSensors, Card, NoSensors, open_sensors, pci_address
+from autotune.measure.sensors import AmdSensors, Card, NoSensors, NvmlSensors, open_sensors, pci_address
 
 
 def amd_card(folder: Path, **files: str) -> Path:
@@ -131,3 +133,74 @@ def test_a_card_without_counters_does_not_tell(monkeypatch: pytest.MonkeyPatch) 
     amdsmi.counters = {"ppt_residency_acc": "N/A"}
     monkeypatch.setitem(sys.modules, "amdsmi", amdsmi)  # type: ignore[arg-type]
     assert sensors._amdsmi_violations("0000:1a:00.0") is None
+
+
+# Who is on the card.
+
+
+def kfd(root: Path, **queues: str) -> None:
+    """KFD's folder: cards 11 at 0000:1a:00.0 and 22 at 0000:1b:00.0, and processes with queues on them."""
+    for node, (gpu, bus) in enumerate(((0, 0), (11, 0x1A), (22, 0x1B))):
+        folder = root / "topology" / "nodes" / str(node)
+        folder.mkdir(parents=True)
+        (folder / "gpu_id").write_text(f"{gpu}\n")
+        (folder / "properties").write_text(f"cpu_cores_count 0\ndomain 0\nlocation_id {bus << 8}\n")
+    for process, gpus in queues.items():
+        for number, of in enumerate(gpus.split()):
+            queue = root / "proc" / process.removeprefix("p") / "queues" / str(number)
+            queue.mkdir(parents=True)
+            (queue / "gpuid").write_text(f"{of}\n")
+
+
+def test_kfds_processes_with_a_queue_on_this_card_are_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kfd(tmp_path / "kfd", p497="11", p498="22", p499="22 11")
+    (tmp_path / "kfd" / "proc" / "500").mkdir()  # has opened the device and asks nothing of it
+    monkeypatch.setattr(sensors, "KFD", tmp_path / "kfd")
+    card = amd_card(tmp_path / "0000:1a:00.0", gpu_busy_percent="12")
+    assert AmdSensors(card).occupancy() == Occupancy({497: 0, 499: 0}, None, 0.12)
+
+
+class FakeNvml:
+    """NVML's answers; a list longer than its caller's room is refused first, as NVML does."""
+
+    def __init__(self, compute: list[int], graphics: list[int], used: int, busy: int) -> None:
+        self._lists = {"Compute": compute, "Graphics": graphics, "MPSCompute": []}
+        self._used, self._busy = used, busy
+
+    def __getattr__(self, name: str) -> Any:
+        for kind, pids in self._lists.items():
+            if name == f"nvmlDeviceGet{kind}RunningProcesses_v3":
+                return lambda handle, count, into: self._fill(pids, count._obj, into)
+        if name == "nvmlDeviceGetMemoryInfo_v2":
+            return lambda handle, into: self._set(into._obj, "used", self._used)
+        if name == "nvmlDeviceGetUtilizationRates":
+            return lambda handle, into: self._set(into._obj, "gpu", self._busy)
+        raise AttributeError(name)
+
+    def _set(self, into: Any, field: str, value: int) -> int:
+        setattr(into, field, value)
+        return 0
+
+    def _fill(self, pids: list[int], count: Any, into: Any) -> int:
+        room, count.value = count.value, len(pids)
+        if room < len(pids):
+            return 7
+        for index, pid in enumerate(pids):
+            into[index].pid = pid
+        return 0
+
+
+def nvml(*answers: Any) -> NvmlSensors:
+    made = NvmlSensors.__new__(NvmlSensors)
+    made._nvml, made._handle = FakeNvml(*answers), ctypes.c_void_p()  # type: ignore[assignment]
+    return made
+
+
+def test_nvmls_compute_processes_are_on_the_card_and_a_display_server_is_not() -> None:
+    told = nvml([497, 498], [], 2258 << 20, 10).occupancy()
+    assert told == Occupancy({497: 0, 498: 0}, 2258 << 20, 0.1)
+    # It may do both; its memory and its work cannot be told from others'.
+    assert nvml([497, 900], [900], 400 << 20, 3).occupancy() == Occupancy({497: 0}, None, None)
+    assert len(nvml(list(range(1, 201)), [], 0, 0).occupancy().processes) == 200
