@@ -1,5 +1,6 @@
 """What a run concludes from its searches: confirmed winners, or offline a short list by estimate."""
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -121,9 +122,10 @@ def _sifter(current: Tuning, stack: ExitStack) -> Sifter | None:
     device = request.target.device
     if not can_check(backend, device):
         return None
-    checks = Checks(
-        backend, device, workers=request.workers, store=current.store, budget_s=request.check_timeout_s
-    )
+    budget = request.check_timeout_s
+    if current.checks_until is not None:
+        budget = min(budget, max(0.0, current.checks_until - time.monotonic()))
+    checks = Checks(backend, device, workers=request.workers, store=current.store, budget_s=budget)
     return Sifter(stack.enter_context(checks), current.store, backend, current.environment.key)
 
 
@@ -134,6 +136,8 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
     times, workload = dict(pairs(one, two, one_config=one_config(current.backend))), PROMISED
     if default not in times:
         reason = "what ships has no estimate here, so there is nothing to compare with"
+        if not all(current.searches[problem, stage].was_told(default.of(stage)) for stage in Stage):
+            reason = "time was up before what ships was compiled: give --timeout more seconds"
         current.listener.on_no_winner(problem, reason)
         return []
     if sifter is None:

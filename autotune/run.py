@@ -1,5 +1,6 @@
 """One tuning run: from problems to confirmed winners, or offline to a short list by estimate."""
 
+import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +16,7 @@ from autotune.problem import Problem, Stage
 from autotune.replay.files import read_table
 from autotune.replay.machine import ReplayMachine
 from autotune.replay.target import ReplayBackend, ReplayJudge
+from autotune.results import Kind
 from autotune.search.clock import Clock
 from autotune.search.driver import Driver, DriverSettings
 from autotune.search.evaluate import Compiler, Estimator, Evaluator
@@ -85,8 +87,12 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
         listener.on_start(searches, resumed=resume(current, evaluator.workload))
         current.id = store.begin_run(request.command, _spec(request), request.seed, environment)
         state = RunState.FAILED
+        if request.timeout_s is not None:
+            current.checks_until = time.monotonic() + request.timeout_s
         try:
             complete = _driver(current, pool, evaluator, machine).run()
+            if isinstance(pool, CompilePool):
+                pool.close()  # what it still compiles is not waited for, nor to disturb what follows
             best = short_list(current) if judge is None else confirm_all(current, judge)
             settings = [] if judge is None else time_settings(current, judge, best)
             state = RunState.FINISHED
@@ -133,7 +139,7 @@ def _driver(current: Tuning, pool: Compiler, evaluator: Evaluator, clock: Clock 
             backend=backend.name,
             environment=current.environment,
             allow_spills=request.allow_spills,
-            timeout_s=request.timeout_s,
+            timeout_s=_search_s(request),
             compile_ahead=2 * request.workers,
         ),
         device=request.target.device,
@@ -145,6 +151,13 @@ def _driver(current: Tuning, pool: Compiler, evaluator: Evaluator, clock: Clock 
         clock=clock,
         one_config=one_config(backend),
     )
+
+
+def _search_s(request: RunRequest) -> float | None:
+    """Seconds for searching: offline a quarter of the time, or as much as they may take, is the checks'."""
+    if request.timeout_s is None or request.target.kind is not Kind.ESTIMATE:
+        return request.timeout_s
+    return request.timeout_s - min(request.check_timeout_s, request.timeout_s / 4)
 
 
 def _spec(request: RunRequest) -> dict[str, Any]:

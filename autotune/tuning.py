@@ -25,7 +25,7 @@ class RunRequest:
 
     Attributes:
         trials: configs a stage of each problem; a space that fits is swept whole.
-        timeout_s: stop asking after this time; None: never.
+        timeout_s: the search, and offline the checks, end after this time; None: never.
         workers: compile processes.
         measuring: conditions and limits on a live target.
         guards: tokens at which a setting of the whole process is timed besides, where knobs are variables.
@@ -130,7 +130,11 @@ class Judge(Protocol):
 
 @dataclass
 class Tuning:
-    """A run under way."""
+    """A run under way.
+
+    Attributes:
+        checks_until: on the monotonic clock, when checks of machine code are given up.
+    """
 
     request: RunRequest
     store: Store
@@ -141,6 +145,7 @@ class Tuning:
     searches: dict[Task, StageSearch] = field(default_factory=dict)
     checks: list[Judged] = field(default_factory=list)
     left_out: dict[Problem, Sequence[str]] = field(default_factory=dict)
+    checks_until: float | None = None
 
     def space(self, problem: Problem, stage: Stage) -> BoundSpace:
         """The space on the target, of a guard too, which has no search."""

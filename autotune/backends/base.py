@@ -1,8 +1,11 @@
 """What the search needs of a family of kernels."""
 
+import builtins
+import errno
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from autotune.compile.estimate import Work
 from autotune.config import Config
@@ -17,10 +20,50 @@ class CompileRefused(Exception):
 
     @classmethod
     def of(cls, error: Exception) -> "CompileRefused":
-        """What a compiler raised, by its kind and the first line of its message."""
+        """What a compiler raised, by its kind and the first line of its message.
+
+        What it was raised for is told instead where that is the environment's: see `remedy`.
+        """
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ImportError | OSError):
+            cause = cause.__cause__
+        error = cause if isinstance(cause, Exception) else error
         lines = [line for line in str(error).splitlines() if line.strip()]
         kind = type(error).__name__
         return cls(f"{kind}: {lines[0].strip()[:300]}" if lines else kind)
+
+
+_ENVIRONMENTS: Final = frozenset(
+    kind.__name__
+    for kind in vars(builtins).values()
+    if isinstance(kind, type) and issubclass(kind, ImportError | OSError)
+)
+_ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
+
+
+def remedy(reason: str) -> str | None:
+    """What mends a compile's failure that is the environment's, as words; None: it is the candidate's own.
+
+    Args:
+        reason: of a `CompileRefused`, or of a stored trial.
+    """
+    if "Failed to find C compiler" in reason:
+        return "install a C compiler, e.g. gcc, or name one in the variable CC"
+    kind = reason.partition(":")[0]
+    if kind not in _ENVIRONMENTS:
+        return None
+    if kind in ("ImportError", "ModuleNotFoundError"):
+        module = re.search(r"No module named '([\w.]+)'", reason)
+        what = module[1].partition(".")[0] if module else "what it names"
+        build = ", this platform's build of it" if what == "torch" else ""
+        return f"install {what} in this environment{build}"
+    number = _ERRNO.search(reason)
+    code = int(number[1]) if number else 0
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, or name folders that have some in TRITON_CACHE_DIR and TMPDIR"
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        return "make it a folder that can be written, or name one in TRITON_CACHE_DIR (else it is under HOME)"
+    return "put that right, then run the same command again"
 
 
 class Backend(Protocol):

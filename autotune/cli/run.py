@@ -236,6 +236,12 @@ def run(
             typer.echo(line, err=as_json or quiet)
         if not (as_json or quiet):
             typer.echo(chosen.why)
+            if timeout is not None and chosen.live:
+                select, judge = request.measuring.select_rounds, request.measuring.judge_rounds
+                typer.echo(
+                    f"The search ends after {timeout:g} s. {len(problems)} finals follow in time of their"
+                    f" own, each with up to {select} rounds to select and {judge} to decide."
+                )
             typer.echo(f"{layer.key}, backend {backend}, database {store.location}")
         try:
             with progress:

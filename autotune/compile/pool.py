@@ -46,6 +46,10 @@ class CompilePool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all workers; what is under way is dropped."""
         self._workers.close()
 
     def submit(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> Future[Outcome]:

@@ -12,6 +12,7 @@ from itertools import cycle
 from typing import Any
 
 from autotune import interrupt
+from autotune.backends.base import remedy
 from autotune.compile.constraints import refusal
 from autotune.config import Config
 from autotune.devices import Device
@@ -19,6 +20,7 @@ from autotune.fingerprint import Fingerprint
 from autotune.problem import Problem, Stage
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
 from autotune.search.clock import Clock, WallClock
+from autotune.search.doubt import Doubt
 from autotune.search.evaluate import Compiler, Estimate, Evaluator, Outcome
 from autotune.search.study import Ask, StageSearch
 from autotune.store.records import TrialRecord
@@ -121,12 +123,22 @@ class Driver:
         self._evaluating: dict[Future[Outcome], _Evaluation] = {}
         self._compiles, self._evaluations = _Cost(), _Cost()
         self._by_binary: dict[tuple[Task, str], _Evaluation | _Twin] = {}
+        self._dropped = 0
+        self._doubt = Doubt()
+        self._held: dict[Task, list[tuple[Ask, Failure]]] = {task: [] for task in searches}
+        for task, search in searches.items():
+            if search.results:  # of an earlier run
+                self._doubt.compiled(task)
+                self._doubt.ran(task)
 
     def run(self) -> bool:
         """Searches until done.
 
         Returns:
             Whether every search used its budget; False when time was up first.
+
+        Raises:
+            UserError: nothing can be compiled or run here: see `autotune.search.doubt`.
         """
         deadline = None if self._settings.timeout_s is None else self._clock.now() + self._settings.timeout_s
         turns = self._turns()
@@ -140,12 +152,31 @@ class Driver:
                 # Asking takes a moment: the device need not wait until there is enough to compile.
                 self._take([future for future in self._waiting() if future.done()])
                 interrupt.look()
+            if not in_time():
+                self._give_up()
             waiting = self._waiting()
             if not waiting:
-                return all(search.done for search in self._searches.values())
+                for task in self._held:
+                    self._release(task)
+                return not self._dropped and all(search.done for search in self._searches.values())
             done = self._clock.wait(waiting)
             interrupt.look()  # what ended us may have ended a worker too: no candidate is to blame
             self._take(done)
+
+    def _give_up(self) -> None:
+        """Time is up: what is being compiled or waits for the device is dropped; what is on it ends."""
+        before = len(self._waiting())
+        self._compiling.clear()
+        self._evaluating = {
+            future: evaluation for future, evaluation in self._evaluating.items() if not future.cancel()
+        }
+        self._dropped += before - len(self._waiting())
+
+    def _release(self, task: Task) -> None:
+        """Stores the failures that waited for something to compile: they are the candidates' own."""
+        held, self._held[task] = self._held[task], []
+        for ask, failure in held:
+            self._finish(self._failed(task, ask, failure))
 
     def _waiting(self) -> list[Future[Any]]:
         return [*self._compiling, *self._evaluating]
@@ -225,8 +256,15 @@ class Driver:
                 ask = Ask(ask.config, "default" if ships else "shared")
                 outcome = replace(outcome, seconds=0.0)
             if isinstance(outcome, Failure):
-                self._finish(self._failed(task, ask, outcome))
+                ships = self._searches[task].space.default == ask.config
+                if not self._doubt.of(task, outcome, ships=ships):
+                    self._release(task)
+                    self._finish(self._failed(task, ask, outcome))
+                elif remedy(outcome.reason) is None:
+                    self._held[task].append((ask, outcome))
                 continue
+            self._doubt.compiled(task)
+            self._release(task)
             reason = refusal(outcome.facts, self._device, allow_spills=self._settings.allow_spills)
             if reason is not None:
                 failure = Failure(Status.CONSTRAINT, reason)
@@ -252,6 +290,8 @@ class Driver:
             self._put_off(evaluation, outcome)
             return
         samples: tuple[Sample, ...] = ()
+        if not isinstance(outcome, Failure):
+            self._doubt.ran(task)
         if isinstance(outcome, Failure):
             record = self._failed(task, ask, outcome, compiled)
         else:
@@ -260,6 +300,8 @@ class Driver:
                 record = replace(record, gate_error=outcome.error, measure_s=outcome.seconds)
                 samples = outcome.samples
         twin = _Twin(self._finish(record, samples), record)
+        if isinstance(outcome, Failure):
+            self._doubt.of(task, outcome, ships=False)
         self._by_binary[task, compiled.binary_hash] = twin
         for other, other_compiled in evaluation.twins:
             self._finish(self._merged(twin, other, other_compiled))

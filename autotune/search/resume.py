@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from autotune.backends.base import remedy
 from autotune.config import Config
 from autotune.results import Status
 from autotune.store.records import TrialRecord
@@ -29,6 +30,11 @@ def known_results(trials: Iterable[TrialRecord], *, allow_spills: bool) -> dict[
             known.setdefault(trial.config, None if spills_refused else trial.figure_us)
         elif trial.status is Status.CONSTRAINT and trial.facts.spills and allow_spills:
             continue  # refused for its spills, perhaps: it is compiled and judged again
-        elif trial.status not in _TRY_AGAIN:
+        elif trial.status not in _TRY_AGAIN and not _environments(trial):
             known.setdefault(trial.config, None)
     return known | dict.fromkeys(incorrect)
+
+
+def _environments(trial: TrialRecord) -> bool:
+    """Whether it failed for what was missing on the machine: what earlier versions stored."""
+    return trial.status is Status.COMPILE_ERROR and remedy(trial.reason or "") is not None

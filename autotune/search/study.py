@@ -121,6 +121,10 @@ class StageSearch:
         """Whether `config` was given out or observed."""
         return config in self._known or config in self._running
 
+    def was_told(self, config: Config) -> bool:
+        """Whether it is known what became of `config`."""
+        return config in self._known
+
     def ask(self) -> Ask | None:
         """The next config to try; None when the search is done."""
         while self._queue:

@@ -1,5 +1,6 @@
 """What a search that begins again takes from stored trials."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,20 @@ def test_what_another_day_may_bring_about_is_tried_again(status: Status) -> None
 @pytest.mark.parametrize("status", [Status.COMPILE_ERROR, Status.INCORRECT, Status.CONSTRAINT])
 def test_what_stays_so_is_not(status: Status) -> None:
     assert known_results([failed(status)], allow_spills=False) == {config(256): None}
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "ModuleNotFoundError: No module named 'torch'",
+        "PermissionError: [Errno 13] Permission denied: '/root/.triton'",
+        "OSError: [Errno 28] No space left on device",
+        "RuntimeError: Failed to find C compiler. Please specify via CC environment variable",
+    ],
+)
+def test_what_was_missing_on_the_machine_is_tried_again(reason: str) -> None:
+    """Versions up to 0.1.0 stored it as the candidate's own."""
+    assert known_results([replace(failed(Status.COMPILE_ERROR), reason=reason)], allow_spills=False) == {}
 
 
 def test_a_figure_counts_once() -> None:
