@@ -52,6 +52,7 @@ class SweepSettings:
     most_rounds: int = 32
 
 
+_AGAIN_S = 1.0
 FAULT_EXIT = 17
 """Exit code after a device fault: whatever this process measured next would be wrong."""
 
@@ -132,7 +133,7 @@ class Sweeper:
                         return median(taken) / len(work.steps)
                     if time.monotonic() > end:
                         raise UserError(not_alone(who, patience))
-                    time.sleep(1.0)
+                    time.sleep(_AGAIN_S)
 
             for number in range(most):
                 for config in field if number % 2 == 0 else reversed(field):
