@@ -24,7 +24,7 @@ from autotune.results import Finalist, LayerConfig
 from autotune.store.store import Store
 from tests.live_stand_in import TARGET, TINY, StandIn
 from tests.measure.conftest import QUICK
-from tests.measure.fake_runtime import fake_config
+from tests.measure.fake_runtime import crowd, fake_config
 
 PROBLEM = Problem(TINY, 4)
 BACKEND = "tests.live_stand_in:StandIn"
@@ -79,6 +79,22 @@ def test_measure_prints_one_line_a_shape(invoke: Callable[..., Any]) -> None:
     assert done.exit_code == 0, done.output
     assert done.output.count("µs (95 %:") == 2
     assert "m4 stage1 on cpu" in done.output
+
+
+def test_each_command_measures_beside_others_when_told_to_and_says_so(
+    invoke: Callable[..., Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in crowd(early="process 497 (python3)", listed="process 497 (python3)").items():
+        monkeypatch.setenv(name, value)
+    won(store, Finalist("default", SLOW), Finalist("candidate", FAST))
+    done = invoke("measure", "--shared-gpu", "--json")
+    (row,) = json.loads(done.stdout)
+    assert row["workload"].endswith(";shared")
+    assert "measuring beside process 497 (python3)" in done.stderr
+    assert "(shared)" in invoke("compare", "default", "stage1:us=8000", "--shared-gpu").stdout
+    assert invoke("confirm", "--shared-gpu").exit_code == 0
+    (alone, beside) = store.winners()
+    assert (alone.shared, beside.shared) == (False, True)
 
 
 def test_measure_of_a_layer_as_json(invoke: Callable[..., Any]) -> None:
