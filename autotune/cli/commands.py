@@ -38,7 +38,7 @@ COMMANDS: Final = {
     },
     "Set up": {
         "doctor": "Tell what this machine can do for each backend.",
-        "db": "The database: where it is, its version, and merging another machine's.",
+        "db": "The database: where it is, its version, copies, merging and forgetting.",
     },
 }
 """One line a command, by task; a command's module has its name and a function or an app of that name."""

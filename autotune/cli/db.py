@@ -11,7 +11,7 @@ from autotune.cli.output import print_json
 
 app = typer.Typer(
     cls=Group,
-    help="The database: where it is, its version, and merging another machine's.",
+    help="The database: where it is, its version, copies, merging another machine's, and forgetting.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -73,6 +73,100 @@ def merge(
             print_json({"database": str(store.location), "added": vars(added)})
         elif not quiet:
             typer.echo(f"{store.location}: added {counts}")
+
+
+@app.command()
+def backup(db: Database = None) -> None:
+    """Copy the database to a file beside it, named after the time; also while a run writes it.
+
+    One is made by itself before an older database is upgraded.
+    """
+    from autotune.store.snapshot import backup_name, copy_database
+
+    source = _file(db)
+    target = backup_name(source)
+    copy_database(source, target)
+    typer.echo(f"{source}: copied to {target}")
+
+
+@app.command()
+def copy(
+    target: Annotated[Path, typer.Argument(help="The new file, or a folder for it.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    db: Database = None,
+) -> None:
+    """Copy the database, whole even while a run writes it: more than its file belongs to it then.
+
+    The copy is written beside its place, checked and renamed: where the disk is full, nothing is lost.
+
+    Example:
+
+      autotune db copy /mnt/usb/node3.db
+    """
+    from autotune.store.snapshot import copy_database
+
+    source = _file(db)
+    place = target / source.name if target.is_dir() else target
+    copy_database(source, place, overwrite=force)
+    typer.echo(f"{source}: copied to {place}")
+
+
+@app.command()
+def forget(
+    run: Annotated[int | None, typer.Option(help="Trials of the run with this number.", min=1)] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Trials that ended so: compile_error, runtime_error, …")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Trials of every config with these values: tile_k=256,split_k=2.")
+    ] = None,
+    db: Database = None,
+) -> None:
+    """Forget trials, so that the next run tries their configs again.
+
+    What is given must all apply. Trials on which a winner rests are kept.
+
+    Examples:
+
+      autotune db forget --status compile_error
+
+      autotune db forget --run 3 --config tile_k=256
+    """
+    from autotune.config import Config
+    from autotune.errors import UserError
+    from autotune.results import Status
+    from autotune.store.store import Store
+
+    if run is None and status is None and config is None:
+        raise UserError("nothing is named: give --run, --status or --config, or several")
+    if status is not None and status not in list(Status):
+        raise UserError(f"--status {status!r} is no status: use one of {', '.join(Status)}")
+    with Store.open(db, create=False) as store:
+        _warn(store.warnings)
+        if run is not None and run not in {record.id for record in store.runs()}:
+            raise UserError(f"there is no run {run} in {store.location}: autotune history lists them")
+        gone = store.forget(
+            run=run,
+            status=None if status is None else Status(status),
+            config=None if config is None else Config.parse(config),
+        )
+    kept = f"; {gone.kept} kept, since winners rest on them" if gone.kept else ""
+    typer.echo(f"{store.location}: forgot {gone.trials} trials{kept}")
+
+
+def _file(db: str | None) -> Path:
+    """The database's file.
+
+    Raises:
+        UserError: there is none, or it is no database of this tool.
+    """
+    from autotune.errors import UserError
+    from autotune.store.store import Store
+
+    with Store.open(db, read_only=True) as store:
+        if store.location.path is None:
+            raise UserError(f"{store.location} is no plain file: use its server's own tools")
+        return store.location.path
 
 
 def _warn(warnings: tuple[str, ...]) -> None:

@@ -4,22 +4,22 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from autotune import interrupt
 from autotune.errors import UserError
 from autotune.store import migrations
+from autotune.store.faults import user_errors
 from autotune.store.filesystem import not_local
 from autotune.store.location import VARIABLE, Location
+from autotune.store.snapshot import backup_name, copy_database, snapshot
 
 BUSY_SECONDS = 10.0
 """How long a statement that reads waits for another process's lock."""
@@ -96,9 +96,6 @@ def _missing(location: Location) -> UserError:
 
 
 def _open_copy(path: Path, location: Location) -> Database:
-    # Here, not above: what is up to date needs none.
-    from autotune.store.snapshot import snapshot
-
     folder = TemporaryDirectory(prefix="autotune-read-")
     try:
         copy = Location(Path(folder.name) / "copy.db", None, location.source, shown_as=str(location))
@@ -131,7 +128,7 @@ def _open(location: Location, read_only: bool) -> Database:
         event.listen(engine, "commit", turns.on_commit)
     try:
         with user_errors(location):
-            found = _bring_to_version(engine, location, read_only)
+            found = _bring_to_version(engine, location, read_only, pragmas.warnings)
     except UserError as error:
         engine.dispose()
         code = getattr(getattr(error.__cause__, "orig", None), "sqlite_errorname", "")
@@ -142,40 +139,6 @@ def _open(location: Location, read_only: bool) -> Database:
         engine.dispose()
         raise
     return Database(engine, location, found, migrations.revisions()[-1], tuple(pragmas.warnings))
-
-
-@contextmanager
-def user_errors(location: Location) -> Iterator[None]:
-    """Turns what a user can mend about a database into a UserError."""
-    try:
-        yield
-    except DBAPIError as error:
-        sentence = _sentence(error.orig, location)
-        if sentence is None:
-            raise
-        raise UserError(sentence) from error
-    except sqlite3.Error as error:
-        sentence = _sentence(error, location)
-        if sentence is None:
-            raise
-        raise UserError(sentence) from error
-
-
-def _sentence(error: BaseException | None, location: Location) -> str | None:
-    if not isinstance(error, sqlite3.Error):
-        return None
-    # SQLITE_READONLY_DIRECTORY and its like are kinds of SQLITE_READONLY.
-    code = getattr(error, "sqlite_errorname", "").removeprefix("SQLITE_").partition("_")[0]
-    elsewhere = f"name another place with --db or {VARIABLE}"
-    return {
-        "NOTADB": f"{location} is not an SQLite database: {elsewhere}, or move the file away",
-        "CORRUPT": f"{location} is damaged ({error}): restore a copy, or move the file away to start anew",
-        "READONLY": f"{location} is read-only: make the file and its folder writable, or {elsewhere}",
-        "CANTOPEN": f"cannot open {location}: make the file and its folder writable, or {elsewhere}",
-        "BUSY": f"{location} is locked by another process: wait until it has ended, or {elsewhere}",
-        "FULL": f"no space is left for {location}: free some, or {elsewhere}",
-        "IOERR": f"cannot read or write {location} ({error}): check its file system, or {elsewhere}",
-    }.get(code)
 
 
 def _make_folder(path: Path) -> None:
@@ -330,7 +293,7 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def _bring_to_version(engine: Engine, location: Location, read_only: bool) -> str | None:
+def _bring_to_version(engine: Engine, location: Location, read_only: bool, warnings: list[str]) -> str | None:
     """Checks the version and runs what is missing; returns the one that was found."""
     known = migrations.revisions()
     with engine.connect() as connection:
@@ -357,6 +320,23 @@ def _bring_to_version(engine: Engine, location: Location, read_only: bool) -> st
             # measurement.
             connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
             transaction.rollback()
+        elif tables and location.path is not None and not location.shown_as:
+            _upgrade_with_backup(connection, location.path, warnings)
         else:
             migrations.upgrade(connection)
     return version
+
+
+def _upgrade_with_backup(connection: Connection, path: Path, warnings: list[str]) -> None:
+    """Upgrades a file, of which a copy is made first; the caller has its write lock."""
+    version = migrations.version(connection)
+    if version == migrations.revisions()[-1]:  # by another process, meanwhile
+        return
+    backup = backup_name(path, f"version-{version}-")
+    copy_database(path, backup)
+    try:
+        migrations.upgrade(connection)
+    except BaseException:
+        backup.unlink(missing_ok=True)  # the file is as it was
+        raise
+    warnings.append(f"{path} was of version {version} and is upgraded; as it was it is kept in {backup}")

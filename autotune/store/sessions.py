@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from autotune.fingerprint import Fingerprint
 from autotune.problem import Problem
-from autotune.store.database import WRITES, Database, open_database, user_errors
+from autotune.store.database import WRITES, Database, open_database
+from autotune.store.faults import user_errors
 from autotune.store.location import Location, locate
 
 

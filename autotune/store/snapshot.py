@@ -1,10 +1,18 @@
 """A consistent copy of an SQLite database that somebody may be writing; the file itself is left as it is."""
 
+import os
 import shutil
 import sqlite3
+import tempfile
 from contextlib import closing
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from urllib.parse import quote
+
+from autotune.errors import UserError
+from autotune.store.faults import user_errors
+from autotune.store.location import Location
 
 _WAL_HEADER = b"\x02\x02"  # bytes 18 and 19 of the file: write and read version
 
@@ -28,11 +36,57 @@ def snapshot(source: Path, copy: Path) -> None:
         if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
             raise
         # A killed writer's log has to be worked in, which cannot be done where nothing may be written.
-        moved = copy.with_name("moved.db")
-        for suffix in ("", "-wal", "-journal"):
-            if _beside(source, suffix).exists():
-                shutil.copyfile(_beside(source, suffix), _beside(moved, suffix))
-        _backup(moved, "mode=rw", copy)
+        with tempfile.TemporaryDirectory(prefix=".autotune-", dir=copy.parent) as folder:
+            moved = Path(folder) / "moved.db"
+            for suffix in ("", "-wal", "-journal"):
+                if _beside(source, suffix).exists():
+                    shutil.copyfile(_beside(source, suffix), _beside(moved, suffix))
+            _backup(moved, "mode=rw", copy)
+
+
+def copy_database(source: Path, target: Path, *, overwrite: bool = False) -> None:
+    """A copy that is whole or not there: written beside `target`, checked, then renamed.
+
+    Raises:
+        UserError: `target` is there already, or cannot be written.
+        sqlite3.Error: see `snapshot`.
+    """
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} is there already: name another file, or overwrite it with --force")
+    if target.exists() and target.samefile(source):
+        raise UserError(f"{target} is the database itself: name another file")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".autotune-copy-", dir=target.parent) as folder:
+            copy = Path(folder) / target.name
+            with user_errors(Location(target, None, "")):
+                snapshot(source, copy)
+                _check(copy)
+            with copy.open("rb") as file:
+                os.fsync(file.fileno())
+            # What a killed writer of an older file left would be taken for the copy's.
+            for suffix in ("-wal", "-shm", "-journal"):
+                _beside(target, suffix).unlink(missing_ok=True)
+            copy.replace(target)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {target} ({error.strerror}): name a place with space that can be written"
+        ) from error
+
+
+def backup_name(path: Path, label: str = "") -> Path:
+    """A name beside the database that no other backup has: `autotune-20261126-141500.db`."""
+    stem = f"{path.stem}-{label}{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    names = (path.with_name(f"{stem}{f'-{number}' if number else ''}{path.suffix}") for number in count())
+    return next(name for name in names if not name.exists())
+
+
+def _check(copy: Path) -> None:
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("PRAGMA journal_mode = delete")  # one file, whatever reads it
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise UserError(f"the copy is damaged, and so the database itself may be ({found}): check its disk")
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from autotune.cli.db import app
 from autotune.errors import UserError
+from autotune.store import snapshot as snapshots
 from autotune.store.migrations import revisions
+from autotune.store.records import RunState
 from autotune.store.store import Store
 from tests.store.examples import begin, trial
 
@@ -38,6 +40,78 @@ def test_merge_says_what_it_added(own_database: Path, tmp_path: Path) -> None:
         f"{own_database}: added 1 environments, 1 problems, 1 runs, 1 trials, 0 confirmations, 0 winners,"
         " 0 exports, 0 verdicts\n"
     )
+
+
+def test_a_copy_of_a_live_database_has_all_that_was_committed(store: Store, run: int, tmp_path: Path) -> None:
+    """Most of it stands in the log beside the file."""
+    store.record_trial(run, trial())
+    target = tmp_path / "usb" / "copy.db"
+    assert invoke("copy", str(target)) == f"{store.location}: copied to {target}\n"
+    assert [each.name for each in target.parent.iterdir()] == ["copy.db"]
+    with Store.open(target, read_only=True) as copied:
+        assert copied.trials_of(run) == store.trials_of(run)
+
+
+def test_a_copy_replaces_nothing_unasked(store: Store, run: int, tmp_path: Path) -> None:
+    target = tmp_path / "copy.db"
+    target.write_text("a report")
+    with pytest.raises(UserError, match="is there already"):
+        invoke("copy", str(target))
+    assert target.read_text() == "a report"
+    # What a killed writer left beside the older file is not taken for the copy's.
+    target.with_name("copy.db-wal").write_text("a log")
+    invoke("copy", str(target), "--force")
+    with Store.open(target, read_only=True) as copied:
+        assert len(copied.runs()) == 1
+    with pytest.raises(UserError, match="is the database itself"):
+        invoke("copy", str(store.location), "--force")
+
+
+def test_a_copy_that_does_not_fit_leaves_what_was_there(
+    store: Store, run: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "usb"
+    folder.mkdir()
+    (folder / "copy.db").write_text("an older copy")
+
+    def full(source: Path, copy: Path) -> None:
+        copy.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(snapshots, "snapshot", full)
+    with pytest.raises(UserError, match=r"cannot write .* \(No space left on device\)"):
+        invoke("copy", str(folder / "copy.db"), "--force")
+    assert [(each.name, each.read_text()) for each in folder.iterdir()] == [("copy.db", "an older copy")]
+
+
+def test_backups_lie_beside_the_database_and_never_replace_one_another(store: Store, run: int) -> None:
+    assert store.location.path is not None
+    for _ in range(2):
+        assert invoke("backup").startswith(f"{store.location}: copied to {store.location.path.parent}")
+    backups = list(store.location.path.parent.glob("autotune-*.db"))
+    assert len(backups) == 2
+    for backup in backups:
+        with Store.open(backup, read_only=True) as copied:
+            assert copied.run(run).id == run
+
+
+def test_there_is_nothing_to_copy_or_forget_where_there_is_no_database(tmp_path: Path) -> None:
+    for command in (("backup",), ("copy", "x.db"), ("forget", "--run", "1")):
+        with pytest.raises(UserError, match="there is no database at"):
+            invoke(*command, "--db", str(tmp_path / "none.db"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_forget_says_what_is_gone(store: Store, run: int) -> None:
+    store.record_trial(run, trial())
+    store.end_run(run, RunState.FINISHED)
+    assert invoke("forget", "--run", str(run)) == f"{store.location}: forgot 1 trials\n"
+    with pytest.raises(UserError, match="nothing is named"):
+        invoke("forget")
+    with pytest.raises(UserError, match="use one of ok, constraint"):
+        invoke("forget", "--status", "lost")
+    with pytest.raises(UserError, match="there is no run 99"):
+        invoke("forget", "--run", "99")
 
 
 def test_a_mistake_is_left_to_the_entry_point() -> None:

@@ -136,6 +136,22 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, next_version: Path) -
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (LATEST,)
 
 
+def test_a_backup_is_made_before_an_upgrade(path: Path, next_version: Path) -> None:
+    with Store.open(path) as store:
+        run = begin(store)
+    was = columns(path, "runs")
+    next_version.write_text(SCRIPT)
+    migrations.revisions.cache_clear()
+    with Store.open(path) as store:
+        (warning,) = store.warnings
+    (backup,) = path.parent.glob("autotune-version-*.db")
+    assert warning.endswith(f"as it was it is kept in {backup}")
+    assert "note" in columns(path, "runs")
+    assert columns(backup, "runs") == was
+    with sqlite3.connect(backup) as connection:
+        assert connection.execute("SELECT id FROM runs").fetchall() == [(run,)]
+
+
 def test_an_older_database_is_read_through_an_upgraded_copy(path: Path, next_version: Path) -> None:
     with Store.open(path) as store:
         run = begin(store)
