@@ -78,6 +78,20 @@ def test_a_config_that_was_incorrect_in_a_trial_is_no_winner(store: Store, run: 
         win(store, run)
 
 
+def test_of_several_failures_of_the_gate_the_first_is_told(store: Store, run: int, path: Path) -> None:
+    for reason in ("zero", "one", "two"):
+        trial = replace(failed(config=FASTER.stage1), reason=reason)
+        store.record_trial(run, trial)
+    with sqlite3.connect(path) as by_hand:
+        by_hand.execute("UPDATE trials SET created_at = '2026-03-01 00:00:00.000000'")
+    with pytest.raises(ValueError, match=r"in a trial: zero$"):
+        win(store, run)
+    with sqlite3.connect(path) as by_hand:
+        by_hand.execute("UPDATE trials SET created_at = '2026-01-01 00:00:00.000000' WHERE reason = 'one'")
+    with pytest.raises(ValueError, match=r"in a trial: one$"):
+        win(store, run)
+
+
 @pytest.mark.parametrize(
     "elsewhere",
     [
