@@ -60,6 +60,10 @@ _FLOATS: Final = "numpy makes float64 of Python floats by itself"
 EQUIVALENT: Final[Mapping[tuple[str, str], str]] = {
     (_STATISTICS, "10_000 -> 10001"): "how many resamples there are by default is no promise",
     (_STATISTICS, "0 -> 1"): "any seed serves as the default, and none is promised",
+    (
+        "autotune/measure/confirm.py",
+        "len(lasting) < 2 or not selecting -> len(lasting) < 2 and not selecting",
+    ): ("of several who lasted there always were rounds that selected, and of one the least is that one"),
     **{
         (_STATISTICS, f"np.asarray({name}, np.float64) -> np.asarray({name}, {rest})"): _FLOATS
         for name in ("values", "numerator", "denominator")
