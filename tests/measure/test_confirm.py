@@ -294,6 +294,9 @@ def test_each_comparison_has_routings_of_its_own() -> None:
     first = 7 + COMPARE_SEED
     assert asked[0] == set(range(first, first + SETTINGS.judge_rounds // 2))
     assert asked[1] == {routing + SETTINGS.judge_rounds for routing in asked[0]}
+    card = Card([10, 10])
+    compare(card, "layer", SETTINGS)
+    assert card.asked[0] == (0, COMPARE_SEED), "the first, unless another is asked for"
 
 
 def test_a_comparison_names_a_b_and_their_ratio() -> None:
