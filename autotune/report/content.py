@@ -20,6 +20,7 @@ from autotune.report.query import (
     trials_until,
     winners_of,
 )
+from autotune.report.why import Left, left_of
 from autotune.report.wording import AS_EXECUTED, Wording, wording
 from autotune.results import Kind, LayerConfig
 from autotune.store.records import RunRecord, StoredConfirmation, StoredTrial, WinnerRecord
@@ -53,6 +54,7 @@ class ProblemReport:
         limit: None: not known for this device or backend.
         executed: of an estimate, what was estimated again by execution; `trials` are as compiled.
         basis: of an estimate, what the contenders' times go by, see `autotune.report.wording.ESTIMATES`.
+        left: of each stage's fastest those that no finalist has, with why.
         ties: contenders that are as fast as the chosen one, as far as can be told; see `finals.tied`.
     """
 
@@ -66,6 +68,7 @@ class ProblemReport:
     executed: Mapping[Stage, Sequence[StoredTrial]] = field(default_factory=dict)
     basis: str = ""
     ties: Sequence[Contender] = ()
+    left: Sequence[Left] = ()
 
     @property
     def problem(self) -> Problem:
@@ -241,6 +244,7 @@ def _problem(
         executed=executed,
         basis=conditions_of_winner(store, winner).basis if winner is not None else "",
         ties=ties,
+        left=left_of(store, confirmation) if confirmation is not None else (),
     )
 
 

@@ -131,10 +131,15 @@ def _details(store: Store, one: ProblemReport) -> list[str]:
             tie = tie_text(equally_fast(best))
             first = f"{tie} at the fastest time" if tie else "fastest"
             lines.append(f"  - {first} of the search: {best[0].figure_us:.2f} µs {how}, `{differs}`")
+    ships = one.ships
     left_out = [
-        f"{c.label} `{layer_changes(c.config, one.ships)}`: {c.left_out}"
+        f"{c.label} `{layer_changes(c.config, ships)}`: {c.left_out}"
         for c in one.contenders
-        if c.left_out and one.ships
+        if c.left_out and ships
+    ]
+    left_out += [
+        f"{left.stage} `{changes(left.config, ships.of(left.stage) if ships else None)}`: {left.reason}"
+        for left in one.left
     ]
     lines += [f"- left out of the {one.words.final}: {_cell(text)}" for text in left_out]
     lines.append("")

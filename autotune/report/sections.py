@@ -80,7 +80,25 @@ def final(one: ProblemReport) -> list[Markup]:
         "differs from what ships in",
     ]
     caption = f"Everybody in the {words.final}: {words.adjective} gain of the {words.whole}"
-    return [*made, table(heads, rows, caption=caption, right=(1, 2, 3, 4), config=7)]
+    made.append(table(heads, rows, caption=caption, right=(1, 2, 3, 4), config=7))
+    if one.left:
+        made.append(details(f"Among the fastest of a stage, and not in the {words.final}", _left(one)))
+    return made
+
+
+def _left(one: ProblemReport) -> Markup:
+    """Configs that the search found fast and no finalist has, with why."""
+    rows = [
+        [
+            str(left.stage),
+            "" if left.us is None else f"{left.us:.2f}",
+            left.reason,
+            tag("code", changes(left.config, one.ships.of(left.stage) if one.ships else None)),
+        ]
+        for left in one.left
+    ]
+    heads = ["stage", "µs", "why", "differs from what ships in"]
+    return table(heads, rows, caption=f"µs of the search, {_kind(one)}", right=(1,), config=3)
 
 
 def _what(one: ProblemReport, what: str) -> str:

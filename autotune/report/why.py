@@ -10,6 +10,7 @@ from autotune.measure.settings import MeasureSettings
 from autotune.problem import Stage
 from autotune.report.configs import layer_changes
 from autotune.report.text_table import Column, percent, text_table
+from autotune.report.wording import Wording, wording
 from autotune.results import Confirmation, LayerConfig, Status
 from autotune.store.records import StoredConfirmation, StoredTrial, WinnerRecord
 from autotune.store.store import Store
@@ -79,13 +80,19 @@ def why(store: Store, winner: WinnerRecord) -> Why:
     settings = settings_of(store, stored)
     again = None if settings is None else decide_again(stored.confirmation, settings)
     fates = tuple(
-        _fate(stored.confirmation, settings, again, index)
+        _fate(stored.confirmation, settings, again, index, wording(stored.kind))
         for index in range(len(stored.confirmation.finalists))
     )
-    return Why(winner, stored, settings, again, fates, tuple(_left(store, stored)))
+    return Why(winner, stored, settings, again, fates, tuple(left_of(store, stored)))
 
 
-def _fate(final: Confirmation, settings: MeasureSettings | None, again: Decision | None, index: int) -> str:
+def _fate(
+    final: Confirmation,
+    settings: MeasureSettings | None,
+    again: Decision | None,
+    index: int,
+    words: Wording,
+) -> str:
     """What became of a finalist, in words."""
     finalist = final.finalists[index]
     if final.errors[index] is None:
@@ -104,7 +111,7 @@ def _fate(final: Confirmation, settings: MeasureSettings | None, again: Decision
     if index == again.challenger and again.ratio is not None:
         gain = _interval(1 - again.ratio.value, 1 - again.ratio.high, 1 - again.ratio.low)
         return f"put to the test: {gain}, not surely above {settings.min_gain:.1%}"
-    lost = f"lost the first {len(selecting)} rounds to {again.challenger}"
+    lost = f"lost the first {words.rounds(len(selecting))} to {again.challenger}"
     if any(r.us[index] for r in judging):
         ratio = ratio_of(judging, index, 0, "layer", settings)
         return f"{lost}; beside it in the test: {_interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)}"
@@ -115,7 +122,7 @@ def _interval(gain: float, low: float, high: float) -> str:
     return f"{percent(gain)} (95 %: {percent(low)} to {percent(high)})"
 
 
-def _left(store: Store, stored: StoredConfirmation) -> list[Left]:
+def left_of(store: Store, stored: StoredConfirmation) -> list[Left]:
     """Of each stage's fastest in the search those that no finalist has."""
     made = []
     for stage in Stage:
@@ -158,7 +165,7 @@ def why_lines(told: Why) -> list[str]:
     )
     if told.stored is None:
         return [head, "an estimate by formula ranks it: nothing was measured, so nothing was decided"]
-    final = told.stored.confirmation
+    final, words = told.stored.confirmation, wording(told.stored.kind)
     default = final.finalists[0].config
     rows = [
         [
@@ -175,15 +182,17 @@ def why_lines(told: Why) -> list[str]:
     if told.settings is not None:
         selecting, judging = split(final, told.settings)
         lines.append(
-            f"{len(selecting)} rounds picked the challenger, {len(judging)} others decided: the 95 % bound of"
-            f" its gain must be above {told.settings.min_gain:.1%}"
+            f"{words.rounds(len(selecting))} picked the challenger, {len(judging)} others decided: the 95 %"
+            f" bound of its gain must be above {told.settings.min_gain:.1%}"
         )
     for left in told.left:
-        lines.append(f"not in the final: {left.stage} {left.config}, {_text(left.us)} µs: {left.reason}")
+        lines.append(
+            f"not in the {words.final}: {left.stage} {left.config}, {_text(left.us)} µs: {left.reason}"
+        )
     lines.append(
         {
-            True: "decided again from the stored rounds: the same",
-            False: "DECIDED AGAIN from the stored rounds: NOT the same",
+            True: f"decided again from the stored {words.round}s: the same",
+            False: f"DECIDED AGAIN from the stored {words.round}s: NOT the same",
             None: "it cannot be decided again: the run's record does not tell its conditions",
         }[told.repeats]
     )

@@ -20,6 +20,7 @@ from autotune.store.store import Store
 from tests.report.synthetic import fill
 from tests.store.examples import (
     DEFAULT,
+    FASTER,
     M4,
     OFFLINE,
     begin,
@@ -191,6 +192,21 @@ def test_who_was_left_out_of_a_final_is_told_with_the_reason(store: Store) -> No
     assert f"left out of the final: candidate `stage1: tile_k=64; stage2: tile_k=64`: {reason}" in markdown(
         store, report
     )
+
+
+def test_what_was_fast_and_in_no_final_is_told_with_the_reason(store: Store) -> None:
+    run = begin(store)
+    for stage in Stage:
+        for config in (DEFAULT.of(stage), FASTER.of(stage)):
+            store.record_trial(run, trial(stage=stage, config=config))
+    store.record_trial(run, trial(config=layer_config(512, 512).stage1, figure_us=1.0))
+    win(store, run)
+    report = gather(store, Scope())
+    assert [(left.stage, left.config) for left in report.problems[0].left] == [
+        (Stage.STAGE1, layer_config(512, 512).stage1)
+    ]
+    assert "Among the fastest of a stage, and not in the final" in text_of(store, report)
+    assert "left out of the final: stage1 `tile_k=512`: no place" in markdown(store, report)
 
 
 def test_unlike_conditions_are_chapters_of_their_own_with_names(store: Store) -> None:
