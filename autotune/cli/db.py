@@ -76,17 +76,19 @@ def merge(
 
 
 @app.command()
-def backup(db: Database = None) -> None:
+def backup(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Copy the database to a file beside it, named after the time; also while a run writes it.
 
     One is made by itself before an older database is upgraded.
+
+    Example: autotune db backup
     """
     from autotune.store.snapshot import backup_name, copy_database
 
     source = _file(db)
     target = backup_name(source)
     copy_database(source, target)
-    typer.echo(f"{source}: copied to {target}")
+    _copied(source, target, quiet, as_json)
 
 
 @app.command()
@@ -94,6 +96,8 @@ def copy(
     target: Annotated[Path, typer.Argument(help="The new file, or a folder for it.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     db: Database = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Copy the database, whole even while a run writes it: more than its file belongs to it then.
 
@@ -108,7 +112,14 @@ def copy(
     source = _file(db)
     place = target / source.name if target.is_dir() else target
     copy_database(source, place, overwrite=force)
-    typer.echo(f"{source}: copied to {place}")
+    _copied(source, place, quiet, as_json)
+
+
+def _copied(source: Path, target: Path, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"database": str(source), "copy": str(target)})
+    elif not quiet:
+        typer.echo(f"{source}: copied to {target}")
 
 
 @app.command()
@@ -121,6 +132,8 @@ def forget(
         str | None, typer.Option(help="Trials of every config with these values: tile_k=256,split_k=2.")
     ] = None,
     db: Database = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Forget trials, so that the next run tries their configs again.
 
@@ -150,6 +163,10 @@ def forget(
             status=None if status is None else Status(status),
             config=None if config is None else Config.parse(config),
         )
+    if as_json:
+        print_json({"database": str(store.location), "forgotten": gone.trials, "kept": gone.kept})
+    if as_json or quiet:
+        return
     kept = f"; {gone.kept} kept, since winners rest on them" if gone.kept else ""
     typer.echo(f"{store.location}: forgot {gone.trials} trials{kept}")
 

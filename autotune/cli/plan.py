@@ -13,7 +13,7 @@ from autotune.search_setup import asked_configs, searched_spaces
 from autotune.tuning import RunRequest
 
 
-def plan_of(request: RunRequest) -> dict[str, Any]:
+def plan_of(request: RunRequest, database: str) -> dict[str, Any]:
     """What a run of the request would do, as JSON values; nothing is compiled, measured or stored.
 
     Raises:
@@ -55,6 +55,10 @@ def plan_of(request: RunRequest) -> dict[str, Any]:
         "backend": request.backend,
         "layer": request.problems[0].layer.key,
         "sampler": request.sampler,
+        "seed": request.seed,
+        "allow_spills": request.allow_spills,
+        "stop_when": request.stop_when,
+        "database": database,
         "workers": request.workers,
         "timeout_s": request.timeout_s,
         "compile_timeout_s": request.compile_timeout_s,
@@ -63,14 +67,15 @@ def plan_of(request: RunRequest) -> dict[str, Any]:
     }
 
 
-def print_plan(request: RunRequest, *, as_json: bool) -> None:
+def print_plan(request: RunRequest, database: str, *, as_json: bool, quiet: bool) -> None:
     """Prints the plan of a run."""
-    planned = plan_of(request)
+    planned = plan_of(request, database)
     if as_json:
         print_json(planned)
         return
-    typer.echo(request.target.why)
-    typer.echo(f"{planned['layer']}, backend {planned['backend']}, sampler {planned['sampler']}")
+    if not quiet:
+        typer.echo(request.target.why)
+        typer.echo(f"{planned['layer']}, backend {planned['backend']}, database {database}")
     for search in planned["searches"]:
         part = "" if search["searched"] == search["space"] else f" of {search['space']:,}"
         how = "swept whole" if search["swept"] else f"{search['trials']} trials"
@@ -86,4 +91,8 @@ def print_plan(request: RunRequest, *, as_json: bool) -> None:
         f"{planned['workers']} compile processes, {planned['compile_timeout_s']:g} s a compile at most"
     )
     typer.echo(f"{trials} trials, {planned['finals']} finals; {compiling}{limit}")
-    typer.echo("Nothing was compiled, measured or written: without --dry-run it is.")
+    spilling = "is tried" if request.allow_spills else "is refused"
+    ends = "" if request.stop_when is None else f", ends when less than {request.stop_when:g} is to be gained"
+    typer.echo(f"sampler {request.sampler}, seed {request.seed}; what spills {spilling}{ends}")
+    if not quiet:
+        typer.echo("Nothing was compiled, measured or written: without --dry-run it is.")

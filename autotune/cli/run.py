@@ -202,6 +202,7 @@ def run(
         from autotune.run import RunRequest
         from autotune.run import run as run_search
         from autotune.search.samplers import make_sampler
+        from autotune.store.location import locate
         from autotune.store.store import Store
 
         make_sampler(sampler, seed)  # an unknown name is told before anything is searched
@@ -228,7 +229,7 @@ def run(
         command=shlex.join(["autotune", *sys.argv[1:]]),
     )
     if dry_run:
-        print_plan(request, as_json=as_json)
+        print_plan(request, str(locate(db)), as_json=as_json, quiet=quiet)
         return
     with Store.open(db) as store:
         progress = _progress(as_json or quiet, str(chosen.kind), timeout)
@@ -266,7 +267,7 @@ def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend
     from autotune.export.env_knobs import DeployedByEnvironment
 
     if not target.live:
-        refuse(context, f"{target.name} measures on no GPU", "device", "cold")
+        refuse(context, f"{target.name} measures on no GPU", "device", "cold", "shared_gpu")
     if target.table is not None:
         refuse(context, f"{target.name} compiles nothing", "compile_timeout")
         if given(context, "routing") and context.params["routing"] != target.routing:

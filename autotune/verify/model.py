@@ -46,6 +46,10 @@ class Served:
             shared = kept.model.endswith(FUSED_SHARED) and model.shared_experts > 0
             described = model.with_fused_shared_experts() if shared else model
             layer, family = Layer.of(described, kept.tp), "" if shared else model.family
+            if replace(layer, model=kept.model) != kept:
+                return cls(
+                    layer, family, f"model: it is {layer.key}, and the bundle was tuned for {kept.key}"
+                )
         else:
             needs = known_needs(kept.model)
             if needs is not None and bundle.manifest.get("requantised"):
