@@ -42,7 +42,12 @@ def at_most_cores(workers: int | None) -> tuple[int, list[str]]:
 
 def given(context: typer.Context, *names: str) -> list[str]:
     """Those of a command's parameters that stand on the command line, as the user types them."""
-    typed = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    typed = {
+        parameter.name: (parameter.secondary_opts or parameter.opts)[0]
+        if context.params.get(parameter.name) is False
+        else parameter.opts[0]
+        for parameter in context.command.params
+    }
     sources = {name: context.get_parameter_source(name) for name in names}
     return [typed[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"]
 
