@@ -14,6 +14,8 @@ from autotune.export.operator_json import operator_content
 from autotune.kernels.config import Stage1Config, Stage2Config
 from autotune.kernels.tuned import Gpu
 from autotune.results import LayerConfig
+from autotune.verify import verify
+from autotune.verify.result import Verification
 from tests.export.winners import winner
 from tests.verify.conftest import write_as_bundle
 
@@ -116,3 +118,24 @@ def test_an_unknown_engine_or_folder_is_a_mistake(bundle: Path, tmp_path: Path) 
         RUNNER.invoke(app, ["verify", str(bundle), "--engine", "tgi"], catch_exceptions=False)
     with pytest.raises(UserError, match="is no bundle"):
         RUNNER.invoke(app, ["verify", str(tmp_path / "none")], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("named", "asked"), [("AMD Instinct MI325X", None), (None, "9.9.9")])
+def test_a_named_card_is_asked_with_the_bundles_triton_the_card_here_with_this_machines(
+    named: str | None, asked: str | None, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    lookup = {"sglang": {"quantisation": {"dtype": "int8_w8a8"}, "intended": {}}}
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "lookups": lookup}))
+    seen: dict[str, object] = {}
+
+    def look_up(*_: object, **asking: object) -> Verification:
+        seen.update(asking)
+        return Verification("sglang", (), (), ())
+
+    monkeypatch.setattr(verify, "open_source", lambda *_: None)
+    monkeypatch.setattr(verify, "card_here", lambda engine: "the card here")
+    monkeypatch.setattr(verify, "package_version", lambda *_: "9.9.9")
+    monkeypatch.setattr(verify, "verify_fused_moe", look_up)
+    verify.verify_bundle(bundle, engine="sglang", sources=[], device_name=named)
+    assert (seen["device_name"], seen["triton_version"]) == (named or "the card here", asked)
