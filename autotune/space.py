@@ -321,7 +321,7 @@ def load_space(path: Path) -> Space:
         UserError: the file is not a search space.
     """
     try:
-        return parse_space(path.read_text())
+        return parse_space(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no search space ({error}): compare it with the shipped ones") from error
 

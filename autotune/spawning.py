@@ -207,7 +207,7 @@ def children_print_to(log: Path) -> Iterator[None]:
 def _is_halted(pid: int | None) -> bool:
     """Whether somebody stopped the process, which then neither works nor hangs (Linux)."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return False
     return status.rpartition(")")[2].split()[0] in ("T", "t")

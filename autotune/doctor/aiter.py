@@ -52,7 +52,7 @@ def rounds_to_zero(source: Path) -> bool | None:
     None: the file is not there, or has no such functions.
     """
     try:
-        tree = ast.parse(source.read_text(errors="replace"))
+        tree = ast.parse(source.read_text(encoding="utf-8", errors="replace"))
     except (OSError, SyntaxError):
         return None
     defaults = {

@@ -125,7 +125,7 @@ def load_tuned(path: Path) -> TunedConfigs:
         UserError: it cannot be read, or is not of the format above.
     """
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror}: give the JSON file that `autotune export` wrote"

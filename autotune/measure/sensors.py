@@ -305,7 +305,7 @@ def _amdsmi_violations(pci: str) -> Callable[[], bool] | None:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text().strip() or None
+        return path.read_text(encoding="utf-8").strip() or None
     except OSError:
         return None
 

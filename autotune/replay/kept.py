@@ -65,7 +65,7 @@ class KeptRuns:
                 file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
     def _read(self, path: Path) -> Iterator[tuple[Key, list[Any]]]:
-        for number, text in enumerate(path.read_text().splitlines(), 1):
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 line = json.loads(text)
                 key = Key(line["problem"], line["searcher"], line["seed"], line["limit"])

@@ -90,7 +90,7 @@ def _files(source: EngineSource) -> Iterator[tuple[str, str]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""  # a link that leads nowhere
 

@@ -107,7 +107,7 @@ def _pci_names(path: Path) -> dict[str, str]:
     """The table of PCI device ids in vLLM's platform file, which cannot be imported without ROCm."""
     import ast
 
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         target = node.target if isinstance(node, ast.AnnAssign) else None
         if isinstance(target, ast.Name) and target.id == "_ROCM_DEVICE_ID_NAME_MAP":
             assert isinstance(node, ast.AnnAssign)

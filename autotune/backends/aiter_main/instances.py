@@ -62,7 +62,7 @@ def _generator(path: Path, arch: str) -> dict[str, Any]:
     """The generator's names. Its look at the GPU, which need not be here, is answered with `arch`."""
     body = [
         node
-        for node in ast.parse(path.read_text()).body
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
         if not (isinstance(node, ast.ImportFrom) and node.module == "chip_info")
         and not (isinstance(node, ast.Expr) and "sys.path" in ast.unparse(node))
     ]

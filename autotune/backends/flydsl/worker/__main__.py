@@ -45,7 +45,7 @@ def main() -> None:
         # The pool's limit on address space is too narrow for a ROCm build of torch. Root may widen it.
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     path = Path(sys.argv[1])
-    answer = work(json.loads(path.read_text()), path.parent)
+    answer = work(json.loads(path.read_text(encoding="utf-8")), path.parent)
     print(ANSWER + json.dumps(answer), flush=True)
 
 
