@@ -22,6 +22,10 @@ from autotune.expressions import Expression
 from autotune.problem import Layer, Stage, gemm_dims
 
 
+_GIVEN = frozenset("unset model_dim inter_dim experts top_k tokens n k arch lds_bytes wave_size".split())
+"""What an expression may name beside the space's own knobs: see `Space.at`."""
+
+
 @dataclass(frozen=True)
 class Param:
     """One knob.
@@ -348,6 +352,7 @@ def _space(raw: Mapping[str, Any], digest: str) -> Space:
         )
         for name, entry in raw["params"].items()
     )
+    known = _GIVEN | {param.name for param in params}
     for param in params:
         if param.default not in param.values:
             raise ValueError(f"{param.name}'s default is not among its values")
@@ -363,6 +368,13 @@ def _space(raw: Mapping[str, Any], digest: str) -> Space:
         Feature(entry["name"], Expression.parse(entry["size"]), entry["doc"])
         for entry in raw.get("features", ())
     )
+    for expression in (
+        *(rule.require for rule in rules),
+        *(override.when for override in overrides),
+        *(feature.size for feature in features),
+    ):
+        if unknown := expression.names - known:
+            raise ValueError(f"{expression.text!r} names {', '.join(sorted(unknown))}, which nothing defines")
     return Space(
         raw["backend"],
         raw["generation"],

@@ -125,6 +125,7 @@ def test_neighbours_differ_in_one_knob_and_are_legal(tmp_path: Path) -> None:
         TEXT.replace("% (64", "@ (64"),
         TEXT.replace("tile_n <= 64", "open('x')"),
         TEXT.replace("tile_n <= 64", "tile_n.real"),
+        TEXT.replace("tile_n <= 64", "tile_q <= 64"),
         TEXT.replace('stage = "stage1"', 'stage = "stage3"'),
         TEXT.replace("[params.tile_n]", "[params.tile_n"),
         TEXT.replace("values = [32, 64, 128]", "values = [32, 64.0, 128]"),
