@@ -21,8 +21,21 @@ from autotune.errors import UserError
 from autotune.expressions import Expression
 from autotune.problem import Layer, Stage, gemm_dims
 
-
-_GIVEN = frozenset("unset model_dim inter_dim experts top_k tokens n k arch lds_bytes wave_size".split())
+_GIVEN = frozenset(
+    {
+        "unset",
+        "model_dim",
+        "inter_dim",
+        "experts",
+        "top_k",
+        "tokens",
+        "n",
+        "k",
+        "arch",
+        "lds_bytes",
+        "wave_size",
+    }
+)
 """What an expression may name beside the space's own knobs: see `Space.at`."""
 
 

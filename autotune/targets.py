@@ -88,9 +88,14 @@ def _live_device() -> Device:
             "the GPU here cannot be measured without torch: install this platform's ROCm or CUDA build of"
             f" torch, or use --target {DEFAULT_OFFLINE}"
         )
-    probe = subprocess.run(
-        [sys.executable, "-m", "autotune.probe"], capture_output=True, text=True, check=False
-    )
+
+    def ask() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "autotune.probe"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    probe = ask()
+    if probe.returncode < 0:  # killed, by the OOM killer say: that tells nothing of the GPU
+        probe = ask()
     if probe.returncode != 0:
         last = (probe.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(

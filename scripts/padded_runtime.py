@@ -11,6 +11,7 @@ from typing import Any
 
 from autotune.backends.triton_runtime import TritonRuntime
 from autotune.config import Config
+from autotune.kernels.spec import KernelSpec
 from autotune.measure.machine import GpuMachine
 from autotune.measure.runtime import Activations, Launch, Step
 from autotune.problem import Stage
@@ -26,8 +27,7 @@ class PaddedTriton(TritonRuntime):
         self._cycles_a_us = _spin_rate()
 
     def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
-        plain = Config({name: value for name, value in config.items() if name not in _OWN})
-        launches = super().stage(stage, plain, inputs, steps)
+        launches = super().stage(stage, config, inputs, steps)
         pad = config.get("pad_us")
         if not isinstance(pad, int) or len(steps) == 1:
             return launches
@@ -38,6 +38,10 @@ class PaddedTriton(TritonRuntime):
             _spin(cycles)
 
         return [*launches[:-1], replace(last, run=run)]
+
+    def _spec(self, stage: Stage, config: Config) -> KernelSpec:
+        """A stage's kernel, of a stage's launch as of a layer's, without the knobs that it does not know."""
+        return super()._spec(stage, Config({k: v for k, v in config.items() if k not in _OWN}))
 
 
 def _spin(cycles: int) -> None:

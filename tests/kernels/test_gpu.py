@@ -121,12 +121,7 @@ def test_all_tokens_on_the_same_experts(stage: str, weights: dict) -> None:
 @pytest.mark.parametrize("tokens", [1, 8, 300])
 def test_the_layer_in_a_graph(tokens: int, pdl: bool | None, weights: dict) -> None:
     from autotune.kernels import fused_moe_w4a8
-    from autotune.kernels.reference import (
-        layer_reference,
-        quantise_reference,
-        stage1_reference,
-        stage2_reference,
-    )
+    from autotune.kernels.reference import quantise_reference, stage1_reference, stage2_reference
 
     if pdl and (torch.version.hip or torch.cuda.get_device_capability() < (9, 0)):
         pytest.skip("dependent launch needs sm_90")
@@ -157,5 +152,3 @@ def test_the_layer_in_a_graph(tokens: int, pdl: bool | None, weights: dict) -> N
         for out in outs:
             # The path's own roundings, and a re-quantised value that a last bit flips now and then.
             assert relative_error(out, path) < 2.5 * STAGE_BOUND
-            # Simulated at these dimensions: 6.4e-3 to 7.4e-3 against no rounding inside.
-            assert relative_error(out, layer_reference(x, **call)) < 9e-3
