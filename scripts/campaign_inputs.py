@@ -1,0 +1,369 @@
+"""Generated inputs over every parser: right documents with parts changed, dropped, doubled and torn.
+
+A parser may return a value or raise `UserError`; anything else is a failure. hypothesis draws the changes, so
+a seed repeats them.
+"""
+
+import gzip
+import json
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from autotune.ab.evals import compare_evals
+from autotune.ab.results import read_arm
+from autotune.config import Config
+from autotune.data import data_dir
+from autotune.devices import DEVICES
+from autotune.errors import UserError
+from autotune.export.mix import parse_guards, parse_mix
+from autotune.export.shape_log import read_shape_log
+from autotune.models import from_hf_config, preset
+from autotune.problem import Layer, parse_shapes
+from autotune.replay.files import read_table
+from autotune.replay.t4 import read_t4
+from autotune.routing import Routing
+from autotune.space import load_space
+from autotune.store.store import Store
+from autotune.verify.bundle import Bundle
+
+LAYER = Layer.of(preset("kimi-k2.5-w4a8"), 8)
+
+MODEL = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "n_shared_experts": 1,
+    "text_config": {
+        "hidden_size": 2048,
+        "moe_intermediate_size": [768, 768],
+        "num_experts": 128,
+        "moe_topk": 8,
+    },
+    "quantization_config": {
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+        "activation_scheme": "dynamic",
+    },
+}
+SGLANG = {
+    "backend": "sglang",
+    "dataset_name": "random",
+    "request_rate": 4.0,
+    "max_concurrency": 40,
+    "completed": 100,
+    "median_tpot_ms": 11.2,
+    "mean_tpot_ms": 11.3,
+    "p99_tpot_ms": 14.0,
+    "median_ttft_ms": 120.0,
+    "output_throughput": 3300.0,
+    "total_input_tokens": 51200,
+    "total_output_tokens": 25600,
+    "accept_length": 2.9,
+    "errors": ["", ""],
+    "server_info": {"tp_size": 8, "decode": [{"tp_size": 8}], "model_path": "m"},
+}
+VLLM = {
+    "model_id": "m",
+    "backend": "vllm",
+    "request_rate": "inf",
+    "num_prompts": 100,
+    "completed": 100,
+    "failed": 0,
+    "median_tpot_ms": 11.2,
+    "mean_tpot_ms": 11.3,
+    "median_ttft_ms": 120.0,
+    "output_throughput": 3300.0,
+    "total_input_tokens": 51200,
+    "total_output_tokens": 25600,
+    "spec_decode_acceptance_length": 2.9,
+}
+EVAL = {
+    "results": {
+        "gsm8k": {"alias": "gsm8k", "exact_match,strict-match": 0.9, "exact_match_stderr,strict-match": 0.01},
+        "wikitext": {"word_perplexity,none": 3.3, "word_perplexity_stderr,none": 0.1},
+    },
+    "higher_is_better": {"gsm8k": {"exact_match": True}, "wikitext": {"word_perplexity": False}},
+    "config": {"model": "hf", "limit": None},
+    "versions": {"gsm8k": 3},
+    "n-shot": {"gsm8k": 5},
+    "date": 1.7e9,
+    "n-samples": {"gsm8k": {"original": 1319, "effective": 1319}},
+}
+T4 = {
+    "schema_version": "1.0.0",
+    "metadata": {"timeunit": "milliseconds"},
+    "results": [
+        {
+            "timestamp": "2026-11-26",
+            "configuration": {"tile_k": 256},
+            "invalidity": "correct",
+            "correctness": 1,
+            "times": {"compilation": 100.0, "benchmark": 2.0, "runtimes": [0.02, 0.021]},
+            "objectives": ["time"],
+            "measurements": [{"name": "time", "value": 0.02, "unit": "ms"}],
+        }
+    ],
+}
+SHAPES = "\n".join(
+    json.dumps({"token": tokens, "model_dim": 7168, "inter_dim": 256, "expert": 384, "topk": 8, "count": 3})
+    for tokens in (1, 4, 160)
+)
+ODD: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "0",
+    "nan",
+    "\u0000",
+    "é",
+    "a" * 300,
+    [],
+    [0],
+    [[]],
+    [None, 1],
+    {},
+    {"": None},
+    "128",
+    [128, 128],
+    3.0,
+    "true",
+]
+
+
+def places(document: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) of a JSON document."""
+    own = (
+        [(document, key) for key in document]
+        if isinstance(document, dict)
+        else [(document, index) for index in range(len(document))]
+        if isinstance(document, list)
+        else []
+    )
+    return own + [place for container, key in own for place in places(container[key])]
+
+
+def changed(draw: Callable[..., Any], document: Any) -> Any:
+    """The document with up to four parts replaced, dropped or doubled."""
+    document = json.loads(json.dumps(document))
+    for _ in range(draw(st.integers(1, 4))):
+        at = places(document)
+        if not at:
+            return document
+        container, key = draw(st.sampled_from(at))
+        act = draw(st.sampled_from(["odd", "odd", "drop", "wrap", "rename", "swap"]))
+        if act == "odd":
+            container[key] = draw(st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=8))
+        elif act == "drop":
+            del container[key]
+        elif act == "wrap":
+            container[key] = draw(
+                st.sampled_from([[container[key]], {"a": container[key]}, [container[key]] * 3])
+            )
+        elif act == "rename" and isinstance(container, dict):
+            container[draw(st.text(max_size=6))] = container.pop(key)
+        else:
+            other, place = draw(st.sampled_from(at))
+            if isinstance(other, dict) and place in other:
+                container[key] = json.loads(json.dumps(other[place]))
+    return document
+
+
+def torn(draw: Callable[..., Any], content: bytes) -> bytes:
+    """The bytes as they are, cut, with some overwritten, or glued to themselves."""
+    act = draw(st.sampled_from(["whole", "whole", "cut", "overwrite", "glue", "insert"]))
+    at = draw(st.integers(0, max(0, len(content) - 1)))
+    some = draw(st.binary(min_size=1, max_size=8))
+    return {
+        "whole": content,
+        "cut": content[:at],
+        "overwrite": content[:at] + some + content[at + len(some) :],
+        "glue": content + content[at:],
+        "insert": content[:at] + some + content[at:],
+    }[act]
+
+
+def json_file(document: Any) -> Callable[[Callable[..., Any]], bytes]:
+    return lambda draw: torn(draw, json.dumps(changed(draw, document)).encode())
+
+
+def text_of(*right: str) -> Callable[[Callable[..., Any]], bytes]:
+    return lambda draw: torn(draw, draw(st.sampled_from(right)).encode())
+
+
+def any_text(*right: str) -> Callable[[Callable[..., Any]], bytes]:
+    """One of the texts, torn, or any other text."""
+    return lambda draw: (
+        draw(st.text(max_size=30)).encode("utf-8", "replace")
+        if draw(st.booleans())
+        else torn(draw, draw(st.sampled_from(right)).encode())
+    )
+
+
+def on_file(name: str, read: Callable[[Path], Any]) -> Callable[[bytes], None]:
+    def parse(content: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, name)
+            file.write_bytes(content)
+            read(file)
+
+    return parse
+
+
+def on_text(read: Callable[[str], Any]) -> Callable[[bytes], None]:
+    return lambda content: read(content.decode("utf-8", "replace")) and None
+
+
+def _routed(file: Path) -> None:
+    Routing.parse(f"file:{file}").draw(steps=3, sequences=2, draft_tokens=2, experts=384, top_k=8, seed=0)
+
+
+def _recording() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "ids.npy")
+        np.save(file, np.argsort(np.random.default_rng(0).random((5, 4, 384)), axis=-1)[..., :8])
+        return file.read_bytes()
+
+
+def _table() -> bytes:
+    """A recorded table with a few of its configs."""
+    shipped = next(iter(sorted((data_dir("db") / "tables").glob("*.gz"))))
+    return b"".join(gzip.decompress(shipped.read_bytes()).splitlines(keepends=True)[:30])
+
+
+def _database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "a.db")
+        with Store.open(file):
+            pass
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return file.read_bytes()
+
+
+def _opened(file: Path) -> None:
+    with Store.open(file, create=False) as store:
+        store.runs()
+        store.winners()
+
+
+def _bundle(file: Path) -> None:
+    bundle = Bundle.read(file.parent)
+    bundle.changed()
+    bundle.lookup("triton")
+
+
+def _bound(file: Path) -> None:
+    space = load_space(file).at(LAYER, 4, DEVICES["mi325x"])
+    if space.params:
+        space.broken_rule(space.default)
+
+
+def _arm(file: Path) -> None:
+    read_arm([file.parent])
+
+
+def _space_texts() -> list[str]:
+    return [file.read_text() for file in sorted(data_dir("search_spaces").rglob("*.toml"))]
+
+
+MANIFEST = {
+    "format": "autotune-bundle",
+    "backend": "triton",
+    "tool_version": "0.1.0",
+    "measured": True,
+    "files": {"a.json": {"bytes": 2, "sha256": "00"}},
+    "lookups": {"triton": {"file": "a.json", "device": "x"}},
+    "winners": [{"problem": "p", "config": {"stage1": {}}}],
+}
+
+Maker = Callable[[Callable[..., Any]], bytes]
+
+
+def parsers() -> dict[str, tuple[Maker, Callable[[bytes], None]]]:
+    """What is parsed: how an input is made, and what reads it."""
+    recording, table, database = _recording(), _table(), _database()
+    return {
+        "model config": (json_file(MODEL), on_file("config.json", lambda f: Layer.of(from_hf_config(f), 8))),
+        "space": (text_of(*_space_texts()), on_file("space.toml", _bound)),
+        "routing": (any_text("uniform", "zipf:1.1", "correlated:0.5", "file:x"), on_text(Routing.parse)),
+        "routing .npy": (lambda draw: torn(draw, recording), on_file("ids.npy", _routed)),
+        "routing lines": (json_file([[[1, 2, 3, 4, 5, 6, 7, 8]] * 4]), on_file("ids.jsonl", _routed)),
+        "mix": (any_text("4=1,160=3", "1=0.5"), on_text(parse_mix)),
+        "guards": (any_text("64,512,4096", "none"), on_text(parse_guards)),
+        "shapes": (any_text("m4", "m1,m4", "all"), on_text(parse_shapes)),
+        "config": (any_text("tile_k=256,split_k=2", "pdl=true"), on_text(Config.parse)),
+        "shape log": (text_of(SHAPES), on_file("shapes.jsonl", read_shape_log)),
+        "SGLang result": (json_file(SGLANG), on_file("r.jsonl", _arm)),
+        "vLLM result": (json_file(VLLM), on_file("r.json", _arm)),
+        "lm-eval result": (json_file(EVAL), on_file("results.json", lambda f: compare_evals(f, f))),
+        "T4": (json_file(T4), on_file("t4.json", read_t4)),
+        "table": (lambda draw: torn(draw, table), on_file("a.table.json", read_table)),
+        "bundle": (json_file(MANIFEST), on_file("manifest.json", _bundle)),
+        "database": (lambda draw: torn(draw, database), on_file("a.db", _opened)),
+    }
+
+
+def failures(inputs: int, start: int) -> Iterator[tuple[str, str]]:
+    """Gives `inputs` generated inputs to the parsers.
+
+    Yields:
+        The parser and what it raised, each kind of failure once.
+    """
+    kinds = parsers()
+    for name, (make, parse) in kinds.items():
+        yield from ((name, text) for text in _tried(make, parse, -(-inputs // len(kinds)), start))
+
+
+def _tried(make: Maker, parse: Callable[[bytes], None], inputs: int, start: int) -> list[str]:
+    raised: dict[str, str] = {}
+
+    @seed(start)
+    @settings(
+        max_examples=inputs,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def attempt(data: st.DataObject) -> None:
+        content = make(partial(data.draw))
+        try:
+            parse(content)
+        except UserError:
+            return
+        except Exception as error:  # noqa: BLE001 whatever is raised is what is looked for
+            trace = error.__traceback__
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
+            kind = f"{type(error).__name__} at {where}"
+            raised.setdefault(kind, f"{kind}: {str(error)[:160]}, of {content[:200]!r}")
+
+    attempt()
+    return list(raised.values())
