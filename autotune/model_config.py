@@ -8,30 +8,32 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from autotune.arithmetic import PLAIN, Needs
+from autotune.arithmetic import PLAIN
 from autotune.errors import UserError
 from autotune.model_names import (
     ACTIVATION,
     BIASES,
+    DENSE_WIDTH,
     EXPERTS,
     FAMILIES,
     HIDDEN,
     INLINE,
     LIMITS,
+    MODIFIERS,
     MOST,
     NESTED,
     OFF,
+    QUANTISATION,
     ROUTED_HIDDEN,
     SHARED,
     SHARED_WIDTH,
-    SILU,
     TOP_K,
-    UNGATED,
     WIDTH,
     Family,
 )
+from autotune.model_needs import needs_of, shown
 from autotune.quantisation_config import read_scheme
 
 
@@ -50,6 +52,10 @@ def read_layer(path: Path) -> dict[str, Any]:
     reader = _Reader(path, where, fields)
     family_name = str(fields.get("model_type") or raw.get("model_type") or "")
     family = FAMILIES.get(family_name) or FAMILIES.get(str(raw.get("model_type") or "")) or Family()
+    if family.unlike:
+        raise UserError(
+            f"{path} is of {family_name}, where {family.unlike}, as no layer here does: it cannot be tuned"
+        )
     experts, top_k = reader.experts(), reader.top_k()
     width = reader.width(family)
     hidden = reader.required("hidden", HIDDEN, "an MoE layer's hidden size")
@@ -57,7 +63,8 @@ def read_layer(path: Path) -> dict[str, Any]:
     if top_k > experts:
         raise UserError(f"{path} routes a token to {top_k} of {experts} experts: correct the config.json")
     quantised = reader.quantisation(raw)
-    needs = _needs_of(reader, family, read_scheme(quantised, path) if quantised else None)
+    scheme = read_scheme(quantised, path) if quantised else None
+    needs = needs_of(fields, f"{path}: {where}", where, family, scheme)
     named = raw.get("_name_or_path") or raw.get("model_type")
     name = named if isinstance(named, str) and named.strip("/ ") else path.resolve().parent.name
     shared = 0 if routed and routed != hidden else reader.shared(width, family)
@@ -88,7 +95,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for key, value in pairs:
         if made.setdefault(key, value) != value:
-            raise ValueError(f"{key} is both {_shown(made[key])} and {_shown(value)}")
+            raise ValueError(f"{key} is both {shown(made[key])} and {shown(value)}")
     return made
 
 
@@ -128,9 +135,15 @@ def _require_agreement(chosen: tuple[str, dict[str, Any]], path: Path) -> None:
             mine, its = part.get(key), inner.get(key)
             if None not in (mine, its) and mine != its:
                 raise UserError(
-                    f"{path} has {where}{key}={_shown(mine)} and {where}{nested}.{key}={_shown(its)}:"
+                    f"{path} has {where}{key}={shown(mine)} and {where}{nested}.{key}={shown(its)}:"
                     " correct one, or give the config.json of one"
                 )
+
+
+_IN_GROUPS: Final = frozenset((
+    *(*EXPERTS, *TOP_K, *WIDTH, *SHARED, *SHARED_WIDTH),
+    *(*ACTIVATION, *LIMITS, *BIASES),
+))  # fmt: skip
 
 
 def _flat(part: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
@@ -141,7 +154,10 @@ def _flat(part: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
         if not isinstance(inner, dict):
             continue
         for key, value in inner.items():
-            if key in (*EXPERTS, *TOP_K, *WIDTH, *SHARED, "ffn_hidden_size") and value is not None:
+            # In such a group the width is the experts', whatever the dense layers' is called.
+            if key == "ffn_hidden_size":
+                key = "moe_intermediate_size"
+            if value is not None and (key in _IN_GROUPS or MODIFIERS.fullmatch(key)):
                 if flat.get(key) not in (None, value):
                     raise UserError(
                         f"{path} has {where}{key}={flat[key]!r} and {where}{group}.{key}={value!r}:"
@@ -151,13 +167,14 @@ def _flat(part: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
     act = part.get("ffn_config", {}).get("ffn_act_fn") if isinstance(part.get("ffn_config"), dict) else None
     if isinstance(act, dict) and "name" in act:
         flat.setdefault("hidden_act", act["name"])
-    if isinstance(part.get("ffn_config"), dict) and "ffn_hidden_size" in flat:
-        flat.setdefault("moe_intermediate_size", flat["ffn_hidden_size"])
     return flat
 
 
 def _why_dense(raw: Mapping[str, Any]) -> str:
     seen = sorted({key for key in _keys(raw) if re.search(r"expert|(^|_)moe(_|$)", key)})
+    off = next(_off(raw), None)
+    if off:
+        return f"is of a dense model: {off}"
     if "block_configs" in raw:
         return "gives every layer a shape of its own (block_configs): no one layer stands for the model"
     if seen:
@@ -166,6 +183,16 @@ def _why_dense(raw: Mapping[str, Any]) -> str:
             f" {', '.join(EXPERTS)}; add one of them to a copy of the file"
         )
     return f"is no MoE model's config.json: it has none of {', '.join(EXPERTS)}"
+
+
+def _off(part: Any) -> Iterator[str]:
+    """Keys that say that there are no experts, with what they say."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if (key in OFF and value is False) or (key in EXPERTS and value is None):
+                yield f"{key} is {shown(value)}"
+            elif not key.startswith(("vision", "audio", "talker")):
+                yield from _off(value)
 
 
 def _keys(part: Any) -> Iterator[str]:
@@ -247,7 +274,8 @@ class _Reader:
         names = dict(WIDTH)
         # A dense layer's width is an expert's where the family has no other, never in DeepSeek's heirs.
         if family.dense_width or self.fields.get("n_routed_experts") is None:
-            names["intermediate_size"] = ""
+            key = next((key for key in DENSE_WIDTH if self.fields.get(key) is not None), "intermediate_size")
+            names[key] = DENSE_WIDTH[key]
         return self.required("width", names, "an expert's intermediate size")
 
     def shared(self, width: int, family: Family) -> int:
@@ -262,10 +290,10 @@ class _Reader:
     def quantisation(self, raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The checkpoint's quantisation, at the top, beside the layer, or in ModelOpt's own file."""
         for part in (self.fields, raw):
-            for key in ("quantization_config", "compression_config"):
+            for key in QUANTISATION:
                 value = part.get(key)
                 if value is not None and not isinstance(value, dict):
-                    raise UserError(f"{self.path}: {key} is {_shown(value)}, not an object: correct the file")
+                    raise UserError(f"{self.path}: {key} is {shown(value)}, not an object: correct the file")
                 if value:
                     return dict(value)
         beside = self.path.with_name("hf_quant_config.json")
@@ -282,7 +310,7 @@ class _Reader:
             raise UserError(f"{self.path} is of a dense model: {self.where}{key} is 0")
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST[role]:
             raise UserError(
-                f"{self.path}: {self.where}{key} is {_shown(value)}, not a whole number of 1 to {MOST[role]}:"
+                f"{self.path}: {self.where}{key} is {shown(value)}, not a whole number of 1 to {MOST[role]}:"
                 " correct the config.json"
             )
         return value
@@ -293,7 +321,7 @@ class _Reader:
             layers = self.fields.get("num_hidden_layers")
             what = "layers unlike" if len(values) in (layers, 0) or len(values) > 4 else "two groups of"
             raise UserError(
-                f"{self.path} has {what} experts: {self.where}{key} is {_shown(list(values))}, and one tuned"
+                f"{self.path} has {what} experts: {self.where}{key} is {shown(list(values))}, and one tuned"
                 " layer cannot stand for all; give a copy of the file with the value of those to tune"
             )
         return values[0]
@@ -307,74 +335,7 @@ class _Reader:
             return 0
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST["width"]:
             raise UserError(
-                f"{self.path}: {self.where}{key} is {_shown(value)}, not a whole number:"
+                f"{self.path}: {self.where}{key} is {shown(value)}, not a whole number:"
                 " correct the config.json"
             )
         return value
-
-
-def _needs_of(reader: _Reader, family: Family, scheme: Any) -> Needs:
-    """What the experts compute: what the file says, else what the family does."""
-    fields, where = reader.fields, reader.where
-    base = family.needs
-    values: dict[str, Any] = {
-        name: getattr(base, name) for name in ("activation", "gated", "limit", "bias", "weighted_input")
-    }
-    sources = dict(base.sources)
-    told = [key for key in ACTIVATION if fields.get(key) is not None]
-    for key in told:
-        if not isinstance(fields[key], str):
-            raise UserError(
-                f"{reader.path}: {where}{key} is {_shown(fields[key])}, not an activation's"
-                " name: correct the config.json"
-            )
-    if told:
-        # Of two that differ the one that is not plain: which is the experts' is not known.
-        key = next((key for key in told if fields[key].lower() not in SILU), told[0])
-        act, plain = fields[key], fields[key].lower() in SILU
-        # gpt-oss writes silu and computes clamped SwiGLU; Nemotron-H's experts go by mlp_hidden_act alone.
-        others = base.activation.startswith("swiglu with") or (not base.gated and key != "mlp_hidden_act")
-        if not (plain and others):
-            values["activation"] = "silu" if plain else act
-            sources["activation"] = f"{where}{key}={act!r}"
-            values["gated"] = act.lower() not in UNGATED
-            sources["gated"] = sources["activation"]
-    for key in LIMITS:
-        limit = _limit(reader, key)
-        if limit is not None:
-            values["limit"], sources["limit"] = (limit or None), f"{where}{key}={_shown(fields[key])}"
-    alpha = fields.get("swiglu_alpha")
-    if alpha is not None and alpha != 1.0:
-        values["activation"], sources["activation"] = (
-            "swiglu with alpha",
-            f"{where}swiglu_alpha={_shown(alpha)}",
-        )
-    for key in BIASES:
-        if fields.get(key) is True:
-            values["bias"], sources["bias"] = True, f"{where}{key}=true"
-    for key in ("moe_apply_router_weight_on_input", "apply_router_weight_on_input"):
-        if fields.get(key) is True:
-            values["weighted_input"], sources["weighted_input"] = True, f"{where}{key}=true"
-    return Needs(**values, scheme=scheme, sources=tuple(sources.items()))
-
-
-def _limit(reader: _Reader, key: str) -> float | None:
-    """A clamp; 0.0: the file says that there is none; None: the file is silent.
-
-    A list has one a layer; the largest stands for all, since any is refused or computed alike.
-    """
-    value = reader.fields.get(key)
-    if value is None:
-        return 0.0 if key in reader.fields else None
-    limits = value if isinstance(value, list) else [value]
-    numbers = [limit or 0.0 for limit in limits]
-    if not all(isinstance(n, int | float) and not isinstance(n, bool) and 0 <= n < 1e6 for n in numbers):
-        raise UserError(
-            f"{reader.path}: {reader.where}{key} is {_shown(value)}, not a limit: correct the config.json"
-        )
-    return float(max(numbers, default=0.0))
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:56]} …"

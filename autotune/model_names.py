@@ -3,6 +3,7 @@
 Each name stands with the families that have it, as transformers 5.24, vLLM 0.33.0 and SGLang 0.5.23 do.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,8 @@ EXPERTS: Final[Mapping[str, str]] = {
     "moe_num_experts": "ERNIE 4.5, Step-3, DBRX, Aria",
     "num_moe_experts": "Megatron's exports",
     "n_experts": "Moondream",
+    "num_routed_experts": "openPangu Ultra",
+    "moe_num_primary_experts": "SmallThinker",
 }
 TOP_K: Final[Mapping[str, str]] = {
     "num_experts_per_tok": "nearly all",
@@ -41,15 +44,22 @@ TOP_K: Final[Mapping[str, str]] = {
     "moe_router_topk": "Megatron's exports",
     "moe_experts_per_token": "Moondream",
     "n_experts_per_tok": "Moondream",
+    "moe_num_active_primary_experts": "SmallThinker",
 }
 WIDTH: Final[Mapping[str, str]] = {
     "moe_intermediate_size": "nearly all",
     "expert_ffn_hidden_size": "LongCat",
-    "moe_ffn_hidden_size": "Megatron's exports",
+    "moe_ffn_hidden_size": "Megatron's exports, SmallThinker",
     "expert_hidden_dim": "Hunyuan 3, Mistral",
     "moe_expert_inner_dim": "Moondream",
     "expert_inner_dim": "Moondream",
 }
+DENSE_WIDTH: Final[Mapping[str, str]] = {
+    "intermediate_size": "Mixtral, Llama 4, Phi, Granite, OLMoE, Jamba",
+    "hidden_dim": "Mixtral's params.json",
+    "ffn_hidden_size": "JetMoE",
+}
+"""A dense layer's width, which is an expert's where the family has no other."""
 SHARED: Final[Mapping[str, str]] = {
     "n_shared_experts": "DeepSeek, Kimi-K2, GLM-4.5, Nemotron-H",
     "num_shared_experts": "Bailing, AFMoE, EXAONE, Kimi-Linear",
@@ -74,7 +84,12 @@ ACTIVATION: Final = (
 )
 SILU: Final = ("silu", "swish", "swiglu")
 LIMITS: Final = ("swiglu_limit", "swiglu_limits", "expert_swiglu_limit_list", "gate_clamp", "swiglu_clamp")
-BIASES: Final = ("mlp_bias", "moe_bias", "ffn_bias", "use_mlp_bias", "add_bias_linear")
+BIASES: Final = ("mlp_bias", "moe_bias", "ffn_bias", "use_mlp_bias", "use_bias", "add_bias_linear")
+MODIFIERS: Final = re.compile(
+    r"(?!\w*(router|shared|loss|capacity))"
+    r"(swiglu|glu|mlp|ffn|moe|experts?|gate|up)_(\w+_)?(alpha|beta|limits?|clamp|softcap(ping)?)"
+)
+"""What bends an expert's activation, known or not; a router's and an attention's are others."""
 UNGATED: Final = ("relu2", "relu_squared", "squared_relu", "squaredrelu")
 OFF: Final = ("enable_moe_block", "is_moe", "use_moe")
 NESTED: Final = (
@@ -82,6 +97,7 @@ NESTED: Final = (
     *("decoder", "text_model", "lm_config", "model_config", "backbone"),
 )
 """Where the language model stands in a multimodal model's file; vision, audio and talkers are not served."""
+QUANTISATION: Final = ("quantization_config", "compression_config", "quantization", "quant_config")
 INLINE: Final = ("ffn_config", "moe_config", "moe")
 
 MOST: Final = {"hidden": 1 << 18, "width": 1 << 20, "experts": 1 << 16, "top_k": 1 << 10}
@@ -95,11 +111,13 @@ class Family:
         needs: what its experts compute where the file does not say.
         dense_width: an expert's width is `intermediate_size`.
         shared: shared experts that no key tells.
+        unlike: what its layers do that no layer here does, a clause; "": nothing.
     """
 
     needs: Needs = PLAIN
     dense_width: bool = False
     shared: int = 0
+    unlike: str = ""
 
 
 def _needs(**values: Any) -> Needs:
@@ -118,7 +136,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     **dict.fromkeys(("minimax_text_01", "hunyuan", "hunyuan_v1_moe", "aria_text", "xverse_moe"), _DENSE),
     **dict.fromkeys(("granitemoe", "granitemoehybrid", "granitemoeshared", "granitemoe_swa", "dbrx"), _DENSE),
-    **dict.fromkeys(("llama4", "llama4_text"), Family(dense_width=True, shared=1)),
+    **dict.fromkeys(
+        ("llama4", "llama4_text"), Family(_needs(weighted_input=True), dense_width=True, shared=1)
+    ),
     **dict.fromkeys(("gpt_oss", "openai_privacy_filter"), Family(_OAI, dense_width=True)),
     **dict.fromkeys(
         ("minimax_m3", "minimax_m3_vl", "minimax_m3_vl_text"),
@@ -127,6 +147,16 @@ FAMILIES: Final[Mapping[str, Family]] = {
     **dict.fromkeys(("grok", "grok-1", "grok1"), Family(_GELU, dense_width=True)),
     **dict.fromkeys(("gemma4", "gemma4_text", "diffusion_gemma", "diffusion_gemma_text"), Family(_GELU)),
     **dict.fromkeys(("nemotron_h", "nemotronh"), Family(_needs(activation="relu2", gated=False))),
+    **dict.fromkeys(
+        ("inkling2", "inkling2_text", "inkling2_loop", "inkling2_loop_text"),
+        Family(_needs(activation="swiglu with softcaps")),
+    ),
+    **dict.fromkeys(
+        ("muse_spark", "muse_spark_text"),
+        Family(unlike="each expert's output is normalised before the weighted sum"),
+    ),
+    "zaya": Family(unlike="a token may go to an expert that computes nothing"),
+    "smallthinker": Family(_needs(activation="relu")),
     "kimi_k3": Family(_needs(activation="situ")),
     "nllb-moe": Family(_needs(activation="relu", gated=False), dense_width=True),
     "switch_transformers": Family(_needs(activation="relu", gated=False)),

@@ -59,6 +59,10 @@ FAMILIES: dict[str, tuple[dict[str, Any], tuple[int, int, int, int, int]]] = {
     "jetmoe": ({"hidden_size": 2048, "intermediate_size": 5632, "num_local_experts": 8, "num_experts_per_tok": 2, "activation_function": "silu"}, (2048, 5632, 8, 2, 0)),
     "solar_open": ({"hidden_size": 4096, "moe_intermediate_size": 1280, "n_routed_experts": 128, "num_experts_per_tok": 8, "n_shared_experts": 1}, (4096, 1280, 128, 8, 1)),
     "qwen3_omni_moe": ({"thinker_config": {"text_config": {"hidden_size": 2048, "moe_intermediate_size": 768, "num_experts": 128, "num_experts_per_tok": 8}}, "talker_config": {"text_config": {"hidden_size": 1024, "moe_intermediate_size": 384, "num_experts": 128, "num_experts_per_tok": 6}}}, (2048, 768, 128, 8, 0)),
+    "pangu_ultra_moe": ({"hidden_size": 7680, "intermediate_size": 18432, "moe_intermediate_size": 2048, "num_routed_experts": 256, "num_experts_per_tok": 8, "num_shared_experts": 1}, (7680, 2048, 256, 8, 1)),
+    "smallthinker": ({"hidden_size": 2560, "moe_ffn_hidden_size": 768, "moe_num_primary_experts": 64, "moe_num_active_primary_experts": 6}, (2560, 768, 64, 6, 0)),
+    "yuan": ({"hidden_size": 2048, "intermediate_size": 8192, "ffn_hidden_size": 8192, "moe_config": {"moe_num_experts": 32, "moe_top_k": 2, "ffn_hidden_size": 4096}}, (2048, 4096, 32, 2, 0)),
+    "mixtral-params": ({"dim": 4096, "hidden_dim": 14336, "moe": {"num_experts": 8, "num_experts_per_tok": 2}}, (4096, 14336, 8, 2, 0)),
     "mistral": ({"dim": 7168, "hidden_dim": 16384, "moe": {"num_experts": 128, "num_experts_per_tok": 4, "expert_hidden_dim": 4096, "num_shared_experts": 1}}, (7168, 4096, 128, 4, 1)),
 }
 # fmt: on
@@ -104,6 +108,9 @@ def test_every_familys_names_are_read(name: str, tmp_path: Path) -> None:
     ({"hidden_act": 3}, "hidden_act is 3, not an activation"),
     ({"swiglu_limit": "much"}, 'swiglu_limit is "much", not a limit'),
     ({"quantization_config": "fp8"}, 'quantization_config is "fp8", not an object'),
+    ({"quantization": "fp8"}, 'quantization is "fp8", not an object'),
+    ({"model_type": "muse_spark"}, "of muse_spark, where each expert's output is normalised before the weighted sum"),
+    ({"model_type": "zaya"}, "of zaya, where a token may go to an expert that computes nothing"),
     ({"text_config": {"num_experts": 64}}, r"num_experts=128 and text_config.num_experts=64"),
 ])  # fmt: skip
 def test_what_cannot_be_is_told_with_file_and_key(
@@ -118,6 +125,8 @@ def test_what_cannot_be_is_told_with_file_and_key(
 @pytest.mark.parametrize(("content", "reason"), [
     ({"hidden_size": 4096, "intermediate_size": 11008}, "is no MoE model's config.json: it has none of"),
     ({"hidden_size": 4096, "count_of_experts": 8}, "names no number of experts that is known here .it has count_of_experts"),
+    ({"text_config": {"hidden_size": 2560, "enable_moe_block": False, "num_experts": None}}, "is of a dense model: enable_moe_block is false"),
+    ({"hidden_size": 2048, "moe_intermediate_size": 1408, "n_routed_experts": None}, "is of a dense model: n_routed_experts is null"),
     ({"block_configs": [{}], "hidden_size": 8192}, "every layer a shape of its own"),
     ({"text_config": PLAIN, "llm_config": {**PLAIN, "num_experts": 64}}, "two language models with experts, in text_config and llm_config"),
     ('{"num_experts": ' + "[" * 100_000, "as JSON"),

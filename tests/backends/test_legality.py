@@ -201,6 +201,13 @@ def test_whatever_stands_in_a_quantisation_is_a_scheme_or_one_sentence(
     ({"swiglu_alpha": 1.702}, "swiglu_alpha=1.702"),
     ({"mlp_bias": True}, "a bias in the experts, mlp_bias=true (the kernels add none)"),
     ({"moe_apply_router_weight_on_input": True}, "router weights on the input"),
+    ({"model_type": "llama4_text", "hidden_act": "silu"}, "router weights on the input, weighted_input=True, its family's"),
+    ({"model_type": "inkling2_text", "hidden_act": "silu"}, "activation='swiglu with softcaps', its family's"),
+    ({"model_type": "smallthinker"}, "activation='relu', its family's"),
+    ({"hidden_act": "silu", "mlp_gate_softcap": 4.0}, "mlp_gate_softcap=4.0 (the kernels compute silu)"),
+    ({"swiglu_beta": [0, 1.5]}, "swiglu_beta=[0, 1.5] (the kernels compute silu)"),
+    ({"moe_config": {"hidden_act": "gelu"}}, "hidden_act='gelu' (the kernels compute silu)"),
+    ({"quantization": {"qformat_weight": "fp8_e4m3"}}, "unknown-quantised weights"),
 ])  # fmt: skip
 def test_what_no_kernel_computes_is_refused_with_value_and_key(
     change: dict[str, Any], told: str, tmp_path: Path
@@ -215,7 +222,11 @@ def test_what_no_kernel_computes_is_refused_with_value_and_key(
 
 @pytest.mark.parametrize(
     "change",
-    [{"hidden_act": "swish"}, {"swiglu_limit": None}, {"swiglu_limits": [0, None]}, {"mlp_bias": False}],
+    [
+        *({"hidden_act": "swish"}, {"swiglu_limit": None}, {"swiglu_limits": [0, None]}, {"mlp_bias": False}),
+        *({"mlp_gate_softcap": None}, {"moe_router_logit_softcapping": 30.0}, {"moe_aux_loss_alpha": 0.1}),
+        {"swiglu_limits_shared": [0, 16.0]},
+    ],
 )
 def test_what_a_file_says_it_has_not_is_nothing_to_refuse(change: dict[str, Any], tmp_path: Path) -> None:
     assert checkpoint(tmp_path, **change).needs is None
