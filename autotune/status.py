@@ -82,6 +82,13 @@ class BundleStatus:
     problems: tuple[str, ...]
 
 
+def stack_names(stack: Fingerprint) -> list[str]:
+    """The stack's parts in words; what had no part in the times is left out."""
+    parts = {"driver": stack.driver, "torch": stack.torch, "Triton": stack.triton}
+    runtime = [] if stack.runtime == "none" else [stack.runtime]
+    return [stack.device, *runtime, *(f"{name} {version}" for name, version in parts.items() if version)]
+
+
 def this_stack() -> Stack:
     """Asks the GPU in a process of its own; without one the installed packages are all that is known."""
     done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)

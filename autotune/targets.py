@@ -86,7 +86,7 @@ def _live_device() -> Device:
     if importlib.util.find_spec("torch") is None:
         raise UserError(
             "the GPU here cannot be measured without torch: install this platform's ROCm or CUDA build of"
-            f" torch, or use --target {DEFAULT_OFFLINE}"
+            f" torch, or prepare offline with `autotune run --target {DEFAULT_OFFLINE}`"
         )
 
     def ask() -> "subprocess.CompletedProcess[str]":
@@ -99,7 +99,8 @@ def _live_device() -> Device:
     if probe.returncode != 0:
         last = (probe.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(
-            f"torch cannot use a GPU here ({last}): repair the driver, or use --target {DEFAULT_OFFLINE}"
+            f"torch cannot use a GPU here ({last}): go to a machine with a GPU, its driver and its build of"
+            f" torch, or prepare offline with `autotune run --target {DEFAULT_OFFLINE}`"
         )
     return Device(**json.loads(probe.stdout))
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from autotune.ab.evals import compare_evals
-from autotune.ab.results import read_arm
+from autotune.ab.folder import read_arm
 from autotune.config import Config
 from autotune.data import data_dir
 from autotune.devices import DEVICES

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from autotune.backends import load_backend
 from autotune.export.export import Selection, export
 from autotune.problem import Stage
-from autotune.status import Stack, bundles_status, this_stack, winners_status
+from autotune.status import Stack, bundles_status, stack_names, this_stack, winners_status
 from autotune.store.records import ShortListed
 from autotune.store.store import Store
 from tests.export.test_export import both, win
@@ -80,6 +81,11 @@ def test_an_estimate_is_not_compared_with_the_card(own_database: Path) -> None:
         )
     assert [difference.split(":")[0] for difference in fitting] == ["kernel_source"]
     assert "triton: 3.9.0 -> 3.10.0" in stale
+
+
+def test_a_stack_is_named_without_what_it_has_not() -> None:
+    assert stack_names(replace(OFFLINE, torch=None, triton="3.9.0")) == [OFFLINE.device, "Triton 3.9.0"]
+    assert stack_names(fingerprint())[1:] == ["rocm 7.2.0", "driver 6.12", "torch 2.9.0", "Triton 3.6.0"]
 
 
 def test_new_kernels_make_it_stale(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

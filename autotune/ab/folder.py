@@ -87,6 +87,8 @@ def _objects(file: Path) -> Iterator[tuple[str, Any]]:
     """
     try:
         values = list(_values(file.read_bytes().decode("utf-8-sig")))
+    except FileNotFoundError:
+        raise UserError(f"there is no {file}: an arm is a result file, or a folder of them") from None
     except (OSError, ValueError) as error:
         raise UserError(
             f"{file} is no result file ({error}): give those of bench_serving or vllm bench serve"

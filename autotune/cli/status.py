@@ -12,7 +12,7 @@ def status(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> 
     Example: autotune status
     """
     from autotune.report.winners import verdict
-    from autotune.status import bundles_status, this_stack, winners_status
+    from autotune.status import bundles_status, stack_names, this_stack, winners_status
     from autotune.store.store import Store
 
     with Store.open(db, read_only=True) as store:
@@ -56,8 +56,7 @@ def status(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> 
             f"{one.winner.backend} {one.winner.problem.shape} ({one.winner.problem.tokens} tokens),"
             f" {one.winner.problem.layer.key}\n"
             f"  {verdict(one.winner)}\n"
-            f"  made on {stack.device}, {stack.runtime}, driver {stack.driver}, torch {stack.torch},"
-            f" Triton {stack.triton}\n"
+            f"  made on {', '.join(stack_names(stack))}\n"
             f"  {one.verdict}"
         )
     for bundle in bundles:

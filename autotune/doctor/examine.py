@@ -69,9 +69,10 @@ def print_examination(examination: Examination) -> None:
         if finding.remedy:
             console.print(Text(f"{'':<{width}}  -> {finding.remedy}", "dim"))
     console.print()
+    width = max((len(ability.backend) for ability in examination.abilities), default=0)
     for ability in examination.abilities:
-        line = Text(f"backend {ability.backend:<8}", "bold")
-        line.append(f" {ability.can}", "not bold")
+        line = Text(f"backend {ability.backend:<{width}}", "bold")
+        line.append(f"  {ability.can}", "not bold")
         if ability.remedy:
             line.append(f" -> {ability.remedy}", "not bold dim")
         console.print(line)

@@ -38,7 +38,8 @@ class GpuMachine:
             ) from error
         if not torch.cuda.is_available():
             raise UserError(
-                "torch sees no GPU: measure on a machine that has one, or use --target offline:mi325x"
+                "torch sees no GPU: measure on a machine that has one, or prepare offline with"
+                " `autotune run --target offline:mi325x`"
             )
         # No context yet, which would be memory of our own: device 0 becomes the current one by its first use.
         self._properties: Any = torch.cuda.get_device_properties(0)

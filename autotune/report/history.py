@@ -7,7 +7,7 @@ from typing import Any
 from autotune.errors import UserError
 from autotune.report.query import winners_of
 from autotune.report.text_table import Column, duration, text_table
-from autotune.results import Status
+from autotune.results import Kind, Status
 from autotune.store.records import RunRecord
 from autotune.store.store import Store
 
@@ -19,7 +19,7 @@ COLUMNS = (
     Column("device"),
     Column("trials", right=True),
     Column("failed", right=True),
-    Column("winners", right=True),
+    Column("results", right=True),
     Column("faster", right=True),
     Column("command"),
 )
@@ -32,7 +32,7 @@ class Episode:
     Attributes:
         failed: trials without a time.
         winners: problems that it decided; short lists by estimate count too.
-        faster: of these, how many beat what ships.
+        faster: of these, how many beat what ships; an estimate beats nothing.
     """
 
     run: RunRecord
@@ -82,7 +82,7 @@ def _episode(store: Store, run: RunRecord) -> Episode:
     counts = store.trial_counts(run.id)
     made = winners_of(store, run.id)
     trials = sum(counts.values())
-    faster = sum(not winner.kept_default for winner in made)
+    faster = sum(not winner.kept_default and winner.kind is not Kind.ESTIMATE for winner in made)
     return Episode(run, trials, trials - counts.get(Status.OK, 0), len(made), faster)
 
 

@@ -79,7 +79,7 @@ def final(one: ProblemReport) -> list[Markup]:
         "left out",
         "differs from what ships in",
     ]
-    caption = f"Everybody in the {words.final}: {words.adjective} gain of the {words.whole}"
+    caption = f"All in the {words.final}: {words.adjective} gain of the {words.whole}"
     made.append(table(heads, rows, caption=caption, right=(1, 2, 3, 4), config=7))
     if one.left:
         made.append(details(f"Among the fastest of a stage, and not in the {words.final}", _left(one)))
@@ -93,7 +93,7 @@ def _left(one: ProblemReport) -> Markup:
             str(left.stage),
             "" if left.us is None else f"{left.us:.2f}",
             left.reason,
-            tag("code", changes(left.config, one.ships.of(left.stage) if one.ships else None)),
+            _config(changes(left.config, one.ships.of(left.stage) if one.ships else None)),
         ]
         for left in one.left
     ]
@@ -125,7 +125,13 @@ def who(one: ProblemReport, contender: Contender) -> str:
 
 def layer_code(config: LayerConfig, ships: LayerConfig) -> Markup:
     """Where a layer differs from what ships, a line a stage."""
-    return join([tag("code", line) for line in layer_changes(config, ships).split("; ")])
+    return join([_config(line) for line in layer_changes(config, ships).split("; ")])
+
+
+def _config(text: str) -> Markup:
+    """A config as code, which breaks after a comma and not within a knob's name where it can."""
+    parts = text.split(",")
+    return tag("code", parts[0], *(join(Markup(",<wbr>"), part) for part in parts[1:]))
 
 
 def _rounds(one: ProblemReport, contender: Contender) -> str:
@@ -211,7 +217,7 @@ def _executed(one: ProblemReport, stage: Stage) -> Markup:
             "default (ships)" if default and trial.config == default.config else "listed",
             f"{trial.figure_us:.2f}",
             f"{us:.2f}" if (us := compiled.get(trial.config)) else "",
-            tag("code", changes(trial.config, default.config if default else None)),
+            _config(changes(trial.config, default.config if default else None)),
         ]
         for trial in fastest(one.executed[stage])
     ]
@@ -292,7 +298,7 @@ def _top(trials: Sequence[StoredTrial], timed: Sequence[StoredTrial], kind: str,
             if default and default.figure_us and trial.figure_us
             else "",
             trial.origin,
-            tag("code", changes(trial.config, default.config if default else None)),
+            _config(changes(trial.config, default.config if default else None)),
         ]
         for trial in timed[:_TOP]
     ]

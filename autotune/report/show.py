@@ -69,8 +69,11 @@ def winner_lines(summaries: Sequence[WinnerSummary], width: int | None = None) -
                 kept,
             ]
         )
-    lines = text_table(COLUMNS, rows, width)
-    if any(summary.winner.kind is Kind.ESTIMATE for summary in summaries):
+    estimates = [summary.winner.kind is Kind.ESTIMATE for summary in summaries]
+    chosen = "listed first µs" if all(estimates) else "winner or listed first µs" if any(estimates) else None
+    columns = [Column(chosen, right=True) if chosen and c.name == "winner µs" else c for c in COLUMNS]
+    lines = text_table(columns, rows, width)
+    if any(estimates):
         note = "An estimate is a formula on the compiled code: nothing ran on that device."
         lines += ["", *wrapped(note, width)]
     return lines

@@ -1,6 +1,6 @@
 """What `autotune top` shows: the best candidates of each stage, or those of one status."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,8 @@ def rankings(store: Store, chosen: Filter, *, sort: str = "us", limit: int = 10)
     runs = [run.id for run in store.runs() if chosen.run in (None, run.id)]
     trials = [trial for run in runs for trial in store.trials_of(run)]
     made = []
-    for conditions, stages in grouped(trials).items():
+    groups = grouped(trials)
+    for conditions, stages in groups.items():
         if not _fits(conditions, chosen):
             continue
         for stage, group in stages.items():
@@ -83,8 +84,25 @@ def rankings(store: Store, chosen: Filter, *, sort: str = "us", limit: int = 10)
             if wanted and chosen.stage in (None, stage):
                 wanted.sort(key=SORTS[sort])
                 shown = wanted[:limit] if limit else wanted
-                made.append(Ranking(conditions, stage, default_of(group), shown, len(wanted)))
+                made.append(
+                    Ranking(conditions, stage, _default(groups, conditions, stage), shown, len(wanted))
+                )
     return made
+
+
+def _default(
+    groups: Mapping[Conditions, Mapping[Stage, Sequence[StoredTrial]]], conditions: Conditions, stage: Stage
+) -> StoredTrial | None:
+    """The trial of what ships; of estimates as executed, the search tells which config that is."""
+    group = groups[conditions][stage]
+    told = (
+        default_of(stages[stage])
+        for other, stages in groups.items()
+        if (other.problem, other.backend, other.environment, other.kind)
+        == (conditions.problem, conditions.backend, conditions.environment, conditions.kind)
+    )
+    ships = {default.config for default in told if default is not None}
+    return default_of(group) or next((trial for trial in group if trial.config in ships), None)
 
 
 def _fits(conditions: Conditions, chosen: Filter) -> bool:

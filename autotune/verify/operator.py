@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from autotune.config import value_text
 from autotune.errors import UserError
 from autotune.export.operator_json import VARIABLE
 from autotune.kernels.tuned import load_tuned
@@ -32,8 +33,8 @@ def verify_operator(bundle: Bundle) -> Verification:
         for stage, entry in stages.items():
             found = vars(getattr(selected, stage))
             ok = all(found.get(name) == value for name, value in entry.items())
-            text = " ".join(f"{name}={found.get(name)}" for name in entry)
-            wanted = " ".join(f"{name}={value}" for name, value in entry.items())
+            text = " ".join(f"{name}={value_text(found.get(name))}" for name in entry)
+            wanted = " ".join(f"{name}={value_text(value)}" for name, value in entry.items())
             checks.append(Check(f"{stage} at {m} tokens", text, ok, "" if ok else wanted))
     wrong = [check for check in checks if not check.ok]
     reasons = [f"bucket: {check.subject} gets {check.found}, meant was {check.expected}" for check in wrong]

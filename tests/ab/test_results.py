@@ -143,7 +143,9 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         read_arm([tmp_path])
     with pytest.raises(UserError, match=r"has no \.json .*, but warmup.json"):
         read_arm([folder(tmp_path, {"warmup.json": vllm()})])
-    with pytest.raises(UserError, match="is no result file"):
+    with pytest.raises(
+        UserError, match=r"there is no .*absent\.json: an arm is a result file, or a folder of them"
+    ):
         read_arm([tmp_path / "absent.json"])
 
 

@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 from autotune.compile.estimate import EXECUTED, PROMISED
+from autotune.config import Config
 from autotune.problem import Problem, Stage
 from autotune.report.axis import focus
 from autotune.report.content import ProblemReport, Report, Scope, gather
+from autotune.report.history import episodes
 from autotune.report.markdown import markdown
 from autotune.report.page import page
+from autotune.report.sections import layer_code
+from autotune.report.show import winner_lines, winners_at_a_glance
+from autotune.report.top import Filter, ranking_lines, rankings
 from autotune.report.winners import print_winners, summarise
 from autotune.results import Finalist, Kind, Round
 from autotune.store.records import ShortListed
@@ -119,6 +124,29 @@ def test_both_estimates_stand_beside_each_other_by_name(store: Store) -> None:
     assert "as compiled 40.00" in html
     assert "of what ships that is 40.00 and 50.00 µs" in html
     assert "| estimate as executed | 50.00 | 28.00 | 40.00 | 30.00 |" in markdown(store, report)
+
+
+def test_the_lists_know_what_ships_and_call_no_estimate_a_winner(store: Store) -> None:
+    run = offline(store)
+    search(store, run)
+    execute(store, run)
+    shortlist(store, run)
+    executed = ranking_lines(rankings(store, Filter(stage=Stage.STAGE1))[-1])
+    assert [line.split()[2] for line in executed[2:]] == ["+44.0%", "+44.0%", "0.0%"]
+    assert executed[2].endswith(" tile_k=64")
+    assert executed[-1].endswith(" as shipped")
+    (heading, *_) = winner_lines(winners_at_a_glance(store))
+    assert "listed first µs" in heading
+    assert "winner" not in heading
+    (episode,) = episodes(store)
+    assert (episode.winners, episode.faster) == (1, 0)
+
+
+def test_a_config_breaks_after_a_comma_only() -> None:
+    assert (
+        layer_code(replace(DEFAULT, stage1=Config({"a": 1, "b": 2})), DEFAULT)
+        == "<code>stage1: a=1,<wbr>b=2</code>"
+    )
 
 
 def test_the_commands_print_both_estimates_too(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

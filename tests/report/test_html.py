@@ -56,7 +56,7 @@ class _Reader(HTMLParser):
 
 def _read(html: str) -> _Reader:
     reader = _Reader()
-    reader.feed(html)
+    reader.feed(html.replace("<wbr>", ""))  # where a line may break: nothing to read
     assert reader.open == []
     return reader
 
