@@ -22,6 +22,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 _BLOCK = re.compile(r"(?:<!-- (?P<mark>[a-z0-9: ]+) -->\n)?```(?P<kind>[a-z]+)\n(?P<text>.*?)```", re.DOTALL)
 _TASKS = (
     "tune", "export", "deploy", "offline", "read-the-report", "add-a-backend", "add-a-model", "database",
+    "testing",
 )  # fmt: skip
 
 
@@ -71,12 +72,21 @@ def test_there_is_a_page_a_task_and_the_index_links_them_all() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_in_it_exists_with_its_options(page: Path) -> None:
     commands = [words for text in _blocks(page, "sh") for words in _commands(text)]
-    assert commands or page.name == "README.md"
+    assert commands or page.name in ("README.md", "testing.md")
     for words in commands:
         _check(words)
     for quoted in re.findall(r"`autotune ([^`]+)`", page.read_text()):
         if not quoted.startswith("COMMAND"):
             _check(shlex.split(quoted))
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_script_in_it_exists_with_its_options(page: Path) -> None:
+    lines = page.read_text().replace("\\\n", " ")
+    for script, options in re.findall(r"python\s(scripts/[a-z_]+\.py)([^`\n]*)", lines):
+        text = (ROOT / script).read_text()
+        for option in re.findall(r"--[a-z-]+", options):
+            assert f'"{option}"' in text, f"{script} has no {option}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
