@@ -16,6 +16,7 @@ from autotune.model_names import (
     ACTIVATION,
     BIASES,
     DENSE_WIDTH,
+    DEPTH,
     EXPERTS,
     FAMILIES,
     HIDDEN,
@@ -35,6 +36,7 @@ from autotune.model_names import (
 )
 from autotune.model_needs import needs_of, shown
 from autotune.quantisation_config import read_scheme
+from autotune.quantities import is_number
 
 
 def read_layer(path: Path) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def read_layer(path: Path) -> dict[str, Any]:
     if top_k > experts:
         raise UserError(f"{path} routes a token to {top_k} of {experts} experts: correct the config.json")
     quantised = reader.quantisation(raw)
-    scheme = read_scheme(quantised, path) if quantised else None
+    scheme = read_scheme(quantised, path, reader.layers()) if quantised else None
     needs = needs_of(fields, f"{path}: {where}", where, family, scheme)
     named = raw.get("_name_or_path") or raw.get("model_type")
     name = named if isinstance(named, str) and named.strip("/ ") else path.resolve().parent.name
@@ -286,6 +288,13 @@ class _Reader:
             if total:
                 return total // width if total % width == 0 else 0
         return count or family.shared
+
+    def layers(self) -> Sequence[int]:
+        """Some that have experts, the odd ones where every second has."""
+        depth = next((n for key in DEPTH if is_number(n := self.fields.get(key))), 12)
+        dense = self.fields.get("first_k_dense_replace")
+        first = 3 if not is_number(dense) or dense < 3 else int(dense)
+        return range(first, min(int(depth), first + 200), 8) or (3, 11)
 
     def quantisation(self, raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The checkpoint's quantisation, at the top, beside the layer, or in ModelOpt's own file."""

@@ -97,6 +97,7 @@ NESTED: Final = (
     *("decoder", "text_model", "lm_config", "model_config", "backbone"),
 )
 """Where the language model stands in a multimodal model's file; vision, audio and talkers are not served."""
+DEPTH: Final = ("num_hidden_layers", "n_layers", "num_layers")
 QUANTISATION: Final = ("quantization_config", "compression_config", "quantization", "quant_config")
 INLINE: Final = ("ffn_config", "moe_config", "moe")
 

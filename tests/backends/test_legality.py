@@ -142,6 +142,88 @@ def test_experts_that_the_quantisation_leaves_out_are_not_quantised(ignore: str,
     assert checkpoint(tmp_path, quantization_config={**raw, "ignore": rest}).needs is not None
 
 
+INT4 = {"weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}}
+FP8 = {
+    "weights": {"num_bits": 8, "type": "float", "strategy": "channel"},
+    "input_activations": {**BY_TOKEN, "type": "float"},
+}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}
+ROUND = {**GPTQ, "quant_method": "auto-round"}
+QUARK_INT4 = {"weight": {"dtype": "int4", "qscheme": "per_group", "group_size": 32}}
+
+
+def groups(**targets: dict[str, Any]) -> dict[str, Any]:
+    """A compressed-tensors file with groups for some projections or layers."""
+    places = {"halves": "re:.*experts.*(gate|up)_proj", "down": "re:.*experts.*down_proj"}
+    places |= {"early": r"re:.*layers\.[0-9]\..*experts", "late": r"re:.*layers\.[1-9][0-9]\..*experts"}
+    places |= {"attention": "re:.*self_attn.*", "experts": "re:.*mlp.experts.*"}
+    return {
+        "quant_method": "compressed-tensors",
+        "config_groups": {name: {"targets": [places[name]], **held} for name, held in targets.items()},
+    }
+
+
+@pytest.mark.parametrize(("raw", "told"), [
+    (groups(halves=FP8, down=INT4), "unlike (gate: fp8 weights, a scale a channel, times fp8; down: int4"),
+    (groups(down=INT4), "unlike (gate: not quantised; down: int4"),
+    (groups(early=FP8, late=INT4), "unlike (layer 3: fp8 weights, a scale a channel, times fp8; layer 11: int4"),
+    ({**CHECKPOINTS["Kimi-K2.5"][0], "ignore": ["re:.*experts.*down_proj"]}, "down: not quantised"),
+    ({**QUARK_W4A8, "layer_quant_config": {"*experts*down_proj": QUARK_INT4}}, "unlike (gate: int4"),
+    ({**QUARK_W4A8, "layer_quant_config": {"*layers.3.*experts*": QUARK_INT4}}, "unlike (layer 3: int4"),
+    ({**GPTQ, "dynamic": {r"+:.*experts.*": {"bits": 8}}}, "int8 weights, a scale a group of 32"),
+    ({**GPTQ, "dynamic": {r"+:.*down_proj": {"bits": 8}}}, "unlike (gate: int4"),
+    ({**ROUND, "extra_config": {".*experts.*": {"bits": 8}}}, "int8 weights, a scale a group of 32"),
+    ({**ROUND, "data_type": "mx_fp", "act_bits": 4}, "auto-round mx_fp4a4 weights"),
+    ({**ROUND, "act_bits": 8}, "auto-round int4a8 weights"),
+    (group(4, strategy="group", group_size=32, actorder="group"), "int4 in another order of K"),
+    ({**group(8, strategy="channel", inputs=BY_TOKEN), "sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse-24"),
+    ({**group(8, strategy="channel", inputs=BY_TOKEN), "transform_config": {"config_groups": {"R1": {}}}}, "transformed"),
+    (group(8, strategy="channel", inputs={**BY_TOKEN, "symmetric": False}), "times int8 with zero points"),
+])  # fmt: skip
+def test_what_is_said_of_some_modules_counts_and_unlike_ones_are_taken_by_nobody(
+    raw: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    layer = checkpoint(tmp_path, quantization_config=raw)
+    for backend in backend_names():
+        with pytest.raises(UserError) as error:
+            require_computed(load_backend(backend), backend, layer)
+        assert told in str(error.value)
+
+
+@pytest.mark.parametrize("raw", [
+    groups(attention=FP8, experts=INT4),
+    # Layers that are not quantised are looked up under another name, and stand aside.
+    groups(early=INT4),
+    {**ROUND, "extra_config": {"lm_head": {"bits": 8}}},
+    {**GPTQ, "dynamic": {r"-:.*self_attn.*": {}}},
+    {**group(4, strategy="group", group_size=32, actorder="weight"), "sparsity_config": {"format": "dense"}},
+])  # fmt: skip
+def test_what_is_said_of_other_modules_changes_nothing(raw: dict[str, Any], tmp_path: Path) -> None:
+    needs = checkpoint(tmp_path, quantization_config=raw).needs
+    assert needs is not None
+    assert needs.scheme == Scheme("int4", Scales.GROUP, (1, 32))
+
+
+@pytest.mark.parametrize("raw", [
+    {**GPTQ, "dynamic": {r"-:.*experts.*": {}}},
+    {**GPTQ, "modules_in_block_to_quantize": [["self_attn.q_proj"]]},
+    {**ROUND, "extra_config": {".*experts.*": {"bits": 16}}},
+    groups(attention=FP8),
+    {**CHECKPOINTS["DeepSeek-V3"][0], "modules_to_not_convert": ["mlp"]},
+])  # fmt: skip
+def test_experts_that_no_rule_quantises_are_not_quantised(raw: dict[str, Any], tmp_path: Path) -> None:
+    assert checkpoint(tmp_path, quantization_config=raw).needs is None
+
+
+def test_layers_are_looked_at_from_the_first_with_experts_to_the_last(tmp_path: Path) -> None:
+    raw = CHECKPOINTS["DeepSeek-V3"][0]
+    change = {"num_hidden_layers": 30, "first_k_dense_replace": 5}
+    every = [f"model.layers.{layer}.mlp.experts" for layer in range(5, 30)]
+    assert checkpoint(tmp_path, quantization_config={**raw, "ignored_layers": every}, **change).needs is None
+    some = {**raw, "ignored_layers": every[:15]}
+    assert checkpoint(tmp_path, quantization_config=some, **change).needs is not None
+
+
 def test_modelopts_own_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "NVFP4"}}))
     needs = checkpoint(tmp_path).needs
@@ -153,6 +235,9 @@ def test_modelopts_own_file_is_read(tmp_path: Path) -> None:
     {"quant_method": "fp8", "weight_block_size": [128]},
     {"quant_method": "fp8", "weight_block_size": [128.0, 128]},
     {"quant_method": "awq", "bits": "four"},
+    {"quant_method": "fp8", "weight_block_size": [0, 128]},
+    {"quant_method": "fp8", "ignored_layers": 3},
+    {"quant_method": "gptq", "dynamic": {"+:([": {}}},
     {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": None}}},
     {"quant_method": "compressed-tensors", "config_groups": {"group_0": 4}},
     {"quant_method": "compressed-tensors", "config_groups": [1]},
