@@ -67,11 +67,10 @@ def read_layer(path: Path) -> dict[str, Any]:
     quantised = reader.quantisation(raw)
     scheme = read_scheme(quantised, path, reader.layers()) if quantised else None
     needs = needs_of(fields, f"{path}: {where}", where, family, scheme)
-    named = raw.get("_name_or_path") or raw.get("model_type")
-    name = named if isinstance(named, str) and named.strip("/ ") else path.resolve().parent.name
+    named = (raw.get("_name_or_path"), raw.get("model_type"), path.resolve().parent.name)
     shared = 0 if routed and routed != hidden else reader.shared(width, family)
     return {
-        "name": re.sub(r"\s+", "-", name.strip().rstrip("/").rsplit("/", 1)[-1].lower()),
+        "name": next((name for name in map(_name, named) if name), "model"),
         "model_dim": routed or hidden,
         "moe_intermediate": width,
         "experts": experts,
@@ -82,9 +81,16 @@ def read_layer(path: Path) -> dict[str, Any]:
     }
 
 
+def _name(named: Any) -> str:
+    """The last part of a model's name, in letters that no file, shell or terminal takes amiss; "": none."""
+    last = named.strip().rstrip("/").rsplit("/", 1)[-1] if isinstance(named, str) else ""
+    return re.sub(r"[^a-z0-9._-]+", "-", last.lower()[:80]).strip("-")
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+        json.dumps(raw, ensure_ascii=False).encode()  # half a character can be printed nowhere
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} as JSON ({error}): give the model's config.json") from error
     if not isinstance(raw, dict):
@@ -94,11 +100,12 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys stand in it once, or twice with one value."""
-    made: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if made.setdefault(key, value) != value:
-            raise ValueError(f"{key} is both {shown(made[key])} and {shown(value)}")
-    return made
+        if key in values and values[key] != value:
+            raise ValueError(f"{key} is both {shown(values[key])} and {shown(value)}")
+        values[key] = value
+    return values
 
 
 def _language_model(raw: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
@@ -179,6 +186,12 @@ def _why_dense(raw: Mapping[str, Any]) -> str:
         return f"is of a dense model: {off}"
     if "block_configs" in raw:
         return "gives every layer a shape of its own (block_configs): no one layer stands for the model"
+    place = next(_places(raw, ""), None)
+    if place:
+        return (
+            f"names experts in {place}, where no language model is known to stand: give a copy of that"
+            " part as a file of its own"
+        )
     if seen:
         return (
             f"names no number of experts that is known here (it has {', '.join(seen[:4])}): known are"
@@ -195,6 +208,15 @@ def _off(part: Any) -> Iterator[str]:
                 yield f"{key} is {shown(value)}"
             elif not key.startswith(("vision", "audio", "talker")):
                 yield from _off(value)
+
+
+def _places(part: Any, where: str) -> Iterator[str]:
+    """Parts that name experts, wherever they stand."""
+    for key, value in part.items() if isinstance(part, dict) else ():
+        if isinstance(value, dict) and not key.startswith(("vision", "audio", "talker")):
+            if any(value.get(name) is not None for name in EXPERTS):
+                yield f"{where}{key}"
+            yield from _places(value, f"{where}{key}.")
 
 
 def _keys(part: Any) -> Iterator[str]:

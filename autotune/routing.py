@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from autotune.errors import UserError
+from autotune.quantities import parse_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,12 +71,11 @@ class Routing:
                 )
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
             return cls("file", path=f"{path.resolve()}#{digest}")
-        try:
-            parameter = float(argument)
-        except ValueError:
-            raise UserError(f"--routing {text!r} is no routing model: {_HELP}") from None
+        parameter = parse_number(argument)
+        if parameter is None:
+            raise UserError(f"--routing {text!r} is no routing model: {_HELP}")
         if (kind == "zipf" and 0 < parameter < 100) or (kind == "correlated" and 0 <= parameter <= 1):
-            return cls(kind, parameter)
+            return cls(kind, abs(parameter))  # -0 is 0, under one key
         raise UserError(f"--routing {text!r} is no routing model: {_HELP}")
 
     @property
@@ -83,7 +83,10 @@ class Routing:
         """Canonical text; `parse(key)` gives the routing back."""
         if self.kind == "file":
             return f"file:{self.path}"
-        return self.kind if self.kind == "uniform" else f"{self.kind}:{self.parameter:g}"
+        if self.kind == "uniform":
+            return self.kind
+        short = f"{self.parameter:g}"
+        return f"{self.kind}:{short if float(short) == self.parameter else repr(self.parameter)}"
 
     def require(self, *, tokens: int, experts: int, top_k: int) -> None:
         """Makes sure that steps of such a layer can be drawn, before anything is compiled or measured.
@@ -242,7 +245,7 @@ def _json_lines(raw: bytes) -> "NDArray[Any]":
     import numpy as np
 
     steps: list[Any] = []
-    for number, line in enumerate(raw.decode().splitlines(), 1):
+    for number, line in enumerate(raw.decode("utf-8-sig").splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -265,4 +268,6 @@ def _json_lines(raw: bytes) -> "NDArray[Any]":
                 f"line {number}: {len(rows[0])} experts a token, and line 1 has {len(steps[0][0])}"
             )
         steps.append(rows)
-    return np.asarray(steps, dtype=np.int64 if steps else np.float64)
+    if not steps:
+        raise ValueError("it holds no step")
+    return np.asarray(steps, dtype=np.int64)

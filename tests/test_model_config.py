@@ -99,6 +99,7 @@ def test_every_familys_names_are_read(name: str, tmp_path: Path) -> None:
     ({"num_experts": 128.0}, "num_experts is 128.0, not a whole number"),
     ({"num_experts": "128"}, 'num_experts is "128", not a whole number'),
     ({"num_experts": -1}, "num_experts is -1, not a whole number"),
+    ({"num_experts": float("nan")}, "num_experts is NaN, not a whole number"),
     ({"num_experts": 10**12}, "num_experts is 1000000000000, not a whole number of 1 to 65536"),
     ({"num_experts": {}}, "num_experts is {}, not"),
     ({"moe_intermediate_size": []}, r"moe_intermediate_size is \[\]"),
@@ -130,8 +131,10 @@ def test_what_cannot_be_is_told_with_file_and_key(
     ({"block_configs": [{}], "hidden_size": 8192}, "every layer a shape of its own"),
     ({"text_config": PLAIN, "llm_config": {**PLAIN, "num_experts": 64}}, "two language models with experts, in text_config and llm_config"),
     ('{"num_experts": ' + "[" * 100_000, "as JSON"),
+    ({"hidden_size": 64, "language_tower": {"inner": PLAIN}}, "names experts in language_tower.inner, where no language model is known"),
     ('{"num_experts": 8, "num_experts": 16}', "num_experts is both 8 and 16"),
     ("[]", "not a JSON object"),
+    ('{"model_type": "\\ud800"}', "as JSON"),
     ("\x00", "as JSON"),
     # DeepSeek's heirs have a dense width besides, which is never an expert's.
     ({"hidden_size": 64, "intermediate_size": 64, "n_routed_experts": 8, "num_experts_per_tok": 2}, "lacks an expert's intermediate size"),
@@ -139,6 +142,16 @@ def test_what_cannot_be_is_told_with_file_and_key(
 def test_a_file_without_one_moe_layer_says_why(content: object, reason: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=reason):
         read(tmp_path, content)
+
+
+@pytest.mark.parametrize(("named", "name"), [
+    ("Org/My Model", "my-model"),
+    ("a\x1b[31mred", "a-31mred"),
+    ("m\"$(x)`'+shared", "m-x-shared"),
+    ("x" * 5000, "x" * 80),
+])  # fmt: skip
+def test_a_name_can_stand_in_files_shells_and_terminals(named: str, name: str, tmp_path: Path) -> None:
+    assert read(tmp_path, {**PLAIN, "model_type": "qwen3_moe", "_name_or_path": named}).name == name
 
 
 def test_routed_experts_may_work_at_another_hidden_size(tmp_path: Path) -> None:

@@ -69,13 +69,19 @@ def test_zipf_touches_fewer_experts_than_uniform() -> None:
     assert touched(Routing("zipf", 1.2)) < touched(Routing())
 
 
-@pytest.mark.parametrize("text", ["uniform", "zipf:1.2", "correlated:0.5"])
+@pytest.mark.parametrize("text", ["uniform", "zipf:1.2", "correlated:0.5", "correlated:0.1234567"])
 def test_the_key_reads_back(text: str) -> None:
     assert Routing.parse(text).key == text
     assert Routing.parse(Routing.parse(text).key) == Routing.parse(text)
 
 
-@pytest.mark.parametrize("text", ["", "zipf", "zipf:0", "zipf:x", "correlated:1.1", "correlated:nan", "even"])
+def test_minus_zero_is_zero() -> None:
+    assert Routing.parse("correlated:-0.0").key == "correlated:0"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "zipf", "zipf:0", "zipf:x", "correlated:1.1", "correlated:nan", "even", "zipf:1_0"]
+)
 def test_no_routing_model(text: str) -> None:
     with pytest.raises(UserError, match="use uniform"):
         Routing.parse(text)
