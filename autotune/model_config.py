@@ -32,6 +32,7 @@ from autotune.model_names import (
     SHARED_WIDTH,
     TOP_K,
     WIDTH,
+    ZERO,
     Family,
 )
 from autotune.model_needs import needs_of, shown
@@ -140,7 +141,8 @@ def _require_agreement(chosen: tuple[str, dict[str, Any]], path: Path) -> None:
         inner = part.get(nested)
         if not isinstance(inner, dict):
             continue
-        for key in (*EXPERTS, *TOP_K, *WIDTH):
+        hidden = HIDDEN if any(inner.get(key) is not None for key in EXPERTS) else ()
+        for key in (*EXPERTS, *TOP_K, *WIDTH, *hidden):
             mine, its = part.get(key), inner.get(key)
             if None not in (mine, its) and mine != its:
                 raise UserError(
@@ -166,6 +168,8 @@ def _flat(part: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
             # In such a group the width is the experts', whatever the dense layers' is called.
             if key == "ffn_hidden_size":
                 key = "moe_intermediate_size"
+            if key == "ffn_act_fn" and isinstance(value, dict):
+                value = value.get("name")
             if value is not None and (key in _IN_GROUPS or MODIFIERS.fullmatch(key)):
                 if flat.get(key) not in (None, value):
                     raise UserError(
@@ -173,9 +177,6 @@ def _flat(part: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
                         " correct one"
                     )
                 flat[key] = value
-    act = part.get("ffn_config", {}).get("ffn_act_fn") if isinstance(part.get("ffn_config"), dict) else None
-    if isinstance(act, dict) and "name" in act:
-        flat.setdefault("hidden_act", act["name"])
     return flat
 
 
@@ -275,13 +276,15 @@ class _Reader:
             raise UserError(
                 f"{self.path} is of a dense model: {self.where}{key} is {experts}, with nothing to route"
             )
-        zero = self.fields.get("zero_expert_num") or self.fields.get("zce_nums")
-        if zero and zero != [0]:
+        for zero in filter(ZERO.fullmatch, self.fields):
+            values = self.fields[zero]
+            if not (any(values) if isinstance(values, list) else values and self._count(zero)):
+                continue
             top_k, name = self.optional("top_k", TOP_K)
             width, _ = self.optional("width", WIDTH)
             raise UserError(
                 f"{self.path} has zero experts, which compute nothing, beside its {experts} of width {width}"
-                f" (zero_expert_num={zero}): {name}={top_k} counts both, so a token visits fewer real"
+                f" ({zero}={shown(values)}): {name}={top_k} counts both, so a token visits fewer real"
                 " experts, as no routing here does; such a layer cannot be tuned"
             )
         return experts

@@ -81,15 +81,23 @@ ACTIVATION: Final = (
     "hidden_activation",
     "hidden_act",
     "activation_function",
+    *("moe_activation", "mlp_activation", "ffn_activation", "expert_activation", "expert_hidden_act"),
+    *("ffn_act_fn", "moe_act_fn", "act_fn"),
 )
 SILU: Final = ("silu", "swish", "swiglu")
 LIMITS: Final = ("swiglu_limit", "swiglu_limits", "expert_swiglu_limit_list", "gate_clamp", "swiglu_clamp")
-BIASES: Final = ("mlp_bias", "moe_bias", "ffn_bias", "use_mlp_bias", "use_bias", "add_bias_linear")
+BIASES: Final = (
+    *("mlp_bias", "moe_bias", "ffn_bias", "use_mlp_bias", "use_bias", "add_bias_linear"),
+    *("experts_bias", "moe_use_bias"),
+)
 MODIFIERS: Final = re.compile(
     r"(?!\w*(router|shared|loss|capacity))"
     r"(swiglu|glu|mlp|ffn|moe|experts?|gate|up)_(\w+_)?(alpha|beta|limits?|clamp|softcap(ping)?)"
 )
 """What bends an expert's activation, known or not; a router's and an attention's are others."""
+GATED: Final = ("gated_linear_unit", "use_gated_mlp", "gated_mlp", "use_glu", "is_gated")
+ZERO: Final = re.compile(r"(\w+_)?(zero|null|copy|constant|identity|skip)_experts?(_num)?|zce_nums")
+"""Experts that compute nothing, of which a router may choose some."""
 UNGATED: Final = ("relu2", "relu_squared", "squared_relu", "squaredrelu")
 OFF: Final = ("enable_moe_block", "is_moe", "use_moe")
 NESTED: Final = (

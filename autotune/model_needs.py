@@ -6,7 +6,7 @@ from typing import Any
 
 from autotune.arithmetic import Needs, Scheme
 from autotune.errors import UserError
-from autotune.model_names import ACTIVATION, BIASES, LIMITS, MODIFIERS, SILU, UNGATED, Family
+from autotune.model_names import ACTIVATION, BIASES, GATED, LIMITS, MODIFIERS, SILU, UNGATED, Family
 
 
 def needs_of(
@@ -60,12 +60,16 @@ def needs_of(
         if not known and (any(value) if isinstance(value, list) else value):
             values["activation"] = f"{base.activation} with {key}"
             sources["activation"] = f"{where}{key}={shown(value)}"
+    for key in GATED:
+        if fields.get(key) is False:
+            values["gated"], sources["gated"] = False, f"{where}{key}=false"
     for key in BIASES:
-        if fields.get(key) is True:
-            values["bias"], sources["bias"] = True, f"{where}{key}=true"
+        if fields.get(key):
+            values["bias"], sources["bias"] = True, f"{where}{key}={shown(fields[key])}"
     for key in ("moe_apply_router_weight_on_input", "apply_router_weight_on_input"):
-        if fields.get(key) is True:
-            values["weighted_input"], sources["weighted_input"] = True, f"{where}{key}=true"
+        if fields.get(key):
+            values["weighted_input"] = True
+            sources["weighted_input"] = f"{where}{key}={shown(fields[key])}"
     return Needs(**values, scheme=scheme, sources=tuple(sources.items()))
 
 
