@@ -105,7 +105,7 @@ def winners_status(store: Store, stack: Stack) -> list[WinnerStatus]:
 
 
 def _winner(winner: WinnerRecord, stack: Stack, digests: dict[str, str | UserError]) -> WinnerStatus:
-    unknown = [] if stack.gpu or winner.kind is Kind.ESTIMATE else ["no GPU here to compare the card with"]
+    unknown = [] if stack.gpu or winner.kind is Kind.ESTIMATE else ["no GPU here to compare with"]
     here = dict(stack.fields)
     source = digests.setdefault(winner.backend, _source(winner.backend))
     if isinstance(source, UserError):

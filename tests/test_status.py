@@ -96,7 +96,7 @@ def test_new_kernels_make_it_stale(store: Store, monkeypatch: pytest.MonkeyPatch
 
 def test_without_a_gpu_the_rest_is_compared_and_that_is_said(store: Store) -> None:
     (one,) = winners_status(store, Stack({"triton": "3.6.0"}, gpu=False))
-    assert one.verdict == "fits as far as can be told: no GPU here to compare the card with"
+    assert one.verdict == "fits as far as can be told: no GPU here to compare with"
 
 
 def test_a_bundle_is_followed_on_its_machine(store: Store, tmp_path: Path) -> None:

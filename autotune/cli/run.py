@@ -353,6 +353,6 @@ def _print_result(
         typer.echo("\nReplayed times cannot be exported: run the same command on the GPU.")
     else:
         typer.echo(
-            "\nNext: run the same command on the card; it starts from this short list."
+            "\nNext: run the same command on the GPU; it starts from this short list."
             "\n      autotune export --out deploy --allow-estimates writes it out unmeasured."
         )

@@ -137,7 +137,7 @@ class _Final:
     @classmethod
     def of(cls, store: Store, winner: WinnerRecord, name: Callable[[Stage, Config], str]) -> "_Final":
         if winner.confirmation is None:
-            raise UserError("AITER's table holds what was measured, and estimates were not: run on the card")
+            raise UserError("AITER's table holds what was measured, and estimates were not: run on the GPU")
         confirmation = store.confirmation(winner.confirmation).confirmation
         choices = []
         for finalist in confirmation.finalists:

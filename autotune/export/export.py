@@ -266,14 +266,14 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
     every = [winner for winner in every if winner.kind is not Kind.REPLAYED]
     if not every:
         raise UserError(
-            f"only replayed times match in {store.location}, and those are never exported: run on the card"
+            f"only replayed times match in {store.location}, and those are never exported: run on the GPU"
         )
     measured = [winner for winner in every if winner.kind is Kind.MEASURED]
     usable = measured or (every if selection.allow_estimates else [])
     if not usable:
         kinds = " and ".join(sorted({f"{winner.kind}s" for winner in every}))
         raise UserError(
-            f"only {kinds} match in {store.location}, nothing measured: run on the card first,"
+            f"only {kinds} match in {store.location}, nothing measured: run on the GPU first,"
             " or pass --allow-estimates"
         )
     # By time, not by id: what a merge brought in may be older than what was here.

@@ -83,7 +83,7 @@ def _device(winner: WinnerRecord) -> Device:
     if device is None:
         raise UserError(
             f"the engine's default on {name!r} is not known, which the file needs where nothing was tuned:"
-            " add the card to autotune/devices.py"
+            " add the GPU to autotune/devices.py"
         )
     return device
 

@@ -98,7 +98,7 @@ def sglang_content(
     device = place.device_name or environment.device
     if not device.strip() or device.startswith("offline:"):
         raise UserError(
-            f"SGLang's file carries the card's name, and {device!r} is none: give the one that the serving"
+            f"SGLang's file carries the GPU's name, and {device!r} is none: give the one that the serving"
             " container reports, python3 -c 'import torch; print(torch.cuda.get_device_name())', with"
             " --device-name"
         )

@@ -95,8 +95,8 @@ def vllm_content(
     device = place.device_name or environment.device
     if not device.strip() or device.startswith("offline:"):
         raise UserError(
-            f"vLLM's file carries the card's name, and {device!r} is none: give the one that vLLM has for the"
-            " serving card, e.g. AMD_Instinct_MI325X, with --device-name"
+            f"vLLM's file carries the GPU's name, and {device!r} is none: give the one that vLLM has for the"
+            " serving GPU, e.g. AMD_Instinct_MI325X, with --device-name"
         )
     name = f"{FOLDER}/{VllmKey.of(layer, quantisation, device).file_name()}"
     split_k = needs_split_k(quantisation)

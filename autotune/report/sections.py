@@ -50,7 +50,12 @@ def final(one: ProblemReport) -> list[Markup]:
         if not timed:
             continue
         named = [c for c in timed if c.label != "candidate"]
-        shown = [*named, *[c for c in timed if c.label == "candidate"][:_OTHERS]]
+        others = [c for c in timed if c.label == "candidate"]
+        if isinstance(what, Stage) and one.conditions.kind is Kind.ESTIMATE:
+            # A stage's estimate is its config's: layers that share it would be the same row again and again.
+            known = {c.config.of(what) for c in named}
+            others = list({c.config.of(what): c for c in others if c.config.of(what) not in known}.values())
+        shown = [*named, *others[:_OTHERS]]
         marks = [Mark(c.label, who(one, c), c.us[what]) for c in shown]
         interval = f", median and 95 % interval of the {words.round}s" if words.round else ""
         made.append(interval_chart(marks, f"{_what(one, what)}: µs {_kind(one)}{interval}"))

@@ -15,7 +15,7 @@ from autotune.report.content import ProblemReport, Report, Scope, gather
 from autotune.report.history import episodes
 from autotune.report.markdown import markdown
 from autotune.report.page import page
-from autotune.report.sections import layer_code
+from autotune.report.sections import final, layer_code
 from autotune.report.show import winner_lines, winners_at_a_glance
 from autotune.report.top import Filter, ranking_lines, rankings
 from autotune.report.winners import print_winners, summarise
@@ -140,6 +140,25 @@ def test_the_lists_know_what_ships_and_call_no_estimate_a_winner(store: Store) -
     assert "winner" not in heading
     (episode,) = episodes(store)
     assert (episode.winners, episode.faster) == (1, 0)
+
+
+def test_a_stage_s_estimate_is_shown_once_whatever_layers_share_it(store: Store) -> None:
+    run = offline(store)
+    search(store, run)
+    execute(store, run)
+    pairs = [(64, 64), (64, 32), (32, 64), (32, 32), (128, 128)]
+    store.record_short_list(
+        run,
+        problem=M4,
+        backend="triton",
+        environment=OFFLINE,
+        default=DEFAULT,
+        entries=[ShortListed(layer_config(*pair), 0.44 if pair[0] < 128 else 0.0) for pair in pairs],
+        workload=EXECUTED,
+    )
+    _, first, second, *_ = final(only(store))
+    for chart in (first, second):
+        assert len(re.findall('class="who">[^<]', chart)) == 3  # what ships, and the two that are listed
 
 
 def test_a_config_breaks_after_a_comma_only() -> None:
