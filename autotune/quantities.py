@@ -115,12 +115,17 @@ def load_json(text: str | bytes) -> Any:
         ValueError: it is none, an object has a key twice, as where two lines ran into one, or it is too deep.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for a decoder's `object_pairs_hook`.
+
+    Raises:
+        ValueError: it has a key twice.
+    """
     values = dict(pairs)
     if len(values) != len(pairs):
         raise ValueError("an object has a key twice")

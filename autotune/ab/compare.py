@@ -78,13 +78,14 @@ class Comparison:
 def compare(base: Sequence[Repeat], tuned: Sequence[Repeat], *, min_effect: float = 0.01) -> list[Comparison]:
     """Every metric that all repeats have.
 
-    A server whose drafts are accepted less often computes something else: nothing of that arm is faster.
+    A server whose drafts are accepted less often computes something else: nothing of that arm is faster, nor
+    where their number cannot be read.
 
     Args:
         min_effect: least relative difference that counts.
 
     Raises:
-        UserError: the workloads differ, an arm has no repeat, or no metric is a number in all of them.
+        UserError: the workloads differ, an arm has no repeat, or no time or rate is a number in all of them.
     """
     check_equal(base, tuned)
     every = (*base, *tuned)
@@ -101,16 +102,25 @@ def compare(base: Sequence[Repeat], tuned: Sequence[Repeat], *, min_effect: floa
         compare_values(metric, row[: len(base)], row[len(base) :], min_effect)
         for metric, row in values.items()
     ]
-    if not compared:
+    if all(one.metric is ACCEPTED for one in compared):
         raise UserError(
             f"no time or rate is a number above zero in every repeat: {'; '.join(left_out(every))}"
         )
-    if any(one.verdict is Finding.FEWER for one in compared):
+    if undecided(compared, every):
         return [
             replace(one, verdict=Finding.AMBIGUOUS) if one.verdict is Finding.FASTER else one
             for one in compared
         ]
     return compared
+
+
+def undecided(compared: Sequence[Comparison], repeats: Sequence[Repeat]) -> str:
+    """Why nothing of the tuned arm may be called faster; "": it may."""
+    if any(one.verdict is Finding.FEWER for one in compared):
+        return "the tuned arm accepts fewer drafts, so nothing of it counts as faster"
+    if any(ACCEPTED.field in repeat.bad for repeat in repeats):
+        return "how many drafts are accepted cannot be read, so nothing counts as faster"
+    return ""
 
 
 def left_out(repeats: Sequence[Repeat]) -> Iterator[str]:
@@ -124,6 +134,12 @@ def left_out(repeats: Sequence[Repeat]) -> Iterator[str]:
         what = f"is {first.bad[metric.field]}" if bad else "is not"
         others = f" and in {len(absent) - 1} more" if len(absent) > 1 else ""
         yield f"{metric.name} left out: {metric.field} {what} in {first.where}{others}"
+    if silent := next((repeat for repeat in repeats if repeat.speculates and not _accepts(repeat)), None):
+        yield f"the server speculates, and {silent.where} does not tell how many drafts are accepted"
+
+
+def _accepts(repeat: Repeat) -> bool:
+    return ACCEPTED.field in repeat.values or ACCEPTED.field in repeat.bad
 
 
 def differences(base: Sequence[Repeat], tuned: Sequence[Repeat]) -> Iterator[str]:

@@ -187,8 +187,11 @@ def _notes(mine: Results, theirs: Results, unjudged: list[str], judged: int, tes
     yield from (*mine.notes, *theirs.notes)
     if mine.model != theirs.model:
         yield f"the model is {mine.model} in {mine.where} and {theirs.model} in {theirs.where}"
-    if alone := sorted(mine.tasks ^ theirs.tasks):
-        yield f"in one arm alone and not compared: {_few(alone)}"
+    alone = mine.scores.keys() ^ theirs.scores.keys()
+    whole_tasks = mine.tasks ^ theirs.tasks
+    if alone:
+        names = sorted({task if task in whole_tasks else f"{task} {metric}" for task, metric in alone})
+        yield f"in one arm alone and not compared: {_few(names)}"
     if unjudged:
         yield f"without a standard error and not judged: {_few(unjudged)}"
     if judged > tested:
@@ -307,7 +310,8 @@ def _results(path: Path) -> Results:
     try:
         raw = load_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no result file ({error}): give lm-evaluation-harness's") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} is no result file ({reason}): give lm-evaluation-harness's") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("results"), dict):
         raise UserError(f"{path} has no results: give lm-evaluation-harness's results file")
     return Results(str(path), raw)

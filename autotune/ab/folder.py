@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from autotune.ab.results import Repeat, read_repeat
 from autotune.errors import UserError
+from autotune.quantities import unique_keys
 
 _BLANK: Final = re.compile(r"\s*")
 
@@ -41,16 +42,26 @@ def read_arm(paths: Iterable[Path]) -> Arm:
     """
     repeats: list[Repeat] = []
     notes: list[str] = []
+    files: dict[str, Path] = {}
     for path in paths:
         for file in _files(path, notes) if path.is_dir() else [path]:
-            repeats += [read_repeat(raw, where) for where, raw in _objects(file)]
+            for where, raw in _objects(file):
+                first = files.setdefault(json.dumps(raw, sort_keys=True), file)
+                if first == file:
+                    repeats.append(read_repeat(raw, where))
+                else:  # a copy is no further measurement
+                    notes.append(f"{where}: the same run as in {first}, counted once")
     return Arm(tuple(repeats), tuple(notes))
 
 
 def _files(folder: Path, notes: list[str]) -> list[Path]:
     """The result files of a folder, or of those below it where it has none itself."""
     every = sorted(
-        path for path in folder.rglob("*") if path.suffix in (".json", ".jsonl") and path.is_file()
+        path
+        for path in folder.rglob("*")
+        if path.suffix in (".json", ".jsonl")
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     own = [path for path in every if path.parent == folder]
     results = [file for file in own or every if _is_result(file, notes)]
@@ -90,9 +101,12 @@ def _objects(file: Path) -> Iterator[tuple[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"there is no {file}: an arm is a result file, or a folder of them") from None
     except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            f"{file} is no result file ({error}): give those of bench_serving or vllm bench serve"
+            f"{file} is no result file ({reason}): give those of bench_serving or vllm bench serve"
         ) from error
+    if not values:
+        raise UserError(f"{file} is empty: give result files of bench_serving or vllm bench serve")
     for line, value in values:
         where = f"{file}:{line}" if len(values) > 1 else str(file)
         if isinstance(value, list) and not file.name.endswith(".pytorch.json"):
@@ -109,7 +123,7 @@ def _end(text: str, at: int) -> int:
 
 def _values(text: str) -> Iterator[tuple[int, Any]]:
     """JSON values one after the other, each with the line on which it begins."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=unique_keys)
     at = _end(text, 0)
     while at < len(text):
         try:

@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.ab.compare import REPEATS, Comparison, Finding, compare, differences, left_out
+from autotune.ab.compare import REPEATS, Comparison, Finding, compare, differences, left_out, undecided
 from autotune.ab.evals import Change, EvalComparison, compare_evals
 from autotune.ab.folder import read_arm
-from autotune.ab.results import PER_ACCEPTED, per_accepted
+from autotune.ab.results import ACCEPTED, PER_ACCEPTED, per_accepted
+from autotune.errors import UserError
 from autotune.report.text_table import Column, percent, text_table
 
 _COLUMNS = (
@@ -40,7 +41,10 @@ class Outcome:
         scores = {one.verdict for one in self.accuracy}
         if Change.WORSE in scores or any(one.verdict.worse for one in self.speed):
             return 1
-        unsaid = self.repeats is not None and not any(one.verdict.said for one in self.speed)
+        # That as many drafts are accepted says nothing of the speed.
+        unsaid = self.repeats is not None and not any(
+            one.verdict.said for one in self.speed if one.metric is not ACCEPTED
+        )
         return 2 if unsaid or Change.UNKNOWN in scores else 0
 
     @property
@@ -95,6 +99,9 @@ def compare_arms(
     Raises:
         UserError: an input is not what it should be, or the arms are unequal.
     """
+    for pair in filter(None, (arms, evals)):
+        if pair[0].resolve() == pair[1].resolve():
+            raise UserError(f"both arms are {pair[0]}: give the baseline's results, then the tuned arm's")
     scores = compare_evals(*evals) if evals else None
     accuracy, notes = (scores.scores, scores.notes) if scores else ((), ())
     if arms is None:
@@ -102,14 +109,13 @@ def compare_arms(
     base, tuned = (read_arm([path]) for path in arms)
     every = (*base.repeats, *tuned.repeats)
     speed = compare(base.repeats, tuned.repeats, min_effect=min_effect)
-    fewer = any(one.verdict is Finding.FEWER for one in speed)
     return Outcome(
         repeats=(len(base.repeats), len(tuned.repeats)),
         speed=tuple(speed),
         accuracy=accuracy,
         formula=per_accepted(every)[1] or None,
         notes=(
-            *["the tuned arm accepts fewer drafts, so nothing of it counts as faster"] * fewer,
+            *filter(None, [undecided(speed, every)]),
             *base.notes,
             *tuned.notes,
             *left_out(every),

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import log
+from statistics import fmean
 from typing import Any, Final
 
 from autotune.errors import UserError
@@ -61,13 +62,22 @@ _SETTINGS: Final = {
         *("random_input_len", "random_output_len", "random_range_ratio"),
     ),
     Tool.VLLM: (
-        *("backend", "model_id", "num_prompts", "request_rate", "burstiness", "max_concurrency"),
+        *(
+            "backend",
+            "endpoint_type",
+            "model_id",
+            "num_prompts",
+            "request_rate",
+            "burstiness",
+            "max_concurrency",
+        ),
         *("ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps"),
     ),
 }
 # Of the server's own arguments, which SGLang's file has: what both arms must share, and what is but said.
 _SERVER: Final = (
-    *("model_path", "dtype", "tp_size", "dp_size", "pp_size", "ep_size", "quantization", "kv_cache_dtype"),
+    *("model_path", "dtype", "tp_size", "dp_size", "pp_size", "ep_size", "moe_dp_size", "attn_cp_size"),
+    *("quantization", "kv_cache_dtype"),
     *("enable_dp_attention", "disable_radix_cache", "disable_cuda_graph"),
     *("speculative_algorithm", "speculative_draft_model_path", "speculative_num_steps"),
     *("speculative_eagle_topk", "speculative_num_draft_tokens"),
@@ -78,6 +88,9 @@ _SERVER_TOLD: Final = (
 )
 _ROLES: Final = ("encode", "prefill", "decode")
 """Lists of servers, where prefill is apart."""
+_NO_DECODING: Final = ("encode", "prefill")
+_DEPTH: Final = 6
+"""Levels below which no server's arguments are looked for."""
 
 # vLLM's own keys; others are the user's metadata or the parameters of a sweep.
 _VLLM: Final = re.compile(
@@ -104,7 +117,7 @@ class Repeat:
         told: what may differ, but is then said.
         input_tokens, output_tokens: in all.
         values: by `Metric.field`; milliseconds, tokens or requests a second, tokens a step.
-        bad: what stands in the file for a field that is no number above zero.
+        bad: what stands in the file for a field that is no number above zero, or no tokens a step.
     """
 
     where: str
@@ -116,6 +129,11 @@ class Repeat:
     told: Mapping[str, Any] = field(default_factory=dict)
     bad: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def speculates(self) -> bool:
+        """Whether an argument of the server says so."""
+        return any("speculative_" in name and text != "null" for name, text in self.workload.items())
+
 
 def read_repeat(raw: Any, where: str) -> Repeat:
     """A run from its object.
@@ -123,10 +141,12 @@ def read_repeat(raw: Any, where: str) -> Repeat:
     Raises:
         UserError: it is no result, requests failed in the run, or a count in it is none.
     """
-    if not isinstance(raw, dict) or not {"request_throughput", "median_tpot_ms"} & raw.keys():
+    own = ("request_throughput", "median_tpot_ms")
+    # genai-perf has an object of that name.
+    if not isinstance(raw, dict) or all(isinstance(raw.get(name, {}), dict) for name in own):
         raise UserError(
-            f"{where} has neither request_throughput nor median_tpot_ms: give result files of bench_serving"
-            " or vllm bench serve"
+            f"{where} has neither request_throughput nor median_tpot_ms as a number: give result files of"
+            " bench_serving or vllm bench serve"
         )
     tool = Tool.VLLM if "model_id" in raw else Tool.SGLANG
     errors = raw.get("errors")
@@ -135,13 +155,18 @@ def read_repeat(raw: Any, where: str) -> Repeat:
     )
     if failed:
         raise UserError(f"{where}: {failed} requests failed, so it measures another load: run it again")
+    completed = raw.get("completed")
+    if completed is not None and not whole(completed, f"{where}: completed"):
+        raise UserError(f"{where}: no request was completed: run it again")
+    prompts = raw.get("num_prompts")
+    if "failed" not in raw and is_number(completed) and is_number(prompts) and completed < prompts:
+        raise UserError(f"{where}: {completed} of {prompts} requests were completed: run it again")
     server = raw.get("server_info")
-    server = server if isinstance(server, dict) else {}
-    values, bad = _values(raw, tool, server)
+    values, bad = _values(raw, server)
     workload = {name: raw.get(name) for name in _SETTINGS[tool]}
-    workload |= {"completed": raw.get("completed"), "speculative decoding": ACCEPTED.field in {*values, *bad}}
-    workload |= dict(_server(server, _SERVER))
-    told = dict(_server(server, _SERVER_TOLD))
+    workload |= {"completed": completed, "speculative decoding": ACCEPTED.field in {*values, *bad}}
+    workload |= dict(_arguments(server, _SERVER))
+    told = dict(_arguments(server, _SERVER_TOLD))
     if tool is Tool.VLLM:
         extra = {_plain(name): value for name, value in raw.items() if not _VLLM.fullmatch(name)}
         workload |= {name: value for name, value in extra.items() if _SWEPT.fullmatch(name)}
@@ -162,20 +187,19 @@ def read_repeat(raw: Any, where: str) -> Repeat:
     )
 
 
-def _values(
-    raw: Mapping[str, Any], tool: Tool, server: Mapping[str, Any]
-) -> tuple[dict[str, float], dict[str, str]]:
+def _values(raw: Mapping[str, Any], server: Any) -> tuple[dict[str, float], dict[str, str]]:
     """The numbers above zero, and what the others are."""
     fields = [metric.field for metric in METRICS if metric is not PER_ACCEPTED]
     given = {name: raw[name] for name in (*fields, _STEP) if raw.get(name) is not None}
     # Neither tool has 0 tokens a step but where nothing was drafted.
-    accepted = given.pop(ACCEPTED.field, None) or _accepted(raw, server)
-    if accepted:
+    if accepted := _accepted(raw, server):
         given[ACCEPTED.field] = accepted
+    else:
+        given.pop(ACCEPTED.field, None)
     values = {
         name: float(value)
         for name, value in given.items()
-        if is_number(value) and SMALLEST <= value <= LARGEST
+        if is_number(value) and (1 if name == ACCEPTED.field else SMALLEST) <= value <= LARGEST
     }
     return values, {name: shown(value) for name, value in given.items() if name not in values}
 
@@ -209,37 +233,66 @@ def per_accepted(repeats: Sequence[Repeat]) -> tuple[list[float], str]:
     return times, "mean ITL / accepted tokens a step, for an ITL is a verify step"
 
 
-def _accepted(raw: Mapping[str, Any], server: Mapping[str, Any]) -> Any:
-    """Tokens a verify step, the bonus token included, where the server speculates and says so."""
-    if length := raw.get("spec_decode_acceptance_length"):
+def _accepted(raw: Mapping[str, Any], server: Any) -> Any:
+    """Tokens a verify step, the bonus token included, where the server speculates and says so.
+
+    SGLang's client writes that of the first server's first rank; the mean over all that decode counts.
+    """
+    lengths = list(_lengths(server))
+    if len(lengths) > 1:
+        return next((length for length in lengths if not is_number(length)), None) or fmean(lengths)
+    if length := raw.get(ACCEPTED.field) or raw.get("spec_decode_acceptance_length"):
         return length
     drafts, accepted = raw.get("spec_decode_num_drafts"), raw.get("spec_decode_accepted_tokens")
     if is_number(drafts) and is_number(accepted) and drafts > 0 <= accepted:
         return 1 + accepted / drafts
-    decode = server.get("decode")
-    for one in (server, *(decode if isinstance(decode, list) else ())):
-        states = one.get("internal_states") if isinstance(one, dict) else None
-        state = states[0] if isinstance(states, list) and states else None
-        if isinstance(state, dict) and state.get("avg_spec_accept_length"):
-            return state["avg_spec_accept_length"]
-    return None
+    return lengths[0] if lengths else None
 
 
-def _server(server: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """The arguments of every server, by name; of those of one role in an order that is none of theirs."""
-    for name in names:
-        if name in server:
-            yield f"server {name}", server[name]
-    for role in _ROLES:
-        workers = server.get(role)
-        workers = [workers] if isinstance(workers, dict) else workers
-        if not isinstance(workers, list):
-            continue
-        yield f"{role} servers", len(workers)
-        own = [{name: one[name] for name in names if name in one} for one in workers if isinstance(one, dict)]
+def _lengths(info: Any, depth: int = _DEPTH) -> Iterator[Any]:
+    """The accepted tokens a step of every rank of the servers that decode."""
+    if isinstance(info, dict):
+        states = info.get("internal_states")
+        own = [state.get("avg_spec_accept_length") for state in _dicts(states)]
+        if any(own):
+            yield from filter(None, own)
+            return
+        info = [value for name, value in info.items() if name not in _NO_DECODING]
+    if isinstance(info, list) and depth:
+        for value in info:
+            yield from _lengths(value, depth - 1)
+
+
+def _arguments(
+    info: Any, names: tuple[str, ...], label: str = "server", depth: int = _DEPTH
+) -> Iterator[tuple[str, Any]]:
+    """The arguments of every server, by name; of those of one role in an order that is none of theirs.
+
+    Args:
+        info: a server's arguments, or lists or objects of them, by role, by address or below another name.
+    """
+    if not depth:
+        return
+    if isinstance(info, dict) and any(":" in name for name in info):  # by address
+        info = list(info.values())
+    if label in _ROLES:
+        info = info if isinstance(info, list) else [info]
+        yield f"{label} servers", len(info)
+    if isinstance(info, list):
+        own = [list(_arguments(server, names, "", depth - 1)) for server in _dicts(info)]
         for number, arguments in enumerate(sorted(own, key=_canonical)):
-            for name, value in arguments.items():
-                yield f"{role}[{number}] {name}", value
+            yield from ((f"{label}[{number}]{name}", value) for name, value in arguments)
+    elif isinstance(info, dict):
+        yield from ((f"{label} {name}", info[name]) for name in names if name in info)
+        for name, below in info.items():
+            if name not in (*names, "internal_states"):
+                yield from _arguments(
+                    below, names, name if label == "server" else f"{label} {name}", depth - 1
+                )
+
+
+def _dicts(raw: Any) -> list[dict[str, Any]]:
+    return [value for value in raw if isinstance(value, dict)] if isinstance(raw, list) else []
 
 
 def _plain(name: str) -> str:

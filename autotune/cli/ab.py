@@ -31,7 +31,8 @@ def ab(
     Unequal workloads are refused. The folders of vLLM's bench sweep serve are read as they are.
 
     Exit code 0: nothing is worse. 1: the tuned arm is surely slower somewhere, accepts fewer drafts, or
-    scores worse. 2: it cannot be said (too few repeats, nothing but ambiguous), or the input is refused.
+    scores worse. 2: it cannot be said (too few repeats, no verdict on a time or rate), or the input is
+    refused.
 
     Example: autotune ab base/ tuned/ --eval-base lm_eval/base --eval-tuned lm_eval/tuned
     """

@@ -121,7 +121,7 @@ def export(
     ] = "64,512,4096",
     margin: Annotated[
         float,
-        typer.Option(min=0.0, help="Loss that a guard may have.", rich_help_panel="Global knobs"),
+        typer.Option(min=0.0, max=1.0, help="Loss that a guard may have.", rich_help_panel="Global knobs"),
     ] = 0.01,
     preview: Annotated[
         bool, typer.Option("--preview", help="Print names and key tables; write nothing.")

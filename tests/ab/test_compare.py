@@ -104,9 +104,12 @@ def test_unequal_workloads_are_refused(make: Any, change: Mapping[str, Any], rea
         ({**PD, "decode": [{"tp_size": 8}]}, "decode servers is 2 .* and 1"),
         ({**PD, "prefill": [{"tp_size": 4}]}, r"prefill\[0\] tp_size"),
         ({**PD, "prefill": {"tp_size": 4}}, r"prefill\[0\] tp_size"),
+        ({**PD, "prefill": {"http://a:1": {"tp_size": 4}}}, r"prefill\[0\] tp_size"),
+        ({**PD, "prefill": [{"server_args": {"tp_size": 4}}]}, r"prefill\[0\] tp_size"),
+        ([{"tp_size": 4}], "prefill servers"),
     ],
 )
-def test_unequal_servers_are_refused_where_prefill_is_apart(other: dict[str, Any], reason: str) -> None:
+def test_unequal_servers_are_refused_where_prefill_is_apart(other: Any, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         compare(arm(sglang, server_info=PD), arm(sglang, server_info=other))
 

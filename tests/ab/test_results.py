@@ -115,11 +115,42 @@ def test_milliseconds_an_accepted_token_are_a_steps_time_over_its_tokens() -> No
     assert per_accepted([read_repeat(vllm(mean_itl_ms=None), "x")]) == ([], "")
 
 
+def test_accepted_tokens_are_the_mean_over_all_that_decode() -> None:
+    def accepted(info: Any, **more: Any) -> float | None:
+        return read_repeat(sglang(server_info=info, **more), "x").values.get(ACCEPTED.field)
+
+    one, other = ({"internal_states": [{"avg_spec_accept_length": length}]} for length in (2.9, 1.1))
+    ranks = {"internal_states": one["internal_states"] + other["internal_states"]}
+    assert accepted(ranks, accept_length=2.9) == pytest.approx(2.0)
+    assert accepted({"prefill": [other], "decode": [one, other]}, accept_length=2.9) == pytest.approx(2.0)
+    assert accepted({"decode": {"http://a:1": one, "http://b:2": other}}) == pytest.approx(2.0)
+    unknown = {"internal_states": [{"avg_spec_accept_length": None}], "decode": [one]}
+    assert accepted(unknown, accept_length=None) == 2.9
+
+
+def test_a_copy_of_a_run_is_no_further_measurement(tmp_path: Path) -> None:
+    files = {"0.json": vllm(), "1.json": vllm(1.01), "all.json": [vllm(), vllm(1.01), vllm(1.02)]}
+    arm = read_arm([folder(tmp_path, files)])
+    assert len(arm.repeats) == 3
+    assert arm.notes[0] == f"{tmp_path}/all.json[0]: the same run as in {tmp_path}/0.json, counted once"
+
+
+def test_hidden_files_are_none_of_a_folders_results(tmp_path: Path) -> None:
+    assert (
+        len(read_arm([folder(tmp_path, {"0.json": vllm(), "._0.json": "\0", ".x/0.json": "["})]).repeats) == 1
+    )
+
+
 def test_failed_requests_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 requests failed"):
         read_arm([lines(tmp_path / "a", [vllm(failed=3)])])
     with pytest.raises(UserError, match="1 requests failed"):
         read_arm([lines(tmp_path / "b", [sglang(errors=["", "timed out"])])])
+    with pytest.raises(UserError, match="no request was completed"):
+        read_arm([lines(tmp_path / "c", [sglang(completed=0)])])
+    older = {name: value for name, value in vllm(completed=150).items() if name != "failed"}
+    with pytest.raises(UserError, match="150 of 160 requests were completed"):
+        read_arm([lines(tmp_path / "d", [older])])
 
 
 @pytest.mark.parametrize(
@@ -128,6 +159,9 @@ def test_failed_requests_are_refused(tmp_path: Path) -> None:
         ("{}", "has neither request_throughput nor median_tpot_ms"),
         ("[1]", r"x.json\[0\] has neither"),
         ("no JSON", "is no result file"),
+        ("", "x.json is empty"),
+        ('{"request_throughput": {"unit": "requests/sec", "avg": 4.5}}', "has neither"),  # genai-perf
+        ('{"request_throughput": 1.0, "request_throughput": 2.0}', "is no result file .*twice"),
         ("[" * 100_000, "is no result file .*nested"),
         (json.dumps(vllm())[:-20], "is no result file"),
         (json.dumps(vllm(total_output_tokens="many")), 'x.json: total_output_tokens is "many"'),

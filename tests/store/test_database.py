@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -201,26 +202,27 @@ def test_locked_while_a_trial_is_recorded(store: Store, run: int, path: Path) ->
 def test_a_run_waits_for_a_busy_database_and_says_so(
     store: Store, run: int, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Minutes, by a clock that goes a minute at each look."""
+    """Minutes, by a clock that goes 20 s at each look of this thread, however many looks there are."""
     monkeypatch.setattr(database, "PATIENCE_S", 600.0)
     monkeypatch.setattr(database, "_LOOK_EVERY_MS", 1)
-    said: list[str] = []
-    looks = 0
+    said: list[tuple[float, str]] = []
+    now, waiter = 0.0, threading.get_ident()
     with Store.open(path) as patient, sqlite3.connect(path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
 
         def clock() -> float:
-            nonlocal looks
-            looks += 1
-            if looks == 8:
-                other.execute("ROLLBACK")
-            return 60.0 * looks
+            nonlocal now
+            if threading.get_ident() == waiter:
+                now += 20.0
+                if now >= 400.0 and other.in_transaction:
+                    other.execute("ROLLBACK")
+            return now
 
-        monkeypatch.setattr(database, "_say", said.append)
+        monkeypatch.setattr(database, "_say", lambda sentence: said.append((now, sentence)))
         monkeypatch.setattr(database, "time", SimpleNamespace(monotonic=clock))
         patient.record_trial(run, trial())
-    assert len(said) == 6  # once a minute
-    assert said[0] == (
+    assert {later - sooner for (sooner, _), (later, _) in pairwise(said)} == {60.0}  # once a minute
+    assert said[0][1] == (
         f"{path} is being written by another process: waiting for it, up to 10 min; Ctrl-C stops"
     )
     assert len(store.trials_of(run)) == 1
