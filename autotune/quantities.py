@@ -72,13 +72,15 @@ def not_negative(raw: Any, where: str) -> float:
 
 
 def whole(raw: Any, where: str, *, least: int = 0) -> int:
-    """A whole number; JSON's 2.0 is one.
+    """A whole number, small enough to be added up; JSON's 2.0 is one.
 
     Raises:
-        UserError: it is none, or below `least`.
+        UserError: it is none, below `least` or beyond `LARGEST`.
     """
     if not is_number(raw) or raw != int(raw) or raw < least:
         raise UserError(f"{where} is {shown(raw)}: a whole number from {least} is needed")
+    if raw > LARGEST:
+        raise UserError(f"{where} is {shown(raw)}: a whole number up to {LARGEST:.0e} is needed")
     return int(raw)
 
 

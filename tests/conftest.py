@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast a machine draws examples says nothing of what is tested.
+settings.register_profile("any speed", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("any speed")
 
 
 @pytest.fixture(autouse=True)

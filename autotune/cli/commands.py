@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -10,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from autotune.cli.output import CLOSED_PIPE, silence
+from autotune.errors import UserError
 
 COMMANDS: Final = {
     "Tune": {
@@ -48,7 +50,16 @@ CONTEXT: Final = {"help_option_names": ["-h", "--help"]}
 
 
 class Command(TyperCommand):
-    """A command whose help lists its options by task."""
+    """A command whose help lists its options by task, and which takes no empty path."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        empty = any(text == "" or (text.startswith("--") and text.endswith("=")) for text in args)
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params if empty else ():
+            # As a path "" is the working directory, where nobody wanted a bundle or a copy.
+            if ctx.params.get(parameter.name) == Path():
+                raise UserError(f"{parameter.opts[0]} is empty: give a path, or . for this folder")
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_options(self, ctx, formatter)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.commands import Group
+from autotune.cli.commands import Command, Group
 from autotune.cli.options import Database, Json, Quiet
 from autotune.cli.output import print_json
 
@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def path(db: Database = None, as_json: Json = False) -> None:
     """Print where the database is; it need not exist."""
     from autotune.store.location import locate
@@ -29,7 +29,7 @@ def path(db: Database = None, as_json: Json = False) -> None:
         typer.echo(where)
 
 
-@app.command()
+@app.command(cls=Command)
 def upgrade(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Bring the database to this tool's version, or make it.
 
@@ -47,7 +47,7 @@ def upgrade(db: Database = None, quiet: Quiet = False, as_json: Json = False) ->
             typer.echo(f"{store.location}: {change}")
 
 
-@app.command()
+@app.command(cls=Command)
 def merge(
     other: Annotated[Path, typer.Argument(help="The database file of another machine; it is only read.")],
     db: Database = None,
@@ -75,7 +75,7 @@ def merge(
             typer.echo(f"{store.location}: added {counts}")
 
 
-@app.command()
+@app.command(cls=Command)
 def backup(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Copy the database to a file beside it, named after the time; also while a run writes it.
 
@@ -91,7 +91,7 @@ def backup(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> 
     _copied(source, target, quiet, as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def copy(
     target: Annotated[Path, typer.Argument(help="The new file, or a folder for it.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
@@ -122,7 +122,7 @@ def _copied(source: Path, target: Path, quiet: bool, as_json: bool) -> None:
         typer.echo(f"{source}: copied to {target}")
 
 
-@app.command()
+@app.command(cls=Command)
 def forget(
     run: Annotated[int | None, typer.Option(help="Trials of the run with this number.", min=1)] = None,
     status: Annotated[

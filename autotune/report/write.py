@@ -26,13 +26,18 @@ _SUFFIXES[".parquet"] = Format.PARQUET
 
 
 def format_of(out: Path, named: str | None) -> Format:
-    """The format that was named, else the one that the file's ending means, else HTML.
+    """The format that was named, else the one that the file's ending means, HTML where it has none.
 
     Raises:
-        UserError: no such format.
+        UserError: no such format, or the ending means none.
     """
     if named is None:
-        return _SUFFIXES.get(out.suffix.lower(), Format.HTML)
+        format_by_name = _SUFFIXES.get(out.suffix.lower()) if out.suffix else Format.HTML
+        if format_by_name is None:
+            raise UserError(
+                f"--out {out} ends as no report does: end it with {', '.join(_SUFFIXES)}, or give --format"
+            )
+        return format_by_name
     if named not in list(Format):
         raise UserError(f"--format {named!r} is no format: use one of {', '.join(Format)}")
     return Format(named)

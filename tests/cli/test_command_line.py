@@ -97,6 +97,17 @@ def test_any_encoding_and_width_will_do(words: str, encoding: str, width: str) -
     assert "?" not in text
 
 
+@pytest.mark.parametrize("words", ["ab . ", "db copy ", "export --out ", "export --out=", "verify "])
+def test_an_empty_path_is_not_the_working_directory(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["autotune", *words.split(" ")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "is empty: give a path" in capsys.readouterr().err
+
+
 def test_a_reader_that_leaves_ends_a_command_in_silence() -> None:
     read, write = os.pipe()
     os.close(read)

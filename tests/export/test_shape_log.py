@@ -103,6 +103,11 @@ def test_what_is_no_whole_number_is_refused_with_file_and_line(
         log(tmp_path / "log", line(4), line(**{"tokens": 4, field: value}))
 
 
+def test_a_count_that_cannot_be_added_up_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"log:2: count is 1e\+308: a whole number up to 1e\+15 is needed"):
+        log(tmp_path / "log", line(4), line(4, count=1e308))
+
+
 def test_a_rank_that_idles_calls_for_no_token(tmp_path: Path) -> None:
     assert traffic(log(tmp_path / "log", line(0, count=9), line(4, count=1))) == ({4: 1.0}, "")
 

@@ -218,8 +218,11 @@ def test_the_file_s_ending_names_the_format() -> None:
     for name, format_ in endings.items():
         assert format_of(Path(name), None) == format_
     assert format_of(Path("a.html"), "md") is Format.MD
+    assert format_of(Path("a.txt"), "md") is Format.MD
     with pytest.raises(UserError, match="use one of html, md, csv, parquet"):
         format_of(Path("a"), "pdf")
+    with pytest.raises(UserError, match=r"--out a.json ends as no report does"):
+        format_of(Path("a.json"), None)
 
 
 def test_a_file_that_cannot_be_written_is_told(h100: Store, tmp_path: Path) -> None:
