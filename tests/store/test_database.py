@@ -434,6 +434,7 @@ def test_the_writer_does_not_wait_for_a_reader(store: Store, run: int, path: Pat
 
 
 def test_writers_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "PATIENCE_S", 600.0)
     monkeypatch.setattr(database, "BUSY_SECONDS", 30.0)
 
     def write() -> None:
