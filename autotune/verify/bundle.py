@@ -13,6 +13,19 @@ from autotune.export.bundle import MANIFEST
 ENV_FILE = "autotune.env"
 
 
+def _is_manifest(raw: Any) -> bool:
+    """Whether JSON has the shape of what an export writes, as far as it is gone by."""
+    if not isinstance(raw, dict) or raw.get("format") != "autotune-bundle":
+        return False
+    sections = [raw.get(name, {}) for name in ("lookups", "files", "environments")]
+    return (
+        all(isinstance(section, dict) for section in sections)
+        and all(isinstance(entry, dict) for section in sections for entry in section.values())
+        and all(isinstance(file.get("sha256"), str) for file in raw.get("files", {}).values())
+        and isinstance(raw.get("serving_folder"), str | None)
+    )
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle on disk.
@@ -35,15 +48,15 @@ class Bundle:
             UserError: the folder is none.
         """
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{folder} is no bundle ({error}): give the folder that autotune export wrote"
             ) from error
-        if not isinstance(manifest, dict) or manifest.get("format") != "autotune-bundle":
+        if not _is_manifest(manifest):
             raise UserError(f"{folder}/{MANIFEST} is not a bundle's manifest: export it again")
         env = folder / ENV_FILE
-        lines = env.read_text().splitlines() if env.is_file() else []
+        lines = env.read_text(encoding="utf-8", errors="replace").splitlines() if env.is_file() else []
         variables = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
         return cls(folder, manifest, variables)
 
