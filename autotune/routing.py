@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, Final
 
 from autotune.errors import UserError
@@ -30,6 +31,7 @@ _UNREADABLE: Final = (
     MemoryError,
     OverflowError,
     SyntaxError,
+    TokenError,  # numpy takes a header that is no literal for one of Python 2
     RecursionError,
 )
 _HELP = "use uniform, zipf:S (S > 0), correlated:P (0 <= P <= 1) or file:PATH"

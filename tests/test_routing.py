@@ -185,6 +185,14 @@ def test_a_wrong_line_is_told_with_its_place(line: str, reason: str, tmp_path: P
         problems(small, [2], [1], Routing.parse(f"file:{path}"))
 
 
+def test_a_header_that_is_no_header_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "steps.npy"
+    np.save(path, np.zeros((1, 4, 8), np.int64))
+    path.write_bytes(path.read_bytes().replace(b", }", b", ["))
+    with pytest.raises(UserError, match="is no routing recording"):
+        Routing.parse(f"file:{path}").draw(steps=1, sequences=1, draft_tokens=4, experts=384, top_k=8, seed=0)
+
+
 @given(st.sampled_from([".npy", ".jsonl"]), st.binary(max_size=200), st.booleans())
 def test_whatever_bytes_a_recording_has_it_is_one_sentence(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, content: bytes, header: bool
