@@ -10,6 +10,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,9 @@ def changed(draw: Callable[..., Any], document: Any) -> Any:
         container, key = draw(st.sampled_from(at))
         act = draw(st.sampled_from(["odd", "odd", "drop", "wrap", "rename", "swap"]))
         if act == "odd":
-            container[key] = draw(st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=8))
+            container[key] = deepcopy(
+                draw(st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=8))
+            )
         elif act == "drop":
             del container[key]
         elif act == "wrap":
