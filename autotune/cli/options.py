@@ -139,8 +139,8 @@ def _for_flydsl(context: typer.Context, backend: str | None) -> None:
     Raises:
         UserError: the backend is known by now and is another of ours.
     """
-    if backend is not None and backend != "flydsl" and ":" not in backend:
-        refuse(context, f"backend {backend} is of no FlyDSL tree", "flydsl_root", "flydsl_python")
+    if backend is not None and not backend.startswith(("flydsl", "aiter")) and ":" not in backend:
+        refuse(context, f"backend {backend} has no FlyDSL kernels", "flydsl_root", "flydsl_python")
 
 
 def _backend(context: typer.Context, value: str) -> str:
