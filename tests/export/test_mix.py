@@ -102,7 +102,14 @@ def test_shares_of_the_library_are_checked_as_well() -> None:
 def test_guards_are_token_counts_or_none() -> None:
     assert parse_guards("512, 64") == (64, 512)
     assert parse_guards("none") == ()
-    for wrong, part in [("", ""), ("64,,512", ""), ("64,x", "x"), ("0", "0"), ("none,64", "none")]:
+    for wrong, part in [
+        ("", ""),
+        ("64,,512", ""),
+        ("64,x", "x"),
+        ("0", "0"),
+        ("none,64", "none"),
+        ("131073", "131073"),
+    ]:
         with pytest.raises(UserError, match=f"{part!r} is no token count"):
             parse_guards(wrong)
 
