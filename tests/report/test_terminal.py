@@ -14,6 +14,12 @@ from autotune.report.text_table import Column, duration, percent, text_table
 from autotune.store.store import Store
 
 
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests in parallel may tell a width: what goes to a pipe has none."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def _autotune(*words: str) -> Result:
     return CliRunner().invoke(app, words, catch_exceptions=False)
 
