@@ -131,6 +131,7 @@ def test_who_insists_has_figures_that_say_so_and_are_never_mixed_with_others(sto
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_a_finalist_that_dies_again_and_again_is_told_of(store: Store) -> None:
     result = _run(store, DiesInRounds.name)
     (winner,) = result.best
@@ -141,6 +142,7 @@ def test_a_finalist_that_dies_again_and_again_is_told_of(store: Store) -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_what_ships_is_kept_where_only_broken_kernels_are_faster(store: Store) -> None:
     (winner,) = _run(store, OnlyBrokenOnesAreFast.name).best
     assert winner.kept_default
@@ -157,6 +159,7 @@ def test_the_default_is_trial_0_of_each_stage(store: Store) -> None:
     assert winner.kept_default
 
 
+@pytest.mark.slow
 def test_hot_figures_decide_nothing(store: Store) -> None:
     """Serving finds its weights cold: a hot final must not replace a cold winner."""
     (cold,) = _run(store, StandIn.name, trials=6).best

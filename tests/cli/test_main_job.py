@@ -71,6 +71,7 @@ def test_a_mistake_of_ours_is_not_hidden(faulty: tuple[str, ...], tmp_path: Path
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_planted_faults_end_with_the_other_trials_intact(faulty: tuple[str, ...]) -> None:
     done = autotune("run", *faulty, "--trials", "160", "--json")
     assert done.returncode == 0, done.stderr

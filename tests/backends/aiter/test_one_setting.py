@@ -77,6 +77,7 @@ def planned(store: Store, guards: tuple[int, ...] = GUARDS) -> Plan:
     return plan(store, Selection(AiterOnCpu.name), Place("/opt/b"), mix=Mix({}, guards))
 
 
+@pytest.mark.slow
 def test_a_run_times_the_guards_and_the_export_chooses_and_verify_finds_the_reads(
     store: Store, tmp_path: Path
 ) -> None:
