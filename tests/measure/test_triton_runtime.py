@@ -59,6 +59,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_every_path_of_our_kernels_passes_the_gate_in_the_interpreter() -> None:
     """In a process of its own: Triton decides whether it interprets when a kernel is defined."""
     done = subprocess.run(

@@ -79,6 +79,7 @@ def gates_run(runtime: str, launches: Launches) -> set[bool]:
     return {launch["gate"] for launch in launches()[before:]}
 
 
+@pytest.mark.slow
 def test_the_rows_padding_reaches_both_stages_of_a_layer_and_no_other_process(
     launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
