@@ -33,7 +33,7 @@ def test_what_stays_so_is_not(status: Status) -> None:
     "reason",
     [
         "ModuleNotFoundError: No module named 'torch'",
-        "PermissionError: [Errno 13] Permission denied: '/root/.triton'",
+        "PermissionError: [Errno 13] Permission denied: '/home/user/.triton'",
         "OSError: [Errno 28] No space left on device",
         "RuntimeError: Failed to find C compiler. Please specify via CC environment variable",
     ],
