@@ -413,7 +413,8 @@ def main() -> int:
         run, usual = PARTS[name]
         count = counts[name] = Count()
         start = time.monotonic()
-        run(count, random.Random(f"{options.seed}/{name}"), options.moments or usual)
+        moments = usual if options.moments is None else options.moments
+        run(count, random.Random(f"{options.seed}/{name}"), moments)
         count.seconds = round(time.monotonic() - start, 1)
         if options.out:
             options.out.write_text(json.dumps({part: asdict(c) for part, c in counts.items()}, indent=2))
