@@ -19,6 +19,7 @@ __all__ = ["h100"]  # a fixture
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+LINKING = [ROOT / "README.md", ROOT / "db" / "README.md", ROOT / "scripts" / "first_day.md", *PAGES]
 _BLOCK = re.compile(r"(?:<!-- (?P<mark>[a-z0-9: ]+) -->\n)?```(?P<kind>[a-z]+)\n(?P<text>.*?)```", re.DOTALL)
 _TASKS = (
     "tune", "export", "deploy", "offline", "read-the-report", "add-a-backend", "add-a-model", "database",
@@ -89,10 +90,23 @@ def test_every_script_in_it_exists_with_its_options(page: Path) -> None:
             assert f'"{option}"' in text, f"{script} has no {option}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_its_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+def _anchors(page: Path) -> set[str]:
+    """What a heading is linked by, as GitHub makes it: small letters, no punctuation, hyphens for blanks."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_its_links_lead_to_a_file_and_to_a_heading_that_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        leads_to = page.parent / name if name else page
+        assert leads_to.exists(), target
+        if anchor:
+            assert anchor in _anchors(leads_to), target
 
 
 def _run(words: list[str]) -> str:
