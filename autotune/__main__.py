@@ -3,8 +3,8 @@
 import sys
 import warnings
 
-from autotune import interrupt
 from autotune.errors import UserError
+from autotune.processes import interrupt
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from enum import StrEnum
 from statistics import median
 from typing import Any
 
-from autotune.config import Config
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
+from autotune.space.config import Config
 
 
 class Kind(StrEnum):

@@ -23,19 +23,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from autotune.backends import load_backend
-from autotune.devices import Device
+from bench.beside import Timed, contenders, side_by_side
+
 from autotune.errors import UserError
-from autotune.fingerprint import Fingerprint
-from autotune.measure.beside import Timed, contenders, side_by_side
+from autotune.machine.devices import Device
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import resolve_target
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
-from autotune.models import PRESETS, preset
-from autotune.problem import Layer, Problem, Stage, parse_shapes, problems
+from autotune.problem.layer import Layer, Problem, Stage, parse_shapes, problems
+from autotune.problem.models import PRESETS, preset
+from autotune.problem.routing import UNIFORM
+from autotune.protocol.registry import load_backend
 from autotune.report.limits import BYTES, weight_bytes
 from autotune.results import Failure
-from autotune.routing import UNIFORM
-from autotune.targets import resolve_target
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -41,11 +41,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import campaign_inputs
 
-from autotune.config import Config
+from autotune.protocol.bundle import Bundle
 from autotune.report.why import why
 from autotune.results import LayerConfig
+from autotune.space.config import Config
 from autotune.store.store import Store
-from autotune.verify.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "db" / "tables" / "h100-kimi-k2.5-w4a8-tp8.table.json.gz"

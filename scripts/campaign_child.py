@@ -57,9 +57,9 @@ def live(database: str, seed: int) -> None:
     """A whole run on the stand-in: the fastest right config is known."""
     from autotune.cli.progress import Tally
     from autotune.measure.settings import MeasureSettings
-    from autotune.problem import Problem
-    from autotune.run import RunRequest, run
+    from autotune.problem.layer import Problem
     from autotune.store.store import Store
+    from autotune.tuning.run import RunRequest, run
     from tests.live_stand_in import TARGET, TINY, StandIn
 
     request = RunRequest(

@@ -16,25 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench.t4 import read_t4
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from autotune.ab.evals import compare_evals
 from autotune.ab.outcome import compare_arms
-from autotune.config import Config
-from autotune.data import data_dir
-from autotune.devices import DEVICES
 from autotune.errors import UserError
-from autotune.export.mix import parse_guards, parse_mix
 from autotune.export.shape_log import read_shape_log
-from autotune.models import from_hf_config, preset
-from autotune.problem import Layer, parse_shapes
+from autotune.machine.devices import DEVICES
+from autotune.problem.layer import Layer, parse_shapes
+from autotune.problem.models import from_hf_config, preset
+from autotune.problem.routing import Routing
+from autotune.protocol.bundle import Bundle
+from autotune.protocol.mix import parse_guards, parse_mix
 from autotune.replay.files import read_table
-from autotune.replay.t4 import read_t4
-from autotune.routing import Routing
-from autotune.space import load_space
+from autotune.resources import data_dir
+from autotune.space.config import Config
+from autotune.space.space import load_space
 from autotune.store.store import Store
-from autotune.verify.bundle import Bundle
 
 LAYER = Layer.of(preset("kimi-k2.5-w4a8"), 8)
 

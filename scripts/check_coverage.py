@@ -14,12 +14,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from autotune.backends import load_backend
 from autotune.check.covering import pairwise
 from autotune.check.pool import Checked, CheckPool
-from autotune.devices import DEVICES
-from autotune.models import preset
-from autotune.problem import Layer, Problem, Stage, parse_shapes
+from autotune.machine.devices import DEVICES
+from autotune.problem.layer import Layer, Problem, Stage, parse_shapes
+from autotune.problem.models import preset
+from autotune.protocol.registry import load_backend
 from autotune.results import VerdictStatus
 
 

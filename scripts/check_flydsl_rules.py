@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 
 from autotune.backends.flydsl.backend import Flydsl
+from autotune.backends.flydsl.check import Tiling, executions, path, tiled_executions
 from autotune.backends.flydsl.request import Request
 from autotune.backends.flydsl.tree import Generation, find_tree
 from autotune.check.check import run_cases
 from autotune.check.executed import Tally
-from autotune.check.flydsl import Tiling, executions, path, tiled_executions
 from autotune.check.pool import Checked, CheckPool
-from autotune.config import Config
-from autotune.devices import DEVICES
 from autotune.emulate import Kernel
 from autotune.errors import UserError
-from autotune.models import preset
-from autotune.problem import Layer, Stage
+from autotune.machine.devices import DEVICES
+from autotune.problem.layer import Layer, Stage
+from autotune.problem.models import preset
+from autotune.space.config import Config
 
 ONE, TWO = Stage
 LAYER, DEVICE, TOKENS = Layer.of(preset("kimi-k2.5-w4a8"), 8), DEVICES["mi325x"], 4

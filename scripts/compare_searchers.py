@@ -30,21 +30,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench import searchers
+from bench.kept import KeptRuns, Key
+from bench.scoring import JointRun, Recording, Run, Score, one_after_the_other, recordings, score, score_joint
+from bench.t4 import read_t4
+
 from autotune.errors import UserError
-from autotune.replay import searchers
 from autotune.replay.files import read_table
-from autotune.replay.kept import KeptRuns, Key
-from autotune.replay.scoring import (
-    JointRun,
-    Recording,
-    Run,
-    Score,
-    one_after_the_other,
-    recordings,
-    score,
-    score_joint,
-)
-from autotune.replay.t4 import read_t4
 from autotune.replay.table import Table
 
 OURS = "autotune"
@@ -119,7 +111,7 @@ def _compare(options: argparse.Namespace) -> list[Score]:
         elif key.problem in _problems and key.limit == _limit(options, key.searcher):
             runs[key.problem, key.searcher][key.seed] = Run(rows)
     if options.plot:
-        from autotune.replay.plot import plot_convergence
+        from bench.plot import plot_convergence
 
         plot_convergence(runs, _problems, options.plot)
     return [*_single(options, runs), *_together(options, runs, joint)]

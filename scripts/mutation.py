@@ -41,7 +41,7 @@ from mutmut.mutation.pragma_handling import IgnoredCode
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 ALL: Final = (
-    *("autotune/measure/statistics.py", "autotune/measure/confirm.py"),
+    *("autotune/statistics.py", "autotune/measure/confirm.py"),
     *("autotune/search/choose.py", "autotune/store/winners.py"),
 )
 SAMPLED: Final = ("autotune/measure", "autotune/export", "autotune/verify")
@@ -55,7 +55,7 @@ PRELOADED: Final = (
     *("numpy", "torch", "triton", "optuna.samplers", "pebble", "typer.testing", "alembic.command"),
     *("sqlalchemy.orm", "sqlalchemy.dialects.sqlite", "pytest", "hypothesis.strategies"),
 )
-_STATISTICS: Final = "autotune/measure/statistics.py"
+_STATISTICS: Final = "autotune/statistics.py"
 _FLOATS: Final = "numpy makes float64 of Python floats by itself"
 EQUIVALENT: Final[Mapping[tuple[str, str], str]] = {
     (_STATISTICS, "10_000 -> 10001"): "how many resamples there are by default is no promise",

@@ -18,18 +18,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from autotune.backends import load_backend
-from autotune.config import Config
 from autotune.errors import UserError
+from autotune.machine.targets import resolve_target
 from autotune.measure.confirm import decide_again
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
-from autotune.models import preset
-from autotune.problem import Layer, Problem, Stage, parse_shapes
+from autotune.problem.layer import Layer, Problem, Stage, parse_shapes
+from autotune.problem.models import preset
+from autotune.protocol.registry import load_backend
 from autotune.results import Confirmation, Failure, LayerConfig, Measurement
 from autotune.search.choose import Ranked, finalists
 from autotune.search.race import settle
-from autotune.targets import resolve_target
+from autotune.space.config import Config
 
 RUNTIME = "padded_runtime:make"
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from autotune.backends.triton_runtime import TritonRuntime
-from autotune.config import Config
+from autotune.backends.triton.runtime import TritonRuntime
 from autotune.kernels.spec import KernelSpec
 from autotune.measure.machine import GpuMachine
-from autotune.measure.runtime import Activations, Launch, Step
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.protocol.runtime import Activations, Launch, Step
+from autotune.space.config import Config
 
 _OWN = ("twin", "pad_us")
 

@@ -23,18 +23,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from autotune.measure.gate import Case, Incorrect, Left, check_launches, make_cases, parts, poison
-from autotune.measure.runtime import (
-    Activations,
-    Launch,
-    LogicalWeights,
-    Runtime,
-    Step,
-    What,
-    format_of,
-)
-from autotune.problem import Layer, Problem, Stage
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.problem.routing import UNIFORM
+from autotune.protocol.runtime import Activations, Launch, LogicalWeights, Runtime, Step, What, format_of
 from autotune.results import LayerConfig
-from autotune.routing import UNIFORM
 
 KINDS = ("_bf16", "_fp8", "", "_w8a16", "_w4a16")
 BACKENDS = ("triton", *(f"{engine}{kind}" for engine in ("sglang", "vllm") for kind in KINDS))
@@ -130,11 +122,11 @@ def shares(launches: Sequence[Launch], cases: Sequence[Case], what: What, path: 
 
 def prove(backend: str, options: argparse.Namespace) -> dict[str, Any]:
     """One backend: rows of what ships, and of faults."""
-    from autotune.backends import load_backend
-    from autotune.measure.runtime import load_runtime
+    from autotune.machine.targets import resolve_target
     from autotune.measure.workload import make_weights
-    from autotune.models import preset
-    from autotune.targets import resolve_target
+    from autotune.problem.models import preset
+    from autotune.protocol.registry import load_backend
+    from autotune.protocol.runtime import load_runtime
 
     layer = Layer.of(preset(options.model), options.tp)
     kernels, device = load_backend(backend), resolve_target("live").device

@@ -28,22 +28,22 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from autotune.backends import load_backend
 from autotune.cli.progress import PlainProgress
 from autotune.compile.pool import CompilePool
-from autotune.config import Config
-from autotune.devices import Device
 from autotune.errors import UserError
+from autotune.machine.devices import Device
+from autotune.machine.targets import Target, resolve_target
 from autotune.measure.confirm import Comparison
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
-from autotune.models import PRESETS, preset
-from autotune.problem import Layer, Problem, Stage, parse_shapes
+from autotune.problem.layer import Layer, Problem, Stage, parse_shapes
+from autotune.problem.models import PRESETS, preset
+from autotune.problem.routing import Routing
+from autotune.protocol.registry import load_backend
 from autotune.results import Compiled, Failure, Measurement
-from autotune.routing import Routing
-from autotune.run import RunRequest, run
+from autotune.space.config import Config
 from autotune.store.store import Store
-from autotune.targets import Target, resolve_target
+from autotune.tuning.run import RunRequest, run
 
 PADDED = "padded_runtime:make"
 SLOWER = 0.03

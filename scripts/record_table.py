@@ -4,7 +4,7 @@
     python scripts/record_table.py --model kimi-k2.5-w4a8 --tp 8 --out kimi.table.json.gz
 
 A killed or timed-out recording goes on where it was: what was found is in FILE.journal. `--limit` ends it in
-good order before a machine's own limit does. The sub-space is in `autotune/replay/subspace.py`; `--keep` and
+good order before a machine's own limit does. The sub-space is in `scripts/bench/subspace.py`; `--keep` and
 `--most` change it:
 
     --keep stage1.num_stages='2|3|4' --most 2200
@@ -23,17 +23,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from autotune.backends import backend_names, load_backend
+from bench.recorder import Recorder, Recording
+from bench.subspace import KEPT, Values, bounded, parse_kept
+from bench.sweep import SweepSettings
+
 from autotune.errors import UserError
+from autotune.machine.targets import resolve_target
 from autotune.measure.settings import MeasureSettings
-from autotune.models import PRESETS, preset
-from autotune.problem import Layer, Stage, parse_shapes, problems
+from autotune.problem.layer import Layer, Stage, parse_shapes, problems
+from autotune.problem.models import PRESETS, preset
+from autotune.problem.routing import Routing
+from autotune.protocol.registry import backend_names, load_backend
 from autotune.replay.files import SUFFIX, write_table
-from autotune.replay.recorder import Recorder, Recording
-from autotune.replay.subspace import KEPT, Values, bounded, parse_kept
-from autotune.replay.sweep import SweepSettings
-from autotune.routing import Routing
-from autotune.targets import resolve_target
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

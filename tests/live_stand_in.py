@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autotune.compile.estimate import Work
-from autotune.config import Config
-from autotune.devices import DEVICES, Device
-from autotune.problem import Layer, Problem, Stage
+from autotune.machine.devices import DEVICES, Device
+from autotune.machine.targets import Target
+from autotune.problem.layer import Layer, Problem, Stage
 from autotune.results import Compiled, StaticFacts
-from autotune.space import BoundSpace, load_space
-from autotune.targets import Target
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace, load_space
 
 TINY = Layer("tiny", model_dim=128, inter_dim=64, experts=16, top_k=2, tp=1)
 TARGET = Target("live", DEVICES["mi325x"], live=True, why="for the test")

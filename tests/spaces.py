@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from autotune.devices import DEVICES
-from autotune.models import preset
-from autotune.problem import Layer
-from autotune.space import BoundSpace, load_space
+from autotune.machine.devices import DEVICES
+from autotune.problem.layer import Layer
+from autotune.problem.models import preset
+from autotune.space.space import BoundSpace, load_space
 
 KIMI = Layer.of(preset("kimi-k2.5-w4a8"), tp=8)
 MI325X = DEVICES["mi325x"]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.config import UNSET, Config
 from autotune.errors import UserError
+from autotune.space.config import UNSET, Config
 
 names = st.from_regex(r"[a-z][a-z_0-9]{0,12}", fullmatch=True)
 words = st.from_regex(r"[a-z][a-z-]{0,9}", fullmatch=True).filter(

@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from autotune.cli import app
-from autotune.dashboard import HOST, check_port, copy_studies
 from autotune.errors import UserError
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.report.content import Scope, gather
+from autotune.report.dashboard import HOST, check_port, copy_studies
 from autotune.report.effects import effects
 from autotune.store.store import Store
 from tests.cli.helper import command, env
@@ -137,5 +137,5 @@ def test_a_taken_port_is_told() -> None:
 
 
 def test_nothing_of_it_is_imported_before_it_is_needed() -> None:
-    code = "import sys, autotune.dashboard; sys.exit(bool({'optuna_dashboard', 'optuna'} & set(sys.modules)))"
+    code = "import sys, autotune.report.dashboard; sys.exit(bool({'optuna_dashboard', 'optuna'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], env=env(), check=False).returncode == 0

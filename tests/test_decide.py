@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 
 from autotune.cli.progress import Tally
-from autotune.config import Config
-from autotune.decide import confirm_all
-from autotune.devices import Device
+from autotune.machine.devices import Device
+from autotune.machine.targets import Kind
 from autotune.measure.confirm import confirm
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Layer, Problem, Stage
-from autotune.results import Confirmation, Failure, Finalist, Kind, LayerConfig, Round, Status
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Round, Status
 from autotune.search.study import StageSearch
-from autotune.space import BoundSpace, load_space
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace, load_space
 from autotune.store.store import Store
-from autotune.tuning import RunRequest, Tuning
+from autotune.tuning.context import RunRequest, Tuning
+from autotune.tuning.finals import confirm_all
 from tests.live_stand_in import TARGET, StandIn
 from tests.store.examples import M4, MI325X, begin, trial
 

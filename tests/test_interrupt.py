@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune import interrupt
+from autotune.processes import interrupt
 from tests.cli.helper import env
 
 

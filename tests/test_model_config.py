@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.errors import UserError
-from autotune.models import Model, from_hf_config
+from autotune.problem.models import Model, from_hf_config
 
 # name: the file's keys, then hidden size, an expert's width, experts, top-k, shared experts.
 # fmt: off

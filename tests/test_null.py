@@ -13,17 +13,18 @@ from statistics import median
 import pytest
 
 from autotune.cli.progress import Tally
-from autotune.config import Config
-from autotune.decide import confirm_all
+from autotune.machine.targets import Kind
 from autotune.measure import confirm as confirming
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
 from autotune.replay.files import read_table
 from autotune.replay.table import Table
-from autotune.results import Confirmation, Finalist, Kind, Measurement, Sample
+from autotune.results import Confirmation, Finalist, Measurement, Sample
 from autotune.search.study import StageSearch
+from autotune.space.config import Config
 from autotune.store.store import Store
-from autotune.tuning import RunRequest, Tuning
+from autotune.tuning.context import RunRequest, Tuning
+from autotune.tuning.finals import confirm_all
 from tests.live_stand_in import TARGET
 from tests.store.examples import M4, MI325X, trial
 from tests.test_decide import Finals

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import UserError
-from autotune.models import PRESETS, from_hf_config, preset
-from autotune.problem import Layer, Problem, Stage, gemm_dims, parse_concurrency, parse_shapes, problems
-from autotune.routing import Routing
+from autotune.problem.layer import Layer, Problem, Stage, gemm_dims, parse_concurrency, parse_shapes, problems
+from autotune.problem.models import PRESETS, from_hf_config, preset
+from autotune.problem.routing import Routing
 from tests.spaces import KIMI
 
 

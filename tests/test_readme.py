@@ -7,9 +7,9 @@ import pytest
 from typer.main import get_command
 
 from autotune.cli import app
-from autotune.models import PRESETS
-from autotune.problem import Stage
-from autotune.space import shipped_spaces
+from autotune.problem.layer import Stage
+from autotune.problem.models import PRESETS
+from autotune.space.space import shipped_spaces
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

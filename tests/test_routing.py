@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import UserError
-from autotune.problem import Layer, problems
-from autotune.routing import Routing
+from autotune.problem.layer import Layer, problems
+from autotune.problem.routing import Routing
 
 DRAW = {"sequences": 2, "draft_tokens": 4, "experts": 384, "top_k": 8}
 

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from autotune.cli.progress import Tally
-from autotune.config import Config
 from autotune.export.export import Selection, export
+from autotune.machine.targets import Kind
 from autotune.measure.neighbours import HIDDEN
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
 from autotune.report.winners import verdict
-from autotune.results import Kind, Status
-from autotune.run import RunRequest, RunResult, run
+from autotune.results import Status
+from autotune.space.config import Config
 from autotune.store.store import Store
+from autotune.tuning.run import RunRequest, RunResult, run
 from tests.live_stand_in import TARGET, TINY, DiesInRounds, OneConfig, OnlyBrokenOnesAreFast, StandIn
 from tests.measure.fake_runtime import crowd
 

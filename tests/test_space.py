@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.config import UNSET, Config
-from autotune.data import data_dir
-from autotune.devices import DEVICES
 from autotune.errors import UserError
-from autotune.expressions import Expression
-from autotune.models import PRESETS
-from autotune.problem import Layer, Stage
-from autotune.space import BoundSpace, load_space, parse_space, shipped_spaces
+from autotune.machine.devices import DEVICES
+from autotune.problem.layer import Layer, Stage
+from autotune.problem.models import PRESETS
+from autotune.resources import data_dir
+from autotune.space.config import UNSET, Config
+from autotune.space.expressions import Expression
+from autotune.space.space import BoundSpace, load_space, parse_space, shipped_spaces
 from tests.spaces import KIMI, TEXT, toy_space
 
 TOY = parse_space(TEXT).at(KIMI, 4, DEVICES["mi325x"])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from autotune.backends import load_backend
 from autotune.export.export import Selection, export
-from autotune.problem import Stage
-from autotune.status import Stack, bundles_status, stack_names, this_stack, winners_status
+from autotune.problem.layer import Stage
+from autotune.protocol.registry import load_backend
+from autotune.report.status import Stack, bundles_status, stack_names, this_stack, winners_status
 from autotune.store.records import ShortListed
 from autotune.store.store import Store
 from tests.export.test_export import both, win

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from autotune import targets
-from autotune.devices import DEVICES
 from autotune.errors import UserError
-from autotune.targets import resolve_target
+from autotune.machine import targets
+from autotune.machine.devices import DEVICES
+from autotune.machine.targets import resolve_target
 
 
 def _answers(monkeypatch: pytest.MonkeyPatch, *codes: int) -> None:

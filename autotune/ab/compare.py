@@ -13,7 +13,7 @@ import numpy as np
 
 from autotune.ab.results import ACCEPTED, METRICS, PER_ACCEPTED, Metric, Repeat, per_accepted
 from autotune.errors import UserError
-from autotune.measure.statistics import Interval, Verdict, verdict
+from autotune.statistics import Interval, Verdict, verdict
 
 TOKENS_APART: Final = 0.01
 """Greatest relative difference of the arms' tokens: with another seed or another stop, it is another load."""

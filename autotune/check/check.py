@@ -7,22 +7,25 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from itertools import count
 
-from autotune.backends.base import Listing
 from autotune.check.executed import Executed, Tally
 from autotune.check.execution import Execution
 from autotune.check.judge import Incorrect, Judge
-from autotune.config import Config
-from autotune.devices import Device
 from autotune.emulate import EmulationError, Fault, Kernel, NotEmulated
 from autotune.errors import UserError
-from autotune.measure.runtime import Path
-from autotune.problem import Layer, Stage
+from autotune.machine.devices import Device
+from autotune.machine.targets import TRITON_DISTRIBUTIONS, package_version
+from autotune.problem.layer import Layer, Stage
+from autotune.protocol.backend import Listing
+from autotune.protocol.runtime import Path
 from autotune.results import CompilerVersion, Verdict, VerdictStatus
-from autotune.targets import TRITON_DISTRIBUTIONS, package_version
+from autotune.space.config import Config
 
 # Modules with `executions` and, where outputs are rounded more than once, `path`. Imported when asked for:
 # they need their backend's compiler.
-_BACKENDS: Mapping[str, str] = {"triton": "autotune.check.triton", "flydsl": "autotune.check.flydsl"}
+_BACKENDS: Mapping[str, str] = {
+    "triton": "autotune.backends.triton.check",
+    "flydsl": "autotune.backends.flydsl.check",
+}
 
 
 def can_check(backend: str, device: Device) -> bool:

@@ -6,8 +6,8 @@ import random
 from dataclasses import replace
 from itertools import combinations
 
-from autotune.config import Config, Value
-from autotune.space import BoundSpace
+from autotune.space.config import Config, Value
+from autotune.space.space import BoundSpace
 
 Pair = tuple[str, str, str, str]
 """Two knobs and their values' texts: True and 1 are two values."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from autotune.check.operands import Array
 from autotune.measure.bounds import TILE, TILE_ROOM, bound
-from autotune.measure.runtime import Path
+from autotune.protocol.runtime import Path
 
 POISON_BF16 = np.uint16(0x7FDE)  # a NaN that no kernel makes
 POISON_F32 = np.uint32(0x7FDEAD5A)

@@ -8,14 +8,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 
-from autotune import interrupt
 from autotune.check.check import compiler_of
 from autotune.check.executed import Executed
 from autotune.check.pool import DEFAULT_TIME_LIMIT_S, Checked, CheckPool
-from autotune.config import Config
-from autotune.devices import Device
-from autotune.problem import Problem, Stage
+from autotune.machine.devices import Device
+from autotune.problem.layer import Problem, Stage
+from autotune.processes import interrupt
 from autotune.results import Failure, Verdict
+from autotune.space.config import Config
 from autotune.store.store import Store
 
 

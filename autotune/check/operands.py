@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autotune.problem import Layer, Stage, gemm_dims
+from autotune.problem.layer import Layer, Stage, gemm_dims
 
 Array = npt.NDArray[Any]
 Unpack = Callable[[Array, Array], Array]

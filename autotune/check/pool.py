@@ -8,16 +8,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 
-from autotune.backends import load_backend
-from autotune.backends.base import CompileRefused, Lists
 from autotune.check.check import can_check, execute, require_checks
 from autotune.check.executed import Executed
 from autotune.compile.workers import DEFAULT_MEMORY_LIMIT_BYTES, Workers
-from autotune.config import Config
-from autotune.devices import Device
 from autotune.errors import UserError
-from autotune.problem import Layer, Stage
+from autotune.machine.devices import Device
+from autotune.problem.layer import Layer, Stage
+from autotune.protocol.backend import CompileRefused, Lists
+from autotune.protocol.registry import load_backend
 from autotune.results import Compiled, Failure, Status, Verdict
+from autotune.space.config import Config
 
 DEFAULT_TIME_LIMIT_S = 120.0  # the compile included
 

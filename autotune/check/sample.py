@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotune.check.operands import Array
-from autotune.problem import Layer
+from autotune.problem.layer import Layer
 
 SERVED = 24
 """Tokens of the `served` routing at most: the binary does not know their number, and buffers grow with it."""

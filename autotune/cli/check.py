@@ -31,10 +31,10 @@ from autotune.cli.options import (
 from autotune.cli.output import print_json
 
 if TYPE_CHECKING:
-    from autotune.backends.base import Backend
     from autotune.check.judged import Candidate
-    from autotune.devices import Device
-    from autotune.problem import Problem, Stage
+    from autotune.machine.devices import Device
+    from autotune.problem.layer import Problem, Stage
+    from autotune.protocol.backend import Backend
     from autotune.store.store import Store
 
 
@@ -93,15 +93,15 @@ def check(
 
       autotune check --config stage2:reduce=atomic --config stage2:tile_k=128,split_k=2
     """
-    from autotune.backends import load_backend
     from autotune.check.check import require_checks
     from autotune.check.judged import Checks
     from autotune.errors import UserError
-    from autotune.measure.subjects import by_stage
-    from autotune.problem import Stage
+    from autotune.machine.targets import resolve_target
+    from autotune.problem.layer import Stage
+    from autotune.protocol.registry import load_backend
     from autotune.report.checks import judged_json, lines, summary
     from autotune.store.store import Store
-    from autotune.targets import resolve_target
+    from autotune.tuning.subjects import by_stage
 
     if stage is not None and stage not in list(Stage):
         raise UserError(f"--stage {stage!r} is no stage: use stage1 or stage2")
@@ -168,9 +168,9 @@ def _candidates(
         UserError: a config is illegal.
     """
     from autotune.check.judged import Candidate
-    from autotune.config import Config
     from autotune.errors import UserError
-    from autotune.results import Kind
+    from autotune.machine.targets import Kind
+    from autotune.space.config import Config
 
     space = backend.space(problem.layer, problem.tokens, stage, device)
     if configs is None:

@@ -17,20 +17,20 @@ def shapes(incomplete: str) -> list[str]:
 
 
 def models() -> list[str]:
-    from autotune.models import PRESETS
+    from autotune.problem.models import PRESETS
 
     return list(PRESETS)
 
 
 def backends() -> list[str]:
-    from autotune.backends import backend_names
+    from autotune.protocol.registry import backend_names
 
     return backend_names()
 
 
 def targets() -> list[str]:
     """What there is by name; of a replayed table its prefix."""
-    from autotune.devices import DEVICES
+    from autotune.machine.devices import DEVICES
 
     offline = [f"offline:{device.name}" for device in DEVICES.values() if device.runtime == "hip"]
     return ["live", *offline, "replay:"]

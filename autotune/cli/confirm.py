@@ -31,7 +31,7 @@ from autotune.cli.options import (
 from autotune.cli.output import print_json
 
 if TYPE_CHECKING:
-    from autotune.measure.reconfirm import Recheck
+    from autotune.tuning.reconfirm import Recheck
 
 
 def confirm(
@@ -76,11 +76,11 @@ def confirm(
     import sys
     from functools import partial
 
-    from autotune.backends import load_backend
-    from autotune.measure.reconfirm import reconfirm
+    from autotune.machine.targets import resolve_target
     from autotune.measure.settings import MeasureSettings
+    from autotune.protocol.registry import load_backend
     from autotune.store.store import Store
-    from autotune.targets import resolve_target
+    from autotune.tuning.reconfirm import reconfirm
 
     show_only(device)
     problems = make_problems(

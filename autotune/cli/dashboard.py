@@ -45,10 +45,17 @@ def dashboard(
     import tempfile
     import webbrowser
 
-    from autotune.dashboard import HOST, IMPORTANCES, check_port, copy_studies, has_screen, require_dashboard
-    from autotune.dashboard import serve as serve_copy
     from autotune.errors import UserError
     from autotune.report.content import Scope, gather
+    from autotune.report.dashboard import (
+        HOST,
+        IMPORTANCES,
+        check_port,
+        copy_studies,
+        has_screen,
+        require_dashboard,
+    )
+    from autotune.report.dashboard import serve as serve_copy
     from autotune.store.store import Store
 
     if serve:

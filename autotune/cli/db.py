@@ -145,9 +145,9 @@ def forget(
 
       autotune db forget --run 3 --config tile_k=256
     """
-    from autotune.config import Config
     from autotune.errors import UserError
     from autotune.results import Status
+    from autotune.space.config import Config
     from autotune.store.store import Store
 
     if run is None and status is None and config is None:

@@ -25,7 +25,7 @@ def doctor(
     Example: autotune doctor --flydsl-root ~/FlyDSL
     """
     from autotune.doctor.examine import examine, print_examination
-    from autotune.doctor.host import Host
+    from autotune.protocol.host import Host
 
     host = Host() if root is None else Host.below(root)
     examination = examine(host)

@@ -147,14 +147,14 @@ def export(
     from dataclasses import asdict
     from functools import partial
 
-    from autotune.export.aiter_table import ServingAiter
-    from autotune.export.content import Place
+    from autotune.backends.aiter_main.table import ServingAiter
     from autotune.export.deploy import deploy_files
     from autotune.export.export import Selection, no_extras, plan, serving_folder, write
     from autotune.export.formats import require_format
     from autotune.export.global_env import decision_json
-    from autotune.export.mix import make_mix
     from autotune.export.shape_log import read_shape_log
+    from autotune.protocol.content import Place
+    from autotune.protocol.mix import make_mix
     from autotune.report.winners import as_json as winner_json
     from autotune.report.winners import summarise
     from autotune.store.store import Store
@@ -231,9 +231,9 @@ def _refuse_what_has_no_effect(context: typer.Context, backend: str, guards: str
     Raises:
         UserError: such an option stands on the command line, or --margin without a guard.
     """
-    from autotune.backends import load_backend
     from autotune.export.formats import format_of
-    from autotune.export.mix import parse_guards
+    from autotune.protocol.mix import parse_guards
+    from autotune.protocol.registry import load_backend
 
     served = format_of(load_backend(backend))
     why = f"winners of backend {backend} are served by --format {served}"

@@ -24,9 +24,9 @@ from autotune.cli.output import print_json
 
 if TYPE_CHECKING:
     from autotune.check.judged import Judged
-    from autotune.config import Config
-    from autotune.devices import Device
-    from autotune.problem import Problem, Stage
+    from autotune.machine.devices import Device
+    from autotune.problem.layer import Problem, Stage
+    from autotune.space.config import Config
 
 
 def isa(
@@ -74,15 +74,15 @@ def isa(
 
       autotune isa --backend flydsl --config stage1:tile_k=128 --config stage1:tile_k=128,sched=false
     """
-    from autotune.backends import load_backend
-    from autotune.compile.listing import listings
-    from autotune.config import Config
+    from autotune.backends.listing import listings
     from autotune.errors import UserError
-    from autotune.measure.subjects import by_stage
-    from autotune.problem import Stage
+    from autotune.machine.targets import resolve_target
+    from autotune.problem.layer import Stage
+    from autotune.protocol.registry import load_backend
     from autotune.report.executed import executed_json, print_executed
     from autotune.report.isa import compare, print_comparison
-    from autotune.targets import resolve_target
+    from autotune.space.config import Config
+    from autotune.tuning.subjects import by_stage
 
     problems = make_problems(
         make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),

@@ -11,7 +11,7 @@ from autotune.cli import complete
 from autotune.errors import UserError
 
 if TYPE_CHECKING:
-    from autotune.problem import Layer, Problem
+    from autotune.problem.layer import Layer, Problem
 
 MAX_SEED = 2**32 - 1  # numpy and Optuna's samplers take no greater one
 YEAR_S = 366 * 86400.0  # of a wait: the operating system takes no much longer one
@@ -265,10 +265,10 @@ def make_layer(
     Raises:
         UserError: it cannot be, or the backend does not compute it.
     """
-    from autotune.backends import load_backend
-    from autotune.backends.legality import require_computed
-    from autotune.models import from_hf_config, preset
-    from autotune.problem import Layer
+    from autotune.problem.layer import Layer
+    from autotune.problem.models import from_hf_config, preset
+    from autotune.protocol.legality import require_computed
+    from autotune.protocol.registry import load_backend
 
     described = from_hf_config(model_config) if model_config else preset(model)
     if requantised:
@@ -285,8 +285,8 @@ def make_problems(layer: "Layer", shape: str, concurrency: str, routing: str) ->
     Raises:
         UserError: one cannot be.
     """
-    from autotune.problem import parse_concurrency, parse_shapes, problems
-    from autotune.routing import Routing
+    from autotune.problem.layer import parse_concurrency, parse_shapes, problems
+    from autotune.problem.routing import Routing
 
     return problems(layer, parse_shapes(shape), parse_concurrency(concurrency), Routing.parse(routing))
 

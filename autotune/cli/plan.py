@@ -4,13 +4,13 @@ from typing import Any
 
 import typer
 
-from autotune.backends import load_backend
 from autotune.cli.output import print_json
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.protocol.registry import load_backend
 from autotune.replay.files import read_table
 from autotune.replay.target import ReplayBackend
-from autotune.search_setup import asked_configs, searched_spaces
-from autotune.tuning import RunRequest
+from autotune.tuning.context import RunRequest
+from autotune.tuning.searches import asked_configs, searched_spaces
 
 
 def plan_of(request: RunRequest, database: str) -> dict[str, Any]:

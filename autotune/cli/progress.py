@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from autotune.cli import logfile
 from autotune.cli.eta import Eta
-from autotune.problem import Problem
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Problem
 from autotune.report.text_table import duration
 from autotune.report.wording import tie_text
-from autotune.results import Kind, Status
+from autotune.results import Status
 from autotune.search.driver import Task
 from autotune.search.study import StageSearch
 from autotune.store.records import TrialRecord

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune import interrupt
 from autotune.cli.options import (
     MAX_SEED,
     YEAR_S,
@@ -40,12 +39,13 @@ from autotune.cli.options import (
     show_only,
 )
 from autotune.cli.output import print_json
+from autotune.processes import interrupt
 
 if TYPE_CHECKING:
     from autotune.cli.progress import Tally
-    from autotune.run import RunResult
+    from autotune.machine.targets import Target
     from autotune.store.store import Store
-    from autotune.targets import Target
+    from autotune.tuning.run import RunResult
 
 _OFFLINE_TRIALS = 48
 _LIVE_TRIALS = 200
@@ -177,7 +177,7 @@ def run(
 
       autotune run --target offline:mi325x --shape m4 --json
     """
-    from autotune.targets import resolve_target
+    from autotune.machine.targets import resolve_target
 
     processes, capped = at_most_cores(workers)
     for line in capped:
@@ -196,14 +196,14 @@ def run(
         # Asking the GPU takes seconds, in a process of its own; importing what searches does as well.
         answer = asking.submit(resolve_target, target)
         from autotune.cli.plan import print_plan
-        from autotune.export.mix import parse_guards
+        from autotune.machine.targets import Kind
         from autotune.measure.settings import MeasureSettings
-        from autotune.results import Kind
-        from autotune.run import RunRequest
-        from autotune.run import run as run_search
+        from autotune.protocol.mix import parse_guards
         from autotune.search.samplers import make_sampler
         from autotune.store.location import locate
         from autotune.store.store import Store
+        from autotune.tuning.run import RunRequest
+        from autotune.tuning.run import run as run_search
 
         make_sampler(sampler, seed)  # an unknown name is told before anything is searched
         chosen = answer.result()
@@ -262,9 +262,9 @@ def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend
     Raises:
         UserError: such an option stands on the command line.
     """
-    from autotune.backends import load_backend
+    from autotune.backends.env_knobs import DeployedByEnvironment
     from autotune.errors import UserError
-    from autotune.export.env_knobs import DeployedByEnvironment
+    from autotune.protocol.registry import load_backend
 
     if not target.live:
         refuse(context, f"{target.name} measures on no GPU", "device", "cold", "shared_gpu")

@@ -11,8 +11,8 @@ def status(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> 
 
     Example: autotune status
     """
+    from autotune.report.status import bundles_status, stack_names, this_stack, winners_status
     from autotune.report.winners import verdict
-    from autotune.status import bundles_status, stack_names, this_stack, winners_status
     from autotune.store.store import Store
 
     with Store.open(db, read_only=True) as store:

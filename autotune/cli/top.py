@@ -39,7 +39,7 @@ def top(
       autotune top --run 3 --json
     """
     from autotune.errors import UserError
-    from autotune.problem import Stage, parse_shapes
+    from autotune.problem.layer import Stage, parse_shapes
     from autotune.report.text_table import terminal_width
     from autotune.report.top import Filter, ranking_json, ranking_lines, rankings
     from autotune.results import Status

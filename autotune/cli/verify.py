@@ -57,7 +57,7 @@ def verify(
     """
     from dataclasses import asdict
 
-    from autotune.models import from_hf_config
+    from autotune.problem.models import from_hf_config
     from autotune.verify.verify import verify_bundle
 
     found = verify_bundle(

@@ -1,6 +1,6 @@
 """What a compiled candidate must meet before it may be launched."""
 
-from autotune.devices import Device
+from autotune.machine.devices import Device
 from autotune.results import StaticFacts
 
 

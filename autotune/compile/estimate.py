@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, Final
 
-from autotune.devices import Device
+from autotune.machine.devices import Device
 from autotune.results import StaticFacts
 
 PROMISED: Final = "estimate v1"

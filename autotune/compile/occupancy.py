@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from autotune.devices import Device
+from autotune.machine.devices import Device
 from autotune.results import StaticFacts
 
 # CDNA3 ISA guide, chapter on program state: 512 vector registers a lane and SIMD, allocated by eights;

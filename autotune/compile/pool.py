@@ -4,13 +4,13 @@ import time
 from concurrent.futures import Future
 from types import TracebackType
 
-from autotune.backends import load_backend
-from autotune.backends.base import CompileRefused
 from autotune.compile.workers import DEFAULT_MEMORY_LIMIT_BYTES, Workers
-from autotune.config import Config
-from autotune.devices import Device
-from autotune.problem import Layer, Stage
+from autotune.machine.devices import Device
+from autotune.problem.layer import Layer, Stage
+from autotune.protocol.backend import CompileRefused
+from autotune.protocol.registry import load_backend
 from autotune.results import Compiled, Failure, Status
+from autotune.space.config import Config
 
 DEFAULT_TIME_LIMIT_S = 60.0
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from autotune.processes.spawning import Child, ChildDied, ChildLate
 from autotune.results import Failure
-from autotune.spawning import Child, ChildDied, ChildLate
 
 DEFAULT_MEMORY_LIMIT_BYTES = 8 << 30
 _END_S = 5.0

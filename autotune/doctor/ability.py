@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from autotune.backends.aiter.doctor import Aiter
 from autotune.backends.aiter.source import Generation
+from autotune.backends.flydsl.doctor import Flydsl
 from autotune.backends.flydsl.tree import Generation as Kernels
 from autotune.backends.flydsl.wheel import fits, remedy
-from autotune.doctor.aiter import Aiter
-from autotune.doctor.flydsl import Flydsl
 from autotune.doctor.gpu import Gpu
-from autotune.doctor.host import Host
 from autotune.doctor.packages import Torch
+from autotune.protocol.host import Host
 
 
 class Can(StrEnum):

@@ -1,8 +1,8 @@
 """Caches and variables that make a sweep lie: they give another kernel than the one that was asked for."""
 
 from autotune.backends.flydsl.request import GATES
-from autotune.doctor.finding import Finding, State
-from autotune.doctor.host import Host
+from autotune.protocol.finding import Finding, State
+from autotune.protocol.host import Host
 
 # Read with int() and swallowed where that fails (aiter 511df6a, fused_moe.py:1968-1981 and 2516-2525): a bad
 # TILE_N takes the stage's TILE_K and its automatic rule with it.

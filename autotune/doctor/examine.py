@@ -3,14 +3,14 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from autotune.backends.aiter.doctor import aiter_findings, find_aiter, pin_findings
+from autotune.backends.flydsl.doctor import find_flydsl, flydsl_findings, linker_finding
 from autotune.doctor.ability import Ability, Facts, abilities, engines_here
-from autotune.doctor.aiter import aiter_findings, find_aiter, pin_findings
 from autotune.doctor.caches import cache_findings
-from autotune.doctor.finding import Finding, State
-from autotune.doctor.flydsl import find_flydsl, flydsl_findings, linker_finding
 from autotune.doctor.gpu import find_gpu, gpu_finding, stack_finding
-from autotune.doctor.host import Host
 from autotune.doctor.packages import find_torch, torch_finding, triton_finding
+from autotune.protocol.finding import Finding, State
+from autotune.protocol.host import Host
 
 
 @dataclass(frozen=True)

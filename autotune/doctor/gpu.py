@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from autotune.devices import DEVICES
-from autotune.doctor.finding import Finding, State
-from autotune.doctor.host import Host
+from autotune.machine.devices import DEVICES
+from autotune.protocol.finding import Finding, State
+from autotune.protocol.host import Host
 
 # PCI device ids of cards with the arch gfx942 (mi325x: card and virtual function).
 _CARDS = {

@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from autotune.doctor.finding import Finding, State
 from autotune.doctor.gpu import Gpu
-from autotune.doctor.host import Host
-from autotune.targets import TRITON_DISTRIBUTIONS
+from autotune.machine.targets import TRITON_DISTRIBUTIONS
+from autotune.protocol.finding import Finding, State
+from autotune.protocol.host import Host
 
 
 @dataclass(frozen=True)

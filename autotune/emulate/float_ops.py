@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from autotune.emulate import fp8
-from autotune.emulate.floats import (
+from autotune.emulate.floats import (  # fmt: skip
     div_fixup,
     f16_towards_zero,
     fma16,
@@ -23,7 +23,7 @@ from autotune.emulate.floats import (
     to_int,
     transcendental16,
     transcendental32,
-)  # fmt: skip
+)
 from autotune.emulate.registers import Array
 from autotune.emulate.vector import Function, Valu
 

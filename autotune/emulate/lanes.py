@@ -15,7 +15,7 @@ import numpy as np
 from autotune.emulate.decoded import plain
 from autotune.emulate.errors import NotEmulated
 from autotune.emulate.parser import Imm, Operand, Reg
-from autotune.emulate.registers import (
+from autotune.emulate.registers import (  # fmt: skip
     F16,
     F32,
     I16,
@@ -29,7 +29,7 @@ from autotune.emulate.registers import (
     lanes,
     row_of,
     splat,
-)  # fmt: skip
+)
 from autotune.emulate.scalar_operands import constant, getter, lane_source
 
 Source = Callable[[Wave], Array]

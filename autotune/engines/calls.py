@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from autotune.config import Config
 from autotune.engines.moe import Quantisation, entry
 from autotune.engines.order import Sorted, align
 from autotune.engines.weights import scale_shape, weight_dtype
 from autotune.kernels.formats import PEAKS, Format, float8
-from autotune.problem import Layer, Stage, gemm_dims
+from autotune.problem.layer import Layer, Stage, gemm_dims
+from autotune.space.config import Config
 
 if TYPE_CHECKING:
     import torch

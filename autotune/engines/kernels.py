@@ -15,8 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
-from autotune.config import Config
-from autotune.devices import Device
 from autotune.engines.calls import EngineCalls, describe_launch
 from autotune.engines.moe import Quantisation
 from autotune.engines.sglang_calls import SglangCalls
@@ -24,8 +22,10 @@ from autotune.engines.source import EngineSource, open_source
 from autotune.engines.stand_in import StandIns
 from autotune.engines.vllm_calls import VllmCalls
 from autotune.engines.weights import engine_format
-from autotune.problem import Layer, Stage
+from autotune.machine.devices import Device
+from autotune.problem.layer import Layer, Stage
 from autotune.results import StaticFacts
+from autotune.space.config import Config
 
 FILES: Final = {
     "sglang": (
@@ -183,7 +183,7 @@ def compile_engine_kernel(
     Returns:
         Hash of the machine code, and its facts.
     """
-    from autotune.backends.triton_w4a8 import gpu_target
+    from autotune.backends.triton.backend import gpu_target
     from autotune.compile.isa import machine_code_hash, static_facts
     from autotune.compile.occupancy import with_occupancy
     from autotune.engines.specialise import compile_launch

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from autotune.config import Config, Value
 from autotune.errors import UserError
+from autotune.space.config import Config, Value
 
 ENGINE_NAMES: Final[Mapping[str, str]] = {
     "tile_m": "BLOCK_SIZE_M",

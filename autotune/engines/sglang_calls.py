@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.engines.moe import Quantisation
 from autotune.engines.order import Sorted
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 
 if TYPE_CHECKING:
     import torch

@@ -5,12 +5,12 @@ import re
 from functools import cache
 from typing import Any
 
-from autotune.config import Config
-from autotune.devices import Device
 from autotune.engines.moe import Quantisation, config_of
 from autotune.engines.source import find_source
-from autotune.export.key_table import nearest
-from autotune.problem import Layer, Stage
+from autotune.machine.devices import Device
+from autotune.problem.layer import Layer, Stage
+from autotune.protocol.key_table import nearest
+from autotune.space.config import Config
 
 _FOLDERS = {
     "sglang": "sglang/srt/layers/moe/moe_runner/triton_utils/configs",

@@ -15,7 +15,7 @@ from autotune.engines.moe import Quantisation
 from autotune.engines.order import Sorted
 from autotune.errors import UserError
 from autotune.kernels.formats import Format
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 
 if TYPE_CHECKING:
     import torch

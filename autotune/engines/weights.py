@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from autotune.engines.moe import INT4_GROUP, Quantisation
 from autotune.kernels.formats import Format, float8, weight_scales
-from autotune.measure.runtime import LogicalWeights
-from autotune.problem import Layer
+from autotune.problem.layer import Layer
+from autotune.protocol.runtime import LogicalWeights
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from autotune.errors import UserError
-from autotune.export.content import estimate_note
+from autotune.protocol.content import estimate_note
 from autotune.store.records import WinnerRecord
 
 ENGINES: Final = ("sglang", "vllm")

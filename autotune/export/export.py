@@ -5,24 +5,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from autotune.backends import load_backend
-from autotune.backends.base import Backend
-from autotune.backends.legality import require_computed
+from autotune.backends.aiter_main.table import ServingAiter, table_content, writes_table
+from autotune.backends.env_knobs import EnvKnobs, env_knobs
 from autotune.errors import UserError
-from autotune.export.aiter_table import ServingAiter, table_content, writes_table
 from autotune.export.bundle import MANIFEST, write_bundle
-from autotune.export.content import Place, Preview, estimate_note
 from autotune.export.env_file import env_files
-from autotune.export.env_knobs import EnvKnobs, env_knobs
 from autotune.export.formats import content_of
 from autotune.export.global_env import choose, decision_json, deployed
 from autotune.export.manifest import manifest_json
-from autotune.export.mix import UNTOLD, Decision, Mix
 from autotune.export.settings_table import Setting, SettingsTable
 from autotune.export.shape_log import ShapeLog
-from autotune.models import FUSED_SHARED, known_needs, requantised
-from autotune.problem import Layer
-from autotune.results import Kind
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Layer
+from autotune.problem.models import FUSED_SHARED, known_needs, requantised
+from autotune.protocol.backend import Backend
+from autotune.protocol.content import Place, Preview, estimate_note
+from autotune.protocol.legality import require_computed
+from autotune.protocol.mix import UNTOLD, Decision, Mix
+from autotune.protocol.registry import load_backend
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
 

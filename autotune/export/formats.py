@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 
-from autotune.backends import load_backend
-from autotune.backends.base import Backend
-from autotune.backends.engine_backend import EngineBackend
-from autotune.devices import Device
+from autotune.backends.aiter_main.table import writes_table
+from autotune.backends.env_knobs import DeployedByEnvironment
+from autotune.backends.sglang.export import sglang_content
+from autotune.backends.triton.export import operator_content
+from autotune.backends.vllm.export import vllm_content
+from autotune.engines.backend import EngineBackend
 from autotune.errors import UserError
-from autotune.export.aiter_table import writes_table
-from autotune.export.content import Content, Place
-from autotune.export.env_knobs import DeployedByEnvironment
-from autotune.export.operator_json import operator_content
-from autotune.export.sglang_json import sglang_content
-from autotune.export.vllm_json import vllm_content
-from autotune.problem import Stage
+from autotune.machine.devices import Device
+from autotune.machine.targets import known_device
+from autotune.problem.layer import Stage
+from autotune.protocol.backend import Backend
+from autotune.protocol.content import Content, Place
+from autotune.protocol.registry import load_backend
 from autotune.results import LayerConfig
 from autotune.store.records import WinnerRecord
-from autotune.targets import known_device
 
 
 def format_of(backend: Backend) -> str:
@@ -83,7 +83,7 @@ def _device(winner: WinnerRecord) -> Device:
     if device is None:
         raise UserError(
             f"the engine's default on {name!r} is not known, which the file needs where nothing was tuned:"
-            " add the GPU to autotune/devices.py"
+            " add the GPU to autotune/machine/devices.py"
         )
     return device
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, TypeVar
 
+from autotune.backends.env_knobs import EnvKnobs
 from autotune.errors import UserError
-from autotune.export.env_knobs import EnvKnobs
-from autotune.export.mix import Decision, Mix, decide, even
 from autotune.export.settings_table import Setting, SettingsTable
 from autotune.export.tested import put_to_test
+from autotune.protocol.mix import Decision, Mix, decide, even
 from autotune.results import LayerConfig
 from autotune.store.records import WinnerRecord
 

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from autotune import __version__
-from autotune.export.content import estimate_note
-from autotune.problem import Stage
-from autotune.results import Kind, LayerConfig, Verdict
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Stage
+from autotune.protocol.content import estimate_note
+from autotune.results import LayerConfig, Verdict
 from autotune.store.records import WinnerRecord
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from autotune.backends.base import Backend
-from autotune.export.env_knobs import EnvKnobs
+from autotune.backends.env_knobs import EnvKnobs
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Layer, Stage
+from autotune.problem.layer import Layer, Stage
+from autotune.protocol.backend import Backend
 from autotune.results import Confirmation, LayerConfig
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from autotune.errors import UserError
-from autotune.problem import Layer
+from autotune.problem.layer import Layer
 from autotune.quantities import load_json, whole
 
 Bucket = Callable[[int], int]

@@ -6,10 +6,10 @@ one ratio of the mix's whole time, and the pairs are resampled.
 
 from collections.abc import Mapping, Sequence
 
-from autotune.export.mix import Mix, Tested
 from autotune.export.settings_table import Setting, SettingsTable
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.statistics import Interval, median_interval, pair_ratios
+from autotune.protocol.mix import Mix, Tested
+from autotune.statistics import Interval, median_interval, pair_ratios
 
 
 def put_to_test(table: SettingsTable, setting: Setting, mix: Mix) -> Tested[Setting]:

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from autotune.export.content import Preview
 from autotune.export.global_env import setting_text
-from autotune.export.mix import Decision
 from autotune.export.settings_table import Setting
+from autotune.protocol.content import Preview
+from autotune.protocol.mix import Decision
 
 
 def preview_lines(previews: Iterable[Preview]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from autotune.errors import UserError
 
 
 class Dims(Protocol):
-    """What a kernel must know of a layer; `LayerDims` and `autotune.problem.Layer` both have it."""
+    """What a kernel must know of a layer; `LayerDims` and `autotune.problem.layer.Layer` both have it."""
 
     @property
     def model_dim(self) -> int: ...

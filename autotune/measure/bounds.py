@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autotune.measure.runtime import Path
+from autotune.protocol.runtime import Path
 
 if TYPE_CHECKING:
     import torch

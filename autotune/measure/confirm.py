@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.statistics import Interval, Verdict, median_interval, pair_ratios, verdict
-from autotune.problem import Problem
+from autotune.problem.layer import Problem
 from autotune.results import SETTING, Confirmation, Failure, Finalist, Round
+from autotune.statistics import Interval, Verdict, median_interval, pair_ratios, verdict
 
 RunRound = Callable[[int, int], "dict[str, float] | Failure"]
 """Times one contender (its index) on the routings of a seed: microseconds by what was timed."""

@@ -12,9 +12,9 @@ from itertools import pairwise
 from statistics import median
 
 from autotune.measure.neighbours import HIDDEN
-from autotune.measure.runtime import Clock, Launch, Machine, Replay
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.timer import passes_a_sample
+from autotune.protocol.runtime import Clock, Launch, Machine, Replay
 
 GAP = 1.15
 """Ratio of two neighbouring samples, in order of size, that belong to unlike groups. H100: the samples of 95

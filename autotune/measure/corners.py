@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autotune.problem import Layer
-from autotune.routing import UNIFORM, Routing
+from autotune.problem.layer import Layer
+from autotune.problem.routing import UNIFORM, Routing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

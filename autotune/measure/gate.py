@@ -34,10 +34,10 @@ from autotune.measure.bounds import (
     to_bf16,
 )
 from autotune.measure.corners import case_routings
-from autotune.measure.runtime import Activations, Launch, LogicalWeights, Path, Step, What
 from autotune.measure.workload import make_activations, make_steps
-from autotune.problem import Layer
-from autotune.routing import Routing
+from autotune.problem.layer import Layer
+from autotune.problem.routing import Routing
+from autotune.protocol.runtime import Activations, Launch, LogicalWeights, Path, Step, What
 
 if TYPE_CHECKING:
     import torch

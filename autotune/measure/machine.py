@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import autotune
 from autotune.errors import UserError
-from autotune.fingerprint import Fingerprint
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.probe import live_device
+from autotune.machine.targets import TRITON_DISTRIBUTIONS, package_version
 from autotune.measure.neighbours import Neighbours
-from autotune.measure.runtime import Clock, Launch, Replay
 from autotune.measure.sensors import identity, open_sensors
-from autotune.probe import live_device
-from autotune.targets import TRITON_DISTRIBUTIONS, package_version
+from autotune.protocol.runtime import Clock, Launch, Replay
 
 if TYPE_CHECKING:
     import torch

@@ -12,21 +12,21 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
-from autotune import interrupt
-from autotune.config import Config
 from autotune.errors import UserError
-from autotune.fingerprint import Fingerprint
+from autotune.machine.fingerprint import Fingerprint
 from autotune.measure import confirm as confirming
 from autotune.measure import requests
 from autotune.measure.confirm import Comparison
 from autotune.measure.process import WorkerProcess
 from autotune.measure.quiet import Quiet
-from autotune.measure.runtime import Subject, What
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.statistics import Interval
 from autotune.measure.table import time_all
-from autotune.problem import Layer, Problem, Stage
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.processes import interrupt
+from autotune.protocol.runtime import Subject, What
 from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Measurement, Status
+from autotune.space.config import Config
+from autotune.statistics import Interval
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -11,9 +11,9 @@ from autotune.errors import UserError
 from autotune.measure import requests
 from autotune.measure.requests import Look
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Layer, Problem
+from autotune.problem.layer import Layer, Problem
+from autotune.processes.spawning import Child, ChildDied, ChildLate
 from autotune.results import Failure, Status
-from autotune.spawning import Child, ChildDied, ChildLate
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean, median, pstdev
 
-from autotune.measure.statistics import relative_standard_error
+from autotune.statistics import relative_standard_error
 
 
 class Race:

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from autotune.config import Config
 from autotune.errors import UserError
-from autotune.fingerprint import Fingerprint
+from autotune.machine.fingerprint import Fingerprint
 from autotune.measure.gate import Incorrect
-from autotune.measure.runtime import Subject, What
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.worker import RoundTimes, Worker
-from autotune.problem import Layer, Problem, Stage
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.runtime import Subject, What
 from autotune.results import Failure, Measurement, Status
+from autotune.space.config import Config
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autotune.measure.neighbours import Occupancy
-from autotune.measure.runtime import Clock
+from autotune.protocol.runtime import Clock
 
 SYSFS = Path("/sys/bus/pci/devices")
 KFD = Path("/sys/class/kfd/kfd")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from autotune.measure.confirm import RunRound, run_rounds
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Problem
+from autotune.problem.layer import Problem
 from autotune.results import Confirmation, Failure, Finalist, Round
 
 TABLE_SELECT_SEED = 4_000_037

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from autotune.measure.runtime import Machine, Replay
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.statistics import relative_standard_error
+from autotune.protocol.runtime import Machine, Replay
 from autotune.results import Sample
+from autotune.statistics import relative_standard_error
 
 FIRST = 3
 """Single passes that tell how long a sample should be, and whether the candidate is worth a window."""

@@ -13,19 +13,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
-from autotune.config import Config
-from autotune.fingerprint import Fingerprint
+from autotune.machine.fingerprint import Fingerprint
 from autotune.measure.contention import Watch
-from autotune.measure.gate import (
-    Case,
-    check_launches,
-    judge,
-    make_case,
-    make_cases,
-    poison,
-    served_tokens,
-)
-from autotune.measure.runtime import (
+from autotune.measure.gate import Case, check_launches, judge, make_case, make_cases, poison, served_tokens
+from autotune.measure.settings import MeasureSettings
+from autotune.measure.timer import passes_a_sample, time_replay
+from autotune.measure.workload import Pass, Workload
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.runtime import (
     Activations,
     Launch,
     Replay,
@@ -36,11 +31,8 @@ from autotune.measure.runtime import (
     format_of,
     load_runtime,
 )
-from autotune.measure.settings import MeasureSettings
-from autotune.measure.timer import passes_a_sample, time_replay
-from autotune.measure.workload import Pass, Workload
-from autotune.problem import Layer, Problem, Stage
 from autotune.results import LayerConfig, Measurement
+from autotune.space.config import Config
 
 log = logging.getLogger(__name__)
 

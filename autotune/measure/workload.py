@@ -9,9 +9,9 @@ import numpy as np
 from autotune.errors import UserError
 from autotune.kernels.formats import Format
 from autotune.measure.ring import Ring, hot, plan_ring
-from autotune.measure.runtime import Activations, LogicalWeights, Machine, Runtime, Step, format_of
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Layer, Problem, Stage, gemm_dims
+from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
+from autotune.protocol.runtime import Activations, LogicalWeights, Machine, Runtime, Step, format_of
 
 if TYPE_CHECKING:
     import torch

@@ -13,15 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autotune.config import Config
-from autotune.devices import Device
 from autotune.errors import UserError
 from autotune.files import replacing
-from autotune.fingerprint import Fingerprint
-from autotune.problem import Layer, Stage
+from autotune.machine.devices import Device
+from autotune.machine.fingerprint import Fingerprint
+from autotune.problem.layer import Layer, Stage
+from autotune.problem.routing import Routing
 from autotune.replay.table import Recorded, StageTable, Table
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
-from autotune.routing import Routing
+from autotune.space.config import Config
 
 FORMAT = "autotune-table"
 VERSION = 1

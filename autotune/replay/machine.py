@@ -11,11 +11,12 @@ from concurrent.futures import Future
 from itertools import count
 from typing import Any
 
-from autotune.config import Config
-from autotune.problem import Layer, Problem, Stage
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Layer, Problem, Stage
 from autotune.replay.table import Recorded, Table
-from autotune.results import Compiled, Failure, Kind
+from autotune.results import Compiled, Failure
 from autotune.search.evaluate import Outcome
+from autotune.space.config import Config
 
 
 class ReplayMachine:

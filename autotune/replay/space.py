@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import cached_property
 
-from autotune.config import Config
-from autotune.devices import Device
 from autotune.errors import UserError
-from autotune.problem import Layer
-from autotune.space import BoundSpace, Space
+from autotune.machine.devices import Device
+from autotune.problem.layer import Layer
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace, Space
 
 
 class RecordedSpace(BoundSpace):

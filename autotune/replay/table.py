@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from autotune.config import Config
-from autotune.devices import Device
 from autotune.errors import UserError
-from autotune.fingerprint import Fingerprint
-from autotune.problem import Layer, Problem, Stage
+from autotune.machine.devices import Device
+from autotune.machine.fingerprint import Fingerprint
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.problem.routing import Routing
 from autotune.replay.space import RecordedSpace
 from autotune.results import Compiled, Failure, Measurement
-from autotune.routing import Routing
-from autotune.space import Space, parse_space
+from autotune.space.config import Config
+from autotune.space.space import Space, parse_space
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,20 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from autotune.backends.base import Backend, one_config
 from autotune.compile.estimate import Work
-from autotune.config import Config
-from autotune.devices import Device
 from autotune.errors import UserError
-from autotune.fingerprint import Fingerprint
+from autotune.machine.devices import Device
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind
 from autotune.measure import confirm as confirming
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Layer, Problem, Stage
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.backend import Backend, one_config
 from autotune.replay.machine import replayed_workload
 from autotune.replay.table import Table
-from autotune.results import Compiled, Confirmation, Failure, Finalist, Kind, Measurement
-from autotune.space import BoundSpace
+from autotune.results import Compiled, Confirmation, Failure, Finalist, Measurement
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace
 
 
 class ReplayBackend:

@@ -6,11 +6,11 @@ Marks are told apart by shape and by colour of Okabe and Ito's palette, which th
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autotune.config import Value, value_text
-from autotune.measure.statistics import Interval
 from autotune.report.axis import Axis, around, focus, label
 from autotune.report.effects import Effect, HeatMap
 from autotune.report.markup import Markup, join, tag
+from autotune.space.config import Value, value_text
+from autotune.statistics import Interval
 
 _PALEST = 2.0  # times the fastest: the palest shade of a heat map
 

@@ -6,8 +6,8 @@ from math import isfinite
 from typing import Any
 
 from autotune.check.judged import Judged
-from autotune.config import Config, Value
 from autotune.results import Verdict, VerdictStatus
+from autotune.space.config import Config, Value
 
 _DETAILED = 40  # lines; more are summed up
 

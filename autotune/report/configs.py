@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from autotune.config import Config, Value, value_text
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import LayerConfig
+from autotune.space.config import Config, Value, value_text
 
 
 def changes(config: Mapping[str, Value], default: Mapping[str, Value] | None) -> str:

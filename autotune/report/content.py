@@ -7,8 +7,9 @@ from itertools import groupby
 from pathlib import Path
 
 from autotune.errors import UserError
-from autotune.fingerprint import Fingerprint
-from autotune.problem import Problem, Stage
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Problem, Stage
 from autotune.report.bundle import exported_winners
 from autotune.report.finals import Contender, contenders, judge_rounds, tied
 from autotune.report.limits import ByteLimit, byte_limit
@@ -22,7 +23,7 @@ from autotune.report.query import (
 )
 from autotune.report.why import Left, left_of
 from autotune.report.wording import AS_EXECUTED, Wording, wording
-from autotune.results import Kind, LayerConfig
+from autotune.results import LayerConfig
 from autotune.store.records import RunRecord, StoredConfirmation, StoredTrial, WinnerRecord
 from autotune.store.store import Store
 

@@ -17,7 +17,7 @@ from itertools import combinations
 from math import log
 from statistics import median
 
-from autotune.config import Value, value_text
+from autotune.space.config import Value, value_text
 from autotune.store.records import StoredTrial
 
 

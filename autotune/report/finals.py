@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from autotune.measure.confirm import interval_of, ratio_of
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.statistics import Interval
 from autotune.results import Confirmation, LayerConfig, Round
+from autotune.statistics import Interval
 from autotune.store.records import StoredConfirmation, WinnerRecord
 from autotune.store.store import Store
 

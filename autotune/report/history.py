@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.errors import UserError
+from autotune.machine.targets import Kind
 from autotune.report.query import winners_of
 from autotune.report.text_table import Column, duration, text_table
-from autotune.results import Kind, Status
+from autotune.results import Status
 from autotune.store.records import RunRecord
 from autotune.store.store import Store
 

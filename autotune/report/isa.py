@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from autotune.backends.base import Listing
 from autotune.compile.mix import instruction_mix
-from autotune.config import Config
+from autotune.protocol.backend import Listing
+from autotune.space.config import Config
 
 _FACTS = {
     "vgprs": "VGPR a lane",

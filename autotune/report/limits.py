@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Final
 
-from autotune.devices import Device
 from autotune.kernels.formats import GROUP
-from autotune.problem import Problem, Stage, gemm_dims
-from autotune.targets import known_device
+from autotune.machine.devices import Device
+from autotune.machine.targets import known_device
+from autotune.problem.layer import Problem, Stage, gemm_dims
 
 _ROW = 4.0  # a float32 scale an output channel
 _INT4, _GROUPED = (0.5, _ROW), (0.5 + 2 / GROUP, 0.0)

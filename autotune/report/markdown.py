@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.report.configs import changes, layer_changes
 from autotune.report.content import ProblemReport, Report, by_stack
 from autotune.report.effects import effects

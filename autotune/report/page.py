@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from autotune import __version__
-from autotune.fingerprint import Fingerprint
-from autotune.problem import Stage
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Stage
 from autotune.report.content import ProblemReport, Report, by_stack
 from autotune.report.embed import stylesheet
 from autotune.report.finals import Contender
@@ -15,7 +16,6 @@ from autotune.report.sections import badge, doubts, final, layer_code, stage_sec
 from autotune.report.text_table import duration
 from autotune.report.winners import verdict
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, ESTIMATES, tie_text, ties_text, wording
-from autotune.results import Kind
 from autotune.store.store import Store
 
 _OPEN = 2

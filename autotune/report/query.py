@@ -9,10 +9,11 @@ from typing import Final
 from sqlalchemy import select
 
 from autotune.compile.estimate import EXECUTED, PROMISED
-from autotune.fingerprint import Fingerprint
-from autotune.problem import Problem, Stage
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Problem, Stage
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED
-from autotune.results import Kind, Status
+from autotune.results import Status
 from autotune.store.records import RunRecord, StoredTrial, WinnerRecord
 from autotune.store.rows import Reader
 from autotune.store.schema import Winner

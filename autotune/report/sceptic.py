@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 
 from autotune.errors import UserError
-from autotune.problem import Stage
+from autotune.machine.targets import Kind, known_device
+from autotune.problem.layer import Stage
 from autotune.report.content import ProblemReport
 from autotune.report.query import RACE, default_of, fastest
 from autotune.report.text_table import percent
 from autotune.report.wording import AS_EXECUTED
-from autotune.results import Kind, Status
-from autotune.space import shipped_spaces
+from autotune.results import Status
+from autotune.space.space import shipped_spaces
 from autotune.store.records import StoredTrial
 from autotune.store.schema import SampleRow
 from autotune.store.store import Store
-from autotune.targets import known_device
 
 _CHUNK = 500  # SQLite bounds the variables of a statement
 

@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from autotune.config import value_text
-from autotune.problem import Stage
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Stage
 from autotune.report.charts import (
     Bar,
     Dots,
@@ -25,7 +25,8 @@ from autotune.report.query import default_of, equally_fast, fastest
 from autotune.report.sceptic import Answer, gain_text
 from autotune.report.text_table import percent
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, tie_text
-from autotune.results import Kind, LayerConfig, StaticFacts, Status
+from autotune.results import LayerConfig, StaticFacts, Status
+from autotune.space.config import value_text
 from autotune.store.records import StoredTrial
 
 _TOP = 15

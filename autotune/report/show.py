@@ -6,10 +6,10 @@ from statistics import median
 from typing import Any
 
 from autotune.errors import UserError
+from autotune.machine.targets import Kind
 from autotune.report.configs import layer_changes
 from autotune.report.text_table import Column, duration, percent, text_table, wrapped
 from autotune.report.winners import WinnerSummary, as_json, summarise
-from autotune.results import Kind
 from autotune.store.records import StoredTrial
 from autotune.store.store import Store
 

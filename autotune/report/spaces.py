@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from autotune.config import value_text
-from autotune.problem import Problem, Stage
-from autotune.space import BoundSpace
+from autotune.problem.layer import Problem, Stage
+from autotune.space.config import value_text
+from autotune.space.space import BoundSpace
 
 
 def describe(stage: Stage, sized: Sequence[tuple[Problem, BoundSpace]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.errors import UserError
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.report.configs import changes
 from autotune.report.query import Conditions, default_of, grouped
 from autotune.report.text_table import Column, percent, text_table, wrapped

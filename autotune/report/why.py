@@ -4,14 +4,14 @@ from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any
 
-from autotune.config import Config
 from autotune.measure.confirm import Decision, decide_again, distinct, ratio_of, split
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.report.configs import layer_changes
 from autotune.report.text_table import Column, percent, text_table
 from autotune.report.wording import Wording, wording
 from autotune.results import Confirmation, LayerConfig, Status
+from autotune.space.config import Config
 from autotune.store.records import StoredConfirmation, StoredTrial, WinnerRecord
 from autotune.store.store import Store
 

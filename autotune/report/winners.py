@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autotune.compile.estimate import PROMISED
-from autotune.problem import Stage
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Stage
 from autotune.report.configs import changes
 from autotune.report.finals import contenders, judge_rounds, tied
 from autotune.report.query import conditions_of_winner
 from autotune.report.text_table import percent
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, ESTIMATES, tie_text, ties_text, wording
-from autotune.results import Kind, LayerConfig, StaticFacts
+from autotune.results import LayerConfig, StaticFacts
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
 

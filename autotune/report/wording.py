@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from autotune.results import Kind
+from autotune.machine.targets import Kind
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
-from autotune.config import Config, Value
 from autotune.results import Finalist, LayerConfig
+from autotune.space.config import Config, Value
 
 Ranked = Sequence[tuple[Config, float]]
 """Configs with microseconds, the fastest first."""

@@ -9,9 +9,9 @@ import re
 from collections import defaultdict
 from typing import Final
 
-from autotune.backends.base import remedy
 from autotune.errors import UserError
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
+from autotune.protocol.backend import remedy
 from autotune.results import Failure, Status
 
 ALIKE: Final = 8

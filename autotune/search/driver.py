@@ -11,18 +11,18 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
-from autotune import interrupt
-from autotune.backends.base import remedy
 from autotune.compile.constraints import refusal
-from autotune.config import Config
-from autotune.devices import Device
-from autotune.fingerprint import Fingerprint
-from autotune.problem import Problem, Stage
+from autotune.machine.devices import Device
+from autotune.machine.fingerprint import Fingerprint
+from autotune.problem.layer import Problem, Stage
+from autotune.processes import interrupt
+from autotune.protocol.backend import remedy
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
 from autotune.search.clock import Clock, WallClock
 from autotune.search.doubt import Doubt
 from autotune.search.evaluate import Compiler, Estimate, Evaluator, Outcome
 from autotune.search.study import Ask, StageSearch
+from autotune.space.config import Config
 from autotune.store.records import TrialRecord
 
 Task = tuple[Problem, Stage]

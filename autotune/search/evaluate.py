@@ -4,12 +4,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from autotune.backends.base import Backend
 from autotune.compile.estimate import PROMISED, estimate_us
-from autotune.config import Config
-from autotune.devices import Device
-from autotune.problem import Layer, Problem, Stage
-from autotune.results import Compiled, Failure, Kind, Measurement
+from autotune.machine.devices import Device
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.backend import Backend
+from autotune.results import Compiled, Failure, Measurement
+from autotune.space.config import Config
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from math import log2, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.config import Config
-from autotune.space import BoundSpace, Param
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace, Param
 
 Matrix = NDArray[np.float64]
 

@@ -13,10 +13,10 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.config import Config
 from autotune.search.features import Encoder, Matrix
 from autotune.search.gaussian import Process, improvement
-from autotune.space import BoundSpace
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace
 
 POOL = 16_384  # configs that the model weighs against each other; larger spaces are sampled
 _NARROWED = 4096  # so many of a larger pool stay once there are _WIDE results: it is known where not to look

@@ -5,15 +5,16 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
-from autotune import interrupt
-from autotune.backends.base import Backend
-from autotune.config import Config
-from autotune.fingerprint import Fingerprint
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind
 from autotune.measure.pool import Measurer, layer_environment
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Problem, Stage
-from autotune.results import Compiled, Confirmation, Failure, Finalist, Kind, Measurement
+from autotune.problem.layer import Problem, Stage
+from autotune.processes import interrupt
+from autotune.protocol.backend import Backend
+from autotune.results import Compiled, Confirmation, Failure, Finalist, Measurement
 from autotune.search.evaluate import Outcome
+from autotune.space.config import Config
 
 
 class LiveJudge:

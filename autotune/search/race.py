@@ -7,9 +7,9 @@ windows, so that places in the final go to configs that are fast every time.
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
-from autotune.config import Config
 from autotune.measure.racing import Race
 from autotune.results import Failure, Measurement
+from autotune.space.config import Config
 from autotune.store.records import TrialRecord
 
 Again = Callable[[Config], Measurement | Failure | None]

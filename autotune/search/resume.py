@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from autotune.backends.base import remedy
-from autotune.config import Config
+from autotune.protocol.backend import remedy
 from autotune.results import Status
+from autotune.space.config import Config
 from autotune.store.records import TrialRecord
 
 # What a busy machine, a short limit or another tenant of the GPU brings about says nothing for ever.

@@ -14,10 +14,10 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autotune.config import Config, Value
 from autotune.search.joint import JointModel
 from autotune.search.samplers import JOINT, make_sampler
-from autotune.space import BoundSpace
+from autotune.space.config import Config, Value
+from autotune.space.space import BoundSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from autotune.fingerprint import Fingerprint
-from autotune.results import SETTING, Confirmation, Finalist, Kind, Round
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind
+from autotune.results import SETTING, Confirmation, Finalist, Round
 from autotune.store.records import StoredConfirmation
 from autotune.store.rows import (
     Reader,

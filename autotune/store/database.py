@@ -13,8 +13,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from autotune import interrupt
 from autotune.errors import UserError
+from autotune.processes import interrupt
 from autotune.store import migrations
 from autotune.store.faults import user_errors
 from autotune.store.filesystem import not_local

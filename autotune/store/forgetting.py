@@ -6,10 +6,10 @@ from itertools import islice
 
 from sqlalchemy import delete, select
 
-from autotune.config import Config
 from autotune.errors import UserError
+from autotune.processes.identity import Process
 from autotune.results import Status
-from autotune.store.process import Process
+from autotune.space.config import Config
 from autotune.store.records import RunState
 from autotune.store.schema import Run, SampleRow, Trial, Winner
 from autotune.store.sessions import Sessions

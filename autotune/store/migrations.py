@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
-from autotune.data import data_dir
+from autotune.resources import data_dir
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -6,10 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from autotune.config import Config
-from autotune.fingerprint import Fingerprint
-from autotune.problem import Problem, Stage
-from autotune.results import Confirmation, Kind, LayerConfig, StaticFacts, Status
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Problem, Stage
+from autotune.results import Confirmation, LayerConfig, StaticFacts, Status
+from autotune.space.config import Config
 
 
 class RunState(StrEnum):

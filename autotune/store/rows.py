@@ -8,11 +8,11 @@ from typing import TypeVar
 from sqlalchemy import Select, Table, bindparam, func, select
 from sqlalchemy.orm import Session
 
-from autotune.config import Config
-from autotune.fingerprint import Fingerprint
-from autotune.problem import Layer, Problem
+from autotune.machine.fingerprint import Fingerprint
+from autotune.problem.layer import Layer, Problem
+from autotune.problem.routing import Routing
 from autotune.results import SHARED, LayerConfig
-from autotune.routing import Routing
+from autotune.space.config import Config
 from autotune.store.base import Base
 from autotune.store.schema import ConfirmationRow, Environment, ProblemRow
 

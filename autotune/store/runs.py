@@ -9,8 +9,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from autotune import __version__
-from autotune.fingerprint import Fingerprint
-from autotune.store.process import Process
+from autotune.machine.fingerprint import Fingerprint
+from autotune.processes.identity import Process
 from autotune.store.records import RunRecord, RunState
 from autotune.store.rows import Reader, environment_id, existing
 from autotune.store.schema import ConfirmationRow, Run, Trial, Winner

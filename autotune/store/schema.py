@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, true
 from sqlalchemy.orm import Mapped, mapped_column
 
-from autotune.problem import Stage
-from autotune.results import Kind, Status, VerdictStatus
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Stage
+from autotune.results import Status, VerdictStatus
 from autotune.store.base import Base, enum_type
 from autotune.store.records import RunState as RunState
 

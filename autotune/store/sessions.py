@@ -8,8 +8,8 @@ from typing import Self
 
 from sqlalchemy.orm import Session
 
-from autotune.fingerprint import Fingerprint
-from autotune.problem import Problem
+from autotune.machine.fingerprint import Fingerprint
+from autotune.problem.layer import Problem
 from autotune.store.database import WRITES, Database, open_database
 from autotune.store.faults import user_errors
 from autotune.store.location import Location, locate

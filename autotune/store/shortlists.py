@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from autotune.fingerprint import Fingerprint
-from autotune.problem import Problem, Stage
-from autotune.results import Kind, LayerConfig, Status
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Problem, Stage
+from autotune.results import LayerConfig, Status
 from autotune.store.records import ShortListed, WinnerRecord
 from autotune.store.rows import Reader, environment_id, next_number, problem_id
 from autotune.store.schema import Environment, ProblemRow, Winner

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from autotune.config import Config
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
 from autotune.results import Sample, StaticFacts, Status
+from autotune.space.config import Config
 from autotune.store.base import Base
 from autotune.store.records import StoredTrial, TrialRecord
 from autotune.store.rows import Reader, environment_id, next_number, problem_id, storable_error

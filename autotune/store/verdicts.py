@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import WRONG, CompilerVersion, Verdict
 from autotune.store.base import Base
 from autotune.store.records import WinnerRecord

@@ -6,18 +6,12 @@ from datetime import UTC, datetime
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from autotune.problem import Problem, Stage
-from autotune.results import Kind, LayerConfig, Status
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Problem, Stage
+from autotune.results import LayerConfig, Status
 from autotune.store.records import WinnerRecord
 from autotune.store.rows import Reader, existing, layer_config, next_number
-from autotune.store.schema import (
-    ConfirmationRow,
-    Environment,
-    FinalistRow,
-    ProblemRow,
-    Trial,
-    Winner,
-)
+from autotune.store.schema import ConfirmationRow, Environment, FinalistRow, ProblemRow, Trial, Winner
 from autotune.store.sessions import Sessions
 from autotune.store.verdicts import wrong_binary
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autotune.arithmetic import Scales
-from autotune.backends import load_backend
-from autotune.backends.legality import require_computed
 from autotune.engines.moe import fused_by_sglang
 from autotune.errors import UserError
-from autotune.models import FUSED_SHARED, Model, family_of, known_needs
-from autotune.problem import Layer
-from autotune.verify.bundle import Bundle
+from autotune.problem.arithmetic import Scales
+from autotune.problem.layer import Layer
+from autotune.problem.models import FUSED_SHARED, Model, family_of, known_needs
+from autotune.protocol.bundle import Bundle
+from autotune.protocol.legality import require_computed
+from autotune.protocol.registry import load_backend
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from autotune.backends.aiter.verify import verify_env
+from autotune.backends.aiter_main.verify import verify_aiter
+from autotune.backends.triton.export import VARIABLE as OPERATOR_VARIABLE
+from autotune.backends.triton.verify import verify_operator
 from autotune.engines.source import EngineSource, open_source
+from autotune.engines.verify import known_engines, verify_fused_moe
 from autotune.errors import UserError
-from autotune.export.operator_json import VARIABLE as OPERATOR_VARIABLE
 from autotune.kernels.tuned import Gpu
-from autotune.models import Model
-from autotune.targets import TRITON_DISTRIBUTIONS, package_version
-from autotune.verify.aiter import verify_aiter
-from autotune.verify.bundle import Bundle
-from autotune.verify.env_reads import verify_env
-from autotune.verify.fused_moe import known_engines, verify_fused_moe
+from autotune.machine.targets import TRITON_DISTRIBUTIONS, package_version
+from autotune.problem.models import Model
+from autotune.protocol.bundle import Bundle
+from autotune.protocol.lookup import Verification
 from autotune.verify.model import Served
-from autotune.verify.operator import verify_operator
-from autotune.verify.result import Verification
 
 ENGINES = (*known_engines(), "aiter", "triton", "env")
 
@@ -111,7 +111,7 @@ def gpu_here() -> Gpu | None:
     if not any(Path(node).exists() for node in ("/dev/kfd", "/dev/nvidiactl")):
         return None
     done = subprocess.run(
-        [sys.executable, "-m", "autotune.probe"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "autotune.machine.probe"], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         return None

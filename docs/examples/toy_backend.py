@@ -2,13 +2,13 @@
 
 import hashlib
 
-from autotune.backends.base import CompileRefused
 from autotune.compile.estimate import Work
-from autotune.config import Config
-from autotune.devices import Device
-from autotune.problem import Layer, Problem, Stage
+from autotune.machine.devices import Device
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.backend import CompileRefused
 from autotune.results import Compiled, StaticFacts
-from autotune.space import BoundSpace, parse_space
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace, parse_space
 
 _SPACE = """
 backend = "toy_backend:Toy"
@@ -31,7 +31,7 @@ reason = "shows what a rule looks like"
 
 
 class Toy:
-    """Every method is what the search asks of a family of kernels; see `autotune.backends.base`."""
+    """Every method is what the search asks of a family of kernels; see `autotune.protocol.backend`."""
 
     name = "toy_backend:Toy"  # what --backend is given
     runtime = "toy_runtime:make"

@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 
-from autotune.config import Config
 from autotune.kernels.reference import layer_reference, stage1_reference, stage2_reference
 from autotune.measure.machine import CpuMachine
-from autotune.measure.runtime import Activations, Launch, LogicalWeights, Output, Path, Step, What
-from autotune.problem import Layer, Stage
+from autotune.problem.layer import Layer, Stage
+from autotune.protocol.runtime import Activations, Launch, LogicalWeights, Output, Path, Step, What
 from autotune.results import LayerConfig
+from autotune.space.config import Config
 
 
 class ToyRuntime:
-    """See `autotune.measure.runtime.Runtime`, which says what each method promises."""
+    """See `autotune.protocol.runtime.Runtime`, which says what each method promises."""
 
     name = "toy_backend:Toy"
 

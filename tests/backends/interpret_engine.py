@@ -11,17 +11,17 @@ import torch
 import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-from autotune.backends import load_backend
-from autotune.backends.engine_backend import EngineBackend
-from autotune.config import Config
 from autotune.engines import glue
+from autotune.engines.backend import EngineBackend
 from autotune.kernels.formats import quantise
 from autotune.measure.gate import make_cases
-from autotune.measure.runtime import What, format_of, load_runtime
 from autotune.measure.workload import make_weights
-from autotune.problem import Layer, Stage
+from autotune.problem.layer import Layer, Stage
+from autotune.problem.routing import UNIFORM
+from autotune.protocol.registry import load_backend
+from autotune.protocol.runtime import What, format_of, load_runtime
 from autotune.results import LayerConfig
-from autotune.routing import UNIFORM
+from autotune.space.config import Config
 from tests.gate import check_launch
 
 # Two groups of 32 in the shorter K, and two tiles or more of every kind.

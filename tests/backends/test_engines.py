@@ -14,16 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.backends import load_backend
-from autotune.backends.base import CompileRefused, one_config
-from autotune.devices import DEVICES, Device
 from autotune.engines.moe import Quantisation
 from autotune.engines.order import align
 from autotune.engines.sglang_calls import SglangCalls
 from autotune.engines.source import SOURCE_VARIABLES, find_source
 from autotune.engines.vllm_calls import VllmCalls
-from autotune.measure.runtime import load_runtime
-from autotune.problem import Problem, Stage
+from autotune.machine.devices import DEVICES, Device
+from autotune.problem.layer import Problem, Stage
+from autotune.protocol.backend import CompileRefused, one_config
+from autotune.protocol.registry import load_backend
+from autotune.protocol.runtime import load_runtime
 from tests.export.winners import KIMI
 
 MI325X, H100 = DEVICES["mi325x"], DEVICES["h100"]

@@ -6,14 +6,14 @@ Needs the engines' files: see `tests.verify.engines`.
 import pytest
 import torch
 
-from autotune.backends import load_backend
 from autotune.engines.source import SOURCE_VARIABLES, find_source
+from autotune.machine.targets import resolve_target
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
-from autotune.models import preset
-from autotune.problem import Layer, Problem, Stage
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.problem.models import preset
+from autotune.protocol.registry import load_backend
 from autotune.results import Failure, LayerConfig
-from autotune.targets import resolve_target
 
 KIMI = Layer.of(preset("kimi-k2.5-w4a8"), 8)
 

@@ -13,19 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from autotune.arithmetic import Needs, Scales, Scheme, refusals
-from autotune.backends import backend_names, load_backend
 from autotune.backends.aiter.backend import spaces
 from autotune.backends.aiter.pack import flydsl_weights
 from autotune.backends.aiter_main.pack import ck_weights
-from autotune.backends.legality import declared, require_computed, require_default, require_layout
 from autotune.cli import app
-from autotune.devices import DEVICES
 from autotune.errors import UserError
 from autotune.kernels.formats import Format, weight_scales
-from autotune.models import from_hf_config, preset
-from autotune.problem import Layer, Stage
-from autotune.quantisation_config import read_scheme
+from autotune.machine.devices import DEVICES
+from autotune.problem.arithmetic import Needs, Scales, Scheme, refusals
+from autotune.problem.layer import Layer, Stage
+from autotune.problem.models import from_hf_config, preset
+from autotune.problem.quantisation_config import read_scheme
+from autotune.protocol.legality import declared, require_computed, require_default, require_layout
+from autotune.protocol.registry import backend_names, load_backend
 from tests.spaces import KIMI
 
 PLAIN = {"hidden_size": 2048, "moe_intermediate_size": 768, "num_experts": 128, "num_experts_per_tok": 8}

@@ -4,9 +4,9 @@ import inspect
 
 import pytest
 
-from autotune.backends import backend_names, load_backend
-from autotune.backends.base import Backend
 from autotune.errors import UserError
+from autotune.protocol.backend import Backend
+from autotune.protocol.registry import backend_names, load_backend
 
 
 @pytest.mark.parametrize("name", backend_names())

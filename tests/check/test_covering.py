@@ -3,7 +3,7 @@
 from itertools import combinations
 
 from autotune.check.covering import pairwise
-from autotune.space import BoundSpace, parse_space
+from autotune.space.space import BoundSpace, parse_space
 from tests.spaces import KIMI, MI325X, TEXT
 
 RULE = """

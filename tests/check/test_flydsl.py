@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from autotune.backends.flydsl.backend import Flydsl
+from autotune.backends.flydsl.check import Tiling, _arguments, executions, path, tiled_executions
 from autotune.backends.flydsl.tree import Generation, find_tree, open_tree
 from autotune.check.check import execute
 from autotune.check.executed import Tally
-from autotune.check.flydsl import Tiling, _arguments, executions, path, tiled_executions
 from autotune.check.judge import Incorrect
-from autotune.config import Config
 from autotune.emulate import Kernel, Pointer
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import Verdict, VerdictStatus
+from autotune.space.config import Config
 from tests.spaces import KIMI, MI325X
 
 ONE, TWO = Stage

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autotune.check.judge import Incorrect, Judge, bf16, round_bf16
-from autotune.measure.runtime import Path
+from autotune.protocol.runtime import Path
 
 REFERENCE = np.random.default_rng(0).normal(size=(16, 256))
 

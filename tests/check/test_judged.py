@@ -4,14 +4,14 @@ import pytest
 
 from autotune.check.check import compiler_of
 from autotune.check.judged import Candidate, Checks
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import CompilerVersion
 from autotune.store.store import Store
 from tests.spaces import KIMI, MI325X
 from tests.store.examples import M4, WRONG
 
 pytest.importorskip("triton")
-from autotune.backends.triton_w4a8 import TritonW4A8
+from autotune.backends.triton.backend import TritonW4A8
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from autotune.check import flydsl, triton
+from autotune.backends.flydsl import check as flydsl
+from autotune.backends.triton import check as triton
 from autotune.check.operands import Operands
-from autotune.problem import Layer, Stage, gemm_dims
+from autotune.problem.layer import Layer, Stage, gemm_dims
 
 LAYER = Layer("small", 256, 128, 8, 2, 1)
 IDS = np.array([[0, 5], [5, 7], [1, 5]], np.int32)

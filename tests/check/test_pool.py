@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from autotune.check.pool import Checked, CheckPool
-from autotune.config import Config
-from autotune.devices import DEVICES
 from autotune.errors import UserError
-from autotune.problem import Stage
+from autotune.machine.devices import DEVICES
+from autotune.problem.layer import Stage
 from autotune.results import Failure, Status, VerdictStatus
+from autotune.space.config import Config
 from tests.spaces import KIMI, MI325X
 
 pytest.importorskip("triton")
-from autotune.backends.triton_w4a8 import TritonW4A8
+from autotune.backends.triton.backend import TritonW4A8
 
 
 def default(stage: Stage, **knobs: Any) -> Config:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autotune.check.sample import SERVED, blocks_of, full, of_token, served
-from autotune.problem import Layer
+from autotune.problem.layer import Layer
 from tests.spaces import KIMI
 
 SMALL = Layer("small", 64, 32, 8, 8, 1)

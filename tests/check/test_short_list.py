@@ -5,11 +5,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from autotune.check.judged import Candidate, Checks, Judged
-from autotune.check.short_list import Sifter
-from autotune.config import Config
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import LayerConfig, Verdict, VerdictStatus
+from autotune.space.config import Config
 from autotune.store.store import Store
+from autotune.tuning.sifter import Sifter
 from tests.store.examples import M4
 
 RANKING = [

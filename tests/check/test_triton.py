@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotune.backends.base import Listing
 from autotune.check.check import execute
-from autotune.config import Config
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.protocol.backend import Listing
 from autotune.results import VerdictStatus
+from autotune.space.config import Config
 from tests.emulate import mutate
 from tests.spaces import KIMI, MI325X
 
 pytest.importorskip("triton")
-from autotune.backends.triton_w4a8 import TritonW4A8
-from autotune.check.triton import _tile_of
+from autotune.backends.triton.backend import TritonW4A8
+from autotune.backends.triton.check import _tile_of
 
 BACKEND = TritonW4A8()
 ONE, TWO = Stage

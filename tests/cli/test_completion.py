@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune.backends import backend_names
-from autotune.models import PRESETS
+from autotune.problem.models import PRESETS
+from autotune.protocol.registry import backend_names
 from tests.cli.helper import autotune
 
 BASH = {"_AUTOTUNE_COMPLETE": "complete_bash", "COMP_CWORD": "3"}

@@ -21,20 +21,23 @@ from typing import Any
 
 import pytest
 
-from autotune import __main__, dashboard, targets
+from autotune import __main__
 from autotune import results as result
-from autotune.backends.base import Listing
+from autotune.backends import listing as listing_module
 from autotune.check import judged
 from autotune.check.judged import Judged
 from autotune.cli import logfile
-from autotune.compile import listing as listing_module
-from autotune.devices import DEVICES
 from autotune.export.export import Selection, export
-from autotune.measure import pool, reconfirm
+from autotune.machine import targets
+from autotune.machine.devices import DEVICES
+from autotune.measure import pool
 from autotune.measure.confirm import Comparison
-from autotune.measure.statistics import Interval, Verdict
+from autotune.protocol.backend import Listing
+from autotune.report import dashboard
 from autotune.results import Compiled, StaticFacts
+from autotune.statistics import Interval, Verdict
 from autotune.store.store import Store
+from autotune.tuning import reconfirm
 from tests.ab import made_up
 from tests.export.test_export import both, estimate, win
 from tests.export.winners import fingerprint

@@ -3,7 +3,7 @@
 import pytest
 
 from autotune.cli.progress import LiveProgress, PlainProgress, Tally
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
 from autotune.results import Status
 from autotune.search.driver import Task
 from autotune.search.study import StageSearch

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from autotune.backends.triton.export import operator_content
 from autotune.cli import app
-from autotune.config import Config
-from autotune.export.content import Place
-from autotune.export.operator_json import operator_content
 from autotune.kernels.config import Stage1Config, Stage2Config
 from autotune.kernels.tuned import Gpu
+from autotune.protocol.content import Place
+from autotune.protocol.lookup import Verification
 from autotune.results import LayerConfig
+from autotune.space.config import Config
 from autotune.verify import verify
-from autotune.verify.result import Verification
 from tests.export.winners import winner
 from tests.verify.conftest import write_as_bundle
 

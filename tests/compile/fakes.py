@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from autotune.backends.base import CompileRefused
 from autotune.compile.estimate import Work
-from autotune.config import Config
-from autotune.devices import Device
-from autotune.problem import Layer, Problem, Stage
+from autotune.machine.devices import Device
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.backend import CompileRefused
 from autotune.results import Compiled, StaticFacts
-from autotune.space import BoundSpace, load_space
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace, load_space
 
 NAME = "tests.compile.fakes:FaultyBackend"
 SPACE = """

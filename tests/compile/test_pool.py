@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from autotune.compile.pool import CompilePool
-from autotune.config import Config
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import Compiled, Failure, Status
+from autotune.space.config import Config
 from tests.compile.fakes import NAME
 from tests.spaces import KIMI, MI325X
 
@@ -63,8 +63,8 @@ def test_killing_all_children_costs_no_candidate_and_prints_nothing(tmp_path: Pa
         import os, signal, sys, time
         from pathlib import Path
         from autotune.compile.pool import CompilePool
-        from autotune.config import Config
-        from autotune.problem import Stage
+        from autotune.space.config import Config
+        from autotune.problem.layer import Stage
         from autotune.results import Compiled
         from tests.compile.fakes import NAME
         from tests.spaces import KIMI, MI325X

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from autotune.cli.progress import Tally
-from autotune.devices import DEVICES
+from autotune.machine.devices import DEVICES
+from autotune.machine.targets import Kind, Target
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Layer, Problem
-from autotune.results import Kind, Status
-from autotune.run import RunRequest, run
+from autotune.problem.layer import Layer, Problem
+from autotune.results import Status
 from autotune.store.store import Store
-from autotune.targets import Target
+from autotune.tuning.run import RunRequest, run
 from tests.cli.helper import ROOT, command, env
 
 DOCS = ROOT / "docs"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from autotune.doctor.host import Host
+from autotune.protocol.host import Host
 
 MI325X_NODE = "simd_count 1216\nsimd_per_cu 4\ngfx_target_version 90402\ndevice_id 29861\nvendor_id 4098\n"
 CPU_NODE = "simd_count 0\ngfx_target_version 0\n"

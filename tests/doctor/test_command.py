@@ -38,7 +38,7 @@ def test_another_machines_files_can_be_examined(tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from autotune.doctor.examine import examine; from autotune.doctor.host import Host;"
+        "import sys; from autotune.doctor.examine import examine; from autotune.protocol.host import Host;"
         f"examine(Host()); print([m for m in {HEAVY} if m in sys.modules])"
     )
     started = time.monotonic()

@@ -6,7 +6,7 @@ import pytest
 
 from autotune.doctor.ability import Ability, Can
 from autotune.doctor.examine import Examination, examine
-from autotune.doctor.finding import Finding, State
+from autotune.protocol.finding import Finding, State
 from tests.doctor.machines import (
     aiter,
     bare_machine,

@@ -64,9 +64,9 @@ def test_a_config_shipped_for_the_card_is_found_by_dtype_and_size(
 ) -> None:
     import json
 
-    from autotune.devices import DEVICES
     from autotune.engines.moe import Quantisation
-    from autotune.problem import Stage
+    from autotune.machine.devices import DEVICES
+    from autotune.problem.layer import Stage
     from tests.export.winners import KIMI
 
     folder = tmp_path / "vllm/model_executor/layers/fused_moe/configs"

@@ -9,10 +9,10 @@ import triton
 import triton.language as tl
 from triton.runtime import driver
 
-from autotune.backends.triton_w4a8 import gpu_target
-from autotune.devices import DEVICES, Device
+from autotune.backends.triton.backend import gpu_target
 from autotune.engines.kernels import Launch
 from autotune.engines.specialise import AbsentCard, compile_launch
+from autotune.machine.devices import DEVICES, Device
 
 
 @triton.jit

@@ -8,9 +8,9 @@ from autotune.engines.weights import EngineWeights, engine_format, engine_weight
 from autotune.errors import UserError
 from autotune.kernels.formats import Format, weight_scales
 from autotune.kernels.layout import unpack_int4
-from autotune.measure.runtime import LogicalWeights
 from autotune.measure.workload import make_weights
-from autotune.problem import Layer
+from autotune.problem.layer import Layer
+from autotune.protocol.runtime import LogicalWeights
 
 LAYER = Layer("tiny", model_dim=128, inter_dim=64, experts=3, top_k=2, tp=1)
 WEIGHTS = make_weights(LAYER, "cpu", seed=1)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.errors import UserError
-from autotune.export.aiter_csv import (
+from autotune.backends.aiter_main.csv import (
     COLUMNS,
     FmoeKey,
     FmoeRow,
@@ -20,7 +19,8 @@ from autotune.export.aiter_csv import (
     table_csv,
     without_keys,
 )
-from autotune.export.aiter_rows import choose_rows
+from autotune.backends.aiter_main.rows import choose_rows
+from autotune.errors import UserError
 
 KEY = FmoeKey("gfx942", 304, 7168, 256, 384, 8, "torch.float8_e4m3fnuz", ("torch.uint32", "torch.int4"))
 PLAIN = FmoeKey("gfx942", 304, 7168, 256, 384, 8, "torch.int8", ("torch.int8",))

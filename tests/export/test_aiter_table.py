@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from autotune.backends.aiter.source import Generation, generation_of
 from autotune.cli import app
-from autotune.config import Config, Value
 from autotune.errors import UserError
-from autotune.problem import Problem
+from autotune.problem.layer import Problem
 from autotune.results import Confirmation, Finalist, LayerConfig, Round
+from autotune.space.config import Config, Value
 from autotune.store.store import Store
 from tests.export.winners import KIMI, fingerprint
 from tests.standins import SITE_MAIN

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import UserError
-from autotune.export.content import Place
 from autotune.export.deploy import deploy_files, stack
 from autotune.export.export import Selection, export, plan, serving_folder
 from autotune.export.text import preview_lines
-from autotune.fingerprint import Fingerprint
-from autotune.problem import Problem, Stage
-from autotune.results import Confirmation, Finalist, Kind, LayerConfig, Round
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Problem, Stage
+from autotune.protocol.content import Place
+from autotune.results import Confirmation, Finalist, LayerConfig, Round
 from autotune.store.records import ShortListed
 from autotune.store.store import Store
 from tests.export.winners import KIMI, config, fingerprint, winner

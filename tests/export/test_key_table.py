@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.export.key_table import GUARDS, key_table, looked_at, nearest
+from autotune.protocol.key_table import GUARDS, key_table, looked_at, nearest
 
 
 def default(tokens: int) -> str:

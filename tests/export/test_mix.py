@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import UserError
-from autotune.export.mix import Mix, decide, even, make_mix, parse_guards, parse_mix
+from autotune.protocol.mix import Mix, decide, even, make_mix, parse_guards, parse_mix
 
 MIX = Mix.of({4: 1.0, 160: 3.0}, guards=(64, 4096))
 DEFAULT = {4: 10.0, 160: 40.0, 64: 20.0, 4096: 500.0}

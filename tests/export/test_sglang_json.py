@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from autotune.backends.sglang.export import SglangKey, sglang_content, triton_folder
 from autotune.engines.moe import Quantisation
 from autotune.errors import UserError
-from autotune.export.content import Place
-from autotune.export.sglang_json import SglangKey, sglang_content, triton_folder
+from autotune.protocol.content import Place
 from autotune.results import LayerConfig
 from tests.export.winners import KIMI, config, winner
 

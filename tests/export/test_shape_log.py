@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.backends.aiter_main.csv import Generation, bucket
 from autotune.errors import UserError
-from autotune.export.aiter_csv import Generation, bucket
 from autotune.export.shape_log import ShapeLog, read_shape_log
-from autotune.problem import Layer
+from autotune.problem.layer import Layer
 
 LAYER = Layer("kimi", model_dim=7168, inter_dim=256, experts=384, top_k=8, tp=8)
 TIMED = (4, 160, 64)

@@ -8,7 +8,7 @@ import pytest
 
 from autotune.errors import UserError
 from autotune.export.export import Selection, export
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import VerdictStatus
 from autotune.store.records import ShortListed
 from autotune.store.store import Store

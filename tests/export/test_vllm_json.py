@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from autotune.backends.vllm.export import VllmKey, vllm_content
 from autotune.engines.moe import Quantisation
 from autotune.errors import UserError
-from autotune.export.content import Place
-from autotune.export.vllm_json import VllmKey, vllm_content
+from autotune.protocol.content import Place
 from autotune.results import LayerConfig
 from tests.export.winners import KIMI, config, winner
 

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from autotune.config import Config, Value
-from autotune.fingerprint import Fingerprint
-from autotune.models import preset
-from autotune.problem import Layer, Problem
-from autotune.results import Kind, LayerConfig
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Layer, Problem
+from autotune.problem.models import preset
+from autotune.results import LayerConfig
+from autotune.space.config import Config, Value
 from autotune.store.records import WinnerRecord
 
 KIMI = Layer.of(preset("kimi-k2.5-w4a8"), tp=8)

@@ -7,9 +7,9 @@ from autotune.errors import UserError
 from autotune.kernels.formats import GROUP, PEAKS, Format, float8, quantise, ties, weight_scales
 from autotune.kernels.layout import unpack_int4
 from autotune.measure.gate import Case, Incorrect, make_cases
-from autotune.measure.runtime import Activations, Launch, Output, Path, What, format_of
 from autotune.measure.workload import make_activations, make_weights
-from autotune.problem import Layer
+from autotune.problem.layer import Layer
+from autotune.protocol.runtime import Activations, Launch, Output, Path, What, format_of
 from tests.gate import check_launch
 
 LAYER = Layer("tiny", model_dim=256, inter_dim=128, experts=6, top_k=2, tp=1)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from autotune.config import Config
-from autotune.export.operator_json import operator_json
+from autotune.backends.triton.export import operator_json
 from autotune.kernels import operator
 from autotune.kernels.config import LayerDims
 from autotune.kernels.tuned import Gpu, default_config, load_tuned
 from autotune.results import LayerConfig
+from autotune.space.config import Config
 from tests.export.winners import KIMI, winner
 
 DIMS = LayerDims(KIMI.model_dim, KIMI.inter_dim, KIMI.experts, KIMI.top_k)

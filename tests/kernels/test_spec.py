@@ -6,15 +6,15 @@ import pytest
 
 pytest.importorskip("triton")
 
-from autotune.devices import DEVICES
 from autotune.errors import UserError
 from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
 from autotune.kernels.sort import TOKEN_ROWS, max_blocks
 from autotune.kernels.spec import buffers, check_tokens, grid, stage_spec
 from autotune.kernels.tuned import LOOP_TOKENS, LayerConfig, default_config, parse_tuned
-from autotune.models import PRESETS
-from autotune.problem import Layer, Stage
-from autotune.space import shipped_spaces
+from autotune.machine.devices import DEVICES
+from autotune.problem.layer import Layer, Stage
+from autotune.problem.models import PRESETS
+from autotune.space.space import shipped_spaces
 
 KIMI = LayerDims(7168, 256, 384, 8)
 SPACES = shipped_spaces("triton")

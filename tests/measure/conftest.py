@@ -7,7 +7,7 @@ import pytest
 
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Layer, Problem
+from autotune.problem.layer import Layer, Problem
 
 TINY = Layer("tiny", model_dim=128, inter_dim=64, experts=8, top_k=2, tp=1)
 PROBLEM = Problem(TINY, verify_tokens=4)

@@ -27,22 +27,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from autotune.config import Config
 from autotune.kernels.reference import layer_reference, stage1_reference, stage2_reference
 from autotune.measure.machine import CpuMachine
-from autotune.measure.runtime import (
-    Activations,
-    Launch,
-    LogicalWeights,
-    Output,
-    Replay,
-    Step,
-    Subject,
-    What,
-)
-from autotune.measure.runtime import Path as Roundings
-from autotune.problem import Layer, Stage
+from autotune.problem.layer import Layer, Stage
+from autotune.protocol.runtime import Activations, Launch, LogicalWeights, Output, Replay, Step, Subject, What
+from autotune.protocol.runtime import Path as Roundings
 from autotune.results import LayerConfig
+from autotune.space.config import Config
 
 
 class Fault(StrEnum):

@@ -7,11 +7,11 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from autotune.backends.triton_runtime import TritonRuntime
-from autotune.config import Config
+from autotune.backends.triton.runtime import TritonRuntime
 from autotune.measure.machine import GpuMachine
-from autotune.measure.runtime import Activations, Launch, Step
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.protocol.runtime import Activations, Launch, Step
+from autotune.space.config import Config
 
 
 @triton.jit

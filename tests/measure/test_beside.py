@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.beside import contenders, side_by_side
 
-from autotune.backends import load_backend
-from autotune.config import Config
-from autotune.measure.beside import contenders, side_by_side
+from autotune.machine.targets import Kind
 from autotune.measure.confirm import confirm
 from autotune.measure.machine import CpuMachine
 from autotune.measure.pool import Measurer
-from autotune.measure.statistics import Interval
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
+from autotune.protocol.registry import load_backend
 from autotune.report.limits import BYTES
-from autotune.results import Failure, Finalist, Kind, LayerConfig, Status
+from autotune.results import Failure, Finalist, LayerConfig, Status
+from autotune.space.config import Config
+from autotune.statistics import Interval
 from autotune.store.records import TrialRecord
 from autotune.store.store import Store
 from tests.live_stand_in import TARGET, TINY, OnlyBrokenOnesAreFast, StandIn

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import autotune.targets
+import autotune.machine.targets
 from autotune.cli.compare import compare
 from autotune.cli.confirm import confirm
 from autotune.cli.measure import measure
@@ -18,10 +18,10 @@ from autotune.errors import UserError
 from autotune.export.manifest import manifest_json
 from autotune.measure.confirm import confirm as confirmed
 from autotune.measure.machine import CpuMachine
-from autotune.measure.subjects import Resolver
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
 from autotune.results import Finalist, LayerConfig
 from autotune.store.store import Store
+from autotune.tuning.subjects import Resolver
 from tests.live_stand_in import TARGET, TINY, StandIn
 from tests.measure.conftest import QUICK
 from tests.measure.fake_runtime import crowd, fake_config
@@ -35,7 +35,7 @@ SLOW = LayerConfig(fake_config(10), fake_config(10))
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A live target, and the tiny layer for every model."""
-    monkeypatch.setattr(autotune.targets, "resolve_target", lambda name: TARGET)
+    monkeypatch.setattr(autotune.machine.targets, "resolve_target", lambda name: TARGET)
     for command in ("measure", "compare", "confirm"):
         monkeypatch.setattr(f"autotune.cli.{command}.make_layer", lambda *_, **__: TINY)
 

@@ -19,9 +19,9 @@ from autotune.measure.confirm import (
     run_rounds,
 )
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.statistics import Interval, Verdict
-from autotune.problem import Problem
+from autotune.problem.layer import Problem
 from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Round, Status
+from autotune.statistics import Interval, Verdict
 from tests.measure.fake_runtime import fake_config
 from tests.spaces import KIMI
 

@@ -13,9 +13,9 @@ from autotune.measure import neighbours as neighbours_module
 from autotune.measure.contention import Reference, slow_share
 from autotune.measure.neighbours import HIDDEN, Neighbours, Occupancy
 from autotune.measure.pool import Measurer
-from autotune.measure.runtime import Clock
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.protocol.runtime import Clock
 from autotune.results import Finalist, Measurement
 from tests.measure.conftest import FAKE, PROBLEM, QUICK
 from tests.measure.fake_runtime import crowd, fake_config, with_stages

@@ -11,7 +11,7 @@ import pytest
 
 from autotune.errors import UserError
 from autotune.measure.pool import Measurer
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import Failure, Finalist, Measurement, Status
 from tests.measure.conftest import FAKE, PROBLEM, QUICK
 from tests.measure.fake_runtime import DEATHS, WRONG_NUMBERS, Fault, fake_config, with_stages

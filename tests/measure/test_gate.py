@@ -7,18 +7,11 @@ from hypothesis import strategies as st
 
 from autotune.measure import gate as gating
 from autotune.measure.bounds import BF16, ROOM, TILE_ROOM, bound, deviation, to_bf16
-from autotune.measure.gate import (
-    Case,
-    Incorrect,
-    case_routings,
-    check_launches,
-    make_cases,
-    served_tokens,
-)
-from autotune.measure.runtime import Launch, LogicalWeights, Output, Path, What
+from autotune.measure.gate import Case, Incorrect, case_routings, check_launches, make_cases, served_tokens
 from autotune.measure.workload import make_activations, make_weights, without_ties
-from autotune.problem import Layer
-from autotune.routing import Routing
+from autotune.problem.layer import Layer
+from autotune.problem.routing import Routing
+from autotune.protocol.runtime import Launch, LogicalWeights, Output, Path, What
 from tests.gate import check_launch
 
 # Real K and inter_dim decide how large roundings and faults are; experts and rows only how many there are.

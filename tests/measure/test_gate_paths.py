@@ -14,9 +14,9 @@ import torch
 from autotune.kernels.formats import Format, quantise, weight_scales
 from autotune.kernels.reference import gate_up_reference, stage2_reference
 from autotune.measure.gate import Case, Incorrect, check_launches, make_cases
-from autotune.measure.runtime import Activations, Launch, LogicalWeights, Output, Path, Step, What
 from autotune.measure.workload import make_weights
-from autotune.problem import Layer
+from autotune.problem.layer import Layer
+from autotune.protocol.runtime import Activations, Launch, LogicalWeights, Output, Path, Step, What
 
 # Real inter_dim, and a K that fourteen splits divide into more than a few values.
 ROOT = FilePath(__file__).parents[2]

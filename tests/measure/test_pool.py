@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from autotune.config import Config
 from autotune.errors import UserError
 from autotune.measure.confirm import Comparison
 from autotune.measure.pool import Measurer, layer_environment
-from autotune.measure.statistics import Verdict
-from autotune.problem import Layer, Problem, Stage
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.problem.routing import Routing
 from autotune.results import Failure, Finalist, LayerConfig, Measurement
-from autotune.routing import Routing
+from autotune.space.config import Config
+from autotune.statistics import Verdict
 from tests.measure.conftest import FAKE, PROBLEM, QUICK, TINY
 from tests.measure.fake_runtime import fake_config, with_stages
 

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.devices import DEVICES
 from autotune.errors import UserError
+from autotune.machine.devices import DEVICES
 from autotune.measure.ring import hot, least_reuse, plan_ring
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.workload import expert_bytes, plan
-from autotune.problem import Layer, Problem
-from autotune.routing import Routing
+from autotune.problem.layer import Layer, Problem
+from autotune.problem.routing import Routing
 from tests.spaces import KIMI
 
 ROUTINGS = st.one_of(

@@ -9,8 +9,8 @@ import pytest
 
 from autotune.measure import sensors
 from autotune.measure.neighbours import Occupancy
-from autotune.measure.runtime import Clock
 from autotune.measure.sensors import AmdSensors, Card, NoSensors, NvmlSensors, open_sensors, pci_address
+from autotune.protocol.runtime import Clock
 
 
 def amd_card(folder: Path, **files: str) -> Path:

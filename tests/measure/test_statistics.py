@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.measure.statistics import (
+from autotune.statistics import (
     Interval,
     Verdict,
     median_interval,

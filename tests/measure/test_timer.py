@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from autotune.measure.machine import CpuMachine
-from autotune.measure.runtime import Clock
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.timer import CHUNK, FIRST, passes_a_sample, settled, stop_reason, time_replay
+from autotune.protocol.runtime import Clock
 
 
 class Scripted:

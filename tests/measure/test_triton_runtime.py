@@ -11,21 +11,21 @@ import pytest
 from autotune.measure.confirm import Comparison
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.statistics import Verdict
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
 from autotune.results import Failure, Finalist, LayerConfig, Measurement
-from autotune.space import BoundSpace
+from autotune.space.space import BoundSpace
+from autotune.statistics import Verdict
 from tests.spaces import KIMI
 
 SCRIPT = """
     from dataclasses import replace
-    from autotune.backends.triton_runtime import make
-    from autotune.config import Config
+    from autotune.backends.triton.runtime import make
+    from autotune.space.config import Config
     from autotune.measure.gate import Incorrect
-    from autotune.measure.runtime import What
+    from autotune.protocol.runtime import What
     from autotune.measure.settings import MeasureSettings
     from autotune.measure.worker import Worker
-    from autotune.problem import Layer, Problem, Stage
+    from autotune.problem.layer import Layer, Problem, Stage
     from autotune.results import LayerConfig
 
     layer = Layer("tiny", 128, 64, 4, 2, 1)
@@ -85,13 +85,13 @@ def live() -> Any:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    from autotune.probe import live_device
+    from autotune.machine.probe import live_device
 
     return live_device()
 
 
 def space(stage: Stage, device: Any, tokens: int = 4) -> BoundSpace:
-    from autotune.backends import load_backend
+    from autotune.protocol.registry import load_backend
 
     return load_backend("triton").space(KIMI, tokens, stage, device)
 

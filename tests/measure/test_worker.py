@@ -7,10 +7,10 @@ import pytest
 
 from autotune.measure import worker as working
 from autotune.measure.gate import Case, Incorrect
-from autotune.measure.runtime import Launch, What
 from autotune.measure.timer import FIRST
 from autotune.measure.worker import Worker
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
+from autotune.protocol.runtime import Launch, What
 from autotune.results import LayerConfig
 from tests.measure.conftest import FAKE, QUICK, TINY
 from tests.measure.fake_runtime import Fault, fake_config

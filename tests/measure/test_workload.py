@@ -2,13 +2,13 @@
 
 import pytest
 
-from autotune.devices import DEVICES
 from autotune.errors import UserError
+from autotune.machine.devices import DEVICES
 from autotune.measure.machine import CpuMachine
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.workload import GIB, Workload, check_memory, expert_bytes, memory_needed, plan
-from autotune.problem import Problem, Stage
-from autotune.routing import Routing
+from autotune.problem.layer import Problem, Stage
+from autotune.problem.routing import Routing
 from tests.measure.conftest import PROBLEM, QUICK, TINY
 from tests.measure.fake_runtime import FakeRuntime
 from tests.spaces import KIMI

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.replay.files import write_table
 from autotune.replay.table import Table
 from tests.replay.synthetic import synthetic_table

@@ -9,17 +9,18 @@ import hashlib
 import random
 from math import ceil
 
-from autotune.config import Config
-from autotune.data import data_dir
-from autotune.devices import DEVICES
-from autotune.fingerprint import Fingerprint
-from autotune.models import preset
-from autotune.problem import Layer, Problem, Stage, gemm_dims
-from autotune.replay.subspace import KEPT, Values, bounded
+from bench.subspace import KEPT, Values, bounded
+
+from autotune.machine.devices import DEVICES
+from autotune.machine.fingerprint import Fingerprint
+from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
+from autotune.problem.models import preset
+from autotune.problem.routing import UNIFORM
 from autotune.replay.table import Recorded, StageTable, Table
+from autotune.resources import data_dir
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
-from autotune.routing import UNIFORM
-from autotune.space import parse_space
+from autotune.space.config import Config
+from autotune.space.space import parse_space
 
 DEVICE = DEVICES["h100"]
 BANDWIDTH = 2.9e6  # bytes a microsecond

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.config import Config
 from autotune.errors import UserError
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.replay.files import read_table, write_table
 from autotune.replay.table import Recorded, StageTable, Table
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
+from autotune.space.config import Config
 from tests.replay.synthetic import synthetic_table
 from tests.spaces import TEXT
 

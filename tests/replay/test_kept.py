@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from bench.kept import KeptRuns, Key
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import UserError
-from autotune.replay.kept import KeptRuns, Key
 
 KEYS = st.builds(
     Key,

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from autotune.problem import Problem, Stage
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Problem, Stage
 from autotune.replay.machine import ReplayMachine
 from autotune.replay.table import Table
-from autotune.results import Compiled, Kind
+from autotune.results import Compiled
 
 S1 = Stage.STAGE1
 

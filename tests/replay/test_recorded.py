@@ -4,13 +4,13 @@ from functools import cache
 
 import numpy as np
 import pytest
+from bench.scoring import recordings
+from bench.searchers import ours_jointly
 
-from autotune.data import data_dir
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.replay.files import SUFFIX, read_table
-from autotune.replay.scoring import recordings
-from autotune.replay.searchers import ours_jointly
 from autotune.replay.table import Table
+from autotune.resources import data_dir
 
 FOLDER = data_dir("db") / "tables"
 PATHS = {path.name.removesuffix(SUFFIX): path for path in sorted(FOLDER.glob(f"*{SUFFIX}"))}

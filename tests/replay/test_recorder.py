@@ -3,20 +3,20 @@
 from pathlib import Path
 
 import pytest
+from bench.journal import Journal
+from bench.recorder import Recorder, Recording
+from bench.subspace import KEPT, bounded, parse_kept
+from bench.sweep import SweepSettings, unsettled
 
-from autotune.backends import load_backend
-from autotune.config import Config
-from autotune.devices import DEVICES
 from autotune.errors import UserError
+from autotune.machine.devices import DEVICES
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Layer, Problem, Stage
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.registry import load_backend
 from autotune.replay.files import read_table, write_table
-from autotune.replay.journal import Journal
-from autotune.replay.recorder import Recorder, Recording
-from autotune.replay.subspace import KEPT, bounded, parse_kept
-from autotune.replay.sweep import SweepSettings, unsettled
 from autotune.replay.table import Table
 from autotune.results import Measurement
+from autotune.space.config import Config
 
 LAYER = Layer("tiny", model_dim=256, inter_dim=128, experts=8, top_k=2, tp=1)
 H100 = DEVICES["h100"]

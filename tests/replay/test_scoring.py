@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from autotune.problem import Stage
-from autotune.replay import searchers
-from autotune.replay.scoring import (
+from bench import searchers
+from bench.scoring import (
     PROCESSES,
     JointRun,
     Recording,
@@ -20,6 +18,8 @@ from autotune.replay.scoring import (
     score,
     score_joint,
 )
+
+from autotune.problem.layer import Stage
 from autotune.replay.table import Table
 from tests.replay.conftest import table as table
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench import recorder as recording_module
+from bench import sweep
+from bench.recorder import Recorder
+from bench.sweep import Sweeper, SweepSettings
 
 from autotune.errors import UserError
 from autotune.measure import lock
 from autotune.measure.requests import Look
-from autotune.problem import Stage
-from autotune.replay import recorder as recording_module
-from autotune.replay import sweep
-from autotune.replay.recorder import Recorder
-from autotune.replay.sweep import Sweeper, SweepSettings
+from autotune.problem.layer import Stage
 from autotune.results import Measurement
 from tests.measure.conftest import FAKE, PROBLEM, QUICK
 from tests.measure.fake_runtime import FakeMachine, crowd, fake_config

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.t4 import from_t4, read_t4, to_t4
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.config import Config
 from autotune.errors import UserError
-from autotune.problem import Stage
-from autotune.replay.t4 import from_t4, read_t4, to_t4
+from autotune.problem.layer import Stage
 from autotune.replay.table import Table
 from autotune.results import Failure, Measurement, Status
+from autotune.space.config import Config
 
 
 def result(block: int, invalidity: str = "correct", **times: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from autotune.errors import UserError
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.replay.table import StageTable, Table
 from autotune.results import Measurement
 

@@ -8,22 +8,21 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from autotune.backends import load_backend
-from autotune.backends.base import one_config
 from autotune.cli import app
 from autotune.errors import UserError
 from autotune.export.export import Selection, select
+from autotune.machine.targets import Kind, resolve_target
+from autotune.protocol.backend import one_config
+from autotune.protocol.registry import load_backend
 from autotune.replay.table import Table
 from autotune.replay.target import ReplayBackend
 from autotune.report.content import Scope, gather
 from autotune.report.markdown import markdown
 from autotune.report.page import page
-from autotune.results import Kind
-from autotune.run import RunRequest, RunResult, run
 from autotune.search.driver import Task
 from autotune.search.study import StageSearch
 from autotune.store.store import Store
-from autotune.targets import resolve_target
+from autotune.tuning.run import RunRequest, RunResult, run
 
 
 class Silent:

@@ -3,17 +3,9 @@
 import random
 from dataclasses import replace
 
-from autotune.config import Config
-from autotune.problem import Problem, Stage
-from autotune.results import (
-    Confirmation,
-    Finalist,
-    LayerConfig,
-    Round,
-    Sample,
-    StaticFacts,
-    Status,
-)
+from autotune.problem.layer import Problem, Stage
+from autotune.results import Confirmation, Finalist, LayerConfig, Round, Sample, StaticFacts, Status
+from autotune.space.config import Config
 from autotune.store.records import RunState
 from autotune.store.store import Store
 from tests.store.examples import LAYER, MI325X, trial

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from autotune.compile.estimate import EXECUTED, PROMISED
-from autotune.config import Config
-from autotune.problem import Problem, Stage
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Problem, Stage
 from autotune.report.axis import focus
 from autotune.report.content import ProblemReport, Report, Scope, gather
 from autotune.report.history import episodes
@@ -19,7 +19,8 @@ from autotune.report.sections import final, layer_code
 from autotune.report.show import winner_lines, winners_at_a_glance
 from autotune.report.top import Filter, ranking_lines, rankings
 from autotune.report.winners import print_winners, summarise
-from autotune.results import Finalist, Kind, Round
+from autotune.results import Finalist, Round
+from autotune.space.config import Config
 from autotune.store.records import ShortListed
 from autotune.store.store import Store
 from tests.report.synthetic import fill

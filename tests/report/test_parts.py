@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from autotune.config import Config
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
+from autotune.problem.routing import Routing
 from autotune.report.axis import Axis, around
 from autotune.report.configs import changes, layer_changes
 from autotune.report.content import Scope, gather
@@ -14,7 +14,7 @@ from autotune.report.finals import deciding, of_confirmation
 from autotune.report.limits import byte_limit
 from autotune.report.markup import join, tag
 from autotune.results import Round, Status
-from autotune.routing import Routing
+from autotune.space.config import Config
 from autotune.store.store import Store
 from tests.store.examples import DEFAULT, FASTER, LAYER, M4, begin, confirm, confirmation, failed, trial
 

@@ -1,11 +1,11 @@
 """The questions that a sceptic asks, answered from the records."""
 
-from autotune.problem import Problem, Stage
+from autotune.machine.targets import known_device
+from autotune.problem.layer import Problem, Stage
 from autotune.report.content import ProblemReport, Report, Scope, gather
 from autotune.report.sceptic import answers, gain_text, legal_configs
-from autotune.space import shipped_spaces
+from autotune.space.space import shipped_spaces
 from autotune.store.store import Store
-from autotune.targets import known_device
 from tests.store.examples import LAYER, begin, estimated, trial
 
 

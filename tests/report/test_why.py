@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from autotune.cli import app
 from autotune.measure.confirm import confirm, decide_again
 from autotune.measure.settings import MeasureSettings
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.report.why import Why, settings_of, why, why_lines
 from autotune.results import Confirmation, Failure, Finalist, Status
 from autotune.store.store import Store

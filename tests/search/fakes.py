@@ -6,12 +6,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autotune.config import Config
-from autotune.problem import Layer, Problem, Stage
-from autotune.results import Compiled, Failure, Kind, Measurement, Sample, StaticFacts
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts
 from autotune.search.driver import Driver, DriverSettings, Task
 from autotune.search.evaluate import Outcome
 from autotune.search.study import StageSearch
+from autotune.space.config import Config
 from autotune.store.records import TrialRecord
 from tests.spaces import MI325X, toy_space
 from tests.store.examples import OFFLINE

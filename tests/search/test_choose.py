@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.config import Config
 from autotune.results import LayerConfig
 from autotune.search.choose import finalists, pairs
+from autotune.space.config import Config
 
 
 def config(tile_m: int, tile_n: int = 64) -> Config:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from autotune.backends.base import CompileRefused
-from autotune.config import Config
 from autotune.errors import UserError
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
+from autotune.protocol.backend import CompileRefused
 from autotune.results import Compiled, Failure, StaticFacts, Status
 from autotune.search.doubt import ALIKE
+from autotune.space.config import Config
 from tests.search.fakes import FakeEvaluator, FakePool, Journal, binary, make_driver, searches
 from tests.spaces import KIMI
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from autotune.config import Config
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
 from autotune.results import Compiled, Failure, StaticFacts, Status
 from autotune.search.study import Ask, StageSearch
+from autotune.space.config import Config
 from tests.search.fakes import FakeEvaluator, FakePool, Journal, binary, make_driver, searches
 from tests.spaces import KIMI, toy_space
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autotune.config import UNSET, Config, Value, value_text
 from autotune.search.features import Encoder
-from autotune.space import BoundSpace, parse_space
+from autotune.space.config import UNSET, Config, Value, value_text
+from autotune.space.space import BoundSpace, parse_space
 from tests.spaces import KIMI, MI325X
 
 HEAD = 'backend = "toy"\ngeneration = "one"\nstage = "stage1"\n'

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from autotune.config import Config
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.replay.table import Table
 from autotune.search import joint
 from autotune.search.joint import JointModel
 from autotune.search.study import StageSearch
+from autotune.space.config import Config
 from tests.replay.conftest import table as table
 from tests.replay.synthetic import chance
 from tests.search.test_study import us_of

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from autotune.cli.progress import Tally
-from autotune.config import Config, Value
 from autotune.errors import UserError
-from autotune.problem import Problem, Stage
-from autotune.run import RunRequest, run
-from autotune.search.narrow import narrowed, parse_restriction
+from autotune.problem.layer import Problem, Stage
 from autotune.search.study import Ask, StageSearch
-from autotune.space import BoundSpace, shipped_spaces
+from autotune.space.config import Config, Value
+from autotune.space.restrict import narrowed, parse_restriction
+from autotune.space.space import BoundSpace, shipped_spaces
 from autotune.store.store import Store
+from autotune.tuning.run import RunRequest, run
 from tests.live_stand_in import TARGET, TINY, StandIn
 from tests.spaces import KIMI, MI325X
 

@@ -2,10 +2,10 @@
 
 import random
 
-from autotune.config import Config
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import Failure, Measurement, Sample, Status
 from autotune.search.race import distinct, settle, window_of
+from autotune.space.config import Config
 from tests.store.examples import trial
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autotune.config import Config
 from autotune.search.samplers import sampler_names
 from autotune.search.study import Ask, StageSearch
+from autotune.space.config import Config
 from tests.spaces import toy_space
 
 

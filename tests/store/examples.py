@@ -3,21 +3,21 @@
 from dataclasses import replace
 from typing import Any
 
-from autotune.config import Config
-from autotune.fingerprint import Fingerprint
-from autotune.models import preset
-from autotune.problem import Layer, Problem, Stage
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.problem.models import preset
 from autotune.results import (
     CompilerVersion,
     Confirmation,
     Finalist,
-    Kind,
     LayerConfig,
     Round,
     Status,
     Verdict,
     VerdictStatus,
 )
+from autotune.space.config import Config
 from autotune.store.records import TrialRecord
 from autotune.store.store import Store
 

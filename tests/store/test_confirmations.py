@@ -5,7 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
-from autotune.results import Confirmation, Finalist, Kind, LayerConfig, Round
+from autotune.machine.targets import Kind
+from autotune.results import Confirmation, Finalist, LayerConfig, Round
 from autotune.store.store import Store
 from tests.store.examples import DEFAULT, MI325X, begin, config, confirm, confirmation
 from tests.store.test_trials import PROBLEMS

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from autotune import __version__
-from autotune.problem import Problem
-from autotune.results import Kind
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Problem
 from autotune.store.store import Store
 from tests.store.examples import LAYER, confirmation, win
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from autotune.config import Config
 from autotune.errors import UserError
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import Sample, Status
+from autotune.space.config import Config
 from autotune.store.forgetting import Forgotten
 from autotune.store.records import RunState, ShortListed
 from autotune.store.store import Store

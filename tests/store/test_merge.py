@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from autotune.errors import UserError
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
 from autotune.results import Sample
 from autotune.store import merge as merging
 from autotune.store import migrations

@@ -11,9 +11,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, inspect
 
-from autotune.data import data_dir
 from autotune.errors import UserError
-from autotune.fingerprint import Fingerprint
+from autotune.machine.fingerprint import Fingerprint
+from autotune.resources import data_dir
 from autotune.store import migrations
 from autotune.store.base import Base
 from autotune.store.schema import Environment

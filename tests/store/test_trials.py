@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
-from autotune.config import Config
-from autotune.problem import Layer, Problem, Stage
-from autotune.results import Kind, Sample, StaticFacts, Status
-from autotune.routing import Routing
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.problem.routing import Routing
+from autotune.results import Sample, StaticFacts, Status
+from autotune.space.config import Config
 from autotune.store.records import StoredTrial, TrialRecord
 from autotune.store.store import Store
 from tests.store.examples import LAYER, M4, MI325X, OFFLINE, begin, config, failed, trial

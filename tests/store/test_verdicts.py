@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import CompilerVersion, Verdict, VerdictStatus
 from autotune.store.records import ShortListed
 from autotune.store.store import Store

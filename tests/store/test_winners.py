@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from autotune.problem import Problem, Stage
-from autotune.results import Finalist, Kind, LayerConfig, Status
-from autotune.routing import Routing
+from autotune.machine.targets import Kind
+from autotune.problem.layer import Problem, Stage
+from autotune.problem.routing import Routing
+from autotune.results import Finalist, LayerConfig, Status
 from autotune.store.records import ShortListed
 from autotune.store.store import Store
 from tests.store.examples import (

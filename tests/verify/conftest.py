@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from autotune.backends import load_backend
-from autotune.backends.engine_backend import EngineBackend
-from autotune.devices import DEVICES
+from autotune.backends.sglang.export import sglang_content
+from autotune.backends.vllm.export import vllm_content
+from autotune.engines.backend import EngineBackend
 from autotune.engines.source import EngineSource
 from autotune.export.bundle import MANIFEST, write_bundle
-from autotune.export.content import Content, Place
 from autotune.export.env_file import env_files
 from autotune.export.manifest import manifest_json
-from autotune.export.sglang_json import sglang_content
-from autotune.export.vllm_json import vllm_content
+from autotune.machine.devices import DEVICES
+from autotune.protocol.bundle import Bundle
+from autotune.protocol.content import Content, Place
+from autotune.protocol.registry import load_backend
 from autotune.store.records import WinnerRecord
-from autotune.verify.bundle import Bundle
 from tests.export.winners import KIMI, winner
 from tests.verify.engines import engine_source
 

@@ -14,8 +14,8 @@ import platformdirs
 import pytest
 
 from autotune.engines.source import SOURCE_VARIABLES, EngineSource, open_source
+from autotune.engines.verify import _NEEDED
 from autotune.errors import UserError
-from autotune.verify.fused_moe import _NEEDED
 
 
 def engine_source(engine: str, unpacked: Path) -> EngineSource:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from autotune.backends.aiter_main.content import aiter_content, shipped_tables
+from autotune.backends.aiter_main.csv import FmoeKey, FmoeRow, Generation
+from autotune.backends.aiter_main.verify import verify_aiter
 from autotune.engines.source import EngineSource, find_source, open_source
-from autotune.export.aiter_content import aiter_content, shipped_tables
-from autotune.export.aiter_csv import FmoeKey, FmoeRow, Generation
-from autotune.export.content import Content, Place
-from autotune.verify.aiter import verify_aiter
-from autotune.verify.bundle import Bundle
+from autotune.protocol.bundle import Bundle
+from autotune.protocol.content import Content, Place
 from tests.verify.conftest import plant, write_as_bundle
 
 PLACE = Place("/opt/b")

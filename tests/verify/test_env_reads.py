@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune.backends.aiter.verify import Read, reads_of, verify_env
 from autotune.engines.source import EngineSource
-from autotune.verify.env_reads import Read, reads_of, verify_env
 
 SOURCE = '''
 """DOCUMENTED is mentioned here, with os.environ.get("QUOTED") in a docstring."""

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from autotune.backends.engine_backend import EngineBackend
-from autotune.backends.sglang import SglangFp8, SglangInt4, SglangInt8
-from autotune.backends.vllm import VllmFp8, VllmInt4, VllmInt8
-from autotune.devices import DEVICES
+from autotune.backends.sglang.backend import SglangFp8, SglangInt4, SglangInt8
+from autotune.backends.vllm.backend import VllmFp8, VllmInt4, VllmInt8
+from autotune.engines.backend import EngineBackend
 from autotune.engines.moe import entry
 from autotune.engines.source import EngineSource
+from autotune.engines.verify import _run, verify_fused_moe
 from autotune.errors import UserError
-from autotune.models import from_hf_config
-from autotune.verify.bundle import Bundle
-from autotune.verify.fused_moe import _run, verify_fused_moe
-from autotune.verify.result import Verification
+from autotune.machine.devices import DEVICES
+from autotune.problem.models import from_hf_config
+from autotune.protocol.bundle import Bundle
+from autotune.protocol.lookup import Verification
 from autotune.verify.verify import verify_bundle
 from tests.export.winners import KIMI
 from tests.verify.conftest import CONTENTS, MakeBundle, plant

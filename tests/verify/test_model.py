@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from autotune.models import from_hf_config
-from autotune.problem import Layer
-from autotune.verify.bundle import Bundle
+from autotune.problem.layer import Layer
+from autotune.problem.models import from_hf_config
+from autotune.protocol.bundle import Bundle
 from autotune.verify.model import Served
 
 LOOKUP = {"quantisation": {"dtype": "fp8_w8a8", "block_shape": None, "per_channel": True}}

@@ -6,25 +6,25 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from autotune.arithmetic import W4A8, Computes
 from autotune.backends.aiter.knobs import LDS_VARIABLE, effective, gate, stage_of, tile
 from autotune.backends.aiter.pack import flydsl_misfit
 from autotune.backends.aiter.source import find_package, require_published
-from autotune.backends.base import Listing
+from autotune.backends.env_knobs import PUBLISHED, EnvKnobs
 from autotune.backends.flydsl.backend import compile_request, work_of
 from autotune.backends.flydsl.compiler import Unsupported
 from autotune.backends.flydsl.request import GATES, Request, whole
 from autotune.backends.flydsl.tree import FlydslTree, Generation, find_tree
 from autotune.backends.flydsl.wheel import flydsl_python, wheel_version
-from autotune.backends.legality import require_layout
 from autotune.compile.estimate import Work
-from autotune.config import UNSET, Config, Value
-from autotune.devices import Device
 from autotune.errors import UserError
-from autotune.export.env_knobs import PUBLISHED, EnvKnobs
-from autotune.problem import Layer, Problem, Stage
+from autotune.machine.devices import Device
+from autotune.problem.arithmetic import W4A8, Computes
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.backend import Listing
+from autotune.protocol.legality import require_layout
 from autotune.results import Compiled, StaticFacts
-from autotune.space import BoundSpace, Space, shipped_spaces
+from autotune.space.config import UNSET, Config, Value
+from autotune.space.space import BoundSpace, Space, shipped_spaces
 
 # What was published for 40 sequences: FLYDSL_MOE_STAGE1_SCHED=0 and AITER_FLYDSL_STAGE2_TILE_K=256.
 _PUBLISHED: Mapping[Stage, Mapping[str, Value]] = {
@@ -37,7 +37,7 @@ class Aiter:
     """AITER 511df6a or b5757d6 over the FlyDSL tree that `DSL2_ROOT` names."""
 
     name = "aiter"
-    runtime = "autotune.backends.aiter_runtime:make"
+    runtime = "autotune.backends.aiter.runtime:make"
     computes = Computes(
         "INT4 weights, a scale a channel, times INT8 activations by token",
         W4A8,

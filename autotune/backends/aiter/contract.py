@@ -11,9 +11,9 @@ from pathlib import Path
 
 from autotune.backends.aiter.knobs import MODE_VARIABLE, TILE_VARIABLES, TRIM_VARIABLE
 from autotune.backends.aiter.source import Generation
+from autotune.backends.aiter_main.csv import KEY_COLUMNS
 from autotune.backends.flydsl.request import GATES
-from autotune.export.aiter_csv import KEY_COLUMNS
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 
 _SORT = ("topk_ids", "topk_weights", "num_experts", "model_dim", "moebuf_dtype", "block_size")
 _COMMON = ("sorted_token_ids", "sorted_expert_ids", "num_valid_ids", "out", "topk")

@@ -7,8 +7,8 @@ kernels/moe_gemm_2stage.py; `autotune.backends.aiter.contract` finds out whether
 from collections.abc import Mapping
 
 from autotune.backends.flydsl.request import GATES
-from autotune.config import UNSET, Config, Value
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.space.config import UNSET, Config, Value
 
 TILE_VARIABLES = {
     stage: {knob: f"AITER_FLYDSL_{stage.name}_{knob.upper()}" for knob in ("tile_n", "tile_k")}

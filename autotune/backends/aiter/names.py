@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, Self
 
-from autotune.config import UNSET, Config
 from autotune.errors import UserError
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.space.config import UNSET, Config
 
 
 class Name(Protocol):

@@ -9,14 +9,14 @@ import sys
 import time
 
 from autotune.backends.aiter.backend import Aiter
-from autotune.devices import DEVICES
 from autotune.errors import UserError
-from autotune.measure.runtime import Runtime, load_runtime
+from autotune.machine.devices import DEVICES
 from autotune.measure.workload import make_activations, make_steps, make_weights
-from autotune.models import DEFAULT_MODEL, preset
-from autotune.problem import Layer, Problem, Stage, parse_concurrency, parse_shapes, problems
+from autotune.problem.layer import Layer, Problem, Stage, parse_concurrency, parse_shapes, problems
+from autotune.problem.models import DEFAULT_MODEL, preset
+from autotune.problem.routing import UNIFORM
+from autotune.protocol.runtime import Runtime, load_runtime
 from autotune.results import LayerConfig
-from autotune.routing import UNIFORM
 
 
 def warm_up(runtime: Runtime, wanted: list[Problem]) -> None:

@@ -6,28 +6,28 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from autotune.arithmetic import GROUPED_INT4, W4A8, Computes
 from autotune.backends.aiter.names import CkName
 from autotune.backends.aiter.pack import flydsl_misfit
 from autotune.backends.aiter.source import Generation, find_package, generation_of
 from autotune.backends.aiter_main.instances import f8i4_instances
 from autotune.backends.aiter_main.pack import ck_misfit
-from autotune.backends.base import CompileRefused, Listing
 from autotune.backends.flydsl.backend import compile_request, work_of
 from autotune.backends.flydsl.compiler import Unsupported
 from autotune.backends.flydsl.request import Request, whole
 from autotune.backends.flydsl.tree import FlydslTree, open_tree
 from autotune.backends.flydsl.wheel import flydsl_python, wheel_version
-from autotune.backends.legality import require_layout
 from autotune.compile.estimate import Work
-from autotune.config import UNSET, Config
-from autotune.devices import Device
 from autotune.errors import UserError
-from autotune.expressions import Expression
 from autotune.kernels.formats import grouped_misfit
-from autotune.problem import Layer, Problem, Stage, gemm_dims
+from autotune.machine.devices import Device
+from autotune.problem.arithmetic import GROUPED_INT4, W4A8, Computes
+from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
+from autotune.protocol.backend import CompileRefused, Listing
+from autotune.protocol.legality import require_layout
 from autotune.results import Compiled, StaticFacts
-from autotune.space import BoundSpace, Param, Rule, Space, shipped_spaces
+from autotune.space.config import UNSET, Config
+from autotune.space.expressions import Expression
+from autotune.space.space import BoundSpace, Param, Rule, Space, shipped_spaces
 
 _SOURCES = ("fused_moe.py", "ops/moe_op.py", "ops/flydsl/moe_kernels.py")
 
@@ -36,7 +36,7 @@ class AiterMain:
     """FP8 x INT4 by Composable Kernel."""
 
     name = "aiter_main"
-    runtime = "autotune.backends.aiter_main_runtime:make"
+    runtime = "autotune.backends.aiter_main.w4a8_runtime:make"
     computes = Computes(
         "INT4 weights, a scale a channel, times FP8 activations by token",
         W4A8[1:],
@@ -82,7 +82,7 @@ class AiterMainGrouped:
     """bfloat16 x INT4 in groups by AITER's own FlyDSL kernels (a16wi4)."""
 
     name = "aiter_main_w4a16"
-    runtime = "autotune.backends.aiter_main_w4a16_runtime:make"
+    runtime = "autotune.backends.aiter_main.w4a16_runtime:make"
     computes = Computes(
         *("INT4 weights, a scale every 32 values of K, times bfloat16 activations", (GROUPED_INT4,)),
         strict=True,

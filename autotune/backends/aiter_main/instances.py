@@ -12,7 +12,7 @@ from typing import Any
 
 from autotune.backends.aiter.names import CkName
 from autotune.errors import UserError
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 
 GENERATOR = "csrc/ck_gemm_moe_2stages_codegen/gemm_moe_ck2stages_common.py"
 FUNCTIONS = {

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.backends.aiter_main.backend import require_main, source_digest
 from autotune.backends.flydsl.request import whole
-from autotune.config import Config
-from autotune.devices import DEVICES
 from autotune.errors import UserError
 from autotune.kernels.formats import Format
-from autotune.measure.runtime import (
+from autotune.machine.devices import DEVICES
+from autotune.problem.layer import Layer, Stage
+from autotune.protocol.runtime import (
     Activations,
     Launch,
     LogicalWeights,
@@ -28,9 +28,9 @@ from autotune.measure.runtime import (
     Subject,
     What,
 )
-from autotune.problem import Layer, Stage
 from autotune.results import LayerConfig
-from autotune.space import BoundSpace
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace
 
 if TYPE_CHECKING:
     import torch

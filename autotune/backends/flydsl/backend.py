@@ -4,23 +4,23 @@ import time
 from collections.abc import Mapping
 from functools import cache
 
-from autotune.arithmetic import W4A8, Computes
 from autotune.backends.aiter.pack import flydsl_misfit
-from autotune.backends.base import Listing
+from autotune.backends.env_knobs import PUBLISHED, EnvKnobs
 from autotune.backends.flydsl.compiler import LdsOverflow, assembly
 from autotune.backends.flydsl.request import THREADS, Request, gate_environment
 from autotune.backends.flydsl.tree import Generation, find_tree
 from autotune.backends.flydsl.wheel import compile_options, matching_wheel
-from autotune.backends.legality import require_layout
 from autotune.compile.estimate import Work
 from autotune.compile.isa import machine_code_hash, static_facts
 from autotune.compile.occupancy import with_occupancy
-from autotune.config import Config, Value
-from autotune.devices import Device
-from autotune.export.env_knobs import PUBLISHED, EnvKnobs
-from autotune.problem import Layer, Problem, Stage, gemm_dims
+from autotune.machine.devices import Device
+from autotune.problem.arithmetic import W4A8, Computes
+from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
+from autotune.protocol.backend import Listing
+from autotune.protocol.legality import require_layout
 from autotune.results import Compiled, StaticFacts
-from autotune.space import BoundSpace, Space, shipped_spaces
+from autotune.space.config import Config, Value
+from autotune.space.space import BoundSpace, Space, shipped_spaces
 
 # FLYDSL_MOE_STAGE1_SCHED=0 and AITER_FLYDSL_STAGE2_TILE_K=256 over the defaults of 40 sequences with AITER.
 _PUBLISHED: Mapping[Stage, Mapping[str, Value]] = {
@@ -33,7 +33,7 @@ class Flydsl:
     """The kernels of the tree that `DSL2_ROOT` names, of either generation."""
 
     name = "flydsl"
-    runtime = "autotune.backends.flydsl_runtime:make"
+    runtime = "autotune.backends.flydsl.runtime:make"
     computes = Computes(
         "INT4 weights, a scale a channel, times INT8 activations by token",
         W4A8,

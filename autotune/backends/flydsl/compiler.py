@@ -7,9 +7,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from autotune.backends.base import CompileRefused
 from autotune.backends.flydsl.request import Request
 from autotune.backends.flydsl.wheel import flydsl_python
+from autotune.protocol.backend import CompileRefused
 
 _WORKER = Path(__file__).parent / "worker"
 _ANSWER = "FLYDSL_ANSWER "

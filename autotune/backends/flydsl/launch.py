@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.backends.flydsl.request import Request
 from autotune.backends.flydsl.tree import Generation
 from autotune.backends.flydsl.worker import launchers, passes
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotune.backends.flydsl.tree import FlydslTree, Generation
-from autotune.config import UNSET, Config
-from autotune.problem import Layer, Stage
+from autotune.problem.layer import Layer, Stage
+from autotune.space.config import UNSET, Config
 
 GATES = {stage: f"FLYDSL_MOE_{stage.name}_SCHED" for stage in Stage}
 """The scheduler-hint gates of the published generation (FlyDSL a1d8312, kernels/moe_gemm_2stage.py:1059 and

@@ -8,13 +8,13 @@ import torch
 
 from autotune.backends.aiter.backend import Aiter
 from autotune.backends.aiter.knobs import CACHE_VARIABLE
-from autotune.backends.aiter_runtime import AiterRuntime
-from autotune.config import Config
-from autotune.devices import Device
+from autotune.backends.aiter.runtime import AiterRuntime
+from autotune.machine.devices import Device
 from autotune.measure.machine import CpuMachine
-from autotune.measure.runtime import Launch, Replay
-from autotune.problem import Layer, Problem, Stage
+from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.runtime import Launch, Replay
 from autotune.results import Compiled, StaticFacts
+from autotune.space.config import Config
 
 LAYER = Layer("tiny", model_dim=512, inter_dim=256, experts=8, top_k=2, tp=1)
 PROBLEM = Problem(LAYER, verify_tokens=4)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.backends import load_backend
 from autotune.backends.aiter.knobs import engine_block, gate, launch_variables, tile
-from autotune.config import UNSET, Config
+from autotune.backends.env_knobs import env_knobs
 from autotune.errors import UserError
-from autotune.export.env_knobs import env_knobs
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.protocol.registry import load_backend
 from autotune.results import LayerConfig
-from autotune.space import BoundSpace, shipped_spaces
+from autotune.space.config import UNSET, Config
+from autotune.space.space import BoundSpace, shipped_spaces
 from tests.spaces import KIMI, MI325X
 from tests.standins import MAIN_TREE, PUBLISHED_TREE, python_with_wheel
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune.backends.aiter.runtime import AiterRuntime
 from autotune.backends.aiter.warm_up import warm_up
-from autotune.backends.aiter_runtime import AiterRuntime
 from tests.backends.aiter import on_cpu
 from tests.backends.aiter.conftest import Launches
 from tests.cli.helper import ROOT

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from autotune.backends.aiter.backend import Aiter, spaces
-from autotune.config import Config
 from autotune.measure.pool import Measurer, layer_environment
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
 from autotune.results import Failure, Finalist, LayerConfig, Measurement, Status
+from autotune.space.config import Config
 from tests.backends.aiter.conftest import Launches
 from tests.backends.aiter.on_cpu import CARELESS, LAYER, NAME, PROBLEM, SHARED_CACHE_VARIABLE
 from tests.measure.conftest import QUICK

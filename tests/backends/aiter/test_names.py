@@ -24,8 +24,8 @@ from autotune.backends.aiter.names import (
 )
 from autotune.backends.aiter.source import Generation, generation_of
 from autotune.errors import UserError
-from autotune.problem import Stage
-from autotune.space import shipped_spaces
+from autotune.problem.layer import Stage
+from autotune.space.space import shipped_spaces
 from tests.spaces import KIMI, MI325X
 
 SOURCE = os.environ.get("AUTOTUNE_AITER_SRC")

@@ -11,24 +11,24 @@ from pathlib import Path
 
 import pytest
 
+from autotune.backends.env_knobs import env_knobs
 from autotune.cli.progress import Tally
-from autotune.config import Config
-from autotune.devices import DEVICES
 from autotune.errors import UserError
-from autotune.export.content import Place
-from autotune.export.env_knobs import env_knobs
 from autotune.export.export import Plan, Selection, plan, write
-from autotune.export.mix import Mix
 from autotune.export.settings_table import SettingsTable, TimedShape, program_of
 from autotune.export.text import decision_lines
-from autotune.problem import Problem, Stage
-from autotune.results import Confirmation, Finalist, Kind, LayerConfig, Round
-from autotune.routing import Routing
-from autotune.run import RunRequest, run
-from autotune.shared import guard_problems, time_settings
+from autotune.machine.devices import DEVICES
+from autotune.machine.targets import Kind, Target
+from autotune.problem.layer import Problem, Stage
+from autotune.problem.routing import Routing
+from autotune.protocol.content import Place
+from autotune.protocol.mix import Mix
+from autotune.results import Confirmation, Finalist, LayerConfig, Round
+from autotune.space.config import Config
 from autotune.store.store import Store
-from autotune.targets import Target
-from autotune.tuning import Tuning
+from autotune.tuning.context import Tuning
+from autotune.tuning.process_settings import guard_problems, time_settings
+from autotune.tuning.run import RunRequest, run
 from autotune.verify.verify import verify_bundle
 from tests.backends.aiter.conftest import Launches
 from tests.backends.aiter.on_cpu import LAYER, AiterOnCpu

@@ -9,14 +9,14 @@ import torch
 
 from autotune.backends.aiter.backend import spaces
 from autotune.backends.aiter.knobs import SCRUBBED, SWITCHES
-from autotune.backends.aiter_runtime import AiterRuntime
-from autotune.config import Config
+from autotune.backends.aiter.runtime import AiterRuntime
 from autotune.errors import UserError
 from autotune.measure.gate import Case, Incorrect, make_cases
-from autotune.measure.runtime import LogicalWeights, What
 from autotune.measure.workload import make_weights
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.protocol.runtime import LogicalWeights, What
 from autotune.results import LayerConfig
+from autotune.space.config import Config
 from tests.backends.aiter import on_cpu
 from tests.backends.aiter.conftest import Launches
 from tests.backends.aiter.on_cpu import LAYER

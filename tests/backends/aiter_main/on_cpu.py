@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import torch
 
-from autotune.backends.aiter_main_runtime import CkRuntime
-from autotune.backends.aiter_main_w4a16_runtime import GroupedRuntime
-from autotune.fingerprint import Fingerprint
+from autotune.backends.aiter_main.w4a8_runtime import CkRuntime
+from autotune.backends.aiter_main.w4a16_runtime import GroupedRuntime
+from autotune.machine.fingerprint import Fingerprint
 from autotune.measure.machine import CpuMachine
-from autotune.measure.runtime import LogicalWeights
-from autotune.problem import Layer, Problem
+from autotune.problem.layer import Layer, Problem
+from autotune.protocol.runtime import LogicalWeights
 
 LAYER = Layer("tiny", model_dim=256, inter_dim=128, experts=6, top_k=2, tp=1)
 PROBLEM = Problem(LAYER, verify_tokens=3)

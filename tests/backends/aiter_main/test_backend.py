@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from autotune.backends import load_backend
 from autotune.backends.aiter.contract import check_aiter
 from autotune.backends.aiter.pack import flydsl_weights
 from autotune.backends.aiter.source import Generation, generation_of
 from autotune.backends.aiter_main.backend import default_block
 from autotune.backends.aiter_main.instances import f8i4_instances
 from autotune.backends.aiter_main.pack import ck_weights, grouped_scales
-from autotune.backends.base import CompileRefused
-from autotune.config import UNSET
 from autotune.errors import UserError
 from autotune.kernels.layout import pack_int4
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.protocol.backend import CompileRefused
+from autotune.protocol.registry import load_backend
+from autotune.space.config import UNSET
 from tests.backends.aiter_main.conftest import Launches
 from tests.spaces import KIMI, MI325X
 from tests.standins import SITE, SITE_MAIN

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from autotune.backends import load_backend
-from autotune.backends.base import Backend
-from autotune.config import Config
 from autotune.errors import UserError
 from autotune.measure.pool import Measurer
-from autotune.measure.runtime import load_runtime
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.protocol.backend import Backend
+from autotune.protocol.registry import load_backend
+from autotune.protocol.runtime import load_runtime
 from autotune.results import Failure, Finalist, LayerConfig, Measurement, Status
+from autotune.space.config import Config
 from tests.backends.aiter_main.conftest import Launches
 from tests.backends.aiter_main.on_cpu import CK, GFX942, GROUPED, LAYER, MISPACKED, PROBLEM
 from tests.measure.conftest import QUICK

@@ -2,9 +2,9 @@
 
 import torch
 
-from autotune.backends.flydsl_runtime import FlydslRuntime
+from autotune.backends.flydsl.runtime import FlydslRuntime
 from autotune.measure.machine import CpuMachine
-from autotune.problem import Layer, Problem
+from autotune.problem.layer import Layer, Problem
 
 LAYER = Layer("tiny", model_dim=512, inter_dim=256, experts=8, top_k=2, tp=1)
 PROBLEM = Problem(LAYER, verify_tokens=4)

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from autotune.backends import load_backend
-from autotune.backends.base import CompileRefused
 from autotune.backends.flydsl.compiler import Unsupported, assembly
 from autotune.backends.flydsl.request import Request
 from autotune.backends.flydsl.tree import find_tree
 from autotune.compile.constraints import refusal
-from autotune.config import Config
 from autotune.errors import UserError
-from autotune.problem import Problem, Stage
+from autotune.problem.layer import Problem, Stage
+from autotune.protocol.backend import CompileRefused
+from autotune.protocol.registry import load_backend
 from autotune.results import Compiled
+from autotune.space.config import Config
 from tests.spaces import KIMI, MI325X
 from tests.standins import MAIN_TREE, PUBLISHED_TREE, WHEEL, python_with_wheel
 

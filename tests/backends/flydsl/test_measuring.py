@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from autotune.backends import load_backend
 from autotune.backends.flydsl.launch import make_order
-from autotune.config import Config
 from autotune.errors import UserError
 from autotune.measure.pool import Measurer, layer_environment
-from autotune.measure.runtime import load_runtime
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.protocol.registry import load_backend
+from autotune.protocol.runtime import load_runtime
 from autotune.results import Failure, Finalist, LayerConfig, Measurement
+from autotune.space.config import Config
 from tests.backends.flydsl.on_cpu import LAYER, NAME, PROBLEM
 from tests.measure.conftest import QUICK
 from tests.spaces import MI325X

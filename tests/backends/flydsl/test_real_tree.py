@@ -7,13 +7,13 @@ import os
 
 import pytest
 
-from autotune.backends import load_backend
-from autotune.backends.base import CompileRefused
 from autotune.backends.flydsl.compiler import assembly
 from autotune.backends.flydsl.request import Request
 from autotune.backends.flydsl.tree import Generation, open_tree
 from autotune.compile.constraints import refusal
-from autotune.problem import Stage
+from autotune.problem.layer import Stage
+from autotune.protocol.backend import CompileRefused
+from autotune.protocol.registry import load_backend
 from tests.spaces import KIMI, MI325X
 
 TREE = os.environ.get("AUTOTUNE_FLYDSL_SRC")

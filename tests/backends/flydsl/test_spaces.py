@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.config import Config
-from autotune.problem import Layer, Stage
-from autotune.space import BoundSpace, shipped_spaces
+from autotune.problem.layer import Layer, Stage
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace, shipped_spaces
 from tests.spaces import KIMI, MI325X
 
 PUBLISHED = shipped_spaces("flydsl/published")

@@ -1,0 +1,150 @@
+"""AITER's own lookup of a fused-MoE row, run on a bundle."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autotune.backends.aiter_main.csv import VARIABLE
+from autotune.backends.aiter_main.verify_worker import CORE, FUSED_MOE
+from autotune.engines.source import EngineSource
+from autotune.engines.verify_process import run_worker
+from autotune.errors import UserError
+from autotune.protocol.bundle import Bundle
+from autotune.protocol.lookup import Check, Verification
+
+_NEEDED = (FUSED_MOE, CORE, "aiter/configs")
+
+
+def verify_aiter(bundle: Bundle, source: EngineSource) -> Verification:
+    """Runs AITER's merge and lookup with the bundle's environment, for each name that an engine may ask by.
+
+    Raises:
+        UserError: the bundle has no rows, or the source lacks what is run.
+    """
+    lookup = bundle.lookup("aiter")
+    intended: Mapping[str, Mapping[str, Any]] = lookup["intended"]
+    value = bundle.variables.get(VARIABLE)
+    if value is None:
+        reason = f"variable: autotune.env does not set {VARIABLE}, so AITER reads its shipped tables only"
+        return Verification("aiter", (), (reason, *bundle.changed()))
+    with tempfile.TemporaryDirectory(prefix="autotune-verify-") as scratch_name:
+        scratch = Path(scratch_name)
+        root = source.unpack(scratch / "source", *_NEEDED)
+        tables, missing = _copies(bundle, value, root, scratch / "tables")
+        answer = _ask(bundle, lookup, root, scratch, tables, sorted(map(int, intended)))
+        checks, reasons = [], [f"folder: {path} of {VARIABLE} does not exist" for path in missing]
+        if answer["error"] is None:
+            for q_dtype_w in lookup["key"]["q_dtypes_w"]:
+                selected = {m: chosen[q_dtype_w] for m, chosen in answer["selected"].items()}
+                found, why = _compare(intended, selected, q_dtype_w, bundle.variables, root)
+                checks += found
+                reasons += why
+        else:
+            reasons.append(f"merge: aiter raises {answer['error'].splitlines()[0]}{_hint(answer['error'])}")
+    reasons += bundle.changed()
+    return Verification(f"aiter at {source.root}", tuple(checks), tuple(dict.fromkeys(reasons)))
+
+
+def _copies(bundle: Bundle, value: str, root: Path, into: Path) -> tuple[list[Path], list[str]]:
+    """The tables of the list as copies, as a merge may rewrite them, and those that do not exist."""
+    into.mkdir(parents=True)
+    copies, missing = [], []
+    serving = str(bundle.manifest.get("serving_folder") or "")
+    for index, entry in enumerate(value.split(os.pathsep)):
+        path = Path(entry)
+        if serving and entry.startswith(f"{serving}/"):
+            path = bundle.folder / entry[len(serving) + 1 :]
+        elif not path.exists() and "aiter/configs/" in entry:
+            # The serving machine's installation; this one's stands for it.
+            path = root / "aiter/configs" / entry.rpartition("aiter/configs/")[2]
+        if not path.is_file():
+            missing.append(entry)
+            continue
+        copy = into / f"{index}-{path.name}"
+        shutil.copy(path, copy)
+        copies.append(copy)
+    return copies, missing
+
+
+def _ask(
+    bundle: Bundle,
+    lookup: Mapping[str, Any],
+    root: Path,
+    scratch: Path,
+    tables: Sequence[Path],
+    tokens: Sequence[int],
+) -> dict[str, Any]:
+    environment = {**bundle.variables, VARIABLE: os.pathsep.join(map(str, tables))}
+    request = {
+        "engine": "aiter",
+        "root": str(root),
+        "scratch": str(scratch / "merged"),
+        "key": lookup["key"],
+        "tokens": list(tokens),
+    }
+    answer = run_worker(request, environment)
+    if answer["error"] is not None and "No module named 'pandas'" in answer["error"]:
+        raise UserError(
+            "AITER's lookup reads its tables with pandas, which is missing here: pip install pandas"
+        )
+    return answer
+
+
+def _compare(
+    intended: Mapping[str, Mapping[str, Any]],
+    selected: Mapping[str, Mapping[str, Any]],
+    q_dtype_w: str,
+    variables: Mapping[str, str],
+    root: Path,
+) -> tuple[list[Check], list[str]]:
+    checks: list[Check] = []
+    reasons: list[str] = []
+    for m in sorted(intended, key=int):
+        wanted, found = intended[m], selected[m]
+        ok = all(found[name] == wanted[name] for name in ("kernelName1", "kernelName2"))
+        kernels = _text(found) if found["kernelName1"] or found["kernelName2"] else "AITER's heuristic"
+        text = f"row {found['bucket']}: {kernels}"
+        subject = f"weights {q_dtype_w} at M = {m}"
+        checks.append(Check(subject, text, ok, "" if ok else _text(wanted)))
+        if ok or reasons:
+            continue
+        if found["kernelName1"] or found["kernelName2"]:
+            reasons.append(
+                f"bucket: {subject} takes row {found['bucket']} ({kernels}), meant was {_text(wanted)}"
+            )
+        elif _dsl_enforced(variables, root):
+            reasons.append(
+                "version: this AITER reads no table unless AITER_ENFORCE_DSL=0, and its default is 1: export"
+                " environment variables for it instead"
+            )
+        else:
+            reasons.append(
+                f"key: no row matches {subject}: gfx, CU count, sizes, act_type, dtypes or q_type of the row"
+                " is not what AITER asks by"
+            )
+    return checks, reasons
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    return f"{row['kernelName1']} + {row['kernelName2']}"
+
+
+def _dsl_enforced(variables: Mapping[str, str], root: Path) -> bool:
+    return (
+        variables.get("AITER_ENFORCE_DSL", "1") != "0"
+        and "AITER_ENFORCE_DSL" in (root / FUSED_MOE).read_text()
+    )
+
+
+def _hint(error: str) -> str:
+    if "duplicate shape entries" in error:
+        return (
+            ": a key stands in two tables of the list, and the installed one would have been rewritten;"
+            " export again with --aiter-source, which leaves such rows out"
+        )
+    if "Column mismatch" in error:
+        return ": the tables of the list have unlike columns; export with --aiter-source of the serving AITER"
+    return ""

@@ -1,0 +1,139 @@
+"""Which environment variables deploy a config, for kernels whose knobs are global to the process.
+
+Names as AITER 511df6a (`aiter/fused_moe.py`) and FlyDSL a1d8312 (`kernels/moe_gemm_2stage.py`) read them;
+`autotune verify --engine env` shows the lines. A knob that is as the engine's own rule has it stays unset:
+the default written out would switch that rule off for other shapes.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol, runtime_checkable
+
+from autotune.backends.aiter_main.csv import Generation, bucket
+from autotune.errors import UserError
+from autotune.problem.layer import Stage
+from autotune.results import LayerConfig
+from autotune.space.config import Config, Value, parse_value
+
+_FLAG: Final = {"1": True, "0": False}
+
+
+@dataclass(frozen=True)
+class EnvKnobs:
+    """A backend's knobs as variables.
+
+    Attributes:
+        names: variable by stage and knob.
+        flags: knobs that are true or false, written 1 and 0.
+        always: what leads the engine to these kernels at all.
+        unkeyed: variables that are compiled in and that the engine's disk cache has in no key: under another
+            value a kernel compiled before would be served.
+        cache_variable: names the folder of that cache.
+        bucket: the token count by which the engine looks a batch up; None: it has no such rule.
+    """
+
+    names: Mapping[Stage, Mapping[str, str]]
+    flags: frozenset[str] = frozenset()
+    always: Mapping[str, str] = field(default_factory=dict)
+    unkeyed: frozenset[str] = frozenset()
+    cache_variable: str = ""
+    bucket: Callable[[int], int] | None = None
+
+    def variables(self, config: LayerConfig, default: LayerConfig) -> dict[str, str]:
+        """The variables that turn the engine's default at some shape into `config`.
+
+        Raises:
+            UserError: a knob differs that no variable sets.
+        """
+        made = {}
+        for stage in Stage:
+            for knob, value in config.of(stage).items():
+                if value == default.of(stage).get(knob):
+                    continue
+                if knob not in self.names[stage] or value is None:
+                    raise UserError(
+                        f"{stage} {knob}={value} cannot be deployed, no variable of the engine sets it:"
+                        " tune with the engine's own block size, or choose another backend"
+                    )
+                made[self.names[stage][knob]] = _text(value)
+        return made
+
+    def deployment(self, setting: Mapping[str, str]) -> dict[str, str]:
+        """A setting's variables, with a cache of its own where the common one would mix kernels up."""
+        if not self.unkeyed.intersection(setting):
+            return {**self.always, **setting}
+        digest = hashlib.sha256(json.dumps(dict(sorted(setting.items()))).encode()).hexdigest()[:12]
+        return {**self.always, **setting, self.cache_variable: f"/tmp/autotune-kernels-{digest}"}
+
+    def deployable(self, config: LayerConfig, default: LayerConfig) -> bool:
+        """Whether variables can make `config` of the default.
+
+        They cannot where a knob has none, or where one variable sets a knob of both stages alike.
+        """
+        try:
+            variables = self.variables(config, default)
+        except UserError:
+            return False
+        return self.overlay(default, variables) == config
+
+    def overlay(self, default: LayerConfig, variables: Mapping[str, str]) -> LayerConfig:
+        """The config that the engine runs at a shape with this default, under these variables."""
+        return LayerConfig(*(self._stage(default.of(stage), stage, variables) for stage in Stage))
+
+    def _stage(self, default: Config, stage: Stage, variables: Mapping[str, str]) -> Config:
+        changes = {
+            knob: _FLAG[variables[name]] if knob in self.flags else parse_value(variables[name])
+            for knob, name in self.names[stage].items()
+            if name in variables and knob in default
+        }
+        return default.replaced(**changes)
+
+
+def _text(value: Value) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+PUBLISHED: Final = EnvKnobs(
+    {
+        Stage.STAGE1: {
+            "tile_n": "AITER_FLYDSL_STAGE1_TILE_N",
+            "tile_k": "AITER_FLYDSL_STAGE1_TILE_K",
+            "sched": "FLYDSL_MOE_STAGE1_SCHED",
+            "lds128": "FLYDSL_CK_LDS128",
+            "grid_trim": "AITER_FLYDSL_MOE_GRID_TRIM",
+        },
+        Stage.STAGE2: {
+            "tile_n": "AITER_FLYDSL_STAGE2_TILE_N",
+            "tile_k": "AITER_FLYDSL_STAGE2_TILE_K",
+            "mode": "AITER_FLYDSL_MOE_GEMM2_MODE",
+            "sched": "FLYDSL_MOE_STAGE2_SCHED",
+            "grid_trim": "AITER_FLYDSL_MOE_GRID_TRIM",
+        },
+    },
+    flags=frozenset({"sched", "lds128", "grid_trim"}),
+    always={"AITER_W4A8_USE_INT8": "1"},
+    unkeyed=frozenset({"FLYDSL_MOE_STAGE1_SCHED", "FLYDSL_MOE_STAGE2_SCHED"}),
+    cache_variable="FLYDSL_RUNTIME_CACHE_DIR",
+    bucket=partial(bucket, generation=Generation.PUBLISHED),
+)
+"""The sort's block size is the engine's own choice: it overwrites the variable for it."""
+
+
+@runtime_checkable
+class DeployedByEnvironment(Protocol):
+    """A backend whose engine reads its knobs from the environment."""
+
+    def env_knobs(self, kernel_source: str) -> EnvKnobs | None:
+        """The knobs as variables; None: those of this generation of the source are not.
+
+        Args:
+            kernel_source: as its `source_digest` gives it.
+        """
+
+
+def env_knobs(backend: object, kernel_source: str) -> EnvKnobs | None:
+    """A backend's knobs as variables; None: it is not deployed by variables."""
+    return backend.env_knobs(kernel_source) if isinstance(backend, DeployedByEnvironment) else None

@@ -1,0 +1,104 @@
+"""FlyDSL: the tree, the wheel, whether they match, and the linker."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.backends.aiter.contract import check_flydsl
+from autotune.backends.flydsl.tree import ROOT_VARIABLE, FlydslTree, Generation, open_tree
+from autotune.backends.flydsl.wheel import PYTHON_VARIABLE, fits, remedy, wheel_version
+from autotune.errors import UserError
+from autotune.protocol.finding import Finding, State, contract_finding
+from autotune.protocol.host import Host
+
+# Debian's default lld is 14: FlyDSL's last pass fails with it. 19 was seen working.
+_LLD_VERSIONS = range(24, 16, -1)
+
+
+@dataclass(frozen=True)
+class Flydsl:
+    """What there is of FlyDSL.
+
+    Attributes:
+        tree: None: none is named, or it holds no kernels that we know.
+        wrong_tree: why what is named is none; empty: nothing is named.
+        python: the interpreter that has the wheel, or should have it.
+        wheel: its version; None: that interpreter has none.
+    """
+
+    tree: FlydslTree | None
+    wrong_tree: str
+    python: str
+    wheel: str | None
+
+    @property
+    def compiles(self) -> bool:
+        """Whether candidates can be compiled."""
+        return self.tree is not None and self.wheel is not None and fits(self.tree.generation, self.wheel)
+
+
+def find_flydsl(host: Host) -> Flydsl:
+    """Looks for the tree and the wheel that backends `flydsl` and `aiter` compile with."""
+    tree, wrong = None, ""
+    named = host.environ.get(ROOT_VARIABLE)
+    if named:
+        try:
+            tree = open_tree(Path(named) if host.is_this else host.path(named))
+        except UserError as error:
+            wrong = str(error)
+    python = host.environ.get(PYTHON_VARIABLE)
+    if python and host.is_this:
+        try:
+            return Flydsl(tree, wrong, python, wheel_version(python))
+        except UserError:
+            return Flydsl(tree, wrong, python, None)
+    return Flydsl(tree, wrong, python or host.python, host.version("flydsl"))
+
+
+def flydsl_findings(flydsl: Flydsl) -> list[Finding]:
+    """Tree, wheel and match as findings."""
+    tree = flydsl.tree
+    if tree is None:
+        how = f"git clone https://github.com/ROCm/FlyDSL, then set {ROOT_VARIABLE} to it"
+        found = [Finding("FlyDSL tree", State.NO, flydsl.wrong_tree or "none is named", how)]
+    else:
+        commit = f", {tree.commit[:10]}" if tree.commit else ""
+        found = [Finding("FlyDSL tree", State.YES, f"{tree.generation}{commit}, {tree.root}")]
+        if tree.generation is not Generation.AITER:
+            misfits = check_flydsl(tree.root, gates=tree.generation is Generation.PUBLISHED)
+            found.append(contract_finding("FlyDSL", misfits, "a1d8312, or main of August 2026"))
+    wanted = remedy(tree.generation, flydsl.python) if tree else f"{flydsl.python} -m pip install flydsl"
+    if flydsl.wheel is None:
+        return [*found, Finding("FlyDSL wheel", State.NO, f"{flydsl.python} has none", wanted)]
+    found.append(Finding("FlyDSL wheel", State.YES, f"{flydsl.wheel} of {flydsl.python}"))
+    if tree is not None:
+        if flydsl.compiles:
+            found.append(Finding("tree and wheel match", State.YES, f"{tree.generation} with {flydsl.wheel}"))
+        else:
+            detail = f"the {tree.generation} tree does not compile with {flydsl.wheel}"
+            found.append(Finding("tree and wheel match", State.NO, detail, wanted))
+    return found
+
+
+def linker_finding(host: Host) -> Finding:
+    """The linker that FlyDSL makes code objects with."""
+    for root in (host.environ.get("ROCM_PATH"), "/opt/rocm"):
+        path = host.path(f"{root}/llvm/bin/ld.lld") if root else None
+        if path is not None and os.access(path, os.X_OK):
+            return Finding("linker", State.YES, f"{path}: FlyDSL finds it by itself")
+    link = "ln -s {} /opt/rocm/llvm/bin/ld.lld, where FlyDSL looks for it"
+    for version in _LLD_VERSIONS:
+        found = host.which(f"ld.lld-{version}")
+        if found:
+            return Finding("linker", State.YES, f"{found}; for launching with it: {link.format(found)}")
+    if host.package("ziglang"):
+        detail = (
+            f"ziglang's ({host.python} -m ziglang ld.lld); FlyDSL needs a script around it under ROCM_PATH"
+        )
+        return Finding("linker", State.YES, detail)
+    return Finding(
+        "linker",
+        State.NO,
+        "none; compiling offline needs none, launching does",
+        "apt-get install lld-19, or pip install ziglang",
+    )

@@ -1,0 +1,1 @@
+"""SGLang's Triton fused MoE."""

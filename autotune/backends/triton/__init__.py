@@ -1,0 +1,1 @@
+"""Our own W4A8 kernels in Triton."""

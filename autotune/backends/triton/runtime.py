@@ -1,0 +1,263 @@
+"""Our Triton kernels on the device, for the measure worker."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from autotune.kernels import sort as sorting
+from autotune.kernels import spec as specs
+from autotune.measure.machine import CpuMachine, GpuMachine
+from autotune.problem.layer import Layer, Stage
+from autotune.protocol.runtime import (
+    Activations,
+    Launch,
+    LogicalWeights,
+    Machine,
+    Output,
+    Path,
+    Step,
+    Subject,
+    What,
+)
+from autotune.results import LayerConfig
+from autotune.space.config import Config
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensors = dict[str, torch.Tensor]
+
+
+_SORTED_STEPS = 4096
+"""Steps whose sorted blocks are kept; a pass has some fifty, a final a few hundred."""
+
+
+def make() -> "TritonRuntime":
+    """The runtime on the GPU; on the CPU where Triton interprets (`TRITON_INTERPRET=1`, for tests)."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return TritonRuntime(CpuMachine(), interpret=True)
+    return TritonRuntime(GpuMachine(), interpret=False)
+
+
+class TritonRuntime:
+    """Launches `autotune.kernels`. Copy 0 of the weights is the logical weights themselves."""
+
+    name = "triton"
+
+    def __init__(self, machine: Machine, *, interpret: bool) -> None:
+        self.machine = machine
+        self._interpret = interpret
+        self._layer: Layer | None = None
+        self._copies: list[LogicalWeights] = []
+        self._compiled: dict[str, Any] = {}
+        self._sorted: dict[tuple[int, int], tuple[Step, Tensors]] = {}
+        self._runtime = "cuda" if interpret else _target().backend
+
+    def kernel_source(self) -> str:
+        return specs.kernel_source_hash()
+
+    def packed_bytes(self, layer: Layer) -> int:
+        scales = 2 * layer.inter_dim + layer.model_dim
+        return layer.experts * (3 * layer.inter_dim * layer.model_dim // 2 + 4 * scales)
+
+    def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
+        self._layer = layer
+        self._copies = [weights]
+        self._sorted.clear()
+
+    def grow(self, copies: int) -> None:
+        while len(self._copies) < copies:
+            self._copies.append(self._copies[0].clone())
+
+    def digest(self) -> int:
+        return self._copies[0].digest()
+
+    def serves(self, what: What, config: Subject, tokens: int) -> bool:
+        stage2 = config.stage2 if isinstance(config, LayerConfig) else config
+        reduces_in_registers = what is not What.STAGE1 and stage2["reduce"] == "loop"
+        return not reduces_in_registers or tokens <= sorting.TOKEN_ROWS
+
+    def path(self, what: What, config: Subject) -> Path:
+        # Partial sums are INT32 or float32; the output is rounded once; the layer's intermediate is bfloat16.
+        # Triton's interpreter cuts bfloat16 off where the hardware rounds.
+        layer = what is What.LAYER
+        return Path(requantised=layer, exact_division=layer, toward_zero=self._interpret)
+
+    def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
+        spec, tokens = self._spec(stage, config), inputs.hidden.shape[0]
+        tile_m = int(str(config["tile_m"]))
+        buffers = specs.buffers(spec, tokens)
+        output, scratch, shared = self._buffers(spec, tokens)
+        a, a_scale = (
+            (inputs.a1, inputs.a1_scale)
+            if stage is Stage.STAGE1
+            else (inputs.a2.flatten(0, 1), inputs.a2_scale.flatten())
+        )
+        half = a[:, : a.shape[1] // 2]
+        shared |= {"a": a, "a_scale": a_scale, "a_low_sum": half.sum(dim=1).int()}
+        launches = []
+        for step in steps:
+            blocks = self._sorted_of(step, buffers, tile_m)
+            tensors = {**shared, **self._weights(stage, step), **blocks}
+            run = self._launch(spec, tokens, {**tensors, "topk_weight": step.router.flatten()})
+            launches.append(self._made(run, stage, inputs, output, scratch))
+        return launches
+
+    def layer(self, config: LayerConfig, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
+        import torch
+
+        layer, tokens = self._on(), inputs.hidden.shape[0]
+        slots, tile_m = tokens * layer.top_k, int(str(config.stage1["tile_m"]))
+        one, two = self._spec(Stage.STAGE1, config.stage1), self._spec(Stage.STAGE2, config.stage2)
+        middle, scratch1, shared1 = self._buffers(one, tokens)
+        output, scratch2, shared2 = self._buffers(two, tokens)
+        blocks = self._sorted_like(specs.buffers(one, tokens), tile_m)
+        a1 = self._quantised(tokens, layer.model_dim)
+        a2 = self._quantised(slots, layer.inter_dim)
+        pdl = bool(config.stage1.get("pdl"))
+        quantise1 = self._quantise(layer.model_dim, tokens, inputs.hidden, a1, pdl)
+        quantise2 = self._quantise(layer.inter_dim, slots, middle.tensor.view(slots, -1), a2, pdl)
+        scratch = (middle.tensor, *scratch1, *scratch2, a1["a_scale"], a2["a_scale"])
+        launches = []
+        for step in steps:
+            sort = self._sort(tile_m, tokens, blocks, step, pdl)
+            first = {**shared1, **blocks, **a1, **self._weights(Stage.STAGE1, step)}
+            second = {**shared2, **blocks, **a2, **self._weights(Stage.STAGE2, step)}
+            second["topk_weight"] = step.router.flatten()
+            parts = (
+                sort,
+                quantise1,
+                self._launch(one, tokens, first),
+                quantise2,
+                self._launch(two, tokens, second),
+            )
+            run = partial(_in_turn, parts)
+            launches.append(
+                Launch(
+                    run,
+                    output.tensor,
+                    scratch=scratch,
+                    guards=output.guards,
+                    intermediate=middle.tensor.view(slots, -1),
+                )
+            )
+        assert middle.tensor.dtype is torch.bfloat16
+        return launches
+
+    def _on(self) -> Layer:
+        assert self._layer is not None, "prepare() comes first"
+        return self._layer
+
+    def _spec(self, stage: Stage, config: Config) -> specs.KernelSpec:
+        return specs.stage_spec(stage.value, dict(config), self._on(), self._runtime)
+
+    def _program(self, spec: specs.KernelSpec) -> Any:
+        if self._interpret:
+            return None
+        if spec.name not in self._compiled:
+            self._compiled[spec.name] = specs.compile_kernel(spec, _target())
+        return self._compiled[spec.name]
+
+    def _launch(
+        self, spec: specs.KernelSpec, tokens: int, arguments: Mapping[str, Any]
+    ) -> Callable[[], None]:
+        blocks = specs.grid(spec, tokens)
+        return specs.bind(spec, self._program(spec), blocks, {**arguments, "tokens": tokens})
+
+    def _buffers(
+        self, spec: specs.KernelSpec, tokens: int
+    ) -> "tuple[Output, tuple[torch.Tensor, ...], Tensors]":
+        """The output with its guards, the scratch that may be poisoned, and both by argument name."""
+        import torch
+
+        named = specs.buffers(spec, tokens)
+        output = Output.allocate(named["out"].shape, self.machine.device)
+        tensors = {"out": output.tensor}
+        for name in named.keys() & {"partial", "arrivals"}:
+            buffer = named[name]
+            dtype = getattr(torch, buffer.dtype)
+            tensors[name] = torch.zeros(buffer.shape, dtype=dtype, device=self.machine.device)
+        scratch = [tensors[name] for name in ("partial",) if name in tensors and not named[name].zeroed]
+        return output, tuple(scratch), tensors
+
+    def _weights(self, stage: Stage, step: Step) -> "Tensors":
+        weights = self._copies[step.copy]
+        if stage is Stage.STAGE1:
+            return {"w": weights.w1, "w_scale": weights.w1_scale}
+        return {"w": weights.w2, "w_scale": weights.w2_scale}
+
+    def _sorted_like(self, buffers: Mapping[str, specs.Buffer], tile_m: int) -> "Tensors":
+        import torch
+
+        blocks = buffers["block_expert"].shape[0]
+        shapes = {"block_expert": (blocks,), "block_slots": (blocks, tile_m), "valid_blocks": (1,)}
+        return {
+            name: torch.empty(shape, dtype=torch.int32, device=self.machine.device)
+            for name, shape in shapes.items()
+        }
+
+    def _sorted_of(self, step: Step, buffers: Mapping[str, specs.Buffer], tile_m: int) -> "Tensors":
+        """A step's sorted blocks, made once: a pass is sorted for its first candidate, not for each."""
+        key = (id(step), tile_m)
+        if key not in self._sorted:
+            if len(self._sorted) >= _SORTED_STEPS:
+                self._sorted.clear()
+            blocks = self._sorted_like(buffers, tile_m)
+            self._sort_now(blocks, step)
+            self._sorted[key] = (step, blocks)  # with the step, so that its id stays its own
+        return self._sorted[key][1]
+
+    def _sort_now(self, blocks: "Tensors", step: Step) -> None:
+        names = ("block_expert", "block_slots", "valid_blocks")
+        ordered = {name: blocks[name] for name in names}
+        sorting.sort_with_torch(**ordered, topk_ids=step.ids, experts=self._on().experts)
+
+    def _sort(self, tile_m: int, tokens: int, blocks: "Tensors", step: Step, pdl: bool) -> Callable[[], None]:
+        if step.ids.numel() > sorting.KERNEL_SLOTS:
+            return partial(self._sort_now, blocks, step)
+        arguments = {**blocks, "topk_ids": step.ids, "blocks": blocks["block_expert"].shape[0]}
+        return self._launch(specs.sort_spec(tile_m, self._on(), self._runtime, pdl=pdl), tokens, arguments)
+
+    def _quantised(self, rows: int, width: int) -> "Tensors":
+        import torch
+
+        device = self.machine.device
+        return {
+            "a": torch.zeros((rows, width), dtype=torch.int8, device=device),
+            "a_scale": torch.zeros(rows, dtype=torch.float32, device=device),
+            "a_low_sum": torch.zeros(rows, dtype=torch.int32, device=device),
+        }
+
+    def _quantise(
+        self, width: int, rows: int, x: "torch.Tensor", into: "Tensors", pdl: bool
+    ) -> Callable[[], None]:
+        spec = specs.quantise_spec(width, self._on(), self._runtime, pdl=pdl)
+        names = {"q": into["a"], "scale": into["a_scale"], "low_sum": into["a_low_sum"], "x": x}
+        return self._launch(spec, rows, names)
+
+    def _made(
+        self,
+        run: Callable[[], None],
+        stage: Stage,
+        inputs: Activations,
+        output: Output,
+        scratch: "tuple[torch.Tensor, ...]",
+    ) -> Launch:
+        launch = Launch(run, output.tensor, scratch=scratch, guards=output.guards)
+        if stage is Stage.STAGE2:
+            return launch
+        tokens, top_k = inputs.a2.shape[:2]
+        return replace(launch, output=output.tensor.view(tokens, top_k, -1))
+
+
+def _in_turn(parts: Sequence[Callable[[], None]]) -> None:
+    for part in parts:
+        part()
+
+
+def _target() -> Any:
+    from triton.runtime import driver
+
+    return driver.active.get_current_target()

@@ -1,0 +1,215 @@
+"""An engine's own Triton fused MoE on the device, for the measure worker.
+
+The experts are made from the same INT4 weights as every backend's, in the layout that the engine's kernels
+take (`autotune.engines.weights`). Where those multiply quantised activations, a stage gets them quantised,
+and a layer quantises as the engine does: INT8 by its own Triton kernel, FP8 by one of ours, as the engine's
+is a compiled extension. The sort, another in both, is made by torch beforehand and is in no figure. SGLang's
+silu_and_mul, one more, is `act_and_mul_triton` of its kernels' file; vLLM's, and its sum over slots, are
+`autotune.engines.glue`.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from autotune.engines.backend import EngineBackend
+from autotune.engines.calls import EngineCalls, make_order
+from autotune.engines.kernels import kernel_digest, load_engine
+from autotune.engines.moe import entry
+from autotune.engines.order import Sorted
+from autotune.engines.weights import EngineWeights, engine_format, engine_weights, packed_bytes
+from autotune.kernels.formats import PEAKS, Format
+from autotune.measure.machine import CpuMachine, GpuMachine
+from autotune.problem.layer import Layer, Stage, gemm_dims
+from autotune.protocol.runtime import (
+    Activations,
+    Launch,
+    LogicalWeights,
+    Machine,
+    Output,
+    Path,
+    Step,
+    Subject,
+    What,
+)
+from autotune.results import LayerConfig
+from autotune.space.config import Config
+
+if TYPE_CHECKING:
+    import torch
+
+
+_NARROW = ("sm_89", "sm_90")
+"""GPUs whose FP8 matrix instructions keep some 13 bits below the largest addend, float32 or not."""
+
+_NARROW_SUMS = 1.2e-5
+"""What that costs: relative error of a sum, by the root of K. On an H100, K = 7168: 1.0e-3."""
+
+
+def make_runtime(backend: EngineBackend) -> "EngineRuntime":
+    """The runtime on the GPU; on the CPU where Triton interprets (`TRITON_INTERPRET=1`, for tests)."""
+    engine, quantisation = backend.engine, backend.quantisation
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        arch = "gfx950"  # AMD: the interpreter has no programmatic dependent launch
+        calls = load_engine(engine, "hip", arch, quantisation)
+        form = engine_format(quantisation, arch)
+        return EngineRuntime(backend, CpuMachine(), calls, form, arch, interpret=True)
+    machine = GpuMachine()
+    arch = machine.fingerprint(engine, "").arch
+    calls = load_engine(engine, "hip" if arch.startswith("gfx") else "cuda", arch, quantisation)
+    return EngineRuntime(backend, machine, calls, engine_format(quantisation, arch), arch, interpret=False)
+
+
+class EngineRuntime:
+    """Launches an engine's kernel through the engine's own function.
+
+    Attributes:
+        format: what the kernel multiplies on this card.
+    """
+
+    def __init__(
+        self,
+        backend: EngineBackend,
+        machine: Machine,
+        calls: EngineCalls,
+        form: Format,
+        arch: str,
+        *,
+        interpret: bool,
+    ) -> None:
+        self.name = backend.name
+        self.machine = machine
+        self.calls = calls
+        self.format = form
+        self._engine, self._quantisation = backend.engine, backend.quantisation
+        self._interpret = interpret
+        self._sums = _NARROW_SUMS if form is Format.FP8_OCP and arch in _NARROW else 0.0
+        self._layer: Layer | None = None
+        self._copies: list[EngineWeights] = []
+
+    def kernel_source(self) -> str:
+        return kernel_digest(self._engine)
+
+    def packed_bytes(self, layer: Layer) -> int:
+        return packed_bytes(self._quantisation, layer)
+
+    def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
+        self._layer = layer
+        self._copies = []  # an earlier layer's go before this one's come
+        self._copies = [engine_weights(weights, self._quantisation, self.format)]
+
+    def grow(self, copies: int) -> None:
+        while len(self._copies) < copies:
+            self._copies.append(self._copies[0].clone())
+
+    def digest(self) -> int:
+        return self._copies[0].digest()
+
+    def serves(self, what: What, config: Subject, tokens: int) -> bool:
+        layer = self._on()
+        return self.calls.serves(tokens, layer.top_k, layer.experts)
+
+    def path(self, what: What, config: Subject) -> Path:
+        return Path(
+            sums=self._sums * gemm_dims(self._on(), Stage.STAGE1)[1] ** 0.5,
+            gate_up_bf16=True,
+            silu_bf16=self.calls.silu_bf16,
+            contributions_bf16=what is not What.STAGE1,
+            requantised=what is What.LAYER,
+            exact_division=self.format in PEAKS,  # by our own kernel; INT8 is quantised by the engine's
+            toward_zero=self._interpret,
+        )
+
+    def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
+        import torch
+
+        layer, tokens = self._on(), inputs.hidden.shape[0]
+        one = stage is Stage.STAGE1
+        a = inputs.a1 if one else inputs.a2.flatten(0, 1)
+        a_scale = None
+        if a.dtype != torch.bfloat16:
+            a_scale = (inputs.a1_scale if one else inputs.a2_scale).reshape(-1, 1)
+        middle = self._empty(tokens * layer.top_k, 2 * layer.inter_dim if one else layer.model_dim)
+        shape = (tokens * layer.top_k, layer.inter_dim) if one else (tokens, layer.model_dim)
+        out = Output.allocate(shape, self.machine.device)
+        finish = self.calls.activate if one else self.calls.sum
+        launches = []
+        for step in steps:
+            gemm = self._gemm(stage, entry(config), step, a, middle, a_scale=a_scale)
+
+            def run(gemm: Callable[[], None] = gemm) -> None:
+                gemm()
+                finish(middle, out.tensor)
+
+            launches.append(Launch(run, out.tensor, scratch=(middle,), guards=out.guards))
+        if not one:
+            return launches
+        return [
+            replace(launch, output=out.tensor.view(tokens, layer.top_k, layer.inter_dim))
+            for launch in launches
+        ]
+
+    def layer(self, config: LayerConfig, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
+        layer, tokens = self._on(), inputs.hidden.shape[0]
+        slots = tokens * layer.top_k
+        gate_up = self._empty(slots, 2 * layer.inter_dim)
+        middle = self._empty(slots, layer.inter_dim)
+        contributions = self._empty(slots, layer.model_dim)
+        out = Output.allocate((tokens, layer.model_dim), self.machine.device)
+        one, two = entry(config.stage1), entry(config.stage2)
+        launches = []
+        for step in steps:
+            order = self._sorted(step, one["BLOCK_SIZE_M"])
+            up = self._gemm(Stage.STAGE1, one, step, inputs.hidden, gate_up, order=order)
+            down = self._gemm(Stage.STAGE2, two, step, middle, contributions, order=order)
+
+            def run(up: Callable[[], None] = up, down: Callable[[], None] = down) -> None:
+                up()
+                self.calls.activate(gate_up, middle)
+                down()
+                self.calls.sum(contributions, out.tensor)
+
+            scratch = (gate_up, middle, contributions)
+            launches.append(Launch(run, out.tensor, scratch=scratch, guards=out.guards, intermediate=middle))
+        return launches
+
+    def _on(self) -> Layer:
+        assert self._layer is not None, "prepare() comes first"
+        return self._layer
+
+    def _empty(self, rows: int, width: int) -> "torch.Tensor":
+        import torch
+
+        return torch.zeros((rows, width), dtype=torch.bfloat16, device=self.machine.device)
+
+    def _sorted(self, step: Step, block: int) -> Sorted:
+        return make_order(self.calls, step.ids, self._on().experts, block)
+
+    def _gemm(
+        self,
+        stage: Stage,
+        knobs: Mapping[str, int],
+        step: Step,
+        a: "torch.Tensor",
+        out: "torch.Tensor",
+        *,
+        a_scale: "torch.Tensor | None" = None,
+        order: Sorted | None = None,
+    ) -> Callable[[], None]:
+        """One GEMM of a step; its sort is made now, not when it is launched."""
+        layer, weights = self._on(), self._copies[step.copy]
+        one = stage is Stage.STAGE1
+        arguments: dict[str, Any] = {
+            "a": a,
+            "a_scale": a_scale,
+            "w": weights.w1 if one else weights.w2,
+            "w_scale": weights.w1_scale if one else weights.w2_scale,
+            "out": out.view(*step.ids.shape, -1),
+            "router": step.router,
+            "ids": step.ids,
+            "order": order or self._sorted(step, knobs["BLOCK_SIZE_M"]),
+            "top_k": layer.top_k,
+        }
+        return partial(self.calls.gemm, stage, knobs, **arguments)

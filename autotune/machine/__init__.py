@@ -1,0 +1,1 @@
+"""The GPU and the stack: devices, targets, probe and fingerprint."""

@@ -1,0 +1,187 @@
+"""What is tuned: the two GEMM stages of one MoE layer at a number of tokens."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from autotune.errors import UserError
+from autotune.problem.arithmetic import Needs
+from autotune.problem.models import Model
+from autotune.problem.routing import UNIFORM, Routing
+
+MAX_VERIFY_TOKENS = 8
+
+
+class Stage(StrEnum):
+    """A GEMM stage of the layer."""
+
+    STAGE1 = "stage1"  # gate_up + SiLU(gate) * up
+    STAGE2 = "stage2"  # down + router-weighted sum
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One GPU's share of an MoE layer under tensor parallelism.
+
+    Attributes:
+        model: the model's name.
+        model_dim: hidden size, elements: stage 1's K, stage 2's N.
+        inter_dim: an expert's intermediate size on this GPU, elements: half of stage 1's N, stage 2's K.
+        experts: experts that a token can visit.
+        top_k: experts that a token does visit.
+        tp: tensor-parallel degree.
+        needs: what the model's experts compute and how its checkpoint holds them; None: plain, or not known.
+            It decides which backends are refused, and is no part of what a layer is: what is computed is the
+            backend's.
+    """
+
+    model: str
+    model_dim: int
+    inter_dim: int
+    experts: int
+    top_k: int
+    tp: int
+    needs: Needs | None = field(default=None, compare=False)
+
+    @property
+    def dims(self) -> dict[str, Any]:
+        """The fields that are stored and that make two layers equal."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+
+    @classmethod
+    def of(cls, model: Model, tp: int) -> "Layer":
+        """Splits every expert of `model` over `tp` GPUs.
+
+        Raises:
+            UserError: the split is not even, or leaves an odd dimension, which INT4 pairs cannot hold.
+        """
+        if tp < 1 or model.moe_intermediate % tp or (model.moe_intermediate // tp) % 2:
+            fits = ", ".join(str(d) for d in range(1, 65) if model.moe_intermediate % (2 * d) == 0)
+            remedy = (
+                f"use one of {fits}" if fits else "none does, as it is odd and INT4 weights come in pairs"
+            )
+            raise UserError(
+                f"--tp {tp} does not split {model.name}'s intermediate size {model.moe_intermediate} evenly:"
+                f" {remedy}"
+            )
+        inter_dim = model.moe_intermediate // tp
+        return cls(model.name, model.model_dim, inter_dim, model.experts, model.top_k, tp, model.needs)
+
+    @property
+    def key(self) -> str:
+        """Canonical text of everything that a kernel compiled for this layer depends on."""
+        dims = f"d{self.model_dim}.i{self.inter_dim}.e{self.experts}.k{self.top_k}"
+        return f"{self.model}/tp{self.tp}/{dims}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A layer at a number of tokens with a routing.
+
+    Attributes:
+        verify_tokens: draft tokens verified a sequence (the M of `m4`).
+        concurrency: sequences in flight; the layer sees `tokens` = verify_tokens * concurrency.
+    """
+
+    layer: Layer
+    verify_tokens: int
+    concurrency: int = 1
+    routing: Routing = UNIFORM
+
+    @property
+    def tokens(self) -> int:
+        return self.verify_tokens * self.concurrency
+
+    @property
+    def shape(self) -> str:
+        """Short name for tables: `m4`, or `m4 x40` with 40 sequences in flight."""
+        return f"m{self.verify_tokens}" + (f" x{self.concurrency}" if self.concurrency > 1 else "")
+
+    @property
+    def key(self) -> str:
+        """Canonical text; two problems with equal keys are the same problem."""
+        return f"{self.layer.key}/m{self.verify_tokens}.c{self.concurrency}/{self.routing.key}"
+
+    def expected_experts(self) -> float:
+        """Distinct experts that one step touches under uniform routing.
+
+        E * (1 - (1 - k/E)^T): each of T tokens misses a given expert with probability 1 - k/E.
+        """
+        layer = self.layer
+        return layer.experts * (1 - (1 - layer.top_k / layer.experts) ** self.tokens)
+
+    def weight_bytes(self, stage: Stage) -> float:
+        """Expected bytes of INT4 weights and float32 scales that one step must read for `stage`."""
+        layer = self.layer
+        rows, k = gemm_dims(layer, stage)
+        return self.expected_experts() * rows * (k / 2 + 4)
+
+
+def gemm_dims(layer: Layer, stage: Stage) -> tuple[int, int]:
+    """(N, K) of one expert's GEMM at `stage`."""
+    if stage is Stage.STAGE1:
+        return 2 * layer.inter_dim, layer.model_dim
+    return layer.model_dim, layer.inter_dim
+
+
+def parse_shapes(text: str) -> list[int]:
+    """Verify tokens from `m4`, `m1,m4` or `all`, ascending and without repeats.
+
+    Raises:
+        UserError: a shape outside m1..m8.
+    """
+    if text.strip() == "all":
+        return list(range(1, MAX_VERIFY_TOKENS + 1))
+    shapes = set()
+    for part in text.split(","):
+        name = part.strip()
+        digits = name.removeprefix("m")
+        if not (
+            name.startswith("m")
+            and digits.isdecimal()
+            and len(digits) < 9
+            and 1 <= int(digits) <= MAX_VERIFY_TOKENS
+        ):
+            raise UserError(
+                f"--shape {name!r} is no shape: use m1 to m{MAX_VERIFY_TOKENS}, several (m1,m4) or all"
+            )
+        shapes.add(int(digits))
+    return sorted(shapes)
+
+
+MOST_SEQUENCES = 16_384
+"""In flight; beyond what any engine batches, and below where an activation's index leaves 32 bits."""
+MOST_TOKENS = MAX_VERIFY_TOKENS * MOST_SEQUENCES
+
+
+def parse_concurrency(text: str) -> list[int]:
+    """Sequences in flight from `40` or `1,40`, ascending and without repeats.
+
+    Raises:
+        UserError: not a whole number in the range.
+    """
+    counts = set()
+    for part in text.split(","):
+        digits = part.strip()
+        if not (digits.isdecimal() and len(digits) <= 18 and 1 <= int(digits) <= MOST_SEQUENCES):
+            raise UserError(
+                f"--concurrency {digits[:40]!r} is no number of sequences: use 1 to {MOST_SEQUENCES},"
+                " e.g. 1,40"
+            )
+        counts.add(int(digits))
+    return sorted(counts)
+
+
+def problems(
+    layer: Layer, shapes: Iterable[int], concurrency: Iterable[int], routing: Routing
+) -> list[Problem]:
+    """Every shape at every concurrency, by number of tokens.
+
+    Raises:
+        UserError: a recording of routings is not of such a layer at each of them.
+    """
+    made = [Problem(layer, m, c, routing) for m in shapes for c in concurrency]
+    for problem in made:
+        routing.require(tokens=problem.tokens, experts=layer.experts, top_k=layer.top_k)
+    return sorted(made, key=lambda problem: (problem.tokens, problem.verify_tokens))

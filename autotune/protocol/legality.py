@@ -1,0 +1,124 @@
+"""Whether a backend's kernels can be a layer's: asked the same way by run, measure, export and verify.
+
+What a kernel computes and how its weights must lie is declared once, by the backend (`computes`), and every
+path asks here: what is legal offline is legal on the card.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+from autotune.errors import UserError
+from autotune.problem.arithmetic import PLAIN, Computes, Needs, Scheme, refusals
+from autotune.problem.layer import Layer, Stage, gemm_dims
+from autotune.space.space import BoundSpace
+
+
+@runtime_checkable
+class DeclaresComputes(Protocol):
+    """A backend that says what its kernels compute."""
+
+    @property
+    def computes(self) -> Computes:
+        """The whole list."""
+
+
+@runtime_checkable
+class LooksUp(Protocol):
+    """A backend whose engine looks for files by the checkpoint's format."""
+
+    def looked_for(self, layer: Layer, scheme: Scheme) -> str:
+        """What the engine looks for with such a checkpoint, a sentence; "": the same as without."""
+
+
+def require_layout(name: str, computes: Computes, layer: Layer) -> None:
+    """Makes sure that a layer's weights have a place in the kernels' layout.
+
+    Raises:
+        UserError: they have not; with the tensor-parallel degrees that would do.
+    """
+    for stage in Stage:
+        reason = computes.layout(*gemm_dims(layer, stage))
+        if reason is not None:
+            raise UserError(
+                f"backend {name} cannot take {stage} of {layer.model} at --tp {layer.tp}: {reason}, choose"
+                f" another --tp ({_degrees(computes, layer)})"
+            )
+
+
+def _degrees(computes: Computes, layer: Layer) -> str:
+    """The degrees that fit, in words."""
+    whole = layer.inter_dim * layer.tp
+    fit = []
+    for degree in (d for d in range(1, 65) if whole % (2 * d) == 0):
+        other = replace(layer, inter_dim=whole // degree, tp=degree)
+        if all(computes.layout(*gemm_dims(other, stage)) is None for stage in Stage):
+            fit.append(str(degree))
+    return f"{', '.join(fit)} would do" if fit else "none would do: it takes another --backend"
+
+
+def require_default(backend: object, layer: Layer, space: BoundSpace) -> None:
+    """Makes sure that what ships computes the layer, where the kernels do not see to it themselves.
+
+    Raises:
+        UserError: it breaks a rule of the space, as the runtime on the card would say.
+    """
+    if not isinstance(backend, DeclaresComputes) or not backend.computes.strict:
+        return
+    rule = space.broken_rule(space.default)
+    if rule is not None:
+        raise UserError(
+            f"what {space.space.backend} ships is not legal in {space.space.stage} of {layer.model} at --tp"
+            f" {layer.tp}, it breaks {rule.name} ({rule.reason}): choose another --tp or --backend"
+        )
+
+
+def require_computed(backend: object, name: str, layer: Layer) -> None:
+    """Makes sure that a backend computes what a layer's model needs, and takes its dimensions.
+
+    Raises:
+        UserError: it does not, with the value, its key, what it computes and the remedy.
+    """
+    needs = layer.needs or PLAIN
+    if not isinstance(backend, DeclaresComputes):
+        if needs == PLAIN:
+            return
+        first = next(refusals(Computes("what it does not say"), needs))
+        raise UserError(
+            f"{layer.model} needs {first}; backend {name} does not say what it computes: give it an attribute"
+            " `computes` (docs/add-a-backend.md)"
+        )
+    missing = list(refusals(backend.computes, needs))
+    if missing:
+        raise UserError(
+            f"backend {name} does not compute the experts of {layer.model}: they have"
+            f" {'; and '.join(missing)}.{_asked(backend, layer, needs)} {_remedy(backend.computes, needs)}"
+        )
+    require_layout(name, backend.computes, layer)
+
+
+def _asked(backend: object, layer: Layer, needs: Needs) -> str:
+    said = backend.looked_for(layer, needs.scheme) if needs.scheme and isinstance(backend, LooksUp) else ""
+    return f" {said}." if said else ""
+
+
+def _remedy(computes: Computes, needs: Needs) -> str:
+    if any(refusals(computes, replace(needs, scheme=None))):
+        return "What would be tuned is not the layer that is served: no backend here is for this model"
+    others = [
+        other
+        for other, theirs in declared()
+        if not any(refusals(theirs, needs)) and needs.scheme in theirs.schemes
+    ]
+    use = f"Use --backend {' or '.join(others)}, or say" if others else "No backend here takes them: say"
+    return f"{use} --requantised if you serve the experts in the backend's numbers, not in the checkpoint's"
+
+
+def declared() -> Iterator[tuple[str, Computes]]:
+    """The shipped backends with what they compute."""
+    from autotune.protocol.registry import backend_names, load_backend
+
+    for name in backend_names():
+        backend = load_backend(name)
+        if isinstance(backend, DeclaresComputes):
+            yield name, backend.computes

@@ -1,0 +1,1 @@
+"""Search spaces: knobs, values, defaults and the rules of legality."""

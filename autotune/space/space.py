@@ -1,0 +1,415 @@
+"""Search spaces: parameters, defaults and legality, read from `search_spaces/*/*.toml`.
+
+A `Space` is what a file says. `Space.at(...)` binds it to one layer, token count and device: a
+`BoundSpace`, which knows its legal configs.
+"""
+
+import hashlib
+import random
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import UserError
+from autotune.machine.devices import Device
+from autotune.problem.layer import Layer, Stage, gemm_dims
+from autotune.resources import data_dir
+from autotune.space.config import UNSET, Config, Value, value_text
+from autotune.space.expressions import Expression
+
+_GIVEN = frozenset(
+    {
+        "unset",
+        "model_dim",
+        "inter_dim",
+        "experts",
+        "top_k",
+        "tokens",
+        "n",
+        "k",
+        "arch",
+        "lds_bytes",
+        "wave_size",
+    }
+)
+"""What an expression may name beside the space's own knobs: see `Space.at`."""
+
+
+@dataclass(frozen=True)
+class Param:
+    """One knob.
+
+    Attributes:
+        values: what it may be; `None` is "unset".
+        default: what ships.
+        arch: prefixes of the architectures that have it; empty: all.
+        option: the compiler option that must exist for it, or "".
+        coupled: its effect reaches beyond its own stage, so the final of a layer tries all its values.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    default: Value
+    doc: str
+    arch: tuple[str, ...] = ()
+    option: str = ""
+    coupled: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition that every legal config meets, with its reason."""
+
+    name: str
+    require: Expression
+    reason: str
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What a model of the space sees of a config besides its knobs: a positive size, taken by its logarithm.
+
+    Knobs act together: bytes in flight are tile times depth. A model that is told so need not find it out.
+    """
+
+    name: str
+    size: Expression
+    doc: str
+
+
+@dataclass(frozen=True)
+class Override:
+    """Defaults that hold under a condition on the problem or device."""
+
+    when: Expression
+    values: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search-space file.
+
+    Attributes:
+        digest: SHA-256 of the file's text, hex: stored results name the space that they belong to.
+    """
+
+    backend: str
+    generation: str
+    stage: Stage
+    doc: str
+    params: tuple[Param, ...]
+    rules: tuple[Rule, ...]
+    overrides: tuple[Override, ...]
+    digest: str
+    features: tuple[Feature, ...] = ()
+
+    def at(
+        self, layer: Layer, tokens: int, device: Device, options: frozenset[str] | None = None
+    ) -> "BoundSpace":
+        """The space of one problem on one device.
+
+        Args:
+            tokens: tokens that the layer sees.
+            options: options that the installed compiler knows; None: all.
+        """
+        params = tuple(
+            param
+            for param in self.params
+            if (not param.arch or device.arch.startswith(param.arch))
+            and (not param.option or options is None or param.option in options)
+        )
+        n, k = gemm_dims(layer, self.stage)
+        variables: dict[str, Any] = {
+            "unset": UNSET,
+            "model_dim": layer.model_dim,
+            "inter_dim": layer.inter_dim,
+            "experts": layer.experts,
+            "top_k": layer.top_k,
+            "tokens": tokens,
+            "n": n,
+            "k": k,
+            "arch": device.arch,
+            "lds_bytes": device.lds_bytes,
+            "wave_size": device.wave_size,
+            # A knob that this device does not have is unset in the rules that mention it.
+            **{param.name: UNSET for param in self.params},
+        }
+        return BoundSpace(self, params, variables)
+
+
+class BoundSpace:
+    """A space at one layer, token count and device.
+
+    Attributes:
+        whole: the space that this one is a part of; itself where it is no part.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        params: tuple[Param, ...],
+        variables: Mapping[str, Any],
+        whole: "BoundSpace | None" = None,
+    ) -> None:
+        self.space = space
+        self.params = params
+        self.whole = whole or self
+        self._variables = variables
+        # A rule is decided as soon as the last knob that it names is: illegal branches are never entered.
+        order = {param.name: index for index, param in enumerate(params)}
+        self._decided: list[list[Rule]] = [[] for _ in range(len(params) + 1)]
+        for rule in space.rules:
+            last = max((order[name] + 1 for name in rule.require.names if name in order), default=0)
+            self._decided[last].append(rule)
+
+    def within(self, params: tuple[Param, ...]) -> "BoundSpace":
+        """The same space with fewer values: `params` are its own, some of them narrowed.
+
+        Its default is the whole space's, which may lie outside.
+        """
+        return BoundSpace(self.space, params, self._variables, self.whole)
+
+    @cached_property
+    def default(self) -> Config:
+        """What ships for this problem."""
+        values = {param.name: param.default for param in self.params}
+        for override in self.space.overrides:
+            if override.when(self._variables):
+                values.update({k: v for k, v in override.values.items() if k in values})
+                break
+        return Config(values)
+
+    def broken_rule(self, config: Config) -> Rule | None:
+        """The first rule that `config` breaks; None when it is legal.
+
+        Raises:
+            UserError: the config names a knob or value that the space does not have, or lacks one.
+        """
+        where = f"{self.space.backend} {self.space.stage}"
+        for param in self.params:
+            if param.name not in config:
+                raise UserError(f"the config lacks {param.name}, a knob of {where}: add {param.name}=…")
+            if not _offers(param, config[param.name]):
+                offered = ", ".join(value_text(v) for v in param.values)
+                raise UserError(
+                    f"{param.name}={value_text(config[param.name])} is not in the {where} space:"
+                    f" use one of {offered}"
+                )
+        unknown = sorted(config.keys() - {param.name for param in self.params})
+        if unknown:
+            known = ", ".join(param.name for param in self.params)
+            raise UserError(f"{where} has no knob {unknown[0]} on this device: it has {known}")
+        variables = {**self._variables, **config}
+        return next((rule for rule in self.space.rules if not rule.require(variables)), None)
+
+    def features(self, config: Config) -> list[float]:
+        """The sizes of the space's features, in its order."""
+        variables = {**self._variables, **config}
+        return [float(feature.size(variables)) for feature in self.space.features]
+
+    def is_legal(self, config: Config) -> bool:
+        """Whether `config` is of this space; of a part, what the rest of the whole space has is not.
+
+        Raises:
+            UserError: the config names a knob or value that the whole space does not have, or lacks one.
+        """
+        if self.whole is not self and not all(
+            _offers(param, config[param.name]) for param in self.params if param.name in config
+        ):
+            return False
+        return self.broken_rule(config) is None
+
+    def complete(self, partial: Mapping[str, Value]) -> Config:
+        """`partial` with the default for every knob that it leaves out."""
+        return Config({**self.default, **partial})
+
+    @cached_property
+    def raw_size(self) -> int:
+        """Assignments, legal or not."""
+        size = 1
+        for param in self.params:
+            size *= len(param.values)
+        return size
+
+    @cached_property
+    def size(self) -> int:
+        """Legal configs."""
+        # Knobs after the last ruled one multiply the count without being walked.
+        return self._free * sum(1 for _ in self._walk(0, dict(self._variables), self._last_ruled))
+
+    @cached_property
+    def _last_ruled(self) -> int:
+        """Knobs up to the last that a rule names."""
+        ruled = {name for rule in self.space.rules for name in rule.require.names}
+        return max((i + 1 for i, param in enumerate(self.params) if param.name in ruled), default=0)
+
+    @cached_property
+    def _free(self) -> int:
+        """Assignments of the knobs after that."""
+        return prod(len(param.values) for param in self.params[self._last_ruled :])
+
+    def __iter__(self) -> Iterator[Config]:
+        """Every legal config, in the order of the file."""
+        names = [param.name for param in self.params]
+        for variables in self._walk(0, dict(self._variables), len(self.params)):
+            yield Config({name: variables[name] for name in names})
+
+    def _walk(
+        self, depth: int, variables: dict[str, Any], stop: int, rng: random.Random | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Assignments of the first `stop` knobs that break no rule; with `rng` in random order."""
+        if not all(rule.require(variables) for rule in self._decided[depth]):
+            return
+        if depth == stop:
+            yield variables
+            return
+        param = self.params[depth]
+        before = variables[param.name]
+        for value in param.values if rng is None else rng.sample(param.values, len(param.values)):
+            variables[param.name] = value
+            yield from self._walk(depth + 1, variables, stop, rng)
+        variables[param.name] = before
+
+    def neighbours(self, config: Config) -> list[Config]:
+        """Legal configs that differ from `config` in one knob."""
+        near = (
+            config.replaced(**{param.name: value})
+            for param in self.params
+            for value in param.values
+            if value != config[param.name]
+        )
+        return [other for other in near if self.is_legal(other)]
+
+    def draw(self, rng: random.Random, count: int) -> list[Config]:
+        """So many different legal configs, all equally likely, in the order of the file.
+
+        Walks the whole space, which takes seconds where it has hundreds of thousands; blind draws for a few
+        thousand configs take longer where few are legal.
+
+        Raises:
+            ValueError: the space has fewer.
+        """
+        chosen = iter(sorted(rng.sample(range(self.size), count)))
+        names = [param.name for param in self.params]
+        made: list[Config] = []
+        wanted = next(chosen, None)
+        for block, ruled in enumerate(self._walk(0, dict(self._variables), self._last_ruled)):
+            while wanted is not None and wanted < (block + 1) * self._free:
+                rest, values = wanted - block * self._free, dict(ruled)
+                for param in reversed(self.params[self._last_ruled :]):
+                    rest, place = divmod(rest, len(param.values))
+                    values[param.name] = param.values[place]
+                made.append(Config({name: values[name] for name in names}))
+                wanted = next(chosen, None)
+        return made
+
+    def sample(self, rng: random.Random) -> Config:
+        """A legal config, at random: every one can come up.
+
+        Uniform as long as a few hundred draws from the raw space hit a legal one. Where legal configs are
+        rarer, a descent with random turns, which favours configs whose early knobs leave few choices.
+
+        Raises:
+            ValueError: no config is legal.
+        """
+        for _ in range(300):
+            config = Config({param.name: rng.choice(param.values) for param in self.params})
+            if self.is_legal(config):
+                return config
+        found = next(self._walk(0, dict(self._variables), len(self.params), rng), None)
+        if found is None:
+            raise ValueError(f"no {self.space.backend} {self.space.stage} config is legal here")
+        return Config({param.name: found[param.name] for param in self.params})
+
+
+def _offers(param: Param, value: Value) -> bool:
+    # True == 1 in Python, but they are two values with two keys here.
+    return any(type(value) is type(offered) and value == offered for offered in param.values)
+
+
+def load_space(path: Path) -> Space:
+    """Reads a search-space file.
+
+    Raises:
+        UserError: the file is not a search space.
+    """
+    try:
+        return parse_space(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no search space ({error}): compare it with the shipped ones") from error
+
+
+def parse_space(text: str) -> Space:
+    """The space that a file's text describes.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it describes none.
+    """
+    return _space(tomllib.loads(text), hashlib.sha256(text.encode()).hexdigest())
+
+
+def _space(raw: Mapping[str, Any], digest: str) -> Space:
+    params = tuple(
+        Param(
+            name=name,
+            values=tuple(_value(v) for v in entry["values"]),
+            default=_value(entry["default"]),
+            doc=entry["doc"],
+            arch=tuple(entry.get("arch", ())),
+            option=entry.get("option", ""),
+            coupled=entry.get("coupled", False),
+        )
+        for name, entry in raw["params"].items()
+    )
+    known = _GIVEN | {param.name for param in params}
+    for param in params:
+        if param.default not in param.values:
+            raise ValueError(f"{param.name}'s default is not among its values")
+    rules = tuple(
+        Rule(entry["name"], Expression.parse(entry["require"]), entry["reason"])
+        for entry in raw.get("rules", ())
+    )
+    overrides = tuple(
+        Override(Expression.parse(entry["when"]), {k: _value(v) for k, v in entry["set"].items()})
+        for entry in raw.get("defaults", ())
+    )
+    features = tuple(
+        Feature(entry["name"], Expression.parse(entry["size"]), entry["doc"])
+        for entry in raw.get("features", ())
+    )
+    for expression in (
+        *(rule.require for rule in rules),
+        *(override.when for override in overrides),
+        *(feature.size for feature in features),
+    ):
+        if unknown := expression.names - known:
+            raise ValueError(f"{expression.text!r} names {', '.join(sorted(unknown))}, which nothing defines")
+    return Space(
+        raw["backend"],
+        raw["generation"],
+        Stage(raw["stage"]),
+        raw.get("doc", ""),
+        params,
+        rules,
+        overrides,
+        digest,
+        features,
+    )
+
+
+def _value(raw: Any) -> Value:
+    if raw == "unset":
+        return UNSET
+    if not isinstance(raw, int | str | bool):
+        raise TypeError(f"{raw!r} is neither whole number, text nor truth value")
+    return raw
+
+
+def shipped_spaces(backend: str) -> dict[Stage, Space]:
+    """The spaces of a backend that ship with the tool, by stage; empty when it has none."""
+    found: Sequence[Path] = sorted((data_dir("search_spaces") / backend).glob("*.toml"))
+    return {space.stage: space for space in map(load_space, found)}

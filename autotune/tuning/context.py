@@ -1,0 +1,157 @@
+"""A tuning run's request, result and state: what passes between its parts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from autotune.check.judged import Judged
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import Kind, Target
+from autotune.measure.settings import MeasureSettings
+from autotune.problem.layer import Problem, Stage
+from autotune.protocol.backend import Backend
+from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Measurement
+from autotune.search.driver import Task
+from autotune.search.study import StageSearch
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace
+from autotune.store.records import TrialRecord, WinnerRecord
+from autotune.store.store import Store
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to tune, where, and with which effort.
+
+    Attributes:
+        trials: configs a stage of each problem; a space that fits is swept whole.
+        timeout_s: the search, and offline the checks, end after this time; None: never.
+        workers: compile processes.
+        measuring: conditions and limits on a live target.
+        guards: tokens at which a setting of the whole process is timed besides, where knobs are variables.
+        check_timeout_s: offline, checks of the short lists' machine code are given up after so long.
+        stop_when: a search ends when less gain than this fraction is to be expected; None: at its budget.
+        knobs: restrictions of the search spaces, `tile_k=256,512` or `stage1:tile_k=256`.
+        tries: configs to try whatever the search thinks of them, as `autotune measure --config` takes them.
+        command: the command line, for the record.
+    """
+
+    backend: str
+    problems: Sequence[Problem]
+    target: Target
+    trials: int
+    seed: int
+    sampler: str
+    workers: int
+    timeout_s: float | None = None
+    compile_timeout_s: float = 60.0
+    allow_spills: bool = False
+    measuring: MeasureSettings = MeasureSettings()  # noqa: RUF009 frozen
+    stop_when: float | None = None
+    check_timeout_s: float = 90.0
+    guards: tuple[int, ...] = ()
+    knobs: tuple[str, ...] = ()
+    tries: tuple[str, ...] = ()
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run found.
+
+    Attributes:
+        complete: every search used its budget.
+        best: the winner of each problem, or offline the best of its short list.
+        stopped: why searches ended before their budget, and what they left untried; a sentence each.
+        defaults: what ships, by shape and stage.
+        settings: what was timed for one setting of the process, and what was left out; a sentence each.
+        left_out: of each problem's final, who was not timed to the end and why; a sentence each.
+        checks: offline, verdicts on the machine code of short-listed configs and of what ships.
+    """
+
+    run: int
+    environment: Fingerprint
+    complete: bool
+    best: Sequence[WinnerRecord]
+    stopped: Sequence[str] = ()
+    checks: Sequence[Judged] = ()
+    defaults: Mapping[tuple[str, str], Config] = field(default_factory=dict)
+    settings: Sequence[str] = ()
+    left_out: Mapping[Problem, Sequence[str]] = field(default_factory=dict)
+
+
+class Listener(Protocol):
+    """Is told how a run goes, for a progress display."""
+
+    def on_start(self, tasks: dict[Task, StageSearch], *, resumed: int) -> None:
+        """The searches begin; `resumed` trials were in the store already."""
+
+    def on_trial(self, trial: TrialRecord, search: StageSearch) -> None:
+        """A trial is stored and told."""
+
+    def on_wait(self, sentence: str) -> None:
+        """Others are on the GPU; told from another thread."""
+
+    def on_check(self, problem: Problem) -> None:
+        """The machine code of a problem's short list is about to be executed."""
+
+    def on_confirm(self, problem: Problem, contenders: int) -> None:
+        """The final of a problem begins."""
+
+    def on_no_winner(self, problem: Problem, reason: str) -> None:
+        """A problem ends without a winner."""
+
+
+class Judge(Protocol):
+    """Decides between finalists."""
+
+    @property
+    def kind(self) -> Kind:
+        """What its figures are."""
+
+    @property
+    def workload(self) -> str:
+        """Text of the conditions."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The device and stack.
+
+        Raises:
+            UserError: they cannot be used.
+        """
+
+    def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure | None:
+        """One more window of a config; None: there is nothing new to learn."""
+
+    def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
+        """Paired rounds; the default is the first finalist."""
+
+
+@dataclass
+class Tuning:
+    """A run under way.
+
+    Attributes:
+        checks_until: on the monotonic clock, when checks of machine code are given up.
+    """
+
+    request: RunRequest
+    store: Store
+    listener: Listener
+    backend: Backend
+    environment: Fingerprint
+    id: int
+    searches: dict[Task, StageSearch] = field(default_factory=dict)
+    checks: list[Judged] = field(default_factory=list)
+    left_out: dict[Problem, Sequence[str]] = field(default_factory=dict)
+    checks_until: float | None = None
+
+    def space(self, problem: Problem, stage: Stage) -> BoundSpace:
+        """The space on the target, of a guard too, which has no search."""
+        return self.backend.space(problem.layer, problem.tokens, stage, self.request.target.device)
+
+    def default(self, problem: Problem) -> LayerConfig:
+        """What ships for a problem."""
+        one, two = (self.space(problem, stage).default for stage in Stage)
+        return LayerConfig(one, two)

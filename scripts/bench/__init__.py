@@ -1,0 +1,1 @@
+"""Recording and replaying of whole tables, for the benchmarks beside this folder."""
