@@ -10,14 +10,6 @@ from autotune.problem.layer import Problem, Stage
 from autotune.space.config import Config
 
 
-class Kind(StrEnum):
-    """What a figure is. Only measured ones can be exported as winners."""
-
-    MEASURED = "measured"
-    ESTIMATE = "estimate"
-    REPLAYED = "replayed"
-
-
 class Status(StrEnum):
     """A trial's fate."""
 

@@ -28,7 +28,6 @@ from bench.beside import Timed, contenders, side_by_side
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.machine.fingerprint import Fingerprint
-from autotune.machine.targets import resolve_target
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Layer, Problem, Stage, parse_shapes, problems
@@ -37,6 +36,7 @@ from autotune.problem.routing import UNIFORM
 from autotune.protocol.registry import load_backend
 from autotune.report.limits import BYTES, weight_bytes
 from autotune.results import Failure
+from autotune.tuning.targets import resolve_target
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from autotune.errors import UserError
-from autotune.machine.targets import resolve_target
 from autotune.measure.confirm import decide_again
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
@@ -30,6 +29,7 @@ from autotune.results import Confirmation, Failure, LayerConfig, Measurement
 from autotune.search.choose import Ranked, finalists
 from autotune.search.race import settle
 from autotune.space.config import Config
+from autotune.tuning.targets import resolve_target
 
 RUNTIME = "padded_runtime:make"
 

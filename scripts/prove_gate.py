@@ -122,11 +122,11 @@ def shares(launches: Sequence[Launch], cases: Sequence[Case], what: What, path: 
 
 def prove(backend: str, options: argparse.Namespace) -> dict[str, Any]:
     """One backend: rows of what ships, and of faults."""
-    from autotune.machine.targets import resolve_target
     from autotune.measure.workload import make_weights
     from autotune.problem.models import preset
     from autotune.protocol.registry import load_backend
     from autotune.protocol.runtime import load_runtime
+    from autotune.tuning.targets import resolve_target
 
     layer = Layer.of(preset(options.model), options.tp)
     kernels, device = load_backend(backend), resolve_target("live").device

@@ -32,7 +32,7 @@ from autotune.cli.progress import PlainProgress
 from autotune.compile.pool import CompilePool
 from autotune.errors import UserError
 from autotune.machine.devices import Device
-from autotune.machine.targets import Target, resolve_target
+from autotune.machine.targets import Target
 from autotune.measure.confirm import Comparison
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
@@ -44,6 +44,7 @@ from autotune.results import Compiled, Failure, Measurement
 from autotune.space.config import Config
 from autotune.store.store import Store
 from autotune.tuning.run import RunRequest, run
+from autotune.tuning.targets import resolve_target
 
 PADDED = "padded_runtime:make"
 SLOWER = 0.03

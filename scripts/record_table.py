@@ -28,13 +28,13 @@ from bench.subspace import KEPT, Values, bounded, parse_kept
 from bench.sweep import SweepSettings
 
 from autotune.errors import UserError
-from autotune.machine.targets import resolve_target
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Layer, Stage, parse_shapes, problems
 from autotune.problem.models import PRESETS, preset
 from autotune.problem.routing import Routing
 from autotune.protocol.registry import backend_names, load_backend
 from autotune.replay.files import SUFFIX, write_table
+from autotune.tuning.targets import resolve_target
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,10 +4,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from autotune.compile.estimate import Work
 from autotune.machine.devices import DEVICES, Device
 from autotune.machine.targets import Target
 from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.backend import Work
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace, load_space

@@ -137,5 +137,6 @@ def test_a_taken_port_is_told() -> None:
 
 
 def test_nothing_of_it_is_imported_before_it_is_needed() -> None:
-    code = "import sys, autotune.report.dashboard; sys.exit(bool({'optuna_dashboard', 'optuna'} & set(sys.modules)))"
+    loaded = "{'optuna_dashboard', 'optuna'} & set(sys.modules)"
+    code = f"import sys, autotune.report.dashboard; sys.exit(bool({loaded}))"
     assert subprocess.run([sys.executable, "-c", code], env=env(), check=False).returncode == 0

@@ -11,7 +11,7 @@ import pytest
 from autotune.errors import UserError
 from autotune.machine import targets
 from autotune.machine.devices import DEVICES
-from autotune.machine.targets import resolve_target
+from autotune.tuning.targets import resolve_target
 
 
 def _answers(monkeypatch: pytest.MonkeyPatch, *codes: int) -> None:

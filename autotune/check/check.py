@@ -13,15 +13,14 @@ from autotune.check.judge import Incorrect, Judge
 from autotune.emulate import EmulationError, Fault, Kernel, NotEmulated
 from autotune.errors import UserError
 from autotune.machine.devices import Device
-from autotune.machine.targets import TRITON_DISTRIBUTIONS, package_version
 from autotune.problem.layer import Layer, Stage
 from autotune.protocol.backend import Listing
 from autotune.protocol.runtime import Path
 from autotune.results import CompilerVersion, Verdict, VerdictStatus
 from autotune.space.config import Config
 
-# Modules with `executions` and, where outputs are rounded more than once, `path`. Imported when asked for:
-# they need their backend's compiler.
+# Modules with `compiler`, `executions` and, where outputs are rounded more than once, `path`. Imported when
+# asked for: they need their backend's compiler.
 _BACKENDS: Mapping[str, str] = {
     "triton": "autotune.backends.triton.check",
     "flydsl": "autotune.backends.flydsl.check",
@@ -46,12 +45,8 @@ def compiler_of(backend: str) -> CompilerVersion:
         UserError: it is not installed.
     """
     require_checks(backend)
-    if backend == "flydsl":
-        from autotune.backends.flydsl.tree import find_tree
-        from autotune.backends.flydsl.wheel import matching_wheel
-
-        return CompilerVersion("flydsl", matching_wheel(find_tree()))
-    return CompilerVersion("triton", package_version(*TRITON_DISTRIBUTIONS) or "unknown")
+    version: CompilerVersion = import_module(_BACKENDS[backend]).compiler()
+    return version
 
 
 def check_listing(

@@ -96,12 +96,12 @@ def check(
     from autotune.check.check import require_checks
     from autotune.check.judged import Checks
     from autotune.errors import UserError
-    from autotune.machine.targets import resolve_target
     from autotune.problem.layer import Stage
     from autotune.protocol.registry import load_backend
     from autotune.report.checks import judged_json, lines, summary
     from autotune.store.store import Store
     from autotune.tuning.subjects import by_stage
+    from autotune.tuning.targets import resolve_target
 
     if stage is not None and stage not in list(Stage):
         raise UserError(f"--stage {stage!r} is no stage: use stage1 or stage2")

@@ -76,11 +76,11 @@ def confirm(
     import sys
     from functools import partial
 
-    from autotune.machine.targets import resolve_target
     from autotune.measure.settings import MeasureSettings
     from autotune.protocol.registry import load_backend
     from autotune.store.store import Store
     from autotune.tuning.reconfirm import reconfirm
+    from autotune.tuning.targets import resolve_target
 
     show_only(device)
     problems = make_problems(

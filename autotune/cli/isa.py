@@ -76,13 +76,13 @@ def isa(
     """
     from autotune.backends.listing import listings
     from autotune.errors import UserError
-    from autotune.machine.targets import resolve_target
     from autotune.problem.layer import Stage
     from autotune.protocol.registry import load_backend
     from autotune.report.executed import executed_json, print_executed
     from autotune.report.isa import compare, print_comparison
     from autotune.space.config import Config
     from autotune.tuning.subjects import by_stage
+    from autotune.tuning.targets import resolve_target
 
     problems = make_problems(
         make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),

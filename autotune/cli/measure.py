@@ -80,12 +80,12 @@ def measure(
     """
     from dataclasses import asdict
 
-    from autotune.machine.targets import resolve_target
     from autotune.measure.pool import Measurer, layer_environment
     from autotune.measure.settings import MeasureSettings
     from autotune.protocol.registry import load_backend
     from autotune.results import Failure
     from autotune.tuning.subjects import Resolver
+    from autotune.tuning.targets import resolve_target
 
     show_only(device)
     problems = make_problems(

@@ -177,7 +177,7 @@ def run(
 
       autotune run --target offline:mi325x --shape m4 --json
     """
-    from autotune.machine.targets import resolve_target
+    from autotune.tuning.targets import resolve_target
 
     processes, capped = at_most_cores(workers)
     for line in capped:

@@ -37,10 +37,10 @@ def spaces(
 
     Example: autotune spaces --shape m1,m4 --concurrency 1,40
     """
-    from autotune.machine.targets import resolve_target
     from autotune.problem.layer import Stage
     from autotune.protocol.registry import load_backend
     from autotune.report.spaces import describe, print_spaces
+    from autotune.tuning.targets import resolve_target
 
     layer = make_layer(
         model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend

@@ -20,11 +20,11 @@ machine code.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import ceil
 from typing import Any, Final
 
 from autotune.machine.devices import Device
+from autotune.protocol.backend import Work
 from autotune.results import StaticFacts
 
 PROMISED: Final = "estimate v1"
@@ -36,21 +36,6 @@ EXECUTED: Final = "estimate v2, executed"
 # Assumptions, not measurements: the order of an HBM access on CDNA3 and of a graph-launched empty kernel.
 _LATENCY_S = 0.8e-6
 _LAUNCH_US = 2.0
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one launch asks of the device.
-
-    Attributes:
-        bytes_moved: expected bytes read and written, each once.
-        workgroups: that do work.
-        bytes_in_flight: bytes of loads that one workgroup has outstanding in its main loop.
-    """
-
-    bytes_moved: float
-    workgroups: float
-    bytes_in_flight: float
 
 
 def executed_work(work: Work, counts: Mapping[str, Any]) -> Work | None:

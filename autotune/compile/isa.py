@@ -4,8 +4,13 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
+from autotune.machine.devices import Device
 from autotune.results import StaticFacts
+
+if TYPE_CHECKING:
+    from triton.backends.compiler import GPUTarget
 
 _INSTRUCTION = re.compile(r"^\s+([a-z]+_[a-z0-9_]+)\b", re.MULTILINE)
 _DEBUG = (".loc", ".file", ".cfi_", ".Ltmp", ".Lfunc_", ".ident", ".section", ".set", ".globl", ".type")
@@ -67,3 +72,11 @@ def static_facts(asm: str, *, dynamic_lds_bytes: int = 0) -> StaticFacts:
         lds_ops=_sum(counts, ("ds_",)),
         instructions=counts.total(),
     )
+
+
+def gpu_target(device: Device) -> "GPUTarget":
+    """Triton's name for a device."""
+    from triton.backends.compiler import GPUTarget
+
+    arch: Any = device.arch if device.runtime == "hip" else int(re.sub(r"\D", "", device.arch))
+    return GPUTarget(device.runtime, arch, device.wave_size)

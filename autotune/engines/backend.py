@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from functools import cache
 from typing import ClassVar, Final
 
-from autotune.compile.estimate import Work
 from autotune.engines.moe import ENGINE_TITLES, Quantisation, fused_by_sglang
 from autotune.kernels.formats import grouped_misfit, misfit
 from autotune.machine.devices import Device
 from autotune.problem.arithmetic import GROUPED_INT4, Computes, Scales, Scheme
 from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
 from autotune.problem.models import family_of
-from autotune.protocol.backend import CompileRefused
+from autotune.protocol.backend import CompileRefused, Work
 from autotune.protocol.legality import require_layout
 from autotune.results import Compiled, LayerConfig, StaticFacts
 from autotune.space.config import Config

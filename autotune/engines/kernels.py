@@ -183,8 +183,7 @@ def compile_engine_kernel(
     Returns:
         Hash of the machine code, and its facts.
     """
-    from autotune.backends.triton.backend import gpu_target
-    from autotune.compile.isa import machine_code_hash, static_facts
+    from autotune.compile.isa import gpu_target, machine_code_hash, static_facts
     from autotune.compile.occupancy import with_occupancy
     from autotune.engines.specialise import compile_launch
 

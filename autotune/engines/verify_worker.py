@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from autotune.engines.stand_in import StandIn, StandIns
 
@@ -37,11 +37,11 @@ def main() -> None:
     lookups: dict[str, Callable[[dict[str, Any]], tuple[Lookup, Lookup]]] = {
         "sglang": _sglang,
         "vllm": _vllm,
-        "aiter": partial(_aiter, messages),
     }
     answer: dict[str, Any] = {"selected": {}, "defaults": {}, "error": None}
     try:
-        select, default = lookups[request["engine"]](request)
+        lookup = lookups.get(request["engine"]) or partial(_named(request["lookup"]), messages)
+        select, default = lookup(request)
         for tokens in request["tokens"]:
             answer["selected"][str(tokens)] = select(tokens)
             answer["defaults"][str(tokens)] = default(tokens)
@@ -139,10 +139,10 @@ def _vllm(request: dict[str, Any]) -> tuple[Lookup, Lookup]:
     return select, default
 
 
-def _aiter(messages: list[str], request: dict[str, Any]) -> tuple[Lookup, Lookup]:
-    from autotune.backends.aiter_main.verify_worker import aiter_lookup
-
-    return aiter_lookup(request, messages), lambda tokens: {}
+def _named(name: str) -> Callable[..., tuple[Lookup, Lookup]]:
+    """The lookup that a backend brings, `module:function`."""
+    module, _, function = name.partition(":")
+    return cast("Callable[..., tuple[Lookup, Lookup]]", getattr(_import(module), function))
 
 
 def _import(name: str) -> Any:

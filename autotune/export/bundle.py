@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autotune.errors import UserError
-
-MANIFEST = "manifest.json"
+from autotune.protocol.bundle import MANIFEST
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from autotune.backends.aiter_main.table import ServingAiter, table_content, writes_table
 from autotune.backends.env_knobs import EnvKnobs, env_knobs
 from autotune.errors import UserError
-from autotune.export.bundle import MANIFEST, write_bundle
+from autotune.export.bundle import write_bundle
 from autotune.export.env_file import env_files
 from autotune.export.formats import content_of
 from autotune.export.global_env import choose, decision_json, deployed
@@ -19,6 +19,7 @@ from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer
 from autotune.problem.models import FUSED_SHARED, known_needs, requantised
 from autotune.protocol.backend import Backend
+from autotune.protocol.bundle import MANIFEST
 from autotune.protocol.content import Place, Preview, estimate_note
 from autotune.protocol.legality import require_computed
 from autotune.protocol.mix import UNTOLD, Decision, Mix

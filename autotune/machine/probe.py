@@ -1,4 +1,4 @@
-"""Prints the GPU that torch sees as JSON, the fields of `autotune.machine.devices.Device`; run as a module."""
+"""Prints the GPU that torch sees as JSON, the fields of `machine.devices.Device`; run as a module."""
 
 import json
 from dataclasses import asdict, replace

@@ -6,18 +6,26 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from autotune import __version__
 from autotune.errors import UserError
 from autotune.machine.devices import DEVICES, Device
 from autotune.machine.fingerprint import Fingerprint
-from autotune.machine.targets import Kind
 
 DEFAULT_OFFLINE = "offline:mi325x"
 # ROCm and CUDA builds of torch bring Triton under other names than PyPI's.
 TRITON_DISTRIBUTIONS = ("triton", "triton-rocm", "pytorch-triton-rocm", "pytorch-triton")
 _GPU_NODES = ("/dev/kfd", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+
+
+class Kind(StrEnum):
+    """What a figure is. Only measured ones can be exported as winners."""
+
+    MEASURED = "measured"
+    ESTIMATE = "estimate"
+    REPLAYED = "replayed"
 
 
 @dataclass(frozen=True)
@@ -48,13 +56,13 @@ class Target:
 
 
 def resolve_target(name: str | None) -> Target:
-    """The target called `name`; without one the GPU that is here, else the offline MI325X.
+    """The device called `name`; without one the GPU that is here, else the offline MI325X.
+
+    A recorded table is a target too: `autotune.tuning.targets` knows it.
 
     Raises:
-        UserError: unknown target, no table there, or `live` on a machine without a usable GPU.
+        UserError: unknown target, or `live` on a machine without a usable GPU.
     """
-    if name is not None and name.startswith("replay:"):
-        return _replay(name)
     if name is not None and name.startswith("offline:"):
         device = DEVICES.get(name.removeprefix("offline:"))
         if device is None or device.runtime != "hip":
@@ -69,16 +77,6 @@ def resolve_target(name: str | None) -> Target:
         return Target(DEFAULT_OFFLINE, device, live=False, why=why)
     device = _live_device()
     return Target("live", device, live=True, why=f"Measuring on {device.name}.")
-
-
-def _replay(name: str) -> Target:
-    from autotune.replay.files import read_table
-
-    path = Path(name.removeprefix("replay:"))
-    table = read_table(path)
-    recorded = table.fingerprint.device
-    why = f"{path.name} answers, recorded on {recorded}: every time is replayed and none can be exported."
-    return Target(name, table.device, live=False, why=why, table=path, routing=table.routing.key)
 
 
 def _live_device() -> Device:

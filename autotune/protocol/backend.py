@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
-from autotune.compile.estimate import Work
 from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.results import Compiled
@@ -64,6 +63,21 @@ def remedy(reason: str) -> str | None:
     if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return "make it a folder that can be written, or name one in TRITON_CACHE_DIR (else it is under HOME)"
     return "put that right, then run the same command again"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one launch asks of the device.
+
+    Attributes:
+        bytes_moved: expected bytes read and written, each once.
+        workgroups: that do work.
+        bytes_in_flight: bytes of loads that one workgroup has outstanding in its main loop.
+    """
+
+    bytes_moved: float
+    workgroups: float
+    bytes_in_flight: float
 
 
 class Backend(Protocol):

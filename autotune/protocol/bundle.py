@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import UserError
-from autotune.export.bundle import MANIFEST
 
+MANIFEST = "manifest.json"
 ENV_FILE = "autotune.env"
 
 

@@ -4,7 +4,6 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from autotune.compile.estimate import Work
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.machine.fingerprint import Fingerprint
@@ -12,7 +11,7 @@ from autotune.machine.targets import Kind
 from autotune.measure import confirm as confirming
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Layer, Problem, Stage
-from autotune.protocol.backend import Backend, one_config
+from autotune.protocol.backend import Backend, Work, one_config
 from autotune.replay.machine import replayed_workload
 from autotune.replay.table import Table
 from autotune.results import Compiled, Confirmation, Failure, Finalist, Measurement

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from autotune.errors import UserError
-from autotune.export.bundle import MANIFEST
+from autotune.protocol.bundle import MANIFEST
 from autotune.store.records import WinnerRecord
 from autotune.store.rows import Reader, existing
 from autotune.store.schema import Winner

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from autotune.errors import UserError
-from autotune.export.bundle import MANIFEST
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import TRITON_DISTRIBUTIONS, Kind, package_version
+from autotune.protocol.bundle import MANIFEST
 from autotune.protocol.registry import load_backend
 from autotune.store.records import ExportRecord, WinnerRecord
 from autotune.store.store import Store

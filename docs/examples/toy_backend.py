@@ -2,10 +2,9 @@
 
 import hashlib
 
-from autotune.compile.estimate import Work
 from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Problem, Stage
-from autotune.protocol.backend import CompileRefused
+from autotune.protocol.backend import CompileRefused, Work
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace, parse_space

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from autotune.engines.source import SOURCE_VARIABLES, find_source
-from autotune.machine.targets import resolve_target
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.problem.models import preset
 from autotune.protocol.registry import load_backend
 from autotune.results import Failure, LayerConfig
+from autotune.tuning.targets import resolve_target
 
 KIMI = Layer.of(preset("kimi-k2.5-w4a8"), 8)
 

@@ -28,7 +28,6 @@ from autotune.check import judged
 from autotune.check.judged import Judged
 from autotune.cli import logfile
 from autotune.export.export import Selection, export
-from autotune.machine import targets
 from autotune.machine.devices import DEVICES
 from autotune.measure import pool
 from autotune.measure.confirm import Comparison
@@ -37,7 +36,7 @@ from autotune.report import dashboard
 from autotune.results import Compiled, StaticFacts
 from autotune.statistics import Interval, Verdict
 from autotune.store.store import Store
-from autotune.tuning import reconfirm
+from autotune.tuning import reconfirm, targets
 from tests.ab import made_up
 from tests.export.test_export import both, estimate, win
 from tests.export.winners import fingerprint

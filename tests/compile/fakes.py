@@ -7,10 +7,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from autotune.compile.estimate import Work
 from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Problem, Stage
-from autotune.protocol.backend import CompileRefused
+from autotune.protocol.backend import CompileRefused, Work
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace, load_space

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.compile.constraints import refusal
-from autotune.compile.estimate import Work, estimate_us, executed_work
+from autotune.compile.estimate import estimate_us, executed_work
 from autotune.compile.isa import instruction_counts, machine_code_hash, static_facts
 from autotune.compile.occupancy import waves_by_registers, waves_per_simd, workgroups_per_cu
 from autotune.machine.devices import DEVICES, KIB
+from autotune.protocol.backend import Work
 from autotune.results import StaticFacts
 from autotune.space.space import parse_space
 from tests.spaces import KIMI, MI325X, TEXT

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from triton.runtime import driver
 
-from autotune.backends.triton.backend import gpu_target
+from autotune.compile.isa import gpu_target
 from autotune.engines.kernels import Launch
 from autotune.engines.specialise import AbsentCard, compile_launch
 from autotune.machine.devices import DEVICES, Device

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from autotune.errors import UserError
 from autotune.export import bundle
-from autotune.export.bundle import MANIFEST, write_bundle
+from autotune.export.bundle import write_bundle
 from autotune.export.env_file import env_text
+from autotune.protocol.bundle import MANIFEST
 
 
 def _content(folder: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import autotune.machine.targets
+import autotune.tuning.targets
 from autotune.cli.compare import compare
 from autotune.cli.confirm import confirm
 from autotune.cli.measure import measure
@@ -35,7 +35,7 @@ SLOW = LayerConfig(fake_config(10), fake_config(10))
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A live target, and the tiny layer for every model."""
-    monkeypatch.setattr(autotune.machine.targets, "resolve_target", lambda name: TARGET)
+    monkeypatch.setattr(autotune.tuning.targets, "resolve_target", lambda name: TARGET)
     for command in ("measure", "compare", "confirm"):
         monkeypatch.setattr(f"autotune.cli.{command}.make_layer", lambda *_, **__: TINY)
 

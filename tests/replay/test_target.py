@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from autotune.cli import app
 from autotune.errors import UserError
 from autotune.export.export import Selection, select
-from autotune.machine.targets import Kind, resolve_target
+from autotune.machine.targets import Kind
 from autotune.protocol.backend import one_config
 from autotune.protocol.registry import load_backend
 from autotune.replay.table import Table
@@ -23,6 +23,7 @@ from autotune.search.driver import Task
 from autotune.search.study import StageSearch
 from autotune.store.store import Store
 from autotune.tuning.run import RunRequest, RunResult, run
+from autotune.tuning.targets import resolve_target
 
 
 class Silent:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from autotune.cli.progress import Tally
-from autotune.machine.targets import resolve_target
 from autotune.problem.layer import Stage
 from autotune.results import StaticFacts, Status
 from autotune.search.resume import known_results
@@ -14,6 +13,7 @@ from autotune.search.study import StageSearch
 from autotune.store.store import Store
 from autotune.tuning.context import RunRequest, Tuning
 from autotune.tuning.searches import resume
+from autotune.tuning.targets import resolve_target
 from tests.live_stand_in import StandIn
 from tests.spaces import toy_space
 from tests.store.examples import M4, MI325X, begin, config, failed, trial

@@ -11,11 +11,11 @@ from autotune.backends.sglang.export import sglang_content
 from autotune.backends.vllm.export import vllm_content
 from autotune.engines.backend import EngineBackend
 from autotune.engines.source import EngineSource
-from autotune.export.bundle import MANIFEST, write_bundle
+from autotune.export.bundle import write_bundle
 from autotune.export.env_file import env_files
 from autotune.export.manifest import manifest_json
 from autotune.machine.devices import DEVICES
-from autotune.protocol.bundle import Bundle
+from autotune.protocol.bundle import MANIFEST, Bundle
 from autotune.protocol.content import Content, Place
 from autotune.protocol.registry import load_backend
 from autotune.store.records import WinnerRecord

@@ -15,12 +15,11 @@ from autotune.backends.flydsl.compiler import Unsupported
 from autotune.backends.flydsl.request import GATES, Request, whole
 from autotune.backends.flydsl.tree import FlydslTree, Generation, find_tree
 from autotune.backends.flydsl.wheel import flydsl_python, wheel_version
-from autotune.compile.estimate import Work
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.problem.arithmetic import W4A8, Computes
 from autotune.problem.layer import Layer, Problem, Stage
-from autotune.protocol.backend import Listing
+from autotune.protocol.backend import Listing, Work
 from autotune.protocol.legality import require_layout
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import UNSET, Config, Value

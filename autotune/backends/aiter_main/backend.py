@@ -16,13 +16,12 @@ from autotune.backends.flydsl.compiler import Unsupported
 from autotune.backends.flydsl.request import Request, whole
 from autotune.backends.flydsl.tree import FlydslTree, open_tree
 from autotune.backends.flydsl.wheel import flydsl_python, wheel_version
-from autotune.compile.estimate import Work
 from autotune.errors import UserError
 from autotune.kernels.formats import grouped_misfit
 from autotune.machine.devices import Device
 from autotune.problem.arithmetic import GROUPED_INT4, W4A8, Computes
 from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
-from autotune.protocol.backend import CompileRefused, Listing
+from autotune.protocol.backend import CompileRefused, Listing, Work
 from autotune.protocol.legality import require_layout
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import UNSET, Config

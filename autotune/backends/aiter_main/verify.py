@@ -80,6 +80,7 @@ def _ask(
     environment = {**bundle.variables, VARIABLE: os.pathsep.join(map(str, tables))}
     request = {
         "engine": "aiter",
+        "lookup": "autotune.backends.aiter_main.verify_worker:aiter_lookup",
         "root": str(root),
         "scratch": str(scratch / "merged"),
         "key": lookup["key"],

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from autotune.engines.stand_in import StandIn, StandIns
+from autotune.engines.verify_worker import Lookup
 
 FUSED_MOE = "aiter/fused_moe.py"
 CORE = "aiter/jit/core.py"
@@ -59,7 +60,7 @@ class Names:
         return Named(self._known.get(name, f"{self._prefix}.{name}"))
 
 
-def aiter_lookup(request: dict[str, Any], messages: list[str]) -> Callable[[int], dict[str, Any]]:
+def aiter_lookup(messages: list[str], request: dict[str, Any]) -> tuple[Lookup, Lookup]:
     """Selects by tokens, for each name of the weights' dtype: the kernels of both stages.
 
     Empty names are AITER's heuristics.
@@ -131,7 +132,7 @@ def aiter_lookup(request: dict[str, Any], messages: list[str]) -> Callable[[int]
         engine.get_2stage_cfgs.cache_clear()
         return {"kernelName1": one, "kernelName2": two, "bucket": engine.get_padded_M(tokens)}
 
-    return select
+    return select, lambda tokens: {}
 
 
 class _GateMode:

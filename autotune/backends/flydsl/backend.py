@@ -10,13 +10,12 @@ from autotune.backends.flydsl.compiler import LdsOverflow, assembly
 from autotune.backends.flydsl.request import THREADS, Request, gate_environment
 from autotune.backends.flydsl.tree import Generation, find_tree
 from autotune.backends.flydsl.wheel import compile_options, matching_wheel
-from autotune.compile.estimate import Work
 from autotune.compile.isa import machine_code_hash, static_facts
 from autotune.compile.occupancy import with_occupancy
 from autotune.machine.devices import Device
 from autotune.problem.arithmetic import W4A8, Computes
 from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
-from autotune.protocol.backend import Listing
+from autotune.protocol.backend import Listing, Work
 from autotune.protocol.legality import require_layout
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config, Value

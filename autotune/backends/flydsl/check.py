@@ -15,6 +15,7 @@ import numpy as np
 
 from autotune.backends.flydsl.request import Request
 from autotune.backends.flydsl.tree import Generation, find_tree
+from autotune.backends.flydsl.wheel import matching_wheel
 from autotune.check.execution import Argument, Execution
 from autotune.check.judge import POISON_BF16, Incorrect, Judge, bf16
 from autotune.check.operands import Array, Operands
@@ -22,6 +23,7 @@ from autotune.check.sample import Block, blocks_of, full, of_token, served
 from autotune.emulate import Kernel, Memory, Pointer
 from autotune.problem.layer import Layer, Stage, gemm_dims
 from autotune.protocol.runtime import Path
+from autotune.results import CompilerVersion
 from autotune.space.config import Config
 
 _WEIGHTS = 0x1000_0000_0000
@@ -59,6 +61,15 @@ class Tiling:
             sort_block or request.tile_m,
             "hardware" if main else "strict",
         )
+
+
+def compiler() -> CompilerVersion:
+    """The FlyDSL wheel that the tree's kernels are compiled with.
+
+    Raises:
+        UserError: the tree or its wheel is not installed.
+    """
+    return CompilerVersion("flydsl", matching_wheel(find_tree()))
 
 
 def unpack(packed: Array, rows: Array, k: int) -> Array:

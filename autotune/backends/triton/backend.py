@@ -1,28 +1,26 @@
 """Backend `triton`: our own W4A8 kernels, compiled for CUDA and ROCm from one source."""
 
 import importlib.util
-import re
 import time
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from autotune.compile.estimate import Work
-from autotune.compile.isa import machine_code_hash, static_facts
+from autotune.compile.isa import gpu_target, machine_code_hash, static_facts
 from autotune.compile.occupancy import with_occupancy
 from autotune.errors import UserError
 from autotune.kernels.formats import misfit
 from autotune.machine.devices import Device
 from autotune.problem.arithmetic import W4A8, Computes
 from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
-from autotune.protocol.backend import CompileRefused, Listing
+from autotune.protocol.backend import CompileRefused, Listing, Work
 from autotune.protocol.legality import require_layout
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace, Space, shipped_spaces
 
 if TYPE_CHECKING:
-    from triton.backends.compiler import GPUTarget
+    pass
 
 
 class TritonW4A8:
@@ -106,14 +104,6 @@ class TritonW4A8:
             facts = StaticFacts(lds_bytes=kernel.metadata.shared)
         code = machine_code_hash(text, *launch)
         return Listing(text, Compiled(code, facts, time.perf_counter() - started))
-
-
-def gpu_target(device: Device) -> "GPUTarget":
-    """Triton's name for a device."""
-    from triton.backends.compiler import GPUTarget
-
-    arch: Any = device.arch if device.runtime == "hip" else int(re.sub(r"\D", "", device.arch))
-    return GPUTarget(device.runtime, arch, device.wave_size)
 
 
 def _require_triton() -> None:

@@ -19,11 +19,18 @@ from autotune.emulate import Kernel, Memory, Pointer
 from autotune.kernels.config import Stage2Config
 from autotune.kernels.sort import TOKEN_ROWS
 from autotune.kernels.spec import KernelSpec, buffers, grid, stage_spec
+from autotune.machine.targets import TRITON_DISTRIBUTIONS, package_version
 from autotune.problem.layer import Layer, Stage, gemm_dims
+from autotune.results import CompilerVersion
 from autotune.space.config import Config
 
 _WEIGHTS = 0x1000_0000_0000  # far from everything that is mapped without an address
 _DTYPES = {"bfloat16": np.uint16, "int8": np.int8, "float32": np.float32, "int32": np.int32}
+
+
+def compiler() -> CompilerVersion:
+    """The Triton that makes the binaries here."""
+    return CompilerVersion("triton", package_version(*TRITON_DISTRIBUTIONS) or "unknown")
 
 
 def unpack(packed: Array, rows: Array, k: int) -> Array:
