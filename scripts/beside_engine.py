@@ -34,7 +34,7 @@ from autotune.problem.layer import Layer, Problem, Stage, parse_shapes, problems
 from autotune.problem.models import PRESETS, preset
 from autotune.problem.routing import UNIFORM
 from autotune.protocol.registry import load_backend
-from autotune.report.limits import BYTES, weight_bytes
+from autotune.report.limits import stage_bytes, weights_of
 from autotune.results import Failure
 from autotune.tuning.targets import resolve_target
 
@@ -61,8 +61,8 @@ def beside(options: argparse.Namespace, layer: Layer) -> dict[str, Any]:
     bandwidth = _bandwidth(options.bandwidth, target.device)
     backends = {name: load_backend(name) for name in (options.ours, options.engine)}
     for name in backends:
-        if name not in BYTES:
-            raise UserError(f"how many bytes {name} reads is not known: add it to autotune/report/limits.py")
+        if weights_of(name) is None:
+            raise UserError(f"how many bytes {name} reads is not known: its registration must say so")
     shapes = problems(layer, parse_shapes(options.shape), [1], UNIFORM)
     settings = MeasureSettings(
         seed=options.seed, cold=options.cold, judge_rounds=options.rounds + options.rounds % 2
@@ -122,7 +122,9 @@ def _bandwidth(given: float | None, device: Device) -> float:
 def _row(
     problem: Problem, stage: Stage, backend: str, bandwidth: float, answer: Timed | Failure
 ) -> dict[str, Any]:
-    size = weight_bytes(problem, stage, backend)
+    weights = weights_of(backend)
+    assert weights is not None  # or nothing was timed
+    size = stage_bytes(problem, stage, weights)
     floor = size / bandwidth * 1e6
     row: dict[str, Any] = {
         "shape": problem.shape,

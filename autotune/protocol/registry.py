@@ -1,47 +1,130 @@
-"""Families of kernels behind one protocol; see `base.Backend`."""
+"""What each backend brings, registered once: by its package under `autotune.backends`, or by an entry point.
 
+Another distribution registers with an entry point of the group `autotune.backends`, whose name is the
+backend's and which leads to a `Registration`:
+
+    [project.entry-points."autotune.backends"]
+    toy = "toy_backend:REGISTRATION"
+
+Parts are named, not imported: a backend's dependencies are needed only where it is used.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pkgutil import iter_modules
+from typing import Any
 
 from autotune.errors import UserError
 from autotune.protocol.backend import Backend
 
-# Imported by name, so that a backend's dependencies are needed only where it is used.
-_BACKENDS = {
-    "triton": "autotune.backends.triton.backend:TritonW4A8",
-    "sglang": "autotune.backends.sglang.backend:SglangInt8",
-    "sglang_w4a16": "autotune.backends.sglang.backend:SglangInt4",
-    "sglang_fp8": "autotune.backends.sglang.backend:SglangFp8",
-    "sglang_bf16": "autotune.backends.sglang.backend:SglangBf16",
-    "sglang_w8a16": "autotune.backends.sglang.backend:SglangInt8A16",
-    "vllm": "autotune.backends.vllm.backend:VllmInt8",
-    "vllm_w4a16": "autotune.backends.vllm.backend:VllmInt4",
-    "vllm_fp8": "autotune.backends.vllm.backend:VllmFp8",
-    "vllm_bf16": "autotune.backends.vllm.backend:VllmBf16",
-    "vllm_w8a16": "autotune.backends.vllm.backend:VllmInt8A16",
-    "flydsl": "autotune.backends.flydsl.backend:Flydsl",
-    "aiter": "autotune.backends.aiter.backend:Aiter",
-    "aiter_main": "autotune.backends.aiter_main.backend:AiterMain",
-    "aiter_main_w4a16": "autotune.backends.aiter_main.backend:AiterMainGrouped",
-}
+GROUP = "autotune.backends"
+"""Of the entry points, and the package whose packages are the backends that come with the tool."""
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """What a backend's kernels read of an expert's weights.
+
+    Attributes:
+        weight: bytes of a weight, with its share of a group's scale.
+        row: bytes of scale of an output channel.
+    """
+
+    weight: float
+    row: float = 0.0
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Everything that a backend brings. Parts are `module:attribute`; "": it does not bring this one.
+
+    Attributes:
+        name: for `--backend`.
+        kernels: a class with the methods of `protocol.backend.Backend`.
+        weights: None: not known, so no limit by bandwidth is shown.
+    """
+
+    name: str
+    kernels: str
+    weights: WeightBytes | None = None
+    exporter: str = ""
+    verifiers: Mapping[str, str] = field(default_factory=dict)
+    checker: str = ""
+    doctor: str = ""
+
+
+def part(backend: str, path: str) -> Any:
+    """What a registration names as `module:attribute`.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(f"backend {backend!r} cannot be loaded ({error}): correct {path!r}") from error
 
 
 def backend_names() -> list[str]:
     """Names for `--backend`."""
-    return list(_BACKENDS)
+    return [*_own(), *(name for name in _foreign() if name not in _own())]
+
+
+def registration(name: str) -> Registration:
+    """The registration of the backend called `name`, or of any class, `module:class`, which brings no more.
+
+    Raises:
+        UserError: there is none, or what is registered under this name is no registration.
+    """
+    if name in _own():
+        return _own()[name]
+    if name in _foreign():
+        return _registered(name, _foreign()[name])
+    if ":" not in name:
+        raise UserError(f"unknown backend {name!r}: use one of {', '.join(backend_names())}, or module:class")
+    named = part(name, name)
+    return named if isinstance(named, Registration) else Registration(name, name)
 
 
 def load_backend(name: str) -> Backend:
-    """The backend called `name`, or any `module:class`.
+    """The kernels of the backend called `name`, or of any `module:class`.
 
     Raises:
         UserError: there is none.
     """
-    path = _BACKENDS.get(name, name)
-    module, colon, attribute = path.partition(":")
-    if not colon:
-        raise UserError(f"unknown backend {name!r}: use one of {', '.join(_BACKENDS)}, or module:class")
+    path = registration(name).kernels
     try:
-        backend: Backend = getattr(import_module(module), attribute)()
-    except (ModuleNotFoundError, AttributeError, TypeError) as error:
-        raise UserError(f"backend {name!r} cannot be loaded ({error}): correct the name") from error
+        backend: Backend = part(name, path)()
+    except TypeError as error:
+        raise UserError(f"backend {name!r} cannot be loaded ({error}): correct {path!r}") from error
     return backend
+
+
+@cache
+def _own() -> dict[str, Registration]:
+    """Those that come with the tool, in the order in which help lists them."""
+    package = import_module(GROUP)
+    names = [module.name for module in iter_modules(package.__path__) if module.ispkg]
+    every = [import_module(f"{GROUP}.{name}").REGISTRATIONS for name in names]
+    return {each.name: each for some in every for each in some}
+
+
+@cache
+def _foreign() -> dict[str, EntryPoint]:
+    """Those of other distributions, which are not loaded before they are asked for."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _registered(name: str, point: EntryPoint) -> Registration:
+    origin = f"backend {name!r} of {point.dist.name if point.dist else 'an unknown distribution'}"
+    try:
+        loaded = point.load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{origin} cannot be loaded ({error}): reinstall or remove it") from error
+    if not isinstance(loaded, Registration) or loaded.name != name:
+        raise UserError(f"{origin} is no Registration of that name: {point.value} must be one")
+    return loaded

@@ -6,3 +6,16 @@ for INT4 weights on gfx942 are two other numeric formats, which need other check
     aiter_main         FP8 activations, a scale a channel: Composable Kernel, two stages, by kernel name
     aiter_main_w4a16   bfloat16 activations, a scale every 32 values of K (a16wi4): FlyDSL, by tile
 """
+
+from autotune.protocol.registry import Registration, WeightBytes
+
+REGISTRATIONS = (
+    Registration(
+        "aiter_main",
+        kernels="autotune.backends.aiter_main.backend:AiterMain",
+        weights=WeightBytes(0.5, row=4.0),
+    ),
+    Registration(
+        "aiter_main_w4a16", "autotune.backends.aiter_main.backend:AiterMainGrouped", WeightBytes(0.5 + 2 / 32)
+    ),
+)
