@@ -23,8 +23,13 @@ LINKING = [ROOT / "README.md", ROOT / "db" / "README.md", ROOT / "scripts" / "fi
 _BLOCK = re.compile(r"(?:<!-- (?P<mark>[a-z0-9: ]+) -->\n)?```(?P<kind>[a-z]+)\n(?P<text>.*?)```", re.DOTALL)
 _TASKS = (
     "tune", "export", "deploy", "offline", "read-the-report", "add-a-backend", "add-a-model", "database",
-    "testing",
+    "triton", "engines", "aiter", "options",
 )  # fmt: skip
+_EXPLAINED = ("search", "how-a-time-is-made", "glossary", "testing")
+
+
+def _named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def _blocks(page: Path, kind: str, mark: str | None = None) -> list[str]:
@@ -65,15 +70,16 @@ def _check(words: list[str]) -> None:
 
 def test_there_is_a_page_a_task_and_the_index_links_them_all() -> None:
     index = (DOCS / "README.md").read_text()
-    for task in _TASKS:
-        assert (DOCS / f"{task}.md").is_file()
-        assert f"({task}.md)" in index
+    for name in (*_TASKS, *_EXPLAINED):
+        assert (DOCS / f"{name}.md").is_file()
+    for page in PAGES:
+        assert page.name == "README.md" or f"({page.name})" in index
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=_named)
 def test_every_command_in_it_exists_with_its_options(page: Path) -> None:
     commands = [words for text in _blocks(page, "sh") for words in _commands(text)]
-    assert commands or page.name in ("README.md", "testing.md")
+    assert commands or page.stem not in _TASKS
     for words in commands:
         _check(words)
     for quoted in re.findall(r"`autotune ([^`]+)`", page.read_text()):
@@ -81,7 +87,7 @@ def test_every_command_in_it_exists_with_its_options(page: Path) -> None:
             _check(shlex.split(quoted))
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=_named)
 def test_every_script_in_it_exists_with_its_options(page: Path) -> None:
     lines = page.read_text().replace("\\\n", " ")
     for script, options in re.findall(r"python\s(scripts/[a-z_]+\.py)([^`\n]*)", lines):
@@ -97,7 +103,7 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", LINKING, ids=_named)
 def test_its_links_lead_to_a_file_and_to_a_heading_that_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if target.startswith("https://"):
