@@ -9,7 +9,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Problem, Stage
-from autotune.results import Compiled
+from autotune.results import Compiled, LayerConfig
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace
 
@@ -120,6 +120,18 @@ class Backend(Protocol):
         Raises:
             CompileRefused: the compiler rejects it.
         """
+
+
+def default_of(backend: Backend, layer: Layer, tokens: int, device: Device) -> LayerConfig:
+    """The default of a layer: what runs where nothing is tuned."""
+    one, two = (backend.space(layer, tokens, stage, device).default for stage in Stage)
+    return LayerConfig(one, two)
+
+
+def published_of(backend: Backend, layer: Layer, tokens: int, device: Device) -> LayerConfig | None:
+    """The config that was published for a layer; None: none was, or of one stage only."""
+    one, two = (backend.seeds(layer, tokens, stage, device).get("published") for stage in Stage)
+    return LayerConfig(one, two) if one is not None and two is not None else None
 
 
 @runtime_checkable

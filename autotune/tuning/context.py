@@ -9,7 +9,7 @@ from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind, Target
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
-from autotune.protocol.backend import Backend
+from autotune.protocol.backend import Backend, default_of
 from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Measurement
 from autotune.search.driver import Task
 from autotune.search.study import StageSearch
@@ -63,10 +63,10 @@ class RunResult:
         complete: every search used its budget.
         best: the winner of each problem, or offline the best of its short list.
         stopped: why searches ended before their budget, and what they left untried; a sentence each.
-        defaults: what ships, by shape and stage.
+        defaults: the defaults, by shape and stage.
         settings: what was timed for one setting of the process, and what was left out; a sentence each.
         left_out: of each problem's final, who was not timed to the end and why; a sentence each.
-        checks: offline, verdicts on the machine code of short-listed configs and of what ships.
+        checks: offline, verdicts on the machine code of short-listed configs and of the defaults.
     """
 
     run: int
@@ -78,6 +78,19 @@ class RunResult:
     defaults: Mapping[tuple[str, str], Config] = field(default_factory=dict)
     settings: Sequence[str] = ()
     left_out: Mapping[Problem, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What follows from a run's searches.
+
+    Attributes:
+        winners: see `RunResult.best`.
+        settings: see there.
+    """
+
+    winners: Sequence[WinnerRecord]
+    settings: Sequence[str] = ()
 
 
 class Listener(Protocol):
@@ -113,14 +126,6 @@ class Judge(Protocol):
     def workload(self) -> str:
         """Text of the conditions."""
 
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """The device and stack.
-
-        Raises:
-            UserError: they cannot be used.
-        """
-
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure | None:
         """One more window of a config; None: there is nothing new to learn."""
 
@@ -152,6 +157,12 @@ class Tuning:
         return self.backend.space(problem.layer, problem.tokens, stage, self.request.target.device)
 
     def default(self, problem: Problem) -> LayerConfig:
-        """What ships for a problem."""
-        one, two = (self.space(problem, stage).default for stage in Stage)
-        return LayerConfig(one, two)
+        """The default of a problem."""
+        return default_of(self.backend, problem.layer, problem.tokens, self.request.target.device)
+
+    def winners(self, kind: Kind, chosen: Sequence[int]) -> list[WinnerRecord]:
+        """The best of each problem among the winners that this run chose, by their ids."""
+        stored = self.store.winners(
+            backend=self.backend.name, environment_key=self.environment.key, kind=kind
+        )
+        return [winner for winner in stored if winner.id in chosen]

@@ -77,7 +77,7 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
     settings, refused = _legal(current, knobs, defaults, shared_settings(knobs, defaults, best))
     said = [f"{setting_text(one.setting)} cannot serve every shape: {one.reason}" for one in refused]
     if not settings:
-        return [*said, "no setting of the process was faster than what ships and legal at every shape"]
+        return [*said, "no setting of the process was faster than the default and legal at every shape"]
     for problem, configs in shared_finalists(knobs, defaults, settings).items():
         interrupt.look()
         finalists = [

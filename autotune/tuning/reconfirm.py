@@ -8,9 +8,9 @@ from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind, Target
 from autotune.measure.pool import Measurer, layer_environment
 from autotune.measure.settings import MeasureSettings
-from autotune.problem.layer import Problem, Stage
-from autotune.protocol.backend import Backend
-from autotune.results import Confirmation, Finalist, LayerConfig
+from autotune.problem.layer import Problem
+from autotune.protocol.backend import Backend, published_of
+from autotune.results import Confirmation, Finalist
 from autotune.store.records import RunState, WinnerRecord
 from autotune.store.store import Store
 from autotune.tuning.subjects import Resolver
@@ -95,12 +95,8 @@ def _finalists(
     resolver: Resolver, backend: Backend, target: Target, problem: Problem, winner: WinnerRecord
 ) -> list[Finalist]:
     made = [Finalist("default", resolver.default(problem))]
-    published = [
-        backend.seeds(problem.layer, problem.tokens, stage, target.device).get("published") for stage in Stage
-    ]
-    one, two = published
-    if one is not None and two is not None:
-        made.append(Finalist("published", LayerConfig(one, two)))
+    if published := published_of(backend, problem.layer, problem.tokens, target.device):
+        made.append(Finalist("published", published))
     return [*made, Finalist("candidate", winner.config)]
 
 

@@ -1,31 +1,21 @@
-"""One tuning run: from problems to confirmed winners, or offline to a short list by estimate."""
+"""One tuning run: request, searches, finals, winners; or offline a short list by estimate."""
 
 import time
-from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-from autotune.compile.pool import CompilePool
-from autotune.machine.targets import Kind, offline_fingerprint
+from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
 from autotune.processes import interrupt
-from autotune.protocol.backend import Backend, one_config
-from autotune.protocol.legality import require_computed, require_default
-from autotune.protocol.registry import load_backend
-from autotune.replay.files import read_table
-from autotune.replay.machine import ReplayMachine
-from autotune.replay.target import ReplayBackend, ReplayJudge
-from autotune.search.clock import Clock
+from autotune.protocol.backend import one_config
+from autotune.protocol.legality import require_default
 from autotune.search.driver import Driver, DriverSettings
-from autotune.search.evaluate import Compiler, Estimator, Evaluator
-from autotune.search.live import LiveJudge
 from autotune.space.config import Config
 from autotune.store.records import RunState, TrialRecord
 from autotune.store.store import Store
-from autotune.tuning.context import Judge, Listener, RunRequest, RunResult, Tuning
-from autotune.tuning.finals import confirm_all, short_list
-from autotune.tuning.process_settings import guard_problems, time_settings
+from autotune.tuning.context import Conclusion, Listener, RunRequest, RunResult, Tuning
 from autotune.tuning.searches import make_searches, resume
+from autotune.tuning.site import Site, open_site
 
 __all__ = ["RunRequest", "RunResult", "run"]
 
@@ -40,90 +30,36 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
         UserError: what the backend or target needs is missing.
         KeyboardInterrupt: the user stopped it; the run is marked so, and everything finished is stored.
     """
-    backend = load_backend(request.backend)
-    if request.target.table is None:  # a replay computes nothing
-        for problem in request.problems:
-            require_computed(backend, request.backend, problem.layer)
-    judge: Judge | None = None
-    evaluator: Evaluator
-    pool: Compiler
-    machine: ReplayMachine | None = None
-    with interrupt.held_back(), ExitStack() as stack:
-        if request.target.table is not None:
-            table = read_table(request.target.table)
-            backend, judge = ReplayBackend(backend, table), ReplayJudge(table, request.measuring)
-            pool = evaluator = machine = ReplayMachine(table, compile_processes=request.workers)
-        else:
-            pool = stack.enter_context(
-                CompilePool(
-                    backend.name,
-                    request.target.device,
-                    workers=request.workers,
-                    time_limit_s=request.compile_timeout_s,
-                )
-            )
-            if request.target.live:
-                # While the measure worker starts, what is tried first is compiled and the searches are made:
-                # each takes several seconds.
-                problems = [*request.problems, *guard_problems(request, backend)]
-                live = LiveJudge(backend, problems, request.measuring, listener.on_wait)
-                judge = evaluator = stack.enter_context(live)
-                _compile_defaults(request, backend, pool)
-            else:
-                evaluator = Estimator(backend, request.target.device)
-        searches = make_searches(request, backend, store)
-        for (problem, _), search in searches.items():
-            require_default(backend, problem.layer, search.space)
-        interrupt.look()
-        environment = (
-            judge.fingerprint
-            if judge is not None
-            else offline_fingerprint(
-                request.target, backend=backend.name, kernel_source=backend.source_digest()
-            )
-        )
-        current = Tuning(request, store, listener, backend, environment, 0, searches)
-        listener.on_start(searches, resumed=resume(current, evaluator.workload))
-        current.id = store.begin_run(request.command, _spec(request), request.seed, environment)
+    with interrupt.held_back(), open_site(request, listener) as site:
+        current = _begin(request, store, listener, site)
         state = RunState.FAILED
-        if request.timeout_s is not None:
-            current.checks_until = time.monotonic() + request.timeout_s
         try:
-            complete = _driver(current, pool, evaluator, machine).run()
-            if isinstance(pool, CompilePool):
-                pool.close()  # what it still compiles is not waited for, nor to disturb what follows
-            best = short_list(current) if judge is None else confirm_all(current, judge)
-            settings = [] if judge is None else time_settings(current, judge, best)
+            complete = _driver(current, site).run()
+            conclusion = site.conclude(current)
             state = RunState.FINISHED
         except (KeyboardInterrupt, BrokenPipeError):  # the latter: whoever read the progress has left
             state = RunState.INTERRUPTED
             raise
         finally:
             store.end_run(current.id, state)
-    stopped = [
-        f"{problem.shape} {stage}: {search.stopped}"
-        for (problem, stage), search in current.searches.items()
-        if search.stopped
-    ]
-    defaults = {
-        (problem.shape, str(stage)): search.space.default
-        for (problem, stage), search in current.searches.items()
-    }
-    return RunResult(
-        current.id, environment, complete, best, stopped, current.checks, defaults, settings, current.left_out
-    )
+    return _result(current, complete, conclusion)
 
 
-def _compile_defaults(request: RunRequest, backend: Backend, pool: Compiler) -> None:
-    """Starts the compiles of what ships; the searches will ask for them and find them under way."""
-    for problem in request.problems:
-        layer, tokens = problem.layer, problem.tokens
-        for stage in Stage:
-            space = backend.space(layer, tokens, stage, request.target.device)
-            pool.submit(layer, tokens, stage, space.default)
+def _begin(request: RunRequest, store: Store, listener: Listener, site: Site) -> Tuning:
+    """The run with its searches, told of what the store holds already, and recorded as begun."""
+    searches = make_searches(request, site.backend, store)
+    for (problem, _), search in searches.items():
+        require_default(site.backend, problem.layer, search.space)
+    interrupt.look()
+    current = Tuning(request, store, listener, site.backend, site.environment, 0, searches)
+    listener.on_start(searches, resumed=resume(current, site.evaluator.workload))
+    current.id = store.begin_run(request.command, _spec(request), request.seed, current.environment)
+    if request.timeout_s is not None:
+        current.checks_until = time.monotonic() + request.timeout_s
+    return current
 
 
-def _driver(current: Tuning, pool: Compiler, evaluator: Evaluator, clock: Clock | None) -> Driver:
+def _driver(current: Tuning, site: Site) -> Driver:
     request, backend = current.request, current.backend
 
     def artefact_key(problem: Problem, stage: Stage, config: Config) -> str:
@@ -142,12 +78,12 @@ def _driver(current: Tuning, pool: Compiler, evaluator: Evaluator, clock: Clock 
             compile_ahead=2 * request.workers,
         ),
         device=request.target.device,
-        pool=pool,
-        evaluator=evaluator,
+        pool=site.compiler,
+        evaluator=site.evaluator,
         artefact_key=artefact_key,
         record=lambda trial, samples: current.store.record_trial(current.id, trial, samples),
         on_trial=on_trial,
-        clock=clock,
+        clock=site.clock,
         one_config=one_config(backend),
     )
 
@@ -171,3 +107,18 @@ def _spec(request: RunRequest) -> dict[str, Any]:
         "target": request.target.name,
         "problems": [problem.key for problem in request.problems],
     }
+
+
+def _result(current: Tuning, complete: bool, conclusion: Conclusion) -> RunResult:
+    searches = current.searches.items()
+    return RunResult(
+        current.id,
+        current.environment,
+        complete,
+        conclusion.winners,
+        stopped=[f"{p.shape} {stage}: {s.stopped}" for (p, stage), s in searches if s.stopped],
+        checks=current.checks,
+        defaults={(problem.shape, str(stage)): s.space.default for (problem, stage), s in searches},
+        settings=conclusion.settings,
+        left_out=current.left_out,
+    )

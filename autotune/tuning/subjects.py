@@ -7,7 +7,7 @@ from pathlib import Path
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.problem.layer import Problem, Stage
-from autotune.protocol.backend import Backend
+from autotune.protocol.backend import Backend, default_of
 from autotune.protocol.runtime import Subject
 from autotune.results import LayerConfig
 from autotune.space.config import Config
@@ -57,9 +57,8 @@ class Resolver:
         self._backend, self._device, self._store = backend, device, store
 
     def default(self, problem: Problem) -> LayerConfig:
-        """What ships."""
-        one, two = (self._space(problem, stage).default for stage in Stage)
-        return LayerConfig(one, two)
+        """The default of a problem."""
+        return default_of(self._backend, problem.layer, problem.tokens, self._device)
 
     def resolve(self, text: str, problem: Problem) -> Named:
         """The subject that `text` names at a problem: one of `FORMS`.

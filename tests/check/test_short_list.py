@@ -9,7 +9,7 @@ from autotune.problem.layer import Stage
 from autotune.results import LayerConfig, Verdict, VerdictStatus
 from autotune.space.config import Config
 from autotune.store.store import Store
-from autotune.tuning.sifter import Sifter
+from autotune.tuning.short_list import Sifter
 from tests.store.examples import M4
 
 RANKING = [

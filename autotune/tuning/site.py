@@ -1,0 +1,172 @@
+"""Where a run's candidates are compiled, timed and decided on: a GPU, an offline device or a recording."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from autotune.compile.pool import CompilePool
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.targets import offline_fingerprint
+from autotune.problem.layer import Stage
+from autotune.protocol.backend import Backend
+from autotune.protocol.legality import require_computed
+from autotune.protocol.registry import load_backend
+from autotune.replay.files import read_table
+from autotune.replay.machine import ReplayMachine
+from autotune.replay.target import ReplayBackend, ReplayJudge
+from autotune.search.clock import Clock, WallClock
+from autotune.search.evaluate import Compiler, Estimator, Evaluator
+from autotune.search.live import LiveJudge
+from autotune.tuning.context import Conclusion, Listener, RunRequest, Tuning
+from autotune.tuning.finals import confirm_all
+from autotune.tuning.process_settings import guard_problems, time_settings
+from autotune.tuning.short_list import short_list
+
+
+class Site(Protocol):
+    """What differs between a live run, an offline one and a replayed one."""
+
+    @property
+    def backend(self) -> Backend:
+        """Whose spaces are searched; a recording's is what was recorded."""
+
+    @property
+    def compiler(self) -> Compiler:
+        """Compiles candidates."""
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Gives candidates their times."""
+
+    @property
+    def clock(self) -> Clock:
+        """By which the searches wait."""
+
+    @property
+    def environment(self) -> Fingerprint:
+        """The device and stack.
+
+        Raises:
+            UserError: they cannot be used.
+        """
+
+    def conclude(self, current: Tuning) -> Conclusion:
+        """What follows when the searches have ended."""
+
+
+@contextmanager
+def open_site(request: RunRequest, listener: Listener) -> Iterator[Site]:
+    """The site of a request's target; its processes end with the context.
+
+    Raises:
+        UserError: the backend is not installed, or does not compute the layer.
+    """
+    backend = load_backend(request.backend)
+    if request.target.table is not None:
+        yield _replayed(request, backend)
+        return
+    for problem in request.problems:
+        require_computed(backend, request.backend, problem.layer)
+    pool = CompilePool(
+        backend.name,
+        request.target.device,
+        workers=request.workers,
+        time_limit_s=request.compile_timeout_s,
+    )
+    with pool:
+        if not request.target.live:
+            yield Offline(request, backend, pool, Estimator(backend, request.target.device))
+            return
+        # While the measure worker starts, what is tried first is compiled and the searches are made: each
+        # takes several seconds.
+        problems = [*request.problems, *guard_problems(request, backend)]
+        with LiveJudge(backend, problems, request.measuring, listener.on_wait) as judge:
+            _compile_defaults(request, backend, pool)
+            yield Live(backend, pool, judge)
+
+
+@dataclass
+class Live:
+    """The GPU of this machine."""
+
+    backend: Backend
+    compiler: CompilePool
+    evaluator: LiveJudge
+    clock: Clock = field(default_factory=WallClock)
+
+    @property
+    def environment(self) -> Fingerprint:
+        return self.evaluator.fingerprint
+
+    def conclude(self, current: Tuning) -> Conclusion:
+        """The finals, then the settings of the whole process where knobs are variables."""
+        self.compiler.close()  # what it still compiles is not waited for, nor to disturb the finals
+        winners = confirm_all(current, self.evaluator)
+        return Conclusion(winners, time_settings(current, self.evaluator, winners))
+
+
+@dataclass
+class Offline:
+    """A device that is not here: its machine code is compiled, and its times are estimates."""
+
+    request: RunRequest
+    backend: Backend
+    compiler: CompilePool
+    evaluator: Estimator
+    clock: Clock = field(default_factory=WallClock)
+
+    @property
+    def environment(self) -> Fingerprint:
+        source = self.backend.source_digest()
+        return offline_fingerprint(self.request.target, backend=self.backend.name, kernel_source=source)
+
+    def conclude(self, current: Tuning) -> Conclusion:
+        """The short lists."""
+        self.compiler.close()
+        return Conclusion(short_list(current))
+
+
+@dataclass
+class Replayed:
+    """A recorded table, which answers at the recorded costs."""
+
+    backend: ReplayBackend
+    machine: ReplayMachine
+    judge: ReplayJudge
+
+    @property
+    def compiler(self) -> Compiler:
+        return self.machine
+
+    @property
+    def evaluator(self) -> Evaluator:
+        return self.machine
+
+    @property
+    def clock(self) -> Clock:
+        return self.machine
+
+    @property
+    def environment(self) -> Fingerprint:
+        return self.judge.fingerprint
+
+    def conclude(self, current: Tuning) -> Conclusion:
+        """The finals, on recorded samples."""
+        return Conclusion(confirm_all(current, self.judge))
+
+
+def _replayed(request: RunRequest, backend: Backend) -> Replayed:
+    assert request.target.table is not None
+    table = read_table(request.target.table)
+    machine = ReplayMachine(table, compile_processes=request.workers)
+    return Replayed(ReplayBackend(backend, table), machine, ReplayJudge(table, request.measuring))
+
+
+def _compile_defaults(request: RunRequest, backend: Backend, pool: Compiler) -> None:
+    """Starts the compiles of the defaults; the searches will ask for them and find them under way."""
+    for problem in request.problems:
+        layer, tokens = problem.layer, problem.tokens
+        for stage in Stage:
+            space = backend.space(layer, tokens, stage, request.target.device)
+            pool.submit(layer, tokens, stage, space.default)
