@@ -10,21 +10,15 @@ from autotune.cli.options import (
     BackendName,
     Concurrency,
     Database,
-    FlydslPython,
-    FlydslRoot,
-    FusedShared,
+    FlydslOptions,
     Json,
+    LayerOptions,
     LogFile,
-    ModelConfig,
-    ModelName,
     Quiet,
-    Requantised,
     Shape,
     TargetName,
-    Tp,
     at_most_cores,
     between,
-    make_layer,
     make_problems,
     refuse,
 )
@@ -55,14 +49,9 @@ def check(
     backend: BackendName = "triton",
     shape: Shape = "m4",
     concurrency: Concurrency = "1",
-    model: ModelName = "kimi-k2.5-w4a8",
-    model_config: ModelConfig = None,
-    tp: Tp = 8,
-    fused_shared_experts: FusedShared = False,
-    requantised: Requantised = False,
+    model: LayerOptions = LayerOptions(),
     target: TargetName = "offline:mi325x",
-    flydsl_root: FlydslRoot = None,
-    flydsl_python: FlydslPython = None,
+    flydsl: FlydslOptions = FlydslOptions(),
     illegal: Annotated[
         bool,
         typer.Option("--illegal", help="Check configs that the space refuses as well, to see what they do."),
@@ -118,9 +107,7 @@ def check(
             raise UserError(f"--stage {stage} leaves out {other}, which --config names: leave out --stage")
     if configs and not any(None in named for named in configs):
         stages = [each for each in stages if any(each in named for named in configs)]
-    layer = make_layer(
-        model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend
-    )
+    layer = model.layer(backend)
     problems = make_problems(layer, shape, concurrency, "uniform")
     device, family = resolve_target(target).device, load_backend(backend)
     with Store.open(db) as store:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from autotune.cli.options import expanded
 from autotune.cli.output import CLOSED_PIPE, silence
 from autotune.errors import UserError
 
@@ -123,7 +124,7 @@ def _load(name: str) -> Any:
     if app is None:
         app = typer.Typer(rich_markup_mode=None, add_completion=False)
         function: Callable[..., None] = getattr(module, name)
-        app.command(name=name, cls=Command, context_settings=CONTEXT)(function)
+        app.command(name=name, cls=Command, context_settings=CONTEXT)(expanded(function))
     command = get_command(app)
     command.name = name
     return command

@@ -4,29 +4,20 @@ from typing import Annotated, Any
 
 import typer
 
-from autotune.cli.measure import MeasureSeed, Rounds
 from autotune.cli.options import (
     BackendName,
-    Cold,
     Concurrency,
     Database,
-    FusedShared,
-    GpuIndex,
     Json,
+    LayerOptions,
     LogFile,
-    ModelConfig,
-    ModelName,
-    Requantised,
+    MeasuringOptions,
     RoutingModel,
     Shape,
-    SharedGpu,
-    Tp,
     between,
-    make_layer,
     make_problems,
     refuse,
     say_waiting,
-    show_only,
 )
 from autotune.cli.output import print_json
 
@@ -39,14 +30,10 @@ def compare(
     b: Annotated[str, typer.Argument(help=_NAMED)],
     shape: Shape = "m4",
     concurrency: Concurrency = "1",
-    model: ModelName = "kimi-k2.5-w4a8",
-    model_config: ModelConfig = None,
-    tp: Tp = 8,
-    fused_shared_experts: FusedShared = False,
-    requantised: Requantised = False,
+    model: LayerOptions = LayerOptions(),
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
-    device: GpuIndex = None,
+    measuring: MeasuringOptions = MeasuringOptions(),
     min_effect: Annotated[
         float,
         typer.Option(
@@ -55,10 +42,6 @@ def compare(
             rich_help_panel="Measuring",
         ),
     ] = 0.01,
-    cold: Cold = 2.0,
-    shared_gpu: SharedGpu = False,
-    rounds: Rounds = 32,
-    seed: MeasureSeed = 0,
     db: Database = None,
     log_file: LogFile = None,
     as_json: Json = False,
@@ -74,25 +57,16 @@ def compare(
     from dataclasses import asdict
 
     from autotune.measure.pool import Measurer, layer_environment
-    from autotune.measure.settings import MeasureSettings
     from autotune.protocol.registry import load_backend
     from autotune.results import Failure
     from autotune.store.store import Store
     from autotune.tuning.subjects import Resolver
     from autotune.tuning.targets import resolve_target
 
-    show_only(device)
-    problems = make_problems(
-        make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),
-        shape,
-        concurrency,
-        routing,
-    )
+    problems = make_problems(model.layer(backend), shape, concurrency, routing)
     kernels = load_backend(backend)
     card_here = resolve_target("live").device
-    settings = MeasureSettings(
-        seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_effect, shared_gpu=shared_gpu
-    )
+    settings = measuring.settings(min_gain=min_effect)
     # A run's number is all that needs the database.
     if a.startswith("run:") or b.startswith("run:"):
         with Store.open(db, read_only=True) as store:
@@ -105,7 +79,7 @@ def compare(
     environments = layer_environment(kernels.environment)
     failed = False
     results: list[dict[str, Any]] = []
-    shared = " (shared)" if shared_gpu else ""
+    shared = " (shared)" if measuring.shared_gpu else ""
     with Measurer(kernels.runtime, problems, settings, say_waiting) as measurer:
         card = measurer.fingerprint().device
         for problem, (first, second) in named.items():

@@ -4,29 +4,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.measure import MeasureSeed, Rounds
 from autotune.cli.options import (
     BackendName,
-    Cold,
     Concurrency,
     Database,
-    FusedShared,
-    GpuIndex,
     Json,
+    LayerOptions,
     LogFile,
-    ModelConfig,
-    ModelName,
+    MeasuringOptions,
     Quiet,
-    Requantised,
     RoutingModel,
     Shape,
-    SharedGpu,
-    Tp,
     between,
-    make_layer,
     make_problems,
     say_waiting,
-    show_only,
 )
 from autotune.cli.output import print_json
 
@@ -37,14 +28,10 @@ if TYPE_CHECKING:
 def confirm(
     shape: Shape = "m4",
     concurrency: Concurrency = "1",
-    model: ModelName = "kimi-k2.5-w4a8",
-    model_config: ModelConfig = None,
-    tp: Tp = 8,
-    fused_shared_experts: FusedShared = False,
-    requantised: Requantised = False,
+    model: LayerOptions = LayerOptions(),
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
-    device: GpuIndex = None,
+    measuring: MeasuringOptions = MeasuringOptions(seed=1),
     min_gain: Annotated[
         float,
         typer.Option(
@@ -53,10 +40,6 @@ def confirm(
             rich_help_panel="Measuring",
         ),
     ] = 0.01,
-    cold: Cold = 2.0,
-    shared_gpu: SharedGpu = False,
-    rounds: Rounds = 32,
-    seed: MeasureSeed = 1,
     db: Database = None,
     log_file: LogFile = None,
     quiet: Quiet = False,
@@ -76,22 +59,13 @@ def confirm(
     import sys
     from functools import partial
 
-    from autotune.measure.settings import MeasureSettings
     from autotune.protocol.registry import load_backend
     from autotune.store.store import Store
     from autotune.tuning.reconfirm import reconfirm
     from autotune.tuning.targets import resolve_target
 
-    show_only(device)
-    problems = make_problems(
-        make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),
-        shape,
-        concurrency,
-        routing,
-    )
-    settings = MeasureSettings(
-        seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, min_gain=min_gain, shared_gpu=shared_gpu
-    )
+    problems = make_problems(model.layer(backend), shape, concurrency, routing)
+    settings = measuring.settings(min_gain=min_gain)
     with Store.open(db, create=False) as store:
         done = reconfirm(
             store,

@@ -11,10 +11,10 @@ from autotune.cli.options import (
     Database,
     FusedShared,
     Json,
+    LayerOptions,
     ModelConfig,
     Quiet,
     Requantised,
-    make_layer,
     refuse,
 )
 from autotune.cli.output import print_json
@@ -163,11 +163,8 @@ def export(
     _refuse_what_has_no_effect(context, backend, guards)
     layer = None
     if model or model_config:
-        layer = make_layer(
-            *(model or "", model_config, tp or 8, fused_shared_experts),
-            requantised=requantised,
-            backend=backend,
-        )
+        told = LayerOptions(model or "", model_config, tp or 8, fused_shared_experts, requantised)
+        layer = told.layer(backend)
     selection = Selection(
         *(backend, layer, device, allow_estimates, requantised),
         tp=tp,

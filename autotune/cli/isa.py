@@ -8,16 +8,10 @@ from autotune.cli import complete
 from autotune.cli.options import (
     BackendName,
     Concurrency,
-    FlydslPython,
-    FlydslRoot,
-    FusedShared,
+    FlydslOptions,
     Json,
-    ModelConfig,
-    ModelName,
-    Requantised,
+    LayerOptions,
     TargetName,
-    Tp,
-    make_layer,
     make_problems,
 )
 from autotune.cli.output import print_json
@@ -48,14 +42,9 @@ def isa(
     ] = None,
     shape: Annotated[str, typer.Option(help="m1 to m8.", rich_help_panel="Problem")] = "m4",
     concurrency: Concurrency = "1",
-    model: ModelName = "kimi-k2.5-w4a8",
-    model_config: ModelConfig = None,
-    tp: Tp = 8,
-    fused_shared_experts: FusedShared = False,
-    requantised: Requantised = False,
+    model: LayerOptions = LayerOptions(),
     target: TargetName = None,
-    flydsl_root: FlydslRoot = None,
-    flydsl_python: FlydslPython = None,
+    flydsl: FlydslOptions = FlydslOptions(),
     executed: Annotated[
         bool,
         typer.Option(
@@ -84,12 +73,7 @@ def isa(
     from autotune.tuning.subjects import by_stage
     from autotune.tuning.targets import resolve_target
 
-    problems = make_problems(
-        make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),
-        shape,
-        concurrency,
-        "uniform",
-    )
+    problems = make_problems(model.layer(backend), shape, concurrency, "uniform")
     if len(problems) != 1:
         raise UserError("isa looks at one problem: give one --shape and one --concurrency")
     if not 1 <= len(config) <= 2:

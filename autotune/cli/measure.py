@@ -5,44 +5,18 @@ from typing import Annotated, Any
 import typer
 
 from autotune.cli.options import (
-    MAX_SEED,
     BackendName,
-    Cold,
     Concurrency,
-    FusedShared,
-    GpuIndex,
     Json,
+    LayerOptions,
     LogFile,
-    ModelConfig,
-    ModelName,
-    Requantised,
+    MeasuringOptions,
     RoutingModel,
     Shape,
-    SharedGpu,
-    Tp,
-    between,
-    make_layer,
     make_problems,
     say_waiting,
-    show_only,
 )
 from autotune.cli.output import print_json
-
-MeasureSeed = Annotated[
-    int,
-    typer.Option(
-        "--seed",
-        callback=between(0, MAX_SEED),
-        help="Seed of weights and routings.",
-        rich_help_panel="Measuring",
-    ),
-]
-Rounds = Annotated[
-    int,
-    typer.Option(
-        min=2, max=10_000, help="Rounds; each pair has fresh routings.", rich_help_panel="Measuring"
-    ),
-]
 
 
 def measure(
@@ -55,18 +29,10 @@ def measure(
     ] = "default",
     shape: Shape = "m4",
     concurrency: Concurrency = "1",
-    model: ModelName = "kimi-k2.5-w4a8",
-    model_config: ModelConfig = None,
-    tp: Tp = 8,
-    fused_shared_experts: FusedShared = False,
-    requantised: Requantised = False,
+    model: LayerOptions = LayerOptions(),
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
-    device: GpuIndex = None,
-    cold: Cold = 2.0,
-    shared_gpu: SharedGpu = False,
-    rounds: Rounds = 32,
-    seed: MeasureSeed = 0,
+    measuring: MeasuringOptions = MeasuringOptions(),
     log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
@@ -81,27 +47,20 @@ def measure(
     from dataclasses import asdict
 
     from autotune.measure.pool import Measurer, layer_environment
-    from autotune.measure.settings import MeasureSettings
     from autotune.protocol.registry import load_backend
     from autotune.results import Failure
     from autotune.tuning.subjects import Resolver
     from autotune.tuning.targets import resolve_target
 
-    show_only(device)
-    problems = make_problems(
-        make_layer(model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend),
-        shape,
-        concurrency,
-        routing,
-    )
+    problems = make_problems(model.layer(backend), shape, concurrency, routing)
     kernels = load_backend(backend)
     resolver = Resolver(kernels, resolve_target("live").device)
     named = {problem: resolver.resolve(config, problem) for problem in problems}
-    settings = MeasureSettings(seed=seed, cold=cold, judge_rounds=rounds + rounds % 2, shared_gpu=shared_gpu)
+    settings = measuring.settings()
     environments = layer_environment(kernels.environment)
     failed = False
     results: list[dict[str, Any]] = []
-    shared = " (shared)" if shared_gpu else ""
+    shared = " (shared)" if measuring.shared_gpu else ""
     with Measurer(kernels.runtime, problems, settings, say_waiting) as measurer:
         card = measurer.fingerprint().device
         for problem, subject in named.items():

@@ -1,9 +1,11 @@
 """Options that several commands share, and the library objects that they stand for."""
 
+import inspect
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 import typer
 
@@ -11,8 +13,10 @@ from autotune.cli import complete
 from autotune.errors import UserError
 
 if TYPE_CHECKING:
+    from autotune.measure.settings import MeasureSettings
     from autotune.problem.layer import Layer, Problem
 
+DEFAULT_MODEL: Final = "kimi-k2.5-w4a8"
 MAX_SEED = 2**32 - 1  # numpy and Optuna's samplers take no greater one
 YEAR_S = 366 * 86400.0  # of a wait: the operating system takes no much longer one
 
@@ -247,36 +251,126 @@ FlydslPython = Annotated[
 ]
 
 
-def make_layer(
-    model: str,
-    model_config: Path | None,
-    tp: int,
-    fused_shared: bool,
-    *,
-    requantised: bool = False,
-    backend: str | None = None,
-) -> "Layer":
-    """The layer that the model options describe.
+MeasureSeed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        callback=between(0, MAX_SEED),
+        help="Seed of weights and routings.",
+        rich_help_panel="Measuring",
+    ),
+]
+Rounds = Annotated[
+    int,
+    typer.Option(
+        min=2, max=10_000, help="Rounds; each pair has fresh routings.", rich_help_panel="Measuring"
+    ),
+]
 
-    Args:
-        requantised: its experts are served in the backend's numbers, not in the checkpoint's.
-        backend: that must compute it; None: nothing is computed.
 
-    Raises:
-        UserError: it cannot be, or the backend does not compute it.
-    """
-    from autotune.problem.layer import Layer
-    from autotune.problem.models import from_hf_config, preset
-    from autotune.protocol.legality import require_computed
-    from autotune.protocol.registry import load_backend
+@dataclass(frozen=True)
+class LayerOptions:
+    """The options that say which layer is meant."""
 
-    described = from_hf_config(model_config) if model_config else preset(model)
-    if requantised:
-        described = described.requantised()
-    layer = Layer.of(described.with_fused_shared_experts() if fused_shared else described, tp)
-    if backend is not None:
-        require_computed(load_backend(backend), backend, layer)
-    return layer
+    model: ModelName = DEFAULT_MODEL
+    model_config: ModelConfig = None
+    tp: Tp = 8
+    fused_shared_experts: FusedShared = False
+    requantised: Requantised = False
+
+    def layer(self, backend: str | None) -> "Layer":
+        """The layer.
+
+        Args:
+            backend: that must compute it; None: nothing is computed.
+
+        Raises:
+            UserError: it cannot be, or the backend does not compute it.
+        """
+        from autotune.problem.layer import Layer
+        from autotune.problem.models import from_hf_config, preset
+        from autotune.protocol.legality import require_computed
+        from autotune.protocol.registry import load_backend
+
+        described = from_hf_config(self.model_config) if self.model_config else preset(self.model)
+        if self.requantised:
+            described = described.requantised()
+        if self.fused_shared_experts:
+            described = described.with_fused_shared_experts()
+        layer = Layer.of(described, self.tp)
+        if backend is not None:
+            require_computed(load_backend(backend), backend, layer)
+        return layer
+
+
+@dataclass(frozen=True)
+class FlydslOptions:
+    """The options that say where FlyDSL is; their callbacks tell the backends, as variables."""
+
+    flydsl_root: FlydslRoot = None
+    flydsl_python: FlydslPython = None
+
+
+@dataclass(frozen=True)
+class MeasuringOptions:
+    """The options that say how is measured."""
+
+    device: GpuIndex = None
+    cold: Cold = 2.0
+    shared_gpu: SharedGpu = False
+    rounds: Rounds = 32
+    seed: MeasureSeed = 0
+
+    def settings(self, min_gain: float = 0.01) -> "MeasureSettings":
+        """What a measurement is told; the GPU of `--device` is the only one that workers see from now on.
+
+        Raises:
+            UserError: there is no such GPU.
+        """
+        from autotune.measure.settings import MeasureSettings
+
+        show_only(self.device)
+        rounds = self.rounds + self.rounds % 2  # a pair has one routing, the candidates in both orders
+        return MeasureSettings(
+            seed=self.seed,
+            cold=self.cold,
+            judge_rounds=rounds,
+            min_gain=min_gain,
+            shared_gpu=self.shared_gpu,
+        )
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose groups of options, parameters of a dataclass above, are options of their own."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        if not is_dataclass(parameter.annotation):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = parameter.annotation
+        hints = get_type_hints(parameter.annotation, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=getattr(parameter.default, field.name),
+                annotation=hints[field.name],
+            )
+            for field in fields(parameter.annotation)
+        ]
+
+    def call(**values: Any) -> None:
+        told = {
+            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**values, **told)
+
+    call.__doc__ = command.__doc__
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return call
 
 
 def make_problems(layer: "Layer", shape: str, concurrency: str, routing: str) -> "list[Problem]":

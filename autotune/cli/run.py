@@ -15,25 +15,19 @@ from autotune.cli.options import (
     Cold,
     Concurrency,
     Database,
-    FlydslPython,
-    FlydslRoot,
-    FusedShared,
+    FlydslOptions,
     GpuIndex,
     Json,
+    LayerOptions,
     LogFile,
-    ModelConfig,
-    ModelName,
     Quiet,
-    Requantised,
     RoutingModel,
     Shape,
     SharedGpu,
     TargetName,
-    Tp,
     at_most_cores,
     between,
     given,
-    make_layer,
     make_problems,
     refuse,
     show_only,
@@ -55,16 +49,11 @@ def run(
     context: typer.Context,
     shape: Shape = "m4",
     concurrency: Concurrency = "1",
-    model: ModelName = "kimi-k2.5-w4a8",
-    model_config: ModelConfig = None,
-    tp: Tp = 8,
-    fused_shared_experts: FusedShared = False,
-    requantised: Requantised = False,
+    model: LayerOptions = LayerOptions(),
     routing: RoutingModel = "uniform",
     backend: BackendName = "triton",
     target: TargetName = None,
-    flydsl_root: FlydslRoot = None,
-    flydsl_python: FlydslPython = None,
+    flydsl: FlydslOptions = FlydslOptions(),
     device: GpuIndex = None,
     trials: Annotated[
         int | None,
@@ -182,14 +171,7 @@ def run(
     processes, capped = at_most_cores(workers)
     for line in capped:
         typer.echo(line, err=True)
-    layer = make_layer(
-        model,
-        model_config,
-        tp,
-        fused_shared_experts,
-        requantised=requantised,
-        backend=None if (target or "").startswith("replay:") else backend,
-    )
+    layer = model.layer(None if (target or "").startswith("replay:") else backend)
     problems = make_problems(layer, shape, concurrency, routing)
     show_only(device)
     with ThreadPoolExecutor(1) as asking:

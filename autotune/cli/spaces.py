@@ -3,17 +3,11 @@
 from autotune.cli.options import (
     BackendName,
     Concurrency,
-    FlydslPython,
-    FlydslRoot,
-    FusedShared,
+    FlydslOptions,
     Json,
-    ModelConfig,
-    ModelName,
-    Requantised,
+    LayerOptions,
     Shape,
     TargetName,
-    Tp,
-    make_layer,
     make_problems,
 )
 from autotune.cli.output import print_json
@@ -21,16 +15,11 @@ from autotune.cli.output import print_json
 
 def spaces(
     backend: BackendName = "triton",
-    model: ModelName = "kimi-k2.5-w4a8",
-    model_config: ModelConfig = None,
-    tp: Tp = 8,
-    fused_shared_experts: FusedShared = False,
-    requantised: Requantised = False,
+    model: LayerOptions = LayerOptions(),
     shape: Shape = "all",
     concurrency: Concurrency = "1",
     target: TargetName = None,
-    flydsl_root: FlydslRoot = None,
-    flydsl_python: FlydslPython = None,
+    flydsl: FlydslOptions = FlydslOptions(),
     as_json: Json = False,
 ) -> None:
     """Show each search space: its knobs, its rules, and how many configs are legal at each shape.
@@ -42,9 +31,7 @@ def spaces(
     from autotune.report.spaces import describe, print_spaces
     from autotune.tuning.targets import resolve_target
 
-    layer = make_layer(
-        model, model_config, tp, fused_shared_experts, requantised=requantised, backend=backend
-    )
+    layer = model.layer(backend)
     problems = make_problems(layer, shape, concurrency, "uniform")
     device = resolve_target(target).device
     family = load_backend(backend)

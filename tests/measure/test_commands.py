@@ -14,6 +14,7 @@ import autotune.tuning.targets
 from autotune.cli.compare import compare
 from autotune.cli.confirm import confirm
 from autotune.cli.measure import measure
+from autotune.cli.options import expanded
 from autotune.errors import UserError
 from autotune.export.manifest import manifest_json
 from autotune.measure.confirm import confirm as confirmed
@@ -36,15 +37,14 @@ SLOW = LayerConfig(fake_config(10), fake_config(10))
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A live target, and the tiny layer for every model."""
     monkeypatch.setattr(autotune.tuning.targets, "resolve_target", lambda name: TARGET)
-    for command in ("measure", "compare", "confirm"):
-        monkeypatch.setattr(f"autotune.cli.{command}.make_layer", lambda *_, **__: TINY)
+    monkeypatch.setattr("autotune.cli.options.LayerOptions.layer", lambda *_: TINY)
 
 
 @pytest.fixture
 def invoke() -> Callable[..., Any]:
     app = typer.Typer()
     for command in (measure, compare, confirm):
-        app.command(name=command.__name__)(command)
+        app.command(name=command.__name__)(expanded(command))
     runner = CliRunner()
 
     def call(*arguments: str) -> Any:
