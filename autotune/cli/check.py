@@ -157,7 +157,6 @@ def _candidates(
     from autotune.check.judged import Candidate
     from autotune.errors import UserError
     from autotune.machine.targets import Kind
-    from autotune.space.config import Config
 
     space = backend.space(problem.layer, problem.tokens, stage, device)
     if configs is None:
@@ -176,7 +175,7 @@ def _candidates(
         text = knobs.get(stage, knobs.get(None))
         if text is None:
             continue
-        config = space.default if text == "default" else space.complete(Config.parse(text))
+        config = space.named(text)
         rule = None if illegal else space.broken_rule(config)
         if rule is not None:
             raise UserError(

@@ -69,7 +69,6 @@ def isa(
     from autotune.protocol.registry import load_backend
     from autotune.report.executed import executed_json, print_executed
     from autotune.report.isa import compare, print_comparison
-    from autotune.space.config import Config
     from autotune.tuning.subjects import by_stage
     from autotune.tuning.targets import resolve_target
 
@@ -90,7 +89,7 @@ def isa(
     space = load_backend(backend).space(problem.layer, problem.tokens, at, device)
     knobs = [next(iter(parts.values())) for parts in named]
     texts = knobs if len(knobs) == 2 else ["default", *knobs]
-    configs = [space.default if text == "default" else space.complete(Config.parse(text)) for text in texts]
+    configs = [space.named(text) for text in texts]
     compared = compare(configs, listings(backend, problem.layer, problem.tokens, at, configs, device))
     if executed:
         compared["executed"] = executed_json(_execute(backend, device, problem, at, configs))

@@ -227,6 +227,14 @@ class BoundSpace:
         """`partial` with the default for every knob that it leaves out."""
         return Config({**self.default, **partial})
 
+    def named(self, text: str) -> Config:
+        """The config that a user names: `default`, or knobs over it as in `tile_k=256,tile_n=64`; legal or not.
+
+        Raises:
+            UserError: not of that form.
+        """
+        return self.default if text == "default" else self.complete(Config.parse(text))
+
     @cached_property
     def raw_size(self) -> int:
         """Assignments, legal or not."""

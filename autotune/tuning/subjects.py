@@ -111,7 +111,7 @@ class Resolver:
 
     def _stage_config(self, stage: Stage, knobs: str, problem: Problem) -> Config:
         space = self._space(problem, stage)
-        config = space.default if knobs == "default" else space.complete(Config.parse(knobs))
+        config = space.named(knobs)
         if broken := space.broken_rule(config):
             where = f"{stage}:{knobs} is not legal at {problem.shape} ({broken.name})"
             raise UserError(f"{where}: {broken.reason}; choose other values")
