@@ -228,7 +228,7 @@ class BoundSpace:
         return Config({**self.default, **partial})
 
     def named(self, text: str) -> Config:
-        """The config that a user names: `default`, or knobs over it as in `tile_k=256,tile_n=64`; legal or not.
+        """The config that a user names, legal or not: `default`, or knobs over it, `tile_k=256,tile_n=64`.
 
         Raises:
             UserError: not of that form.
