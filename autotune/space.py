@@ -4,7 +4,6 @@ A `Space` is what a file says. `Space.at(...)` binds it to one layer, token coun
 `BoundSpace`, which knows its legal configs.
 """
 
-import hashlib
 import random
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from autotune import identity
 from autotune.config import UNSET, Config, Value, value_text
 from autotune.data import data_dir
 from autotune.devices import Device
@@ -94,7 +94,7 @@ class Space:
     """A search-space file.
 
     Attributes:
-        digest: SHA-256 of the file's text, hex: stored results name the space that they belong to.
+        stored_as: the name by which stored results know it, where it is no file's; "": its digest.
     """
 
     backend: str
@@ -104,8 +104,13 @@ class Space:
     params: tuple[Param, ...]
     rules: tuple[Rule, ...]
     overrides: tuple[Override, ...]
-    digest: str
     features: tuple[Feature, ...] = ()
+    stored_as: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """By which stored results name the space that they belong to."""
+        return self.stored_as or identity.stored_name(identity.space_digest(self))
 
     def at(
         self, layer: Layer, tokens: int, device: Device, options: frozenset[str] | None = None
@@ -349,10 +354,10 @@ def parse_space(text: str) -> Space:
     Raises:
         ValueError, KeyError, TypeError, AttributeError: it describes none.
     """
-    return _space(tomllib.loads(text), hashlib.sha256(text.encode()).hexdigest())
+    return _space(tomllib.loads(text))
 
 
-def _space(raw: Mapping[str, Any], digest: str) -> Space:
+def _space(raw: Mapping[str, Any]) -> Space:
     params = tuple(
         Param(
             name=name,
@@ -396,7 +401,6 @@ def _space(raw: Mapping[str, Any], digest: str) -> Space:
         params,
         rules,
         overrides,
-        digest,
         features,
     )
 

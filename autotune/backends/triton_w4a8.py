@@ -5,8 +5,10 @@ import re
 import time
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from autotune import kernels
 from autotune.arithmetic import W4A8, Computes
 from autotune.backends.base import CompileRefused, Listing
 from autotune.backends.legality import require_layout
@@ -16,6 +18,7 @@ from autotune.compile.occupancy import with_occupancy
 from autotune.config import Config
 from autotune.devices import Device
 from autotune.errors import UserError
+from autotune.identity import source_digest, stored_name
 from autotune.kernels.formats import misfit
 from autotune.problem import Layer, Problem, Stage, gemm_dims
 from autotune.results import Compiled, StaticFacts
@@ -23,6 +26,9 @@ from autotune.space import BoundSpace, Space, shipped_spaces
 
 if TYPE_CHECKING:
     from triton.backends.compiler import GPUTarget
+
+_SOURCES: Final = ("config", "layout", "prepare", "quantise", "sort", "spec", "stage1", "stage2", "tiles")
+"""The modules of `autotune.kernels` that decide what is compiled and launched."""
 
 
 class TritonW4A8:
@@ -50,9 +56,7 @@ class TritonW4A8:
 
     def source_digest(self) -> str:
         _require_triton()
-        from autotune.kernels.spec import kernel_source_hash
-
-        return kernel_source_hash()
+        return kernel_source()
 
     def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
         """Weights once, activations once, outputs once, partial sums written and read."""
@@ -121,6 +125,13 @@ def _require_triton() -> None:
         raise UserError(
             "backend triton needs Triton, which is not installed: pip install 'moe-autotune[local]'"
         )
+
+
+@cache
+def kernel_source() -> str:
+    """The name of the kernels' source: see `autotune.identity`."""
+    folder = Path(kernels.__file__).parent
+    return stored_name(source_digest(folder / f"{name}.py" for name in _SOURCES))
 
 
 @cache

@@ -119,5 +119,5 @@ def _record(session: Session, reader: Reader, row: Run) -> RunRecord:
         ended_at=ended_at,
         seen_at=seen_at,
         tool_version=row.tool_version,
-        environment=None if row.environment_id is None else reader.environment(row.environment_id),
+        environment=None if row.environment_id is None else reader.environment(row.environment_id, row.id),
     )
