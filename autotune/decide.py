@@ -66,7 +66,7 @@ def _of_what_ships(confirmation: Confirmation) -> str | None:
     """Why the default, the first finalist, could not be timed to the end; None: it was."""
     begins = f"{confirmation.finalists[0].label} 0 "
     notes = [note for note in confirmation.notes if note.startswith(begins)]
-    return f"what ships {notes[0].removeprefix(begins)}" if notes else None
+    return f"the default {notes[0].removeprefix(begins)}" if notes else None
 
 
 def _coupled(current: Tuning, problem: Problem) -> frozenset[str]:
@@ -135,9 +135,9 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
     default = current.default(problem)
     times, workload = dict(pairs(one, two, one_config=one_config(current.backend))), PROMISED
     if default not in times:
-        reason = "what ships has no estimate here, so there is nothing to compare with"
+        reason = "the default has no estimate here, so there is nothing to compare with"
         if not all(current.searches[problem, stage].was_told(default.of(stage)) for stage in Stage):
-            reason = "time was up before what ships was compiled: give --timeout more seconds"
+            reason = "time was up before the default was compiled: give --timeout more seconds"
         current.listener.on_no_winner(problem, reason)
         return []
     if sifter is None:
@@ -159,7 +159,7 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
             if by_execution is not None:
                 times, listed, workload = by_execution, list(by_execution), EXECUTED
     if default not in listed:
-        current.listener.on_no_winner(problem, "what ships is wrong: see the checks of its machine code")
+        current.listener.on_no_winner(problem, "the default is wrong: see the checks of its machine code")
     return current.store.record_short_list(
         current.id,
         problem=problem,

@@ -116,7 +116,7 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
 
 
 def _compile_defaults(request: RunRequest, backend: Backend, pool: Compiler) -> None:
-    """Starts the compiles of what ships; the searches will ask for them and find them under way."""
+    """Starts the compiles of the default; the searches will ask for them and find them under way."""
     for problem in request.problems:
         layer, tokens = problem.layer, problem.tokens
         for stage in Stage:

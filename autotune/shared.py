@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol, runtime_checkable
 
+from autotune.text import counted
 from autotune import interrupt
 from autotune.backends.base import Backend
 from autotune.export.env_knobs import EnvKnobs, env_knobs
@@ -77,7 +78,7 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
     settings, refused = _legal(current, knobs, defaults, shared_settings(knobs, defaults, best))
     said = [f"{setting_text(one.setting)} cannot serve every shape: {one.reason}" for one in refused]
     if not settings:
-        return [*said, "no setting of the process was faster than what ships and legal at every shape"]
+        return [*said, "no setting of the process was faster than the default and legal at every shape"]
     for problem, configs in shared_finalists(knobs, defaults, settings).items():
         interrupt.look()
         finalists = [
@@ -95,7 +96,8 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
             kind=judge.kind,
         )
     tokens = ", ".join(str(problem.tokens) for problem in problems)
-    return [*said, f"{len(settings)} settings of the process were timed at {tokens} tokens: export chooses"]
+    timed = counted(len(settings), "setting of the process", plural="settings of the process")
+    return [*said, f"timed {timed} at {tokens} tokens: export chooses"]
 
 
 def _leaders(current: Tuning, winner: WinnerRecord) -> list[LayerConfig]:
@@ -144,7 +146,7 @@ def _broken(
         space = current.space(problem, stage)
         rule = space.broken_rule(config.of(stage))
         if rule is not None:
-            return f"at {problem.tokens} tokens it breaks {stage}'s rule {rule.name}, {rule.reason}"
+            return f"at {problem.tokens_text} it breaks {stage}'s rule {rule.name}, {rule.reason}"
     return None
 
 

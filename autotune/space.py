@@ -45,7 +45,7 @@ class Param:
 
     Attributes:
         values: what it may be; `None` is "unset".
-        default: what ships.
+        default: the config that is used without tuning.
         arch: prefixes of the architectures that have it; empty: all.
         option: the compiler option that must exist for it, or "".
         coupled: its effect reaches beyond its own stage, so the final of a layer tries all its values.
@@ -180,7 +180,7 @@ class BoundSpace:
 
     @cached_property
     def default(self) -> Config:
-        """What ships for this problem."""
+        """The default for this problem."""
         values = {param.name: param.default for param in self.params}
         for override in self.space.overrides:
             if override.when(self._variables):

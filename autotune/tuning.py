@@ -63,10 +63,10 @@ class RunResult:
         complete: every search used its budget.
         best: the winner of each problem, or offline the best of its short list.
         stopped: why searches ended before their budget, and what they left untried; a sentence each.
-        defaults: what ships, by shape and stage.
+        defaults: by shape and stage.
         settings: what was timed for one setting of the process, and what was left out; a sentence each.
         left_out: of each problem's final, who was not timed to the end and why; a sentence each.
-        checks: offline, verdicts on the machine code of short-listed configs and of what ships.
+        checks: offline, verdicts on the machine code of short-listed configs and of the default.
     """
 
     run: int
@@ -152,6 +152,6 @@ class Tuning:
         return self.backend.space(problem.layer, problem.tokens, stage, self.request.target.device)
 
     def default(self, problem: Problem) -> LayerConfig:
-        """What ships for a problem."""
+        """The default for a problem."""
         one, two = (self.space(problem, stage).default for stage in Stage)
         return LayerConfig(one, two)

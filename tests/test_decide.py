@@ -129,4 +129,4 @@ def test_a_knob_that_reaches_beyond_its_stage_is_in_the_final_in_every_combinati
 def test_where_what_ships_is_refused_the_case_the_error_and_the_bound_are_told(tmp_path: Path) -> None:
     refused = "at 3 tokens, uniform routing: relative error 2.10e-02 exceeds the path's bound 1.30e-02"
     tally = decide(tmp_path, Judge(refused=refused))
-    assert tally.no_winner == {M4: f"what ships was not timed: incorrect: {refused}"}
+    assert tally.no_winner == {M4: f"the default was not timed: incorrect: {refused}"}

@@ -57,7 +57,7 @@ class Resolver:
         self._backend, self._device, self._store = backend, device, store
 
     def default(self, problem: Problem) -> LayerConfig:
-        """What ships."""
+        """The default."""
         one, two = (self._space(problem, stage).default for stage in Stage)
         return LayerConfig(one, two)
 
@@ -153,9 +153,7 @@ class Resolver:
                 f"{folder} was tuned for another layer than {mine.key}: give its --model and --tp"
             )
         if not found:
-            raise UserError(
-                f"{folder} holds nothing for {problem.tokens} tokens: choose a --shape that it has"
-            )
+            raise UserError(f"{folder} holds nothing for {problem.tokens_text}: choose a --shape that it has")
         return found[0]
 
 
