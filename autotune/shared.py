@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol, runtime_checkable
 
-from autotune.text import counted
 from autotune import interrupt
 from autotune.backends.base import Backend
 from autotune.export.env_knobs import EnvKnobs, env_knobs
@@ -20,6 +19,7 @@ from autotune.problem import Problem, Stage
 from autotune.results import SETTING, Confirmation, Finalist, LayerConfig
 from autotune.routing import UNIFORM
 from autotune.store.records import WinnerRecord
+from autotune.text import counted
 from autotune.tuning import Judge, RunRequest, Tuning
 
 MOST_SETTINGS = 6
