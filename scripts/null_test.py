@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The null test on the GPU of this machine: what ships against copies of itself, through the whole decision.
+"""The null test on the GPU of this machine: the default against copies of itself, through the whole decision.
 
     python scripts/null_test.py --runs 20 --out null.json
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Proves on the GPU of this machine that the numeric gate passes what ships and refuses what is broken.
+"""Proves on the GPU of this machine that the numeric gate passes the default and refuses what is broken.
 
     AUTOTUNE_SGLANG_SRC=.engines AUTOTUNE_VLLM_SRC=.engines python scripts/prove_gate.py --out gate.json
 
@@ -121,7 +121,7 @@ def shares(launches: Sequence[Launch], cases: Sequence[Case], what: What, path: 
 
 
 def prove(backend: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One backend: rows of what ships, and of faults."""
+    """One backend: rows of the default, and of faults."""
     from autotune.measure.workload import make_weights
     from autotune.problem.models import preset
     from autotune.protocol.registry import load_backend

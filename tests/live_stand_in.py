@@ -76,7 +76,7 @@ class OneConfig(StandIn):
 
 
 class OnlyBrokenOnesAreFast(StandIn):
-    """Nothing that is right beats what ships."""
+    """Nothing that is right beats the default."""
 
     name = "tests.live_stand_in:OnlyBrokenOnesAreFast"
     require = "us >= 10000 if fault == 'none' else us == 8000 and fault != 'dies_in_layers'"

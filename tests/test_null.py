@@ -1,4 +1,4 @@
-"""The null test: what ships against configs that are just as fast, through the whole decision.
+"""The null test: the default against configs that are just as fast, through the whole decision.
 
 A tool that picks the best of many noisy times finds winners where there are none. Run again, with
 `scripts/null_test.py` on a GPU besides, after anything that changes how winners are picked.
@@ -63,7 +63,7 @@ class Noise:
 
 
 class Judge:
-    """Every config takes as long as what ships; the noise is recorded, and the card drifts as it goes."""
+    """Every config takes as long as the default; the noise is recorded, and the card drifts as it goes."""
 
     kind = Kind.MEASURED
     workload = "cold"

@@ -1,4 +1,4 @@
-"""Search spaces: what is legal, why something is not, and what ships."""
+"""Search spaces: what is legal, why something is not, and the default."""
 
 import random
 from collections import Counter

@@ -10,12 +10,13 @@ from autotune.ab.evals import Change, EvalComparison, compare_evals
 from autotune.ab.folder import read_arm
 from autotune.ab.results import ACCEPTED, PER_ACCEPTED, per_accepted
 from autotune.errors import UserError
-from autotune.report.text_table import Column, percent, text_table
+from autotune.report.text_table import Column, text_table
+from autotune.text import percent
 
 _COLUMNS = (
     Column(""),
     *(Column(name, right=True) for name in ("baseline", "tuned", "change")),
-    *(Column(name) for name in ("95 %", "p", "verdict")),
+    *(Column(name) for name in ("95% CI", "p", "verdict")),
 )
 
 
@@ -85,7 +86,7 @@ class Outcome:
         for score in self.accuracy:
             yield (
                 f"{score.name}: {score.base:.4f} -> {score.tuned:.4f}"
-                f" ({score.change:+.4f}, 95 % ±{score.margin:.4f}, p {_p(score.p)}): {score.verdict}"
+                f" ({score.change:+.4f}, 95% CI ±{score.margin:.4f}, p {_p(score.p)}): {score.verdict}"
             )
         yield from (f"note: {note}" for note in self.notes)
         yield self.verdict
@@ -136,12 +137,12 @@ def _json(one: Comparison) -> dict[str, Any]:
 def _row(one: Comparison) -> list[str]:
     ratio = one.ratio
     few = one.verdict is Finding.TOO_FEW
-    change = "" if few else f"{percent(ratio.low - 1)} to {percent(ratio.high - 1)}"
+    change = "" if few else f"{percent(ratio.low - 1, signed=True)} to {percent(ratio.high - 1, signed=True)}"
     means = (f"{mean:.2f}" if mean >= 1 else f"{mean:.3g}" for mean in (one.base, one.tuned))
     return [
         one.metric.name,
         *means,
-        percent(ratio.value - 1),
+        percent(ratio.value - 1, signed=True),
         change,
         "" if few else _p(one.p),
         str(one.verdict),

@@ -17,7 +17,7 @@ from autotune.errors import UserError
 COMMANDS: Final = {
     "Tune": {
         "run": "Search both stages at each shape and decide each shape's layer config.",
-        "measure": "Time one config on this machine's GPU, with its 95 % interval over fresh routings.",
+        "measure": "Time one config on this machine's GPU, with its 95% interval over fresh routings.",
         "compare": "Put two configs, runs or bundles through paired rounds.",
         "confirm": "Confirm stored winners again on today's stack.",
     },

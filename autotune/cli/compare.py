@@ -107,7 +107,7 @@ def compare(
                 ratio = answer.ratio
                 line = (
                     f"B is {answer.verdict}: {answer.a.value:.2f} -> {answer.b.value:.2f} µs,"
-                    f" B/A {ratio.value:.4f} (95 %: {ratio.low:.4f} to {ratio.high:.4f})"
+                    f" B/A {ratio.value:.4f} (95% CI {ratio.low:.4f} to {ratio.high:.4f})"
                 )
             if not as_json:
                 typer.echo(f"{problem.shape} {what} on {card}{shared}: {line}")

@@ -20,6 +20,7 @@ from autotune.cli.options import (
     say_waiting,
 )
 from autotune.cli.output import print_json
+from autotune.text import percent, percent_interval
 
 if TYPE_CHECKING:
     from autotune.tuning.reconfirm import Recheck
@@ -36,7 +37,7 @@ def confirm(
         float,
         typer.Option(
             callback=between(0.0, 0.9),
-            help="Gain that a winner must exceed at 95 %.",
+            help="Gain that a winner must exceed at 95% confidence.",
             rich_help_panel="Measuring",
         ),
     ] = 0.01,
@@ -87,9 +88,9 @@ def _print(recheck: "Recheck", *, as_json: bool, quiet: bool) -> None:
     if as_json or (quiet and (recheck.holds or recheck.before.kept_default)):
         return
     before, after = recheck.before, recheck.after
-    now = f"{after.gain:+.1%} now (95 %: {after.gain_low:+.1%} to {after.gain_high:+.1%})"
-    says = f"holds, {now}" if recheck.holds else "kept default now"
-    typer.echo(f"{before.problem.shape}: gain {before.gain:+.1%} then; {says}")
+    now = percent_interval(after.gain, after.gain_low, after.gain_high, signed=True)
+    says = f"holds, {now} now" if recheck.holds else "kept default now"
+    typer.echo(f"{before.problem.shape}: gain {percent(before.gain, signed=True)} then; {says}")
     for difference in recheck.differences:
         typer.echo(f"  stack: {difference}")
     for note in after.notes:

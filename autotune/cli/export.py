@@ -208,7 +208,7 @@ def _print(made: "Plan", out: Path, exported: "Exported | None", preview: bool) 
     from autotune.report.winners import verdict
 
     for winner in made.winners:
-        typer.echo(f"{winner.problem.shape} ({winner.problem.tokens} tokens): {verdict(winner)}")
+        typer.echo(f"{winner.problem.shape} ({winner.problem.tokens_text}): {verdict(winner)}")
     for line in preview_lines(made.previews) if preview else ():
         typer.echo(line)
     for line in decision_lines(made.decision) if made.decision else ():

@@ -36,7 +36,7 @@ def measure(
     log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
-    """Time one config on this machine's GPU, with its 95 % interval over fresh routings.
+    """Time one config on this machine's GPU, with its 95% interval over fresh routings.
 
     Examples:
 
@@ -80,7 +80,7 @@ def measure(
                 interval, error = answer
                 results.append({**row, "status": "ok", "us": asdict(interval), "gate_error": error})
                 line = (
-                    f"{interval.value:.2f} µs (95 %: {interval.low:.2f} to {interval.high:.2f}),"
+                    f"{interval.value:.2f} µs (95% CI {interval.low:.2f} to {interval.high:.2f}),"
                     f" numeric error {error:.1e}"
                 )
             if not as_json:

@@ -9,6 +9,7 @@ from autotune.problem.layer import Stage
 from autotune.protocol.registry import load_backend
 from autotune.replay.files import read_table
 from autotune.replay.target import ReplayBackend
+from autotune.text import counted
 from autotune.tuning.context import RunRequest
 from autotune.tuning.searches import asked_configs, searched_spaces
 
@@ -78,21 +79,20 @@ def print_plan(request: RunRequest, database: str, *, as_json: bool, quiet: bool
         typer.echo(f"{planned['layer']}, backend {planned['backend']}, database {database}")
     for search in planned["searches"]:
         part = "" if search["searched"] == search["space"] else f" of {search['space']:,}"
-        how = "swept whole" if search["swept"] else f"{search['trials']} trials"
+        how = "all are tried" if search["swept"] else counted(search["trials"], "trial")
         typer.echo(
-            f"{search['shape']} {search['stage']} ({search['tokens']} tokens): {search['searched']:,}{part}"
-            f" legal configs, {how}"
+            f"{search['shape']} {search['stage']} ({counted(search['tokens'], 'token')}):"
+            f" {search['searched']:,}{part} legal configs, {how}"
         )
         for config in search["tried"]:
             typer.echo(f"  tried first: {config}")
     trials = sum(search["trials"] for search in planned["searches"])
     limit = "" if planned["timeout_s"] is None else f", at most {planned['timeout_s']:g} s of search"
-    compiling = (
-        f"{planned['workers']} compile processes, {planned['compile_timeout_s']:g} s a compile at most"
-    )
-    typer.echo(f"{trials} trials, {planned['finals']} finals; {compiling}{limit}")
+    processes = counted(planned["workers"], "compile process")
+    compiling = f"{processes}, at most {planned['compile_timeout_s']:g} s per compile"
+    typer.echo(f"{counted(trials, 'trial')}, {counted(planned['finals'], 'final')}; {compiling}{limit}")
     spilling = "is tried" if request.allow_spills else "is refused"
-    ends = "" if request.stop_when is None else f", ends when less than {request.stop_when:g} is to be gained"
+    ends = "" if request.stop_when is None else f", ends when a gain below {request.stop_when:g} is expected"
     typer.echo(f"sampler {request.sampler}, seed {request.seed}; what spills {spilling}{ends}")
     if not quiet:
-        typer.echo("Nothing was compiled, measured or written: without --dry-run it is.")
+        typer.echo("Nothing was compiled, measured or stored; leave out --dry-run to run it.")

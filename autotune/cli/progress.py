@@ -9,12 +9,12 @@ from autotune.cli import logfile
 from autotune.cli.eta import Eta
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem
-from autotune.report.text_table import duration
 from autotune.report.wording import tie_text
 from autotune.results import Status
 from autotune.search.driver import Task
 from autotune.search.study import StageSearch
 from autotune.store.records import TrialRecord
+from autotune.text import counted, duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,7 +68,7 @@ class Tally:
 
     def on_confirm(self, problem: Problem, contenders: int) -> None:
         self.eta.final()
-        logfile.note(f"final {problem.shape}: {contenders} layer configs")
+        logfile.note(f"final {problem.shape}: {counted(contenders, 'layer config')}")
 
     def on_no_winner(self, problem: Problem, reason: str) -> None:
         self.no_winner[problem] = reason
@@ -105,10 +105,16 @@ class Tally:
         return f"about {duration(seconds)} to go" + ("" if self.eta.finals_known else ", then the checks")
 
     def by_status(self) -> str:
-        """Trials by status, with how many were merged, as words."""
+        """Trials by status, with how many reused a binary, as words."""
         parts = [f"{self.counts[status]} {status}" for status in Status if self.counts[status]]
-        merged = [f"{self.merged} of them merged with equal machine code"] if self.merged else []
-        return ", ".join([*parts, *merged]) or "none yet"
+        reused = [f"{counted(self.merged, 'trial')} reused an identical binary"] if self.merged else []
+        return ", ".join([*parts, *reused]) or "no result yet"
+
+    def spoken(self) -> str:
+        """What this run did, as words."""
+        if not self.done and self.resumed:
+            return f"nothing left to try; {counted(self.resumed, 'stored trial')} used"
+        return f"{counted(self.done, 'trial')}: {self.by_status()}"
 
     def best(self, task: Task) -> str:
         """The best so far against the default, as words."""
@@ -124,9 +130,10 @@ class Tally:
 
 def _comparing(kind: str, contenders: int) -> str:
     """What happens to the contenders of a final; a replay has none."""
+    configs = counted(contenders, "layer config")
     if kind == Kind.REPLAYED:
-        return f"drawing recorded samples of {contenders} layer configs, the stages added up"
-    return f"confirming {contenders} layer configs on fresh routings"
+        return f"drawing recorded samples of {configs} and adding up their stages"
+    return f"confirming {configs} on fresh routings"
 
 
 class PlainProgress(Tally):
@@ -140,16 +147,16 @@ class PlainProgress(Tally):
     def on_start(self, tasks: dict[Task, StageSearch], *, resumed: int) -> None:
         super().on_start(tasks, resumed=resumed)
         for (problem, stage), search in tasks.items():
-            how = "swept whole" if search.sweeps else f"{search.budget} trials"
-            print(f"{problem.shape} {stage}: {search.space.size:,} legal configs, {how}")
+            how = "all are tried" if search.sweeps else counted(search.budget, "trial")
+            print(f"{problem.shape} {stage}: {counted(search.space.size, 'legal config')}, {how}")
         if resumed:
-            print(f"resuming: {resumed} trials are in the database already")
+            print(f"resuming: {counted(resumed, 'stored trial')}")
 
     def on_trial(self, trial: TrialRecord, search: StageSearch) -> None:
         super().on_trial(trial, search)
         if time.monotonic() - self._last >= _PLAIN_EVERY_S or self.done == self.total:
             self._last = time.monotonic()
-            print(f"{self.done}/{self.total} trials ({self.by_status()}), {self.to_go}")
+            print(f"{self.done}/{counted(self.total, 'trial')} ({self.by_status()}), {self.to_go}")
             for problem, stage in self.tasks:
                 print(f"  {problem.shape} {stage}: {self.best((problem, stage))} ({self._kind})")
             sys.stdout.flush()

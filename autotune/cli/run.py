@@ -59,7 +59,7 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help=f"Configs a stage and shape; default {_LIVE_TRIALS} on a GPU, {_OFFLINE_TRIALS} offline.",
+            help=f"Configs per stage and shape; default {_LIVE_TRIALS} on a GPU, {_OFFLINE_TRIALS} offline.",
             rich_help_panel="Search",
         ),
     ] = None,
@@ -83,7 +83,7 @@ def run(
     knob: Annotated[
         list[str] | None,
         typer.Option(
-            help="Search only these values: tile_k=256,512, or at one stage stage1:tile_k=256. What ships is"
+            help="Search only these values: tile_k=256,512, or at one stage stage1:tile_k=256. The default is"
             " tried all the same. May be repeated.",
             rich_help_panel="Search",
             metavar="KNOB=VALUES",
@@ -101,13 +101,13 @@ def run(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Compile processes; one a core at most.", rich_help_panel="Search"),
+        typer.Option(min=1, help="Compile processes; at most one per core.", rich_help_panel="Search"),
     ] = None,
     compile_timeout: Annotated[
         float,
         typer.Option(
             callback=between(0.1, YEAR_S),
-            help="Seconds that one compile may take.",
+            help="Time limit of one compile, in seconds.",
             rich_help_panel="Search",
         ),
     ] = 60.0,
@@ -119,7 +119,7 @@ def run(
         float,
         typer.Option(
             callback=between(0.0, 0.9),
-            help="Gain that a winner must exceed at 95 %.",
+            help="Gain that a winner must exceed at 95% confidence.",
             rich_help_panel="Search",
         ),
     ] = 0.01,
@@ -304,8 +304,7 @@ def _print_result(
         return
     if not quiet:
         typer.echo(
-            f"\n{progress.done} trials: {progress.by_status()}; compile {progress.compile_s:.0f} s,"
-            f" device {progress.measure_s:.0f} s"
+            f"\n{progress.spoken()}; compile {progress.compile_s:.0f} s, device {progress.measure_s:.0f} s"
         )
     if beside := store.trials_of(result.run, contended=True):
         typer.echo(f"{len(beside)} windows were disturbed, marked and measured again: {beside[-1].contended}")

@@ -21,7 +21,7 @@ def show(
     db: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Show the latest winner of each shape against what ships; with a number, everything about that trial.
+    """Show the latest winner of each shape against the default; with a number, everything about that trial.
 
     Examples:
 

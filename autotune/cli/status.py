@@ -53,7 +53,7 @@ def status(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> 
     for one in winners:
         stack = one.winner.environment
         typer.echo(
-            f"{one.winner.backend} {one.winner.problem.shape} ({one.winner.problem.tokens} tokens),"
+            f"{one.winner.backend} {one.winner.problem.shape} ({one.winner.problem.tokens_text}),"
             f" {one.winner.problem.layer.key}\n"
             f"  {verdict(one.winner)}\n"
             f"  made on {', '.join(stack_names(stack))}\n"

@@ -25,7 +25,7 @@ def top(
     db: Database = None,
     as_json: Json = False,
 ) -> None:
-    """List the best candidates of each stage and shape, and how they differ from what ships.
+    """List the best candidates of each stage and shape, and how they differ from the default.
 
     These are times of the search: the fastest of many noisy ones is too good to be true. What was decided
     is what autotune show tells.
@@ -48,7 +48,7 @@ def top(
     if stage is not None and stage not in list(Stage):
         raise UserError(f"--stage {stage!r} is no stage: use {' or '.join(Stage)}")
     if status is not None and status not in list(Status):
-        raise UserError(f"--status {status!r} is no fate: use one of {', '.join(Status)}")
+        raise UserError(f"unknown status {status!r}: use one of {', '.join(Status)}")
     chosen = Filter(
         verify_tokens=tuple(parse_shapes(shape)) if shape else None,
         stage=Stage(stage) if stage else None,

@@ -1,4 +1,4 @@
-"""Caches and variables that make a sweep lie: they give another kernel than the one that was asked for."""
+"""Finds caches and variables that give a sweep another kernel than the one that it asked for."""
 
 from autotune.backends.flydsl.request import GATES
 from autotune.protocol.finding import Finding, State
@@ -14,7 +14,9 @@ _ON = ("1", "true", "True", "YES", "yes")
 def cache_findings(host: Host) -> list[Finding]:
     """Everything of that kind that is here; a single finding when there is nothing."""
     found = [*_flydsl_cache(host), *_gates(host), *_tiles(host), *_tables(host)]
-    return found or [Finding("caches", State.YES, "no stale cache, and no variable that changes a kernel")]
+    return found or [
+        Finding("caches", State.YES, "no stale kernel caches, no variables that change a kernel")
+    ]
 
 
 def _flydsl_cache(host: Host) -> list[Finding]:
@@ -27,7 +29,7 @@ def _flydsl_cache(host: Host) -> list[Finding]:
         f"{kernels} kernels in {folder}: no key has the gates, so a hit may be the other setting's kernel"
     )
     remedy = f"rm -r {folder} before a gate is changed in serving (autotune itself uses folders of its own)"
-    return [Finding("FlyDSL's cache", State.LIES, detail, remedy)]
+    return [Finding("FlyDSL's cache", State.WARNING, detail, remedy)]
 
 
 def _gates(host: Host) -> list[Finding]:
@@ -38,7 +40,7 @@ def _gates(host: Host) -> list[Finding]:
             state = "on" if value in _ON else "off"
             detail = f"{value!r} means {state} (on is {', '.join(_ON)} and nothing else)"
             found.append(
-                Finding(name, State.LIES, detail, f"unset {name}: autotune sets it for each candidate")
+                Finding(name, State.WARNING, detail, f"unset {name}: autotune sets it for each candidate")
             )
     return found
 
@@ -55,7 +57,7 @@ def _tiles(host: Host) -> list[Finding]:
             detail = f"{value!r}: unlike the sort's block size it gives wrong numbers"
         else:
             detail = f"{value!r}: no default is the shipped one with it"
-        found.append(Finding(name, State.LIES, detail, f"unset {name}"))
+        found.append(Finding(name, State.WARNING, detail, f"unset {name}"))
     return found
 
 

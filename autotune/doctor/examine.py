@@ -50,7 +50,11 @@ def examine(host: Host) -> Examination:
     return Examination(tuple(findings), tuple(abilities(facts)))
 
 
-_STYLE = {State.YES: "green", State.NO: "red", State.LIES: "yellow", State.NOTE: ""}
+_STYLE = {State.YES: "green", State.NO: "red", State.WARNING: "yellow", State.NOTE: ""}
+
+
+def _shown(state: State) -> str:
+    return "warning" if state is State.WARNING else str(state)
 
 
 def print_examination(examination: Examination) -> None:
@@ -63,7 +67,7 @@ def print_examination(examination: Examination) -> None:
     width = max(len(finding.name) for finding in examination.findings)
     for finding in examination.findings:
         line = Text(f"{finding.name:<{width}}  ")
-        line.append(f"{finding.state:<9}", _STYLE[finding.state])
+        line.append(f"{_shown(finding.state):<9}", _STYLE[finding.state])
         line.append(f"  {finding.detail}")
         console.print(line)
         if finding.remedy:

@@ -30,7 +30,7 @@ def winners_table(winners: Sequence[WinnerRecord], default: Callable[[int], Laye
 
 def _check(winner: WinnerRecord) -> None:
     one, two = (winner.config.of(stage).get("tile_m") for stage in Stage)
-    where = f"the winner at {winner.problem.tokens} tokens"
+    where = f"the winner at {winner.problem.tokens_text}"
     if one != two:
         raise UserError(
             f"{where} has tile_m={one} in stage 1 and {two} in stage 2, but both stages share one sort:"

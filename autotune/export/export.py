@@ -186,7 +186,7 @@ def _decision(
     """The setting for all shapes; None: there is but one estimate.
 
     Raises:
-        UserError: no run has timed settings at every shape, and not every shape kept what ships.
+        UserError: no run has timed settings at every shape, and not every shape kept the default.
     """
     if any(winner.confirmation is None for winner in winners):
         if len(winners) == 1:

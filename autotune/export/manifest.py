@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from autotune import __version__
+from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Stage
 from autotune.protocol.content import estimate_note
@@ -50,8 +51,8 @@ def manifest_json(
         "measured": all(winner.kind is Kind.MEASURED for winner in winners),
         "winners": [_winner(winner, (checks or {}).get(winner.id, {})) for winner in winners],
         "environments": {
-            fingerprint.key: asdict(fingerprint)
-            for fingerprint in sorted({w.environment for w in winners}, key=lambda f: f.key)
+            stack.key: asdict(stack) | {"tool_version": _versions(winners, stack)}
+            for stack in sorted({w.environment for w in winners}, key=lambda stack: stack.key)
         },
         "serving_folder": serving_folder,
         "variables": dict(sorted((variables or {}).items())),
@@ -63,6 +64,11 @@ def manifest_json(
         },
     }
     return json.dumps(content, indent=2) + "\n"
+
+
+def _versions(winners: Sequence[WinnerRecord], stack: Fingerprint) -> str:
+    """The versions of this tool that measured on a stack."""
+    return ", ".join(sorted({w.environment.tool_version for w in winners if w.environment == stack}))
 
 
 def _winner(winner: WinnerRecord, checks: Mapping[Stage, Verdict]) -> dict[str, Any]:

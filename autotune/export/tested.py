@@ -10,6 +10,7 @@ from autotune.export.settings_table import Setting, SettingsTable
 from autotune.measure.settings import MeasureSettings
 from autotune.protocol.mix import Mix, Tested
 from autotune.statistics import Interval, median_interval, pair_ratios
+from autotune.text import counted, percent, percent_interval
 
 
 def put_to_test(table: SettingsTable, setting: Setting, mix: Mix) -> Tested[Setting]:
@@ -23,7 +24,9 @@ def put_to_test(table: SettingsTable, setting: Setting, mix: Mix) -> Tested[Sett
     nothing = Interval(0.0, 0.0, 0.0)
     broken = [tokens for tokens, (mine, base) in times.items() if not mine or len(mine) != len(base)]
     if broken:
-        return Tested(setting, nothing, {}, f"failed in a round at {broken[0]} tokens", unsafe=True)
+        return Tested(
+            setting, nothing, {}, f"failed in a round at {counted(broken[0], 'token')}", unsafe=True
+        )
     measuring = table.measuring
     gains = {tokens: _gain(mine, base, measuring) for tokens, (mine, base) in times.items()}
     mean = _gain(
@@ -33,17 +36,17 @@ def put_to_test(table: SettingsTable, setting: Setting, mix: Mix) -> Tested[Sett
     )
     for tokens in mix.guards:
         if gains[tokens].low < -mix.margin:
-            within = f"not surely within {mix.margin:.1%} of the default at {tokens} tokens"
+            within = f"not surely within {percent(mix.margin)} of the default at {counted(tokens, 'token')}"
             lost = f"{within}: {_text(gains[tokens])}"
             return Tested(setting, mean, gains, lost, unsafe=True)
     if mean.low <= measuring.min_gain:
-        little = f"its gain over the mix is not surely above {measuring.min_gain:.1%}: {_text(mean)}"
+        little = f"its gain over the mix is not surely above {percent(measuring.min_gain)}: {_text(mean)}"
         return Tested(setting, mean, gains, little)
     return Tested(setting, mean, gains, "")
 
 
 def _text(gain: Interval) -> str:
-    return f"{gain.value:+.1%} (95 %: {gain.low:+.1%} to {gain.high:+.1%})"
+    return percent_interval(gain.value, gain.low, gain.high, signed=True)
 
 
 def _of_mix(times: Mapping[int, Sequence[float]], mix: Mix) -> list[float]:

@@ -7,6 +7,7 @@ from autotune.export.global_env import setting_text
 from autotune.export.settings_table import Setting
 from autotune.protocol.content import Preview
 from autotune.protocol.mix import Decision
+from autotune.text import percent, percent_interval
 
 
 def preview_lines(previews: Iterable[Preview]) -> Iterator[str]:
@@ -23,11 +24,11 @@ def preview_lines(previews: Iterable[Preview]) -> Iterator[str]:
 def decision_lines(decision: Decision[Setting]) -> Iterator[str]:
     """The decision table: a line a setting, gains over the default by tokens; then the test of the best."""
     if not decision.candidates:
-        yield "Every shape kept what ships, so every knob stays unset."
+        yield "Every shape kept the default, so every knob stays unset."
         return
     mix = ", ".join(f"{tokens}: {share:.0%}" for tokens, share in decision.mix.weights.items())
     guards = ", ".join(map(str, decision.mix.guards))
-    margin = f"{decision.mix.margin:.1%}"
+    margin = percent(decision.mix.margin)
     guarded = f"guards {guards} may lose {margin}" if guards else "no guards: nothing is known of prefill"
     yield f"One setting for every shape, over the mix {mix}; {guarded}."
     for note in decision.notes:
@@ -35,16 +36,16 @@ def decision_lines(decision: Decision[Setting]) -> Iterator[str]:
     columns = sorted({*decision.mix.weights, *decision.mix.guards})
     yield "  " + "".join(f"{m:>9}" for m in columns) + f"{'mix':>9}  setting"
     for line in decision.candidates:
-        cells = [f"{line.gains[m]:+.1%}" if m in line.gains else "-" for m in columns]
-        mean = "-" if line.mean is None else f"{line.mean:+.1%}"
+        cells = [percent(line.gains[m], signed=True) if m in line.gains else "-" for m in columns]
+        mean = "-" if line.mean is None else percent(line.mean, signed=True)
         name = setting_text(line.setting)
         mark = "chosen: " if line.setting == decision.setting else ""
         why = f" (refused: {line.refused})" if line.refused else ""
         yield "  " + "".join(f"{cell:>9}" for cell in cells) + f"{mean:>9}  {mark}{name}{why}"
     if decision.tested:
         tested = decision.tested
-        gain = f"{tested.mean.value:+.1%} (95 %: {tested.mean.low:+.1%} to {tested.mean.high:+.1%})"
+        gain = percent_interval(tested.mean.value, tested.mean.low, tested.mean.high, signed=True)
         end = f"kept default: {tested.failed}" if tested.failed else "confirmed"
         yield f"  Tested on other routings: {setting_text(tested.setting)}: mix {gain}; {end}"
         for tokens, one in tested.gains.items():
-            yield f"    {tokens:>6} tokens {one.value:+.1%} (95 %: {one.low:+.1%} to {one.high:+.1%})"
+            yield f"    {tokens:>6} tokens {percent_interval(one.value, one.low, one.high, signed=True)}"

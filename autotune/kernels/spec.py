@@ -17,9 +17,8 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import triton
@@ -289,15 +288,6 @@ def bind(
         return partial(spec.fn[blocks], **values, **spec.constexprs)
     # Triton's launcher takes every argument in order and skips the compile-time ones.
     return partial(compiled[blocks], *(arguments.get(name) for name in spec.signature))
-
-
-@cache
-def kernel_source_hash() -> str:
-    """SHA-256, hex, of this folder's sources that decide what is compiled and launched."""
-    digest = hashlib.sha256()
-    for name in ("config", "layout", "prepare", "quantise", "sort", "spec", "stage1", "stage2", "tiles"):
-        digest.update(name.encode() + b"\0" + (Path(__file__).parent / f"{name}.py").read_bytes())
-    return digest.hexdigest()
 
 
 def _stage1_constexprs(config: Stage1Config, layer: LayerDims) -> dict[str, Any]:

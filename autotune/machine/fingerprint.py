@@ -2,7 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
+from typing import Final
+
+_FIRST_RELEASE: Final = "0.1.0"
+"""Stands in every key where the first release had its own version, so that what it stored is found."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class Fingerprint:
         driver: kernel driver version.
         runtime: `rocm 7.2.0`, `cuda 13.0`, or `none` offline.
         kernel_source: digest of the kernels' source, or the engine's commit.
+        tool_version: the version of this tool that measured. It changes no result: stacks that differ in
+            nothing else are equal and have one key.
     """
 
     device: str
@@ -33,14 +39,15 @@ class Fingerprint:
     triton: str | None
     backend: str
     kernel_source: str
-    tool_version: str
+    tool_version: str = field(compare=False)
 
     @property
     def key(self) -> str:
-        """SHA-256 over all fields, hex."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """SHA-256 over all fields but the tool's version, hex."""
+        stack = asdict(self) | {"tool_version": _FIRST_RELEASE}
+        return hashlib.sha256(json.dumps(stack, sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: "Fingerprint") -> list[str]:
-        """The fields in which two stacks differ, as `field: mine -> theirs`."""
-        mine, theirs = asdict(self), asdict(other)
-        return [f"{name}: {mine[name]} -> {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        """What differs between two stacks, as `field: mine -> theirs`."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.compare)
+        return [f"{name}: {mine} -> {theirs}" for name, mine, theirs in pairs if mine != theirs]

@@ -18,6 +18,7 @@ from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem
 from autotune.results import SETTING, Confirmation, Failure, Finalist, Round
 from autotune.statistics import Interval, Verdict, median_interval, pair_ratios, verdict
+from autotune.text import percent, percent_interval
 
 RunRound = Callable[[int, int], "dict[str, float] | Failure"]
 """Times one contender (its index) on the routings of a seed: microseconds by what was timed."""
@@ -244,9 +245,9 @@ def confirm(
     said = decision(challenger, errors, judging, settings)
     if said.ratio is not None and not said.winner:
         notes.append(
-            f"kept default: candidate {challenger}'s gain of {1 - said.ratio.value:.1%} (95 %:"
-            f" {1 - said.ratio.high:.1%} to {1 - said.ratio.low:.1%}) is not surely above"
-            f" {settings.min_gain:.1%}"
+            f"kept default: candidate {challenger}'s gain of"
+            f" {percent_interval(1 - said.ratio.value, 1 - said.ratio.high, 1 - said.ratio.low)} is not"
+            f" surely above {percent(settings.min_gain)}"
         )
     return decided([*selecting, *judging], said)
 

@@ -125,7 +125,7 @@ class Watch:
             before: who was there when it began.
             key: of what was timed. By its own nature, too, samples may fall apart: then they do so again
                 while the reference is calm.
-            launches: of it. The first that is ever timed, what ships as a rule, becomes the reference.
+            launches: of it. The first that is ever timed, the default as a rule, becomes the reference.
             windows: its samples, microseconds a pass.
         """
         if not self._on:

@@ -9,6 +9,7 @@ from autotune.errors import UserError
 from autotune.problem.arithmetic import Needs
 from autotune.problem.models import Model
 from autotune.problem.routing import UNIFORM, Routing
+from autotune.text import counted
 
 MAX_VERIFY_TOKENS = 8
 
@@ -97,6 +98,11 @@ class Problem:
     def shape(self) -> str:
         """Short name for tables: `m4`, or `m4 x40` with 40 sequences in flight."""
         return f"m{self.verify_tokens}" + (f" x{self.concurrency}" if self.concurrency > 1 else "")
+
+    @property
+    def tokens_text(self) -> str:
+        """`1 token`, `160 tokens`."""
+        return counted(self.tokens, "token")
 
     @property
     def key(self) -> str:

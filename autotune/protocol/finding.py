@@ -9,7 +9,7 @@ class State(StrEnum):
 
     YES = "yes"
     NO = "no"
-    LIES = "could lie"  # works, and may give another kernel than the one that was asked for
+    WARNING = "could lie"  # works, and may give another kernel than the one that was asked for
     NOTE = "note"
 
 

@@ -58,7 +58,7 @@ def _degrees(computes: Computes, layer: Layer) -> str:
 
 
 def require_default(backend: object, layer: Layer, space: BoundSpace) -> None:
-    """Makes sure that what ships computes the layer, where the kernels do not see to it themselves.
+    """Makes sure that the default computes the layer, where the kernels do not see to it themselves.
 
     Raises:
         UserError: it breaks a rule of the space, as the runtime on the card would say.

@@ -13,6 +13,7 @@ from autotune.problem.layer import MOST_TOKENS
 from autotune.protocol.key_table import GUARDS
 from autotune.quantities import LARGEST, SMALLEST, not_negative, parse_number, parse_whole, positive
 from autotune.statistics import Interval
+from autotune.text import counted, percent
 
 Setting = TypeVar("Setting", bound=Hashable)
 
@@ -152,7 +153,7 @@ def _candidate(
     total = sum(share * base[m] for m, share in mix.weights.items())
     mean = 1 - sum(share * mine[m] for m, share in mix.weights.items()) / total
     lost = [m for m in mix.guards if gains[m] < -mix.margin]
-    refused = f"loses {-gains[lost[0]]:.1%} at {lost[0]} tokens" if lost else ""
+    refused = f"loses {percent(-gains[lost[0]])} at {counted(lost[0], 'token')}" if lost else ""
     return Candidate(setting, gains, mean, refused)
 
 

@@ -57,12 +57,12 @@ def around(values: Sequence[float], *, log: bool = False, margin: float = 0.06) 
 
 
 def focus(times: Sequence[float], marks: Sequence[float]) -> Axis:
-    """An axis for the range that matters: from the fastest to what ships, or to most of those near it.
+    """An axis for the range that matters: from the fastest to the default, or to most of those near it.
 
     It does not begin at zero, and what is far slower lies outside.
 
     Args:
-        marks: times that must be within it, as what ships.
+        marks: times that must be within it, as the default.
     """
     ordered = sorted(times)
     most = ordered[(3 * len(ordered)) // 4]

@@ -54,7 +54,7 @@ def lines(judged: Sequence[Judged], defaults: Mapping[tuple[str, str], Config] |
     """A line a candidate; of very many only those that are no pass.
 
     Args:
-        defaults: what ships by shape and stage: configs are told by their differences from it.
+        defaults: by shape and stage: configs are told by their differences from it.
     """
     shown = judged if len(judged) <= _DETAILED else [each for each in judged if not _passes(each)]
     return [f"  {_name(each, defaults or {})}: {each.text}{_origin(each)}" for each in shown]
@@ -69,7 +69,7 @@ def _name(judged: Judged, defaults: Mapping[tuple[str, str], Config]) -> str:
     shape, stage = candidate.problem.shape, str(candidate.stage)
     default: Mapping[str, Value] = defaults.get((shape, stage), {})
     changed = {name: value for name, value in candidate.config.items() if default.get(name, ...) != value}
-    return f"{shape} {stage} {Config(changed) if changed else 'as shipped'}"
+    return f"{shape} {stage} {Config(changed) if changed else 'default'}"
 
 
 def _origin(judged: Judged) -> str:

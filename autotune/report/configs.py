@@ -1,4 +1,4 @@
-"""Configs as people compare them: by what differs from what ships."""
+"""Writes configs as people compare them: by what differs from the default."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,10 @@ from autotune.space.config import Config, Value, value_text
 
 
 def changes(config: Mapping[str, Value], default: Mapping[str, Value] | None) -> str:
-    """The knobs in which `config` differs, as `tile_k=256,pdl=true`; `as shipped` where none does.
+    """The knobs in which `config` differs, as `tile_k=256,pdl=true`; `default` where none does.
 
     Args:
-        default: what ships; None: not known, so every knob is named.
+        default: what it is compared with; None: not known, so every knob is named.
     """
     differing = {
         name: value
@@ -19,7 +19,7 @@ def changes(config: Mapping[str, Value], default: Mapping[str, Value] | None) ->
         # A default that was written out is another value than one left unset, and True is not 1.
         if default is None or name not in default or value_text(default[name]) != value_text(value)
     }
-    return str(Config(differing)) if differing else "as shipped"
+    return str(Config(differing)) if differing else "default"
 
 
 def layer_changes(config: LayerConfig, default: LayerConfig) -> str:
@@ -29,4 +29,4 @@ def layer_changes(config: LayerConfig, default: LayerConfig) -> str:
         for stage in Stage
         if config.of(stage) != default.of(stage)
     ]
-    return "; ".join(parts) or "as shipped"
+    return "; ".join(parts) or "default"

@@ -81,13 +81,8 @@ class ProblemReport:
         return wording(self.conditions.kind)
 
     @property
-    def tokens_text(self) -> str:
-        """How many tokens, in words."""
-        return "1 token" if self.problem.tokens == 1 else f"{self.problem.tokens:,} tokens"
-
-    @property
     def ships(self) -> LayerConfig | None:
-        """What ships, as the decision names it; None: nothing was decided."""
+        """The default, as the decision names it; None: nothing was decided."""
         return self.winner.default if self.winner is not None else None
 
     def contender(self, label: str) -> Contender | None:

@@ -23,6 +23,7 @@ class Contender:
         decided: its rounds are those that decided; else those that only chose who is put to the test.
         rounds: how many.
         left_out: why it was not timed to the end; "": it was.
+        number: its place among the finalists, or in the short list.
     """
 
     label: str
@@ -33,6 +34,12 @@ class Contender:
     decided: bool
     rounds: int
     left_out: str = ""
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """The label; of candidates, which are several, with the number."""
+        return f"candidate {self.number}" if self.label == "candidate" else self.label
 
 
 def contenders(store: Store, winner: WinnerRecord) -> list[Contender]:
@@ -66,7 +73,7 @@ def deciding(rounds: Sequence[Round], planned: int | None) -> list[Round]:
 
 
 def of_confirmation(stored: StoredConfirmation, planned: int | None = None) -> list[Contender]:
-    """Everybody in a confirmation."""
+    """All finalists of a confirmation."""
     confirmation = stored.confirmation
     last = deciding(confirmation.rounds, planned)
     first = list(confirmation.rounds[: len(confirmation.rounds) - len(last)])
@@ -85,6 +92,7 @@ def of_confirmation(stored: StoredConfirmation, planned: int | None = None) -> l
                 decided,
                 sum(bool(paired.us[index]) for paired in rounds),
                 _left_out(confirmation, index),
+                index,
             )
         )
     order = {"default": 0, "published": 1, "winner": 2}
@@ -97,7 +105,7 @@ def tied(
     """Those that are as fast as the chosen one, as far as can be told; it itself is left out.
 
     Of estimates: whose sum is printed alike, since a formula that does not see a knob ranks by nothing there.
-    In a final: who ran beside it in the rounds that chose, at a ratio whose 95 % interval holds 1.
+    In a final: who ran beside it in the rounds that chose, at a ratio whose 95% interval holds 1.
 
     Args:
         planned: see `deciding`.
@@ -178,7 +186,7 @@ def _estimated(store: Store, winner: WinnerRecord) -> list[Contender]:
         kept = entry.config == winner.default
         label = "default" if kept else "winner" if entry.rank == 0 else "candidate"
         gain = None if kept else Interval(entry.gain, entry.gain, entry.gain)
-        made.append(Contender(label, entry.config, us, gain, None, False, 0))
+        made.append(Contender(label, entry.config, us, gain, None, False, 0, number=entry.rank))
     order = {"default": 0, "winner": 1}
     return sorted(made, key=lambda one: order.get(one.label, 2))
 

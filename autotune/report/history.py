@@ -7,10 +7,11 @@ from typing import Any
 from autotune.errors import UserError
 from autotune.machine.targets import Kind
 from autotune.report.query import winners_of
-from autotune.report.text_table import Column, duration, text_table
+from autotune.report.text_table import Column, text_table
 from autotune.results import Status
 from autotune.store.records import RunRecord
 from autotune.store.store import Store
+from autotune.text import duration
 
 COLUMNS = (
     Column("run", right=True),
@@ -33,7 +34,7 @@ class Episode:
     Attributes:
         failed: trials without a time.
         winners: problems that it decided; short lists by estimate count too.
-        faster: of these, how many beat what ships; an estimate beats nothing.
+        faster: of these, how many beat the default; an estimate beats nothing.
     """
 
     run: RunRecord

@@ -10,7 +10,7 @@ from autotune.report.content import ProblemReport, Report, by_stack
 from autotune.report.effects import effects
 from autotune.report.finals import Contender
 from autotune.report.query import default_of, equally_fast, fastest
-from autotune.report.sceptic import answers, gain_text
+from autotune.report.questions import answers, gain_text
 from autotune.report.winners import verdict
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, tie_text
 from autotune.results import Status
@@ -58,7 +58,7 @@ def _table(problems: Sequence[ProblemReport]) -> list[str]:
         f"{words.chosen} µs",
         f"default µs {AS_COMPILED}",
         f"{words.chosen} µs {AS_COMPILED}",
-        f"gain of the {words.whole}" + (" (95 %)" if words.round else ""),
+        f"gain of the {words.whole}" + (" (95% CI)" if words.round else ""),
         "ties",
         "of byte limit",
         "changed",
@@ -133,15 +133,14 @@ def _details(store: Store, one: ProblemReport) -> list[str]:
             lines.append(f"  - {first} of the search: {best[0].figure_us:.2f} µs {how}, `{differs}`")
     ships = one.ships
     left_out = [
-        f"{c.label} `{layer_changes(c.config, ships)}`: {c.left_out}"
+        f"failed in the {one.words.final}: {c.name} `{layer_changes(c.config, ships)}`: {c.left_out}"
         for c in one.contenders
         if c.left_out and ships
     ]
-    left_out += [
-        f"{left.stage} `{changes(left.config, ships.of(left.stage) if ships else None)}`: {left.reason}"
-        for left in one.left
-    ]
-    lines += [f"- left out of the {one.words.final}: {_cell(text)}" for text in left_out]
+    for left in one.left:
+        differs = changes(left.config, ships.of(left.stage) if ships else None)
+        left_out.append(f"not in the {one.words.final}: {left.stage} `{differs}`: {left.reason}")
+    lines += [f"- {_cell(text)}" for text in left_out]
     lines.append("")
     for answer in answers(store, one):
         lines.append(f"- **{answer.question}** {_cell(answer.text)}")

@@ -11,12 +11,12 @@ from autotune.report.content import ProblemReport, Report, by_stack
 from autotune.report.embed import stylesheet
 from autotune.report.finals import Contender
 from autotune.report.markup import Markup, details, join, table, tag
-from autotune.report.sceptic import answers, gain_text
+from autotune.report.questions import answers, gain_text
 from autotune.report.sections import badge, doubts, final, layer_code, stage_section
-from autotune.report.text_table import duration
 from autotune.report.winners import verdict
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, ESTIMATES, tie_text, ties_text, wording
 from autotune.store.store import Store
+from autotune.text import duration, percent
 
 _OPEN = 2
 """Problems up to which a page opens whole; with more, each is folded under what came of it."""
@@ -85,22 +85,23 @@ def _verdict(one: ProblemReport) -> str:
 
 
 def _tally(kind: Kind, decided: Sequence[ProblemReport]) -> str:
-    """How many problems of a kind have something faster than what ships, and by how much; "": it has none."""
+    """How many problems of a kind have a config that beats the default, by how much; "": it has none."""
     winners = [one.winner for one in decided if one.winner]
     if not winners:
         return ""
     faster = [winner for winner in winners if not winner.kept_default]
     kept = len(winners) - len(faster)
+    have = "has" if len(faster) == 1 else "have"
     are = "is estimated to be" if kind is Kind.ESTIMATE else "is"
-    said = f"{len(faster)} of {len(winners)} problems have a config that {are} faster than what ships"
+    said = f"{len(faster)} of {len(winners)} problems {have} a config that {are} faster than the default"
     if faster:
         gains = [winner.gain for winner in faster]
-        least, most = f"{min(gains):.1%}", f"{max(gains):.1%}"
+        least, most = percent(min(gains)), percent(max(gains))
         said += f", by {least}" + (f" to {most}" if most != least else "")
     tied = sum(bool(one.ties) for one in decided)
     if tied:
         said += f"; at {tied} of them several configs tie"
-    return f"{said} ({kind})" + (f"; at {kept} what ships is kept." if kept else ".")
+    return f"{said} ({kind})" + (f"; at {kept} the default is kept." if kept else ".")
 
 
 def _name(one: ProblemReport, report: Report) -> str:
@@ -163,7 +164,7 @@ def _summary_table(report: Report, stack: Fingerprint, problems: Sequence[Proble
     caption = join(
         badge(kind),
         f" Time of the {words.whole} in µs{how} on {stack.device} with {_built(stack)}",
-        "; below it the 95 % interval" if words.round else None,
+        "; below it the 95% CI" if words.round else None,
     )
     rows = [_summary_row(one, _name(one, report)) for one in problems]
     return table(heads, rows, caption=caption, right=(1, 2, 3, 4, 5), config=6)
@@ -188,7 +189,7 @@ def _summary_row(one: ProblemReport, name: str) -> list[str | Markup]:
             if contender is not None and "layer" in contender.us:
                 reached.append(f"{one.limit.fraction('layer', contender.us['layer'].value):.0%}")
     return [
-        join(name, _sub(one.tokens_text)),
+        join(name, _sub(one.problem.tokens_text)),
         join(gain, _sub(ties) if ties else None),
         _time(one, default),
         _time(one, winner) if winner else join("= default") if one.winner else "",
@@ -216,7 +217,7 @@ def _time(one: ProblemReport, contender: Contender | None) -> Markup:
 def _problem(store: Store, one: ProblemReport, anchor: str, name: str, folded: bool) -> Markup:
     title = tag(
         "h2",
-        f"{name}: {one.tokens_text}, {one.problem.routing.key} routing ",
+        f"{name}: {one.problem.tokens_text}, {one.problem.routing.key} routing ",
         badge(one.conditions.kind),
         id=f"{anchor}-title",
     )
@@ -235,7 +236,7 @@ def _problem(store: Store, one: ProblemReport, anchor: str, name: str, folded: b
         [tag("p", text, class_="lede") for text in texts if text],
         tag("p", facts, class_="note"),
         final(one),
-        join(tag("h3", "What a sceptic asks"), doubts(answers(store, one))),
+        join(tag("h3", "Questions"), doubts(answers(store, one))),
         stages,
     )
     if folded:
@@ -291,7 +292,7 @@ def _words(report: Report) -> Markup:
     lines.append(
         (
             "default, published",
-            "what ships, and a config that others published; both are tried in every search",
+            "what is launched untuned, and a config that others published; every search tries both",
         )
     )
     rows = [join(tag("dt", word), tag("dd", text)) for word, text in lines]

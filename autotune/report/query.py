@@ -147,7 +147,7 @@ def equally_fast(timed: Sequence[StoredTrial]) -> int:
 
 
 def default_of(trials: Iterable[StoredTrial]) -> StoredTrial | None:
-    """The trial of what ships; None: it was not tried in these."""
+    """The trial of the default; None: it was not tried in these."""
     return next((trial for trial in trials if trial.origin == "default"), None)
 
 

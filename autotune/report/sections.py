@@ -22,12 +22,12 @@ from autotune.report.effects import effects, heat_maps
 from autotune.report.finals import Contender
 from autotune.report.markup import Markup, details, join, table, tag
 from autotune.report.query import default_of, equally_fast, fastest
-from autotune.report.sceptic import Answer, gain_text
-from autotune.report.text_table import percent
+from autotune.report.questions import Answer, gain_text
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, tie_text
 from autotune.results import LayerConfig, StaticFacts, Status
 from autotune.space.config import value_text
 from autotune.store.records import StoredTrial
+from autotune.text import percent
 
 _TOP = 15
 _REASONS = 8
@@ -36,7 +36,6 @@ _IMPORTANCE = (
     "Importance is estimated: epsilon squared of log time over the tried configs, one knob at a time."
     " The search stays where it is fast, so a knob that it soon settled looks less important than it is."
 )
-_BESIDE = {Kind.MEASURED: "also ran", Kind.ESTIMATE: "also listed", Kind.REPLAYED: "also drawn"}
 _SEEDS = ("published", "earlier", "seed")
 
 
@@ -58,7 +57,7 @@ def final(one: ProblemReport) -> list[Markup]:
             others = list({c.config.of(what): c for c in others if c.config.of(what) not in known}.values())
         shown = [*named, *others[:_OTHERS]]
         marks = [Mark(c.label, who(one, c), c.us[what]) for c in shown]
-        interval = f", median and 95 % interval of the {words.round}s" if words.round else ""
+        interval = f", median and 95% CI of the {words.round}s" if words.round else ""
         made.append(interval_chart(marks, f"{_what(one, what)}: µs {_kind(one)}{interval}"))
     made.append(_of_limit(one))
     compiled = one.basis == AS_EXECUTED
@@ -82,13 +81,13 @@ def final(one: ProblemReport) -> list[Markup]:
         f"µs {AS_COMPILED}",
         "gate error",
         f"{words.round}s",
-        "left out",
-        "differs from what ships in",
+        "failed",
+        "changed from the default",
     ]
-    caption = f"All in the {words.final}: {words.adjective} gain of the {words.whole}"
+    caption = f"All {words.contenders}: {words.adjective} gain of the {words.whole}"
     made.append(table(heads, rows, caption=caption, right=(1, 2, 3, 4), config=7))
     if one.left:
-        made.append(details(f"Among the fastest of a stage, and not in the {words.final}", _left(one)))
+        made.append(details(f"Among the fastest of a stage, but not in the {words.final}", _left(one)))
     return made
 
 
@@ -103,7 +102,7 @@ def _left(one: ProblemReport) -> Markup:
         ]
         for left in one.left
     ]
-    heads = ["stage", "µs", "why", "differs from what ships in"]
+    heads = ["stage", "µs", "why", "changed from the default"]
     return table(heads, rows, caption=f"µs of the search, {_kind(one)}", right=(1,), config=3)
 
 
@@ -119,18 +118,14 @@ def _kind(one: ProblemReport, basis: str | None = None) -> str:
 def who(one: ProblemReport, contender: Contender) -> str:
     """A contender's name. What ties with the first is not passed over as one that lost."""
     if contender.label == "default":
-        return "default (ships), ties" if contender in one.ties else "default (ships)"
+        return "default, ties" if contender in one.ties else "default"
     if contender.label == "winner":
         return f"{one.words.chosen}, ties" if one.ties else one.words.chosen
-    if contender.label != "candidate":
-        return contender.label
-    if contender in one.ties:
-        return "ties with it"
-    return "left out" if contender.left_out else _BESIDE[one.conditions.kind]
+    return f"{contender.name}, ties" if contender in one.ties else contender.name
 
 
 def layer_code(config: LayerConfig, ships: LayerConfig) -> Markup:
-    """Where a layer differs from what ships, a line a stage."""
+    """Where a layer differs from the default, a line a stage."""
     return join([_config(line) for line in layer_changes(config, ships).split("; ")])
 
 
@@ -143,7 +138,7 @@ def _config(text: str) -> Markup:
 def _rounds(one: ProblemReport, contender: Contender) -> str:
     if not contender.rounds:
         return ""
-    return f"{contender.rounds} that {'decided' if contender.decided else 'chose'}"
+    return f"{contender.rounds} ({'final' if contender.decided else 'preselection'})"
 
 
 def _of_limit(one: ProblemReport) -> Markup:
@@ -207,7 +202,7 @@ def stage_section(one: ProblemReport, stage: Stage, anchor: str) -> list[Markup]
     made.append(details(f"All {len(trials):,} candidates by status, with reasons", _statuses(trials)))
     facts = _facts(one, stage, timed)
     if facts:
-        made.append(details("Compiled code of what ships and of the fastest, side by side", facts))
+        made.append(details("Compiled code of the default and of the fastest, side by side", facts))
     errors = _errors([*trials, *executed])
     if errors:
         made.append(details("Errors in the numeric gate", errors))
@@ -220,14 +215,14 @@ def _executed(one: ProblemReport, stage: Stage) -> Markup:
     compiled = {trial.config: trial.figure_us for trial in one.trials[stage]}
     rows = [
         [
-            "default (ships)" if default and trial.config == default.config else "listed",
+            "default" if default and trial.config == default.config else "listed",
             f"{trial.figure_us:.2f}",
             f"{us:.2f}" if (us := compiled.get(trial.config)) else "",
             _config(changes(trial.config, default.config if default else None)),
         ]
         for trial in fastest(one.executed[stage])
     ]
-    heads = ["", f"µs {AS_EXECUTED}", f"µs {AS_COMPILED}", "differs from what ships in"]
+    heads = ["", f"µs {AS_EXECUTED}", f"µs {AS_COMPILED}", "changed from the default"]
     return table(heads, rows, caption="The same configs, two estimates", right=(1, 2), config=3)
 
 
@@ -256,7 +251,7 @@ def _progress(one: ProblemReport, stage: Stage, kind: str) -> Markup:
         "neighbour": "neighbour of the best",
         "joint": ", ".join(sorted(samplers)),
         "seed": "published or earlier winner",
-        "default": "default (ships)",
+        "default": "default",
     }
     dots = [Dots(name, f"{text} ({len(groups[name]):,})", groups[name]) for name, text in texts.items()]
     levels = {}
@@ -300,7 +295,7 @@ def _top(trials: Sequence[StoredTrial], timed: Sequence[StoredTrial], kind: str,
         [
             str(trial.id),
             f"{trial.figure_us:.2f}",
-            percent(1 - trial.figure_us / default.figure_us)
+            percent(1 - trial.figure_us / default.figure_us, signed=True)
             if default and default.figure_us and trial.figure_us
             else "",
             trial.origin,
@@ -309,7 +304,7 @@ def _top(trials: Sequence[StoredTrial], timed: Sequence[StoredTrial], kind: str,
         for trial in timed[:_TOP]
     ]
     lucky = ": the fastest of many noisy times is too good to be true" if kind == "measured" else ""
-    heads = ["trial", "µs", "vs default", "origin", "differs from what ships in"]
+    heads = ["trial", "µs", "vs default", "origin", "changed from the default"]
     caption = f"{kind} on {device} during the search{lucky}"
     return table(heads, rows, caption=caption, right=(1, 2), config=4)
 
@@ -336,7 +331,7 @@ def _facts(one: ProblemReport, stage: Stage, timed: Sequence[StoredTrial]) -> Ma
     trials = {trial.config: trial for trial in one.trials[stage]}
     winner = one.contender("winner")
     columns: dict[str, StoredTrial | None] = {
-        "default (ships)": default_of(one.trials[stage]),
+        "default": default_of(one.trials[stage]),
         one.words.chosen: trials.get(winner.config.of(stage)) if winner else None,
         "fastest of the search": timed[0] if timed else None,
     }

@@ -8,10 +8,11 @@ from typing import Any
 from autotune.errors import UserError
 from autotune.machine.targets import Kind
 from autotune.report.configs import layer_changes
-from autotune.report.text_table import Column, duration, percent, text_table, wrapped
+from autotune.report.text_table import Column, text_table, wrapped
 from autotune.report.winners import WinnerSummary, as_json, summarise
 from autotune.store.records import StoredTrial
 from autotune.store.store import Store
+from autotune.text import duration, percent
 
 COLUMNS = (
     Column("shape"),
@@ -23,7 +24,7 @@ COLUMNS = (
     Column("default µs", right=True),
     Column("winner µs", right=True),
     Column("gain", right=True),
-    Column("95 %"),
+    Column("95% CI"),
     Column("changed"),
 )
 
@@ -51,7 +52,7 @@ def winner_lines(summaries: Sequence[WinnerSummary], width: int | None = None) -
         interval = (
             ""
             if winner.gain_low is None or winner.gain_high is None or winner.kept_default
-            else f"{percent(winner.gain_low)} to {percent(winner.gain_high)}"
+            else f"{percent(winner.gain_low, signed=True)} to {percent(winner.gain_high, signed=True)}"
         )
         kept = "kept default" if winner.kept_default else layer_changes(winner.config, winner.default)
         rows.append(
@@ -64,7 +65,7 @@ def winner_lines(summaries: Sequence[WinnerSummary], width: int | None = None) -
                 str(winner.kind),
                 _microseconds(summary.default_us),
                 _microseconds(summary.winner_us),
-                "" if winner.kept_default else percent(winner.gain),
+                "" if winner.kept_default else percent(winner.gain, signed=True),
                 interval,
                 kept,
             ]

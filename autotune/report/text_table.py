@@ -86,17 +86,3 @@ def wrapped(text: str, width: int | None, *, indent: int = 0, first: int = 0) ->
             line, begin = "", " " * indent
         line += word
     return [*lines, (begin + line).rstrip()]
-
-
-def percent(fraction: float, digits: int = 1) -> str:
-    """A signed share, e.g. `+1.6%`; what rounds to nothing has no sign."""
-    text = f"{fraction:+.{digits}%}"
-    return text.lstrip("+-") if float(text[:-1]) == 0 else text
-
-
-def duration(seconds: float) -> str:
-    """Wall time as people say it: `8 s`, `3 min`, `2 h 5 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -8,10 +8,11 @@ from autotune.errors import UserError
 from autotune.problem.layer import Stage
 from autotune.report.configs import changes
 from autotune.report.query import Conditions, default_of, grouped
-from autotune.report.text_table import Column, percent, text_table, wrapped
+from autotune.report.text_table import Column, text_table, wrapped
 from autotune.results import Status
 from autotune.store.records import StoredTrial
 from autotune.store.store import Store
+from autotune.text import percent
 
 COLUMNS = (
     Column("trial", right=True),
@@ -21,7 +22,7 @@ COLUMNS = (
     Column("compile s", right=True),
     Column("origin"),
     Column("status"),
-    Column("config, where it differs from what ships"),
+    Column("changed from the default"),
 )
 SORTS: dict[str, Callable[[StoredTrial], float]] = {
     "us": lambda trial: trial.figure_us if trial.figure_us is not None else float("inf"),
@@ -93,7 +94,7 @@ def rankings(store: Store, chosen: Filter, *, sort: str = "us", limit: int = 10)
 def _default(
     groups: Mapping[Conditions, Mapping[Stage, Sequence[StoredTrial]]], conditions: Conditions, stage: Stage
 ) -> StoredTrial | None:
-    """The trial of what ships; of estimates as executed, the search tells which config that is."""
+    """The trial of the default; of estimates as executed, the search tells which config that is."""
     group = groups[conditions][stage]
     told = (
         default_of(stages[stage])
@@ -123,7 +124,7 @@ def ranking_lines(ranking: Ranking, width: int | None = None) -> list[str]:
     problem = conditions.problem
     routing = "" if problem.routing.key == "uniform" else f", {problem.routing.key}"
     title = (
-        f"{problem.shape} {ranking.stage} ({problem.tokens} tokens{routing}): {len(ranking.trials)} of"
+        f"{problem.shape} {ranking.stage} ({problem.tokens_text}{routing}): {len(ranking.trials)} of"
         f" {ranking.found:,}, {' '.join(filter(None, (conditions.kind, conditions.basis)))} on"
         f" {conditions.environment.device}, {conditions.backend}"
     )
@@ -135,7 +136,7 @@ def ranking_lines(ranking: Ranking, width: int | None = None) -> list[str]:
             [
                 str(trial.id),
                 "" if trial.figure_us is None else f"{trial.figure_us:.2f}",
-                "" if against is None else percent(against),
+                "" if against is None else percent(against, signed=True),
                 "" if trial.gate_error is None else f"{trial.gate_error:.1e}",
                 f"{trial.compile_s:.1f}",
                 trial.origin,

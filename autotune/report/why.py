@@ -8,17 +8,18 @@ from autotune.measure.confirm import Decision, decide_again, distinct, ratio_of,
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Stage
 from autotune.report.configs import layer_changes
-from autotune.report.text_table import Column, percent, text_table
+from autotune.report.text_table import Column, text_table
 from autotune.report.wording import Wording, wording
 from autotune.results import Confirmation, LayerConfig, Status
 from autotune.space.config import Config
 from autotune.store.records import StoredConfirmation, StoredTrial, WinnerRecord
 from autotune.store.store import Store
+from autotune.text import percent, percent_interval
 
 _LEADERS = 4  # of a stage, told of where no finalist has them
 _COLUMNS = (
     *(Column("#", right=True), Column("finalist"), Column("layer µs", right=True)),
-    *(Column("gain", right=True), Column("what became of it"), Column("changed")),
+    *(Column("gain", right=True), Column("outcome"), Column("changed")),
 )
 
 
@@ -100,7 +101,7 @@ def _fate(
         reasons = [note.removeprefix(begins) for note in final.notes if note.startswith(begins)]
         return "; ".join(reasons) or "failed"
     if index == 0:
-        return "what ships" if final.winner else "what ships, kept"
+        return "the default" if final.winner else "the default, kept"
     if index == final.winner:
         return f"won: {_interval(final.gain, final.gain_low, final.gain_high)}"
     if index not in distinct(final.finalists):
@@ -110,16 +111,16 @@ def _fate(
     selecting, judging = split(final, settings)
     if index == again.challenger and again.ratio is not None:
         gain = _interval(1 - again.ratio.value, 1 - again.ratio.high, 1 - again.ratio.low)
-        return f"put to the test: {gain}, not surely above {settings.min_gain:.1%}"
-    lost = f"lost the first {words.rounds(len(selecting))} to {again.challenger}"
+        return f"went to the final rounds: {gain}, not surely above {percent(settings.min_gain)}"
+    lost = f"lost the preselection ({words.rounds(len(selecting))}) to candidate {again.challenger}"
     if any(r.us[index] for r in judging):
         ratio = ratio_of(judging, index, 0, "layer", settings)
-        return f"{lost}; beside it in the test: {_interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)}"
+        return f"{lost}; in the final rounds: {_interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)}"
     return lost
 
 
 def _interval(gain: float, low: float, high: float) -> str:
-    return f"{percent(gain)} (95 %: {percent(low)} to {percent(high)})"
+    return percent_interval(gain, low, high, signed=True)
 
 
 def left_of(store: Store, stored: StoredConfirmation) -> list[Left]:
@@ -150,7 +151,7 @@ def left_of(store: Store, stored: StoredConfirmation) -> list[Left]:
             reason = (
                 f"{failed[-1].status} when measured again: {failed[-1].reason}"
                 if failed
-                else "no place: other pairs of stages have the smaller sums, or its code is another's"
+                else "other pairs of stages had smaller sums, or its machine code equals another's"
             )
             made.append(Left(stage, config, times[config], reason))
     return made
@@ -160,7 +161,7 @@ def why_lines(told: Why) -> list[str]:
     """A decision for people."""
     winner = told.winner
     head = (
-        f"{winner.problem.shape} ({winner.problem.tokens} tokens, {winner.problem.routing.key}),"
+        f"{winner.problem.shape} ({winner.problem.tokens_text}, {winner.problem.routing.key}),"
         f" {winner.backend} on {winner.environment.device}"
     )
     if told.stored is None:
@@ -182,8 +183,8 @@ def why_lines(told: Why) -> list[str]:
     if told.settings is not None:
         selecting, judging = split(final, told.settings)
         lines.append(
-            f"{words.rounds(len(selecting))} picked the challenger, {len(judging)} others decided: the 95 %"
-            f" bound of its gain must be above {told.settings.min_gain:.1%}"
+            f"{words.rounds(len(selecting))} of preselection picked the challenger, {len(judging)} more"
+            f" decided: the lower 95% bound of its gain had to exceed {percent(told.settings.min_gain)}"
         )
     for left in told.left:
         lines.append(
@@ -209,7 +210,7 @@ def _text(us: float | None) -> str:
 
 
 def _text_gain(us: float | None, default: float | None, index: int) -> str:
-    return "" if us is None or default is None or index == 0 else percent(1 - us / default)
+    return "" if us is None or default is None or index == 0 else percent(1 - us / default, signed=True)
 
 
 def why_json(told: Why) -> dict[str, Any]:

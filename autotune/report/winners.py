@@ -1,4 +1,4 @@
-"""A winner against what ships, in microseconds: the rows of the tables that commands print."""
+"""A winner against the default, in microseconds: the rows of the tables that commands print."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,16 +10,16 @@ from autotune.problem.layer import Stage
 from autotune.report.configs import changes
 from autotune.report.finals import contenders, judge_rounds, tied
 from autotune.report.query import conditions_of_winner
-from autotune.report.text_table import percent
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, ESTIMATES, tie_text, ties_text, wording
 from autotune.results import LayerConfig, StaticFacts
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
+from autotune.text import percent
 
 
 @dataclass(frozen=True)
 class WinnerSummary:
-    """A winner with what is known of it and of what ships.
+    """A winner with what is known of it and of the default.
 
     Attributes:
         default_us, winner_us: microseconds by what was timed: `stage1`, `stage2` and `layer`; where the layer
@@ -47,7 +47,7 @@ def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
     ties = len(tied(listed, stored, judge_rounds(store, stored) if stored else None))
 
     def times(config: LayerConfig) -> dict[str, float]:
-        # What ships is an entry of a short list, unless its machine code was found wrong.
+        # The default is an entry of a short list, unless its machine code was found wrong.
         us = next((one.us for one in listed if one.config == config), {})
         return {what: interval.value for what, interval in us.items()}
 
@@ -135,7 +135,7 @@ def print_winners(summaries: Sequence[WinnerSummary]) -> None:
 
     for summary in summaries:
         winner = summary.winner
-        title = f"{winner.problem.shape} ({winner.problem.tokens} tokens, {winner.problem.routing.key})"
+        title = f"{winner.problem.shape} ({winner.problem.tokens_text}, {winner.problem.routing.key})"
         say(f"\n{title}: {verdict(winner, summary.ties)}", "bold")
         best = "listed" if winner.kind is Kind.ESTIMATE else "best"
         table = Table("", f"default, {winner.kind} µs", f"{best}, {winner.kind} µs", "", box=None)
@@ -158,7 +158,7 @@ def print_winners(summaries: Sequence[WinnerSummary]) -> None:
 
 
 def _time_rows(summary: WinnerSummary) -> list[tuple[str, ...]]:
-    """What was timed, of what ships, of the winner, and by how much the winner is faster."""
+    """What was timed, of the default, of the winner, and by how much the winner is faster."""
     winner = summary.winner
     pairs = [("", summary.default_us, summary.winner_us)]
     if summary.compiled_us is not None:
@@ -172,7 +172,9 @@ def _time_rows(summary: WinnerSummary) -> list[tuple[str, ...]]:
             measured = what == "layer" and winner.confirmation is not None
             gain = winner.gain if measured else 1 - best[what] / default[what]
             name = wording(winner.kind).whole if what == "layer" else what
-            rows.append((f"{name}{basis}", f"{default[what]:.2f}", f"{best[what]:.2f}", percent(gain)))
+            rows.append(
+                (f"{name}{basis}", f"{default[what]:.2f}", f"{best[what]:.2f}", percent(gain, signed=True))
+            )
     return rows
 
 
@@ -194,14 +196,14 @@ def verdict(winner: WinnerRecord, ties: int = 0) -> str:
     if winner.kept_default:
         shared = " (shared with others)" if winner.shared else ""
         return f"kept default on {winner.environment.device}{shared}: nothing was shown to be faster"
+    assert winner.gain_low is not None
+    assert winner.gain_high is not None
     if winner.gain < 0:  # one setting serves all shapes, and this one pays for the others
-        assert winner.gain_low is not None
-        assert winner.gain_high is not None
         return (
-            f"{-winner.gain:.1%} slower than the default on {winner.environment.device}"
-            f" (95 %: {-winner.gain_high:.1%} to {-winner.gain_low:.1%}), {kind}"
+            f"{percent(-winner.gain)} slower than the default on {winner.environment.device}"
+            f" (95% CI {percent(-winner.gain_high)} to {percent(-winner.gain_low)}), {kind}"
         )
     return (
-        f"{winner.gain:.1%} faster than the default on {winner.environment.device}"
-        f" (95 %: {winner.gain_low:.1%} to {winner.gain_high:.1%}), {kind}"
+        f"{percent(winner.gain)} faster than the default on {winner.environment.device}"
+        f" (95% CI {percent(winner.gain_low)} to {percent(winner.gain_high)}), {kind}"
     )

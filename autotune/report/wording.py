@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from autotune.machine.targets import Kind
+from autotune.text import counted
 
 
 @dataclass(frozen=True)
@@ -15,16 +16,18 @@ class Wording:
         adjective: of a time.
         whole: what the time of both stages together is.
         final: where configs were compared.
+        contenders: the configs that were compared there.
         round: one comparison there; "": there were none.
         chosen: the config that came first.
         definition: of a time of this kind.
         gain: what a gain is.
-        doubt: what a sceptic asks of the config that came first.
+        doubt: the question that the config that came first raises.
     """
 
     adjective: str
     whole: str
     final: str
+    contenders: str
     round: str
     chosen: str
     definition: str
@@ -33,7 +36,7 @@ class Wording:
 
     def rounds(self, count: int) -> str:
         """So many comparisons."""
-        return f"{count} {self.round}" if count == 1 else f"{count} {self.round}s"
+        return counted(count, self.round)
 
 
 _WORDING: Final[Mapping[Kind, Wording]] = {
@@ -41,6 +44,7 @@ _WORDING: Final[Mapping[Kind, Wording]] = {
         adjective="measured",
         whole="layer",
         final="final",
+        contenders="finalists",
         round="round",
         chosen="winner",
         definition="timed on the named device: graph replay, cold weights, after the numeric gate",
@@ -51,6 +55,7 @@ _WORDING: Final[Mapping[Kind, Wording]] = {
         adjective="replayed",
         whole="stages' sum",
         final="replay",
+        contenders="finalists",
         round="draw",
         chosen="winner",
         definition=(
@@ -67,6 +72,7 @@ _WORDING: Final[Mapping[Kind, Wording]] = {
         adjective="estimated",
         whole="stages' sum",
         final="short list",
+        contenders="short-listed configs",
         round="",
         chosen="listed first",
         definition="a formula on the compiled code; nothing ran on that device",
@@ -110,4 +116,4 @@ def ties_text(kind: Kind, others: int) -> str:
     tie = tie_text(others + 1)
     if kind is Kind.ESTIMATE:
         return "The formula does not tell apart what ties: none of it is better before it is measured."
-    return f"{tie}: the {wording(kind).round}s that chose do not tell the winner from {others} of the others."
+    return f"{tie}: the preselection does not tell the winner from {counted(others, 'other')}."

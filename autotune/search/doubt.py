@@ -66,7 +66,7 @@ class Doubt:
             return True
         mends = _GENERAL[failure.status]
         if ships and failure.status is Status.COMPILE_ERROR:
-            raise UserError(f"what ships does not compile at {where} ({failure.reason}): {mends}")
+            raise UserError(f"the default does not compile at {where} ({failure.reason}): {mends}")
         if key in self._sound:
             return False
         reasons = self._reasons[key]

@@ -44,7 +44,7 @@ class StageSearch:
 
     Args:
         sampler: see `samplers.sampler_names`.
-        space: or a part of one. What ships, what was asked for and published seeds are tried though they
+        space: or a part of one. The default, what was asked for and published seeds are tried though they
             lie outside; the sampler hears of what is inside.
         budget: configs; a space that fits is swept whole.
         seeds: to try after the default.

@@ -4,7 +4,6 @@ A `Space` is what a file says. `Space.at(...)` binds it to one layer, token coun
 `BoundSpace`, which knows its legal configs.
 """
 
-import hashlib
 import random
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import UserError
+from autotune.identity import stored_name
 from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Stage, gemm_dims
 from autotune.resources import data_dir
 from autotune.space.config import UNSET, Config, Value, value_text
+from autotune.space.digest import space_digest
 from autotune.space.expressions import Expression
 
 _GIVEN = frozenset(
@@ -45,7 +46,7 @@ class Param:
 
     Attributes:
         values: what it may be; `None` is "unset".
-        default: what ships.
+        default: the config that is used without tuning.
         arch: prefixes of the architectures that have it; empty: all.
         option: the compiler option that must exist for it, or "".
         coupled: its effect reaches beyond its own stage, so the final of a layer tries all its values.
@@ -94,7 +95,7 @@ class Space:
     """A search-space file.
 
     Attributes:
-        digest: SHA-256 of the file's text, hex: stored results name the space that they belong to.
+        stored_as: the name by which stored results know it, where it is no file's; "": its digest.
     """
 
     backend: str
@@ -104,8 +105,13 @@ class Space:
     params: tuple[Param, ...]
     rules: tuple[Rule, ...]
     overrides: tuple[Override, ...]
-    digest: str
     features: tuple[Feature, ...] = ()
+    stored_as: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """By which stored results name the space that they belong to."""
+        return self.stored_as or stored_name(space_digest(self))
 
     def at(
         self, layer: Layer, tokens: int, device: Device, options: frozenset[str] | None = None
@@ -175,7 +181,7 @@ class BoundSpace:
 
     @cached_property
     def default(self) -> Config:
-        """What ships for this problem."""
+        """The default for this problem."""
         values = {param.name: param.default for param in self.params}
         for override in self.space.overrides:
             if override.when(self._variables):
@@ -357,10 +363,10 @@ def parse_space(text: str) -> Space:
     Raises:
         ValueError, KeyError, TypeError, AttributeError: it describes none.
     """
-    return _space(tomllib.loads(text), hashlib.sha256(text.encode()).hexdigest())
+    return _space(tomllib.loads(text))
 
 
-def _space(raw: Mapping[str, Any], digest: str) -> Space:
+def _space(raw: Mapping[str, Any]) -> Space:
     params = tuple(
         Param(
             name=name,
@@ -404,7 +410,6 @@ def _space(raw: Mapping[str, Any], digest: str) -> Space:
         params,
         rules,
         overrides,
-        digest,
         features,
     )
 

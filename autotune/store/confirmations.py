@@ -147,7 +147,7 @@ def _record(session: Session, reader: Reader, row: ConfirmationRow) -> StoredCon
         id=row.id,
         run=row.run_id,
         backend=row.backend,
-        environment=reader.environment(row.environment_id),
+        environment=reader.environment(row.environment_id, row.run_id),
         workload=row.workload,
         kind=row.kind,
         confirmation=confirmation,

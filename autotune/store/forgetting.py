@@ -7,7 +7,7 @@ from itertools import islice
 from sqlalchemy import delete, select
 
 from autotune.errors import UserError
-from autotune.processes.identity import Process
+from autotune.processes.process import Process
 from autotune.results import Status
 from autotune.space.config import Config
 from autotune.store.records import RunState

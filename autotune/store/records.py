@@ -180,7 +180,7 @@ class WinnerRecord:
 
     @property
     def kept_default(self) -> bool:
-        """Nothing was shown to be faster than what ships."""
+        """Nothing was shown to be faster than the default."""
         return self.config == self.default
 
 

@@ -14,7 +14,7 @@ from autotune.problem.routing import Routing
 from autotune.results import SHARED, LayerConfig
 from autotune.space.config import Config
 from autotune.store.base import Base
-from autotune.store.schema import ConfirmationRow, Environment, ProblemRow
+from autotune.store.schema import ConfirmationRow, Environment, ProblemRow, Run
 
 Row = TypeVar("Row", bound=Base)
 
@@ -89,16 +89,17 @@ class Reader:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._environments: dict[int, Fingerprint] = {}
+        self._environments: dict[tuple[int, int], Fingerprint] = {}
         self._problems: dict[int, Problem] = {}
 
-    def environment(self, id_: int) -> Fingerprint:
-        if id_ not in self._environments:
+    def environment(self, id_: int, run: int) -> Fingerprint:
+        """A stack as a run had it: versions of this tool share a row, and each run tells its own."""
+        if (id_, run) not in self._environments:
             row = self._session.get_one(Environment, id_)
-            self._environments[id_] = Fingerprint(
-                **{field.name: getattr(row, field.name) for field in fields(Fingerprint)}
-            )
-        return self._environments[id_]
+            stack = {field.name: getattr(row, field.name) for field in fields(Fingerprint)}
+            stack["tool_version"] = self._session.get_one(Run, run).tool_version
+            self._environments[id_, run] = Fingerprint(**stack)
+        return self._environments[id_, run]
 
     def shared(self, confirmation: int | None) -> bool:
         """Whether others may have been on the GPU in a confirmation."""

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from autotune import __version__
 from autotune.machine.fingerprint import Fingerprint
-from autotune.processes.identity import Process
+from autotune.processes.process import Process
 from autotune.store.records import RunRecord, RunState
 from autotune.store.rows import Reader, environment_id, existing
 from autotune.store.schema import ConfirmationRow, Run, Trial, Winner
@@ -119,5 +119,5 @@ def _record(session: Session, reader: Reader, row: Run) -> RunRecord:
         ended_at=ended_at,
         seen_at=seen_at,
         tool_version=row.tool_version,
-        environment=None if row.environment_id is None else reader.environment(row.environment_id),
+        environment=None if row.environment_id is None else reader.environment(row.environment_id, row.id),
     )

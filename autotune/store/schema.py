@@ -22,7 +22,7 @@ class Environment(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(unique=True)
-    # The fields of `Fingerprint`, one to one.
+    # The fields of `Fingerprint`, one to one; the version is that which wrote the row first.
     device: Mapped[str]
     arch: Mapped[str]
     compute_units: Mapped[int]

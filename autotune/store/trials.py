@@ -177,7 +177,7 @@ def _record(reader: Reader, row: Trial) -> StoredTrial:
         problem=reader.problem(row.problem_id),
         stage=row.stage,
         backend=row.backend,
-        environment=reader.environment(row.environment_id),
+        environment=reader.environment(row.environment_id, row.run_id),
         space_digest=row.space_digest,
         workload=row.workload,
         config=Config.from_key(row.config),

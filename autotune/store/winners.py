@@ -45,7 +45,7 @@ def winner_record(reader: Reader, row: Winner) -> WinnerRecord:
         run=row.run_id,
         problem=reader.problem(row.problem_id),
         backend=row.backend,
-        environment=reader.environment(row.environment_id),
+        environment=reader.environment(row.environment_id, row.run_id),
         kind=row.kind,
         rank=row.rank,
         config=layer_config(row.stage1_config, row.stage2_config),

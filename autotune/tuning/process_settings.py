@@ -19,6 +19,7 @@ from autotune.processes import interrupt
 from autotune.protocol.backend import Backend
 from autotune.results import SETTING, Confirmation, Finalist, LayerConfig
 from autotune.store.records import WinnerRecord
+from autotune.text import counted
 from autotune.tuning.context import Judge, RunRequest, Tuning
 
 MOST_SETTINGS = 6
@@ -95,7 +96,8 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
             kind=judge.kind,
         )
     tokens = ", ".join(str(problem.tokens) for problem in problems)
-    return [*said, f"{len(settings)} settings of the process were timed at {tokens} tokens: export chooses"]
+    timed = counted(len(settings), "setting of the process", plural="settings of the process")
+    return [*said, f"timed {timed} at {tokens} tokens: export chooses"]
 
 
 def _leaders(current: Tuning, winner: WinnerRecord) -> list[LayerConfig]:
@@ -144,7 +146,7 @@ def _broken(
         space = current.space(problem, stage)
         rule = space.broken_rule(config.of(stage))
         if rule is not None:
-            return f"at {problem.tokens} tokens it breaks {stage}'s rule {rule.name}, {rule.reason}"
+            return f"at {problem.tokens_text} it breaks {stage}'s rule {rule.name}, {rule.reason}"
     return None
 
 

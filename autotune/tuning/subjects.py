@@ -152,9 +152,7 @@ class Resolver:
                 f"{folder} was tuned for another layer than {mine.key}: give its --model and --tp"
             )
         if not found:
-            raise UserError(
-                f"{folder} holds nothing for {problem.tokens} tokens: choose a --shape that it has"
-            )
+            raise UserError(f"{folder} holds nothing for {problem.tokens_text}: choose a --shape that it has")
         return found[0]
 
 

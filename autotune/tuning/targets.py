@@ -18,5 +18,5 @@ def resolve_target(name: str | None) -> Target:
     path = Path(name.removeprefix("replay:"))
     table = read_table(path)
     recorded = table.fingerprint.device
-    why = f"{path.name} answers, recorded on {recorded}: every time is replayed and none can be exported."
+    why = f"Replaying a recording from {recorded} ({path.name}); replayed times cannot be exported."
     return Target(name, table.device, live=False, why=why, table=path, routing=table.routing.key)

@@ -81,8 +81,7 @@ def contenders(
         except UserError:  # a knob or value that the space no longer has
             return
         if legal and config not in [other.config for other in found]:
-            told = tuple(d for d in differences if not d.startswith("tool_version"))
-            found.append(Contender(backend.name, label, config, told))
+            found.append(Contender(backend.name, label, config, tuple(differences)))
 
     for store in stores:
         for winner in store.winners(problem=problem, backend=backend.name, kind=Kind.MEASURED):

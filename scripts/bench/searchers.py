@@ -1,6 +1,5 @@
 """Searches on recorded problems: ours, and what it is compared with."""
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autotune import search
+from autotune import identity, search
 from autotune.problem.layer import Stage
 from autotune.replay.machine import ReplayMachine
 from autotune.replay.table import Table
@@ -28,10 +27,7 @@ if TYPE_CHECKING:
 
 def source_digest() -> str:
     """SHA-256, hex, of the search's own sources: other sources may search otherwise."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(search.__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    return identity.source_digest(Path(search.__file__).parent.glob("*.py"))
 
 
 def ours(table: Table, recording: Recording, seed: int, evaluations: int) -> Run:

@@ -50,7 +50,7 @@ def test_exit_code_1_the_tuned_arm_is_worse(arms: tuple[Path, Path], tmp_path: P
     scores = gsm8k(tmp_path / "a", 0.9), gsm8k(tmp_path / "b", 0.5)
     code, text = run(*arms, "--eval-base", scores[0], "--eval-tuned", scores[1])
     assert code == 1
-    assert "gsm8k acc,none: 0.9000 -> 0.5000 (-0.4000, 95 % ±0.0194, p <0.001): WORSE" in text
+    assert "gsm8k acc,none: 0.9000 -> 0.5000 (-0.4000, 95% CI ±0.0194, p <0.001): WORSE" in text
     assert run("--eval-base", scores[0], "--eval-tuned", scores[1])[0] == 1
 
 

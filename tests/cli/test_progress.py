@@ -20,7 +20,7 @@ def search() -> StageSearch:
 
 
 def _told(tally: Tally, search: StageSearch) -> None:
-    """The search asks for what ships and hears that it takes 40 us."""
+    """The search asks for the default and hears that it takes 40 us."""
     ask = search.ask()
     assert ask is not None
     search.tell(ask.config, 40.0)
@@ -30,11 +30,19 @@ def _told(tally: Tally, search: StageSearch) -> None:
 def test_counts_by_status_and_what_was_merged(search: StageSearch) -> None:
     tally = Tally()
     tally.on_start({TASK: search}, resumed=0)
-    assert tally.by_status() == "none yet"
+    assert tally.by_status() == "no result yet"
     tally.on_trial(trial(), search)
     tally.on_trial(trial(merged_into=1), search)
     tally.on_trial(failed(Status.TIMEOUT), search)
-    assert tally.by_status() == "2 ok, 1 timeout, 1 of them merged with equal machine code"
+    assert tally.by_status() == "2 ok, 1 timeout, 1 trial reused an identical binary"
+
+
+def test_a_run_that_finds_nothing_left_to_try_says_so(search: StageSearch) -> None:
+    tally = Tally()
+    tally.on_start({TASK: search}, resumed=96)
+    assert tally.spoken() == "nothing left to try; 96 stored trials used"
+    tally.on_trial(trial(), search)
+    assert tally.spoken() == "1 trial: 1 ok"
 
 
 def test_plain_lines_name_the_kind_of_every_figure(
@@ -47,7 +55,7 @@ def test_plain_lines_name_the_kind_of_every_figure(
     plain.on_confirm(TASK[0], 9)
     out = capsys.readouterr().out
     assert "m2 stage1: 6 legal configs, 3 trials" in out
-    assert "resuming: 2 trials" in out
+    assert "resuming: 2 stored trials" in out
     assert "best 40.00 µs (3 configs tie), default 40.00 µs (estimate)" in out
     assert "confirming 9 layer configs" in out
 
@@ -55,7 +63,7 @@ def test_plain_lines_name_the_kind_of_every_figure(
 def test_a_replay_is_not_said_to_confirm_anything(capsys: pytest.CaptureFixture[str]) -> None:
     PlainProgress("replayed").on_confirm(TASK[0], 9)
     assert capsys.readouterr().out == (
-        "m2: drawing recorded samples of 9 layer configs, the stages added up\n"
+        "m2: drawing recorded samples of 9 layer configs and adding up their stages\n"
     )
 
 

@@ -56,7 +56,7 @@ def test_its_measured_run_finds_the_fastest_and_confirms_it(
         backend="toy_backend:Toy",
         problems=[Problem(TINY, 1)],
         target=Target("live", DEVICES["mi325x"], live=True, why="for the test"),
-        trials=2,  # what ships and what is published
+        trials=2,  # the default and what is published
         seed=0,
         sampler="tpe",
         workers=1,

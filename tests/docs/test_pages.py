@@ -115,6 +115,26 @@ def test_its_links_lead_to_a_file_and_to_a_heading_that_exist(page: Path) -> Non
             assert anchor in _anchors(leads_to), target
 
 
+_PATHS = re.compile(r"`((?:autotune|db|docs|scripts|search_spaces|tests)/[a-z0-9_./-]*)`")
+_NAMES = re.compile(r"`(autotune\.(?!env`|db`|conf`)[A-Za-z_0-9.]+)`")  # not the files of a bundle
+
+
+@pytest.mark.parametrize("page", LINKING, ids=_named)
+def test_the_files_and_names_that_it_mentions_exist(page: Path) -> None:
+    text = page.read_text()
+    for path in _PATHS.findall(text):
+        assert (ROOT / path).exists(), path
+    for name in _NAMES.findall(text):
+        at, parts = ROOT, name.split(".")
+        while parts and (at / parts[0]).is_dir():
+            at /= parts.pop(0)
+        module = (
+            at / f"{parts.pop(0)}.py" if parts and (at / f"{parts[0]}.py").is_file() else at / "__init__.py"
+        )
+        source = module.read_text()
+        assert all(re.search(rf"^ *(?:def |class )?{part}\b", source, re.MULTILINE) for part in parts), name
+
+
 def _run(words: list[str]) -> str:
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output

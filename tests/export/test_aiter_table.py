@@ -152,7 +152,7 @@ def test_the_row_for_4_is_chosen_for_3_as_well(store: Store, tmp_path: Path) -> 
 
 def test_a_choice_confirmed_at_another_bucket_only_makes_no_row_here(store: Store) -> None:
     final(store, 4, {SHIPS: 20.0, TALL: 16.0})
-    # Faster by the rounds that chose it, and not confirmed: what ships was kept.
+    # Faster by the rounds that chose it, and not confirmed: the default was kept.
     final(store, 8, {SHIPS: 30.0})
     said = exported(SITE_MAIN, "--preview")
     assert "8 for M = 5, 6, 7, 8 (no row of ours): as shipped" in said

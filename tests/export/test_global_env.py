@@ -151,7 +151,7 @@ def test_the_setting_is_chosen_over_the_mix_and_the_table_is_kept(store: Store) 
     assert cache.startswith("FLYDSL_RUNTIME_CACHE_DIR=/tmp/autotune-kernels-")
     table = lines(made)
     assert any("chosen: FLYDSL_MOE_STAGE1_SCHED=0" in line for line in table)
-    refused = "AITER_FLYDSL_STAGE2_TILE_K=256 FLYDSL_MOE_STAGE1_SCHED=0 (refused: loses 2.0% at 4096 tokens)"
+    refused = "AITER_FLYDSL_STAGE2_TILE_K=256 FLYDSL_MOE_STAGE1_SCHED=0 (refused: loses 2.0% at 4,096 tokens)"
     assert any(refused in line for line in table)
     assert any("Tested on other routings: FLYDSL_MOE_STAGE1_SCHED=0: mix +6.0%" in line for line in table)
     manifest = json.loads(made.files["manifest.json"])
@@ -265,7 +265,7 @@ def test_where_every_shape_kept_what_ships_no_table_is_needed(store: Store) -> N
     record(store, run, 4, kept, [{"layer": 10.0}, {"layer": 11.0}])
     made = planned(store, UNTOLD)
     assert made.files["autotune.env"].splitlines()[1:] == ["AITER_W4A8_USE_INT8=1"]
-    assert lines(made) == ["Every shape kept what ships, so every knob stays unset."]
+    assert lines(made) == ["Every shape kept the default, so every knob stays unset."]
 
 
 def test_a_variable_that_both_stages_read_deploys_what_both_agree_on() -> None:

@@ -30,7 +30,7 @@ def test_what_loses_at_a_guard_is_refused_however_good_it_is() -> None:
     times = {"": DEFAULT, "a": scaled(m4=0.5, m160=0.5, m4096=1.02), "b": scaled(m160=0.99)}
     decision = decide(times, "", MIX)
     assert decision.setting == "b"
-    assert decision.candidates[-1].refused == "loses 2.0% at 4096 tokens"
+    assert decision.candidates[-1].refused == "loses 2.0% at 4,096 tokens"
 
 
 def test_within_the_margin_a_guard_may_lose() -> None:

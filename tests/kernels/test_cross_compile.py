@@ -121,12 +121,13 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 from triton.backends.compiler import GPUTarget
 from autotune.kernels.config import LayerDims
-from autotune.kernels.spec import compile_kernel, kernel_source_hash, stage_spec
+from autotune.backends.triton_w4a8 import kernel_source
+from autotune.kernels.spec import compile_kernel, stage_spec
 target = GPUTarget("hip", "gfx942", 64)
 layer = LayerDims(7168, 256, 384, 8)
 one = compile_kernel(stage_spec("stage1", json.loads(sys.argv[1]), layer, "hip"), target)
 two = compile_kernel(stage_spec("stage2", json.loads(sys.argv[2]), layer, "hip"), target)
-print(len(one.asm["hsaco"]), len(two.asm["hsaco"]), kernel_source_hash(), "torch" in sys.modules)
+print(len(one.asm["hsaco"]), len(two.asm["hsaco"]), kernel_source(), "torch" in sys.modules)
 """
 
 

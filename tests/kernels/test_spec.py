@@ -126,7 +126,7 @@ def test_an_entry_is_picked_by_tokens() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 9, 40, 4096])
 def test_an_entry_is_not_carried_over_a_distance(tokens: int) -> None:
-    """More than double, or fewer than any entry was checked at: what ships is used, prefill above all."""
+    """More than double, or fewer than any entry was checked at: the default is used, prefill above all."""
     tuned = parse_tuned(tuned_file(4, 8, 160), "f.json")
     assert tuned.at(tokens, "cuda") == default_config(tokens, 256, "cuda")
 

@@ -77,7 +77,7 @@ def won(store: Store, *finalists: Finalist) -> int:
 def test_measure_prints_one_line_a_shape(invoke: Callable[..., Any]) -> None:
     done = invoke("measure", "--config", "stage1:us=8000", "--shape", "m1,m4")
     assert done.exit_code == 0, done.output
-    assert done.output.count("µs (95 %:") == 2
+    assert done.output.count("µs (95% CI ") == 2
     assert "m4 stage1 on cpu" in done.output
 
 

@@ -241,7 +241,7 @@ def test_the_least_gain_itself_is_no_winner() -> None:
         assert result.winner == winner
     kept = confirm(PROBLEM, finalists("default", "candidate"), lambda i: 1e-3, exactly(10, 7.5), settings)
     assert kept.notes == (
-        "kept default: candidate 1's gain of 25.0% (95 %: 25.0% to 25.0%) is not surely above 25.0%",
+        "kept default: candidate 1's gain of 25.0% (95% CI 25.0% to 25.0%) is not surely above 25.0%",
     )
 
 

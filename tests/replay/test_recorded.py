@@ -11,6 +11,7 @@ from autotune.problem.layer import Stage
 from autotune.replay.files import SUFFIX, read_table
 from autotune.replay.table import Table
 from autotune.resources import data_dir
+from autotune.space.space import shipped_spaces
 
 FOLDER = data_dir("db") / "tables"
 PATHS = {path.name.removesuffix(SUFFIX): path for path in sorted(FOLDER.glob(f"*{SUFFIX}"))}
@@ -33,7 +34,7 @@ def test_there_are_three_and_the_readme_names_each_with_its_command() -> None:
 
 def test_it_is_of_the_space_that_ships(recorded: Table) -> None:
     for stage, part in recorded.stages.items():
-        assert part.space_text == (data_dir("search_spaces") / "triton" / f"{stage}.toml").read_text()
+        assert part.space.digest == shipped_spaces("triton")[stage].digest
 
 
 def test_every_recorded_config_is_legal(recorded: Table) -> None:

@@ -112,7 +112,10 @@ def test_the_command_line_says_that_figures_are_replayed(table_path: Path) -> No
     arguments = ["run", "--target", f"replay:{table_path}", "--shape", "m4", "--trials", "12"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "every time is replayed and none can be exported" in result.output
+    assert (
+        "Replaying a recording from synthetic (small.table.json.gz); replayed times cannot be exported."
+        in result.output
+    )
     assert "(replayed)" in result.output
     assert "export --out" not in result.output
 
@@ -131,8 +134,8 @@ def test_nothing_claims_that_a_replay_ran_a_final(table: Table, table_path: Path
         shown = re.sub("<style>.*?</style>", "", text, flags=re.DOTALL)
         assert re.findall(claims, shown, re.IGNORECASE) == []
     assert "nothing ran" in texts[1]
-    assert "32 that decided" in texts[1]
-    assert "median and 95 % interval of the draws" in texts[1]
+    assert "32 (final)" in texts[1]
+    assert "median and 95% CI of the draws" in texts[1]
 
 
 def test_json_names_the_target(table_path: Path) -> None:

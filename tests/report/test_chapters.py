@@ -123,7 +123,7 @@ def test_both_estimates_stand_beside_each_other_by_name(store: Store) -> None:
     report = gather(store, Scope())
     html = text_of(store, report)
     assert "as compiled 40.00" in html
-    assert "of what ships that is 40.00 and 50.00 µs" in html
+    assert "for the default these are 40.00 and 50.00 µs" in html
     assert "| estimate as executed | 50.00 | 28.00 | 40.00 | 30.00 |" in markdown(store, report)
 
 
@@ -135,7 +135,7 @@ def test_the_lists_know_what_ships_and_call_no_estimate_a_winner(store: Store) -
     executed = ranking_lines(rankings(store, Filter(stage=Stage.STAGE1))[-1])
     assert [line.split()[2] for line in executed[2:]] == ["+44.0%", "+44.0%", "0.0%"]
     assert executed[2].endswith(" tile_k=64")
-    assert executed[-1].endswith(" as shipped")
+    assert executed[-1].endswith(" default")
     (heading, *_) = winner_lines(winners_at_a_glance(store))
     assert "listed first µs" in heading
     assert "winner" not in heading
@@ -159,7 +159,7 @@ def test_a_stage_s_estimate_is_shown_once_whatever_layers_share_it(store: Store)
     )
     _, first, second, *_ = final(only(store))
     for chart in (first, second):
-        assert len(re.findall('class="who">[^<]', chart)) == 3  # what ships, and the two that are listed
+        assert len(re.findall('class="who">[^<]', chart)) == 3  # the default, and the two that are listed
 
 
 def test_a_config_breaks_after_a_comma_only() -> None:
@@ -221,7 +221,7 @@ def test_a_measured_winner_names_who_was_not_told_apart_from_it(store: Store) ->
     assert [tie.config for tie in report.problems[0].ties] == [other]
     said = text_of(store, report)
     assert "winner, ties" in said
-    assert "2 configs tie: the rounds that chose do not tell the winner from 1 of the others." in said
+    assert "2 configs tie: the preselection does not tell the winner from 1 other." in said
 
 
 def test_who_was_left_out_of_a_final_is_told_with_the_reason(store: Store) -> None:
@@ -237,7 +237,7 @@ def test_who_was_left_out_of_a_final_is_told_with_the_reason(store: Store) -> No
     reason = "incorrect: the output is off by 3.1e-01"
     assert next(c.left_out for c in report.problems[0].contenders if c.config == wrong.config) == reason
     assert reason in text_of(store, report).replace("  ", " ")
-    assert f"left out of the final: candidate `stage1: tile_k=64; stage2: tile_k=64`: {reason}" in markdown(
+    assert f"failed in the final: candidate 2 `stage1: tile_k=64; stage2: tile_k=64`: {reason}" in markdown(
         store, report
     )
 
@@ -253,8 +253,8 @@ def test_what_was_fast_and_in_no_final_is_told_with_the_reason(store: Store) -> 
     assert [(left.stage, left.config) for left in report.problems[0].left] == [
         (Stage.STAGE1, layer_config(512, 512).stage1)
     ]
-    assert "Among the fastest of a stage, and not in the final" in text_of(store, report)
-    assert "left out of the final: stage1 `tile_k=512`: no place" in markdown(store, report)
+    assert "Among the fastest of a stage, but not in the final" in text_of(store, report)
+    assert "not in the final: stage1 `tile_k=512`: other pairs" in markdown(store, report)
 
 
 def test_unlike_conditions_are_chapters_of_their_own_with_names(store: Store) -> None:

@@ -125,7 +125,7 @@ def test_values_stand_in_the_order_that_people_expect() -> None:
 def test_a_config_is_told_by_what_differs_from_what_ships() -> None:
     ships = Config({"a": 1, "b": None})
     assert changes(Config({"a": 2, "b": None}), ships) == "a=2"
-    assert changes(ships, ships) == "as shipped"
+    assert changes(ships, ships) == "default"
     assert changes(Config({"a": True, "b": None}), ships) == "a=true"  # not 1
     assert changes(Config({"a": 1, "b": None}), None) == "a=1,b=unset"
     assert layer_changes(FASTER, DEFAULT) == "stage1: tile_k=256; stage2: tile_k=64"

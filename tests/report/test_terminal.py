@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from autotune.cli import app
-from autotune.report.text_table import Column, duration, percent, text_table
+from autotune.report.text_table import Column, text_table
 from autotune.store.store import Store
 
 
@@ -128,11 +128,6 @@ def test_tables_keep_their_columns_and_cut_nothing_off() -> None:
         "x      1",
         "long  10  " + "y" * 90,
     ]
-
-
-def test_shares_and_durations_read_naturally() -> None:
-    assert [percent(0.0163), percent(-0.02), percent(0.0001)] == ["+1.6%", "-2.0%", "0.0%"]
-    assert [duration(8.2), duration(200), duration(7500)] == ["8 s", "3 min", "2 h 5 min"]
 
 
 @pytest.mark.usefixtures("h100")

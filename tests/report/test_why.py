@@ -121,16 +121,18 @@ def test_what_became_of_each_finalist_is_told(store: Store) -> None:
     told = decided(store)
     assert told.repeats is True
     ships, published, won, slower, twin, wrong, died = told.fates
-    assert ships == "what ships"
-    assert published.startswith("lost the first 2 rounds to 2; beside it in the test: +4.9% (95 %: ")
+    assert ships == "the default"
+    assert published.startswith(
+        "lost the preselection (2 rounds) to candidate 2; in the final rounds: +4.9% (95% CI "
+    )
     assert won.startswith("won: +10.")
-    assert slower == "lost the first 2 rounds to 2"
+    assert slower == "lost the preselection (2 rounds) to candidate 2"
     assert twin == "the same config as one above"
     assert wrong == "was not timed: incorrect: one wrong tile"
     assert died == "failed in a round: runtime_error: died"
     text = "\n".join(why_lines(told))
-    assert "2 rounds picked the challenger, 8 others decided" in text
-    assert "the 95 % bound of its gain must be above 1.0%" in text
+    assert "2 rounds of preselection picked the challenger, 8 more decided" in text
+    assert "the lower 95% bound of its gain had to exceed 1.0%" in text
     assert text.endswith("decided again from the stored rounds: the same")
 
 
@@ -139,8 +141,8 @@ def test_one_that_is_not_surely_faster_is_told_with_its_interval(store: Store) -
     store.record_winner(store.confirmation(id_).run, id_)
     (winner,) = store.winners()
     ships, kept_out = why(store, winner).fates
-    assert ships == "what ships, kept"
-    assert kept_out.startswith("put to the test: +0.")
+    assert ships == "the default, kept"
+    assert kept_out.startswith("went to the final rounds: +0.")
     assert kept_out.endswith("not surely above 1.0%")
 
 
@@ -172,7 +174,7 @@ def test_who_led_the_search_and_is_not_in_the_final_is_told_with_the_reason(stor
     store.record_trial(run, failed(config=wrong, origin="race"))
     first, second = decided(store).left
     assert (first.stage, first.config, first.us) == (Stage.STAGE1, ahead, 1.0)
-    assert first.reason.startswith("no place: other pairs of stages have the smaller sums")
+    assert first.reason.startswith("other pairs of stages had smaller sums")
     assert (second.config, second.reason) == (wrong, "incorrect when measured again: the output is off")
 
 

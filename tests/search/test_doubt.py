@@ -81,7 +81,9 @@ def test_what_is_missing_on_the_machine_stops_the_run_with_its_remedy(
 
 def test_a_default_that_does_not_compile_stops_the_run(tmp_path: Path) -> None:
     say = lambda n: Failure(Status.COMPILE_ERROR, "no such instruction") if n == 0 else None  # noqa: E731
-    assert refused(tmp_path, say).startswith("what ships does not compile at m4 stage1 (no such instruction)")
+    assert refused(tmp_path, say).startswith(
+        "the default does not compile at m4 stage1 (no such instruction)"
+    )
     assert run.journal.trials == []  # type: ignore[attr-defined]
 
 

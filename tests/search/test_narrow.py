@@ -81,7 +81,7 @@ OTHER_US = next(v for v in _values(SPACE, "us") if v != SPACE.default["us"])
 
 
 def _part() -> BoundSpace:
-    """Without what ships."""
+    """Without the default."""
     both = dict.fromkeys(Stage, SPACE)
     return narrowed(both, [parse_restriction(f"us={OTHER_US}")], "m2")[Stage.STAGE1]
 
@@ -106,7 +106,7 @@ def test_stored_results_of_the_whole_count_inside_the_part_only() -> None:
     part = _part()
     search = StageSearch(part, sampler="tpe", seed=0, budget=100)
     counted = [search.observe(config, 9.0) for config in SPACE]
-    assert sum(counted) == part.size + 1  # and what ships
+    assert sum(counted) == part.size + 1  # and the default
     assert search.done
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from autotune.processes.identity import Process
+from autotune.processes.process import Process
 from autotune.store.records import RunState
 from autotune.store.schema import Run
 from autotune.store.store import Store

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -215,8 +215,18 @@ def _ck_space(package: Path, layer: Layer, tokens: int, stage: Stage, device: De
     )
     doc = "FP8 activations x INT4 weights, Composable Kernel instance by name"
     params = (tile_m, kernel)
-    digest = hashlib.sha256(repr((params, [rule.require.text for rule in rules])).encode()).hexdigest()
-    return Space("aiter_main", "main", stage, doc, params, rules, (), digest)
+    return Space("aiter_main", "main", stage, doc, params, rules, (), stored_as=_ck_name(params, rules))
+
+
+def _ck_name(params: Sequence[Param], rules: Sequence[Rule]) -> str:
+    """The name of a CK space: SHA-256, hex, of these very words, by which stored results know it."""
+    docs = ("rows of a block", "kernelName of the table; unset: AITER's own choice for the block")
+    said = ", ".join(
+        f"Param(name={param.name!r}, values={param.values!r}, default={param.default!r}, doc={doc!r},"
+        " arch=(), option='', coupled=False)"
+        for param, doc in zip(params, docs, strict=True)
+    )
+    return hashlib.sha256(f"(({said}), {[rule.require.text for rule in rules]!r})".encode()).hexdigest()
 
 
 def _divides(name: CkName, columns: int, k: int) -> bool:

@@ -27,6 +27,7 @@ from autotune.space.config import UNSET, Config
 from autotune.statistics import median_interval, pair_ratios
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
+from autotune.text import percent
 
 _INT4 = ("torch.uint32", "torch.int4")
 
@@ -70,7 +71,7 @@ def table_content(
         The rows, and the winners with what their bucket's row makes of them.
 
     Raises:
-        UserError: no shape has a winner other than what ships, or the serving AITER is not as needed.
+        UserError: no shape has a winner other than the default, or the serving AITER is not as needed.
     """
     source = open_source("aiter", aiter.source) if aiter.source else find_source("aiter")
     name = partial(_kernel, backend, source, winners[0].environment.arch)
@@ -126,7 +127,7 @@ class _Final:
 
     Attributes:
         places: of the choices that were timed, among the finalists.
-        won: the winner; None: what ships was kept.
+        won: the winner; None: the default was kept.
     """
 
     winner: WinnerRecord
@@ -161,7 +162,7 @@ class _Final:
         return median(ran)
 
     def ratio(self, choice: Choice) -> float | None:
-        """time(choice) / time(what ships); None: it was not timed here.
+        """time(choice) / time(the default); None: it was not timed here.
 
         The winner's is the one that was confirmed.
         """
@@ -171,7 +172,7 @@ class _Final:
         return median(us / base for us, base in both) if both else None
 
     def deployed(self, choice: Choice | None) -> WinnerRecord:
-        """The winner as its bucket's row has it; None: there is no row, and what ships serves."""
+        """The winner as its bucket's row has it; None: there is no row, and the default serves."""
         if choice is None:
             default = self.winner.default
             return replace(self.winner, config=default, gain=0.0, gain_low=0.0, gain_high=0.0)
@@ -190,7 +191,7 @@ class _Final:
         )
 
     def _beside_default(self, choice: Choice) -> list[tuple[float, float]]:
-        """Microseconds of a choice and of what ships, in the rounds in which both ran."""
+        """Microseconds of a choice and of the default, in the rounds in which both ran."""
         place = self.places.get(choice)
         if place is None:
             return []
@@ -208,7 +209,7 @@ def _decisions(finals: Sequence[_Final]) -> dict[int, Decision[Choice | None]]:
 
 
 def _times(finals: Sequence[_Final]) -> dict[Choice | None, dict[int, float]]:
-    """Microseconds of what was confirmed at one of these counts, and of what ships (None), by tokens."""
+    """Microseconds of what was confirmed at one of these counts, and of the default (None), by tokens."""
     ships = {final.winner.problem.tokens: final.us(0, "layer") for final in finals}
     times: dict[Choice | None, dict[int, float]] = {None: ships}
     for choice in [final.won for final in finals if final.won is not None]:
@@ -240,7 +241,9 @@ def _decided(tokens: int, decision: Decision[Choice | None]) -> list[str]:
         if line.setting is None:
             continue
         gains = ", ".join(
-            f"{gain:+.1%} at {m}" for m, gain in line.gains.items() if m in decision.mix.weights
+            f"{percent(gain, signed=True)} at {m}"
+            for m, gain in line.gains.items()
+            if m in decision.mix.weights
         )
         end = (
             "chosen"

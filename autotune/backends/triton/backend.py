@@ -4,11 +4,14 @@ import importlib.util
 import time
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
+from autotune import kernels
 from autotune.compile.isa import gpu_target, machine_code_hash, static_facts
 from autotune.compile.occupancy import with_occupancy
 from autotune.errors import UserError
+from autotune.identity import source_digest, stored_name
 from autotune.kernels.formats import misfit
 from autotune.machine.devices import Device
 from autotune.problem.arithmetic import W4A8, Computes
@@ -21,6 +24,9 @@ from autotune.space.space import BoundSpace, Space, shipped_spaces
 
 if TYPE_CHECKING:
     pass
+
+_SOURCES: Final = ("config", "layout", "prepare", "quantise", "sort", "spec", "stage1", "stage2", "tiles")
+"""The modules of `autotune.kernels` that decide what is compiled and launched."""
 
 
 class TritonW4A8:
@@ -48,9 +54,7 @@ class TritonW4A8:
 
     def source_digest(self) -> str:
         _require_triton()
-        from autotune.kernels.spec import kernel_source_hash
-
-        return kernel_source_hash()
+        return kernel_source()
 
     def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
         """Weights once, activations once, outputs once, partial sums written and read."""
@@ -111,6 +115,13 @@ def _require_triton() -> None:
         raise UserError(
             "backend triton needs Triton, which is not installed: pip install 'moe-autotune[local]'"
         )
+
+
+@cache
+def kernel_source() -> str:
+    """The name of the kernels' source: see `autotune.identity`."""
+    folder = Path(kernels.__file__).parent
+    return stored_name(source_digest(folder / f"{name}.py" for name in _SOURCES))
 
 
 @cache

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from autotune.backends.triton.backend import kernel_source
 from autotune.kernels import sort as sorting
 from autotune.kernels import spec as specs
 from autotune.measure.machine import CpuMachine, GpuMachine
@@ -56,7 +57,7 @@ class TritonRuntime:
         self._runtime = "cuda" if interpret else _target().backend
 
     def kernel_source(self) -> str:
-        return specs.kernel_source_hash()
+        return kernel_source()
 
     def packed_bytes(self, layer: Layer) -> int:
         scales = 2 * layer.inter_dim + layer.model_dim

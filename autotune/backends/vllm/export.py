@@ -88,7 +88,7 @@ def vllm_content(
     for winner in winners:
         if winner.config.stage1 != winner.config.stage2:
             raise UserError(
-                f"the winner at {winner.problem.tokens} tokens has unlike configs for its stages, and vLLM"
+                f"the winner at {winner.problem.tokens_text} has unlike configs for its stages, and vLLM"
                 " has one file for both: tune it again, a run now pairs equal ones only"
             )
     layer, environment = winners[0].problem.layer, winners[0].environment

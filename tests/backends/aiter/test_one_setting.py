@@ -64,7 +64,7 @@ def asked(*problems: Problem, guards: tuple[int, ...] = GUARDS) -> RunRequest:
         backend=AiterOnCpu.name,
         problems=problems,
         target=Target("live", DEVICES["mi325x"], live=True, why="for the test"),
-        trials=2,  # what ships, and what was published
+        trials=2,  # the default, and what was published
         seed=0,
         sampler="random",
         workers=1,
@@ -84,7 +84,7 @@ def test_a_run_times_the_guards_and_the_export_chooses_and_verify_finds_the_read
     result = run(asked(Problem(replace(LAYER, experts=4), 4)), store, Tally())
     (winner,) = result.best
     assert winner.config.stage2["tile_k"] == 256
-    assert result.settings[-1].startswith("3 settings of the process were timed at 4, 24, 129 tokens")
+    assert result.settings[-1].startswith("timed 3 settings of the process at 4, 24, 129 tokens")
 
     made = planned(store)
     assert made.decision is not None
@@ -159,7 +159,7 @@ class TimesNothing:
 
 
 def told_of(store: Store, judge: TimesNothing, configs: Sequence[LayerConfig]) -> list[str]:
-    """What the user is told where these configs, what ships first, came out of a final at 4 tokens."""
+    """What the user is told where these configs, the default first, came out of a final at 4 tokens."""
     backend, problem = AiterOnCpu(), Problem(KIMI, 4)
     labels = ("default", *["candidate"] * (len(configs) - 1))
     environment = fingerprint(backend=AiterOnCpu.name)
@@ -195,7 +195,7 @@ def test_what_prefill_cannot_have_is_not_timed_and_the_user_is_told(store: Store
     # 1,792 columns fit the LDS in blocks of 16 rows, and not in those of 64 that 4,096 tokens have.
     told = told_of(store, judge, [LayerConfig(one, two.replaced(tile_n=n)) for n in (None, 1792, 448)])
     assert told[0].startswith("AITER_FLYDSL_STAGE2_TILE_N=1792 cannot serve every shape: at 512 tokens")
-    assert told[1].startswith("1 settings of the process were timed at 4, 64, 512, 4096 tokens")
+    assert told[1].startswith("timed 1 setting of the process at 4, 64, 512, 4096 tokens")
     assert {tokens: [c.stage2["tile_n"] for c in asked] for tokens, asked in judge.asked.items()} == {
         tokens: [None, 448] for tokens in (4, 64, 512, 4096)
     }
@@ -210,7 +210,7 @@ def test_settings_that_come_to_one_program_at_a_shape_are_timed_once_there(store
 
 
 def test_a_setting_counts_where_its_program_was_timed_under_another_name(launches: Launches) -> None:
-    """One run timed the long tile at 512 tokens; at 4 another run timed what ships, which is that program."""
+    """One run timed the long tile at 512 tokens; at 4 another timed the default, which is that program."""
     backend = AiterOnCpu()
     knobs = env_knobs(backend, backend.source_digest())
     assert knobs is not None

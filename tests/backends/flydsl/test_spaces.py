@@ -1,4 +1,4 @@
-"""What is legal for FlyDSL's kernels, derived a second time from what the kernels do, and what ships."""
+"""What is legal for FlyDSL's kernels, derived a second time from what the kernels do, and the default."""
 
 from dataclasses import replace
 from typing import Any

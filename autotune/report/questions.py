@@ -1,4 +1,4 @@
-"""What a sceptic asks of a tuning result, with the answers that the records give."""
+"""Answers the questions that a tuning result raises, from its records."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from autotune.machine.targets import Kind, known_device
 from autotune.problem.layer import Stage
 from autotune.report.content import ProblemReport
 from autotune.report.query import RACE, default_of, fastest
-from autotune.report.text_table import percent
 from autotune.report.wording import AS_EXECUTED
 from autotune.results import Status
 from autotune.space.space import shipped_spaces
 from autotune.store.records import StoredTrial
 from autotune.store.schema import SampleRow
 from autotune.store.store import Store
+from autotune.text import percent
 
 _CHUNK = 500  # SQLite bounds the variables of a statement
 
@@ -34,7 +34,7 @@ def answers(store: Store, one: ProblemReport) -> list[Answer]:
     """Answers for one problem; questions that do not apply are left out."""
     asked = [
         ("How much of the space was tried?", _coverage(one)),
-        (f"Was what ships {one.words.adjective} in the same way?", _default(one)),
+        (f"Was the default {one.words.adjective} in the same way?", _default(one)),
         (one.words.doubt, _luck(one)),
         ("How noisy was the device?", _noise(store, one)),
         ("Are its numbers right?", _gate(one)),
@@ -63,7 +63,7 @@ def _coverage(one: ProblemReport) -> str:
     for stage in Stage:
         tried, legal = len(one.trials[stage]), legal_configs(one, stage)
         if tried:
-            share = f" of {legal:,} legal ones ({100 * tried / legal:.2g} %)" if legal else ""
+            share = f" of {legal:,} legal ones ({percent(tried / legal)})" if legal else ""
             parts.append(f"{stage}: {tried:,} configs{share}")
     merged = sum(trial.merged_into is not None for stage in Stage for trial in one.trials[stage])
     equal = f" {merged:,} of them had machine code that had been tried before." if merged else ""
@@ -89,11 +89,11 @@ def _luck(one: ProblemReport) -> str:
             return _estimated(one)
         return "" if one.winner else "There was no final here: these are times of the search alone."
     if winner is None:
-        return "Nothing was shown to be faster than what ships, so what ships was kept."
+        return "Nothing was shown to be faster than the default, so the default was kept."
     if one.conditions.kind is Kind.REPLAYED:
         return (
             f"As much as the recording: nothing ran. {one.words.rounds(winner.rounds).capitalize()} of one"
-            " recorded sample a stage, added up, were held against as many of what ships; the search saw the"
+            " recorded sample a stage, added up, were held against as many of the default; the search saw the"
             " same recording. The interval is a bootstrap over pairs of draws."
         )
     parts = []
@@ -116,8 +116,8 @@ def _estimated(one: ProblemReport) -> str:
     compiled = one.compiled_us(one.ships) if one.ships is not None else {}
     if one.basis == AS_EXECUTED and default is not None and "layer" in default.us and "layer" in compiled:
         said.append(
-            "The search ranked by the estimate as compiled, the short list by the estimate as executed: of"
-            f" what ships that is {compiled['layer']:.2f} and {default.us['layer'].value:.2f} µs."
+            "The search ranked by the estimate as compiled, the short list by the estimate as executed: for"
+            f" the default these are {compiled['layer']:.2f} and {default.us['layer'].value:.2f} µs."
         )
     return " ".join(said)
 
@@ -132,8 +132,8 @@ def _noise(store: Store, one: ProblemReport) -> str:
     width = ""
     if default is not None and "layer" in default.us and one.confirmation is not None:
         us = default.us["layer"]
-        where, wide = one.words.final, f"{(us.high - us.low) / us.value:.1%}"
-        width = f" The default's 95 % interval in the {where} is {wide} wide."
+        where, wide = one.words.final, percent((us.high - us.low) / us.value)
+        width = f" The default's 95% CI in the {where} is {wide} wide."
     kept = f"{count:,} {recorded} samples are kept"
     return f"{kept}; {slowed} taken while the device reported a clock limit.{width}"
 
@@ -200,7 +200,7 @@ def _untold(one: ProblemReport) -> str:
     if one.conditions.kind is not Kind.MEASURED:
         said.append("What an engine runs around the two stages is not in these times.")
     said.append(
-        f"The times hold for {stack.device} with this very stack, {one.tokens_text} and"
+        f"The times hold for {stack.device} with this very stack, {one.problem.tokens_text} and"
         f" {one.problem.routing.key} routing; end-to-end speed is another measurement (autotune ab)."
     )
     return " ".join(said)
@@ -209,5 +209,5 @@ def _untold(one: ProblemReport) -> str:
 def gain_text(gain: float, low: float | None, high: float | None) -> str:
     """A gain with its interval."""
     if low is None or high is None or low == high:
-        return percent(gain)
-    return f"{percent(gain)} ({percent(low)} to {percent(high)})"
+        return percent(gain, signed=True)
+    return f"{percent(gain, signed=True)} ({percent(low, signed=True)} to {percent(high, signed=True)})"

@@ -1,9 +1,9 @@
-"""The questions that a sceptic asks, answered from the records."""
+"""The questions that a result raises, answered from the records."""
 
 from autotune.machine.targets import known_device
 from autotune.problem.layer import Problem, Stage
 from autotune.report.content import ProblemReport, Report, Scope, gather
-from autotune.report.sceptic import answers, gain_text, legal_configs
+from autotune.report.questions import answers, gain_text, legal_configs
 from autotune.space.space import shipped_spaces
 from autotune.store.store import Store
 from tests.store.examples import LAYER, begin, estimated, trial
@@ -30,7 +30,7 @@ def test_they_are_answered_from_a_real_run(h100: Store) -> None:
 def test_failures_throttling_and_a_kept_default_are_told(large: Store, large_report: Report) -> None:
     problems = {one.problem.verify_tokens: one for one in large_report.problems}
     kept, undecided = _said(large, problems[2]), _said(large, problems[3])
-    assert "what ships was kept" in kept["Is the winner just the luckiest of many noisy times?"]
+    assert "the default was kept" in kept["Is the winner just the luckiest of many noisy times?"]
     assert "Kept default: the gain is not surely above 1.0%." in kept["What does it not tell?"]
     assert "no final" in undecided["Is the winner just the luckiest of many noisy times?"]
     assert "incorrect" in kept["What failed?"]

@@ -1,0 +1,44 @@
+"""Numbers for people: nouns agree, percentages have one style."""
+
+import pytest
+
+from autotune.text import counted, duration, percent, percent_interval
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "words"),
+    [
+        (0, "trial", "0 trials"),
+        (1, "trial", "1 trial"),
+        (2404, "legal config", "2,404 legal configs"),
+        (1, "compile process", "1 compile process"),
+        (2, "compile process", "2 compile processes"),
+        (2, "query", "2 queries"),
+        (2, "key", "2 keys"),
+    ],
+)
+def test_a_noun_agrees_with_its_number(number: int, noun: str, words: str) -> None:
+    assert counted(number, noun) == words
+
+
+def test_what_follows_no_rule_is_named() -> None:
+    assert [counted(n, "axis", plural="axes") for n in (1, 2)] == ["1 axis", "2 axes"]
+
+
+def test_percentages_have_one_decimal_and_no_sign_where_they_round_to_nothing() -> None:
+    assert [percent(share) for share in (0.1881, -0.02, 0.0001, -0.0001)] == [
+        "18.8%",
+        "-2.0%",
+        "0.0%",
+        "0.0%",
+    ]
+    assert [percent(gain, signed=True) for gain in (0.0163, -0.02, 0.0001)] == ["+1.6%", "-2.0%", "0.0%"]
+
+
+def test_an_interval_says_what_it_is() -> None:
+    assert percent_interval(0.188, 0.186, 0.195) == "18.8% (95% CI 18.6% to 19.5%)"
+    assert percent_interval(0.019, -0.001, 0.02, signed=True) == "+1.9% (95% CI -0.1% to +2.0%)"
+
+
+def test_durations() -> None:
+    assert [duration(seconds) for seconds in (8.2, 200, 7500)] == ["8 s", "3 min", "2 h 5 min"]
