@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,8 +75,11 @@ def _plain(node: Any) -> Any:
     """A syntax tree as lists and texts, the same in every Python version.
 
     Neither `ast.dump` nor `ast.unparse` is: 3.12 added fields (`type_params`) and chose other quotes within
-    f-strings, 3.13 leaves out empty fields. Here every empty field is left out, those to come included.
+    f-strings, 3.13 leaves out empty fields. Here every empty field is left out, those to come included, and
+    the texts between an f-string's values are joined: 3.12 cuts them otherwise, some of them empty.
     """
+    if isinstance(node, ast.JoinedStr):
+        return ["JoinedStr", *_pieces(node)]
     if isinstance(node, ast.Constant):  # its value may be None or empty itself
         return ["Constant", type(node.value).__name__, repr(node.value)]
     if isinstance(node, ast.AST):
@@ -89,3 +93,11 @@ def _fields(node: ast.AST) -> Iterator[Any]:
     for name, value in ast.iter_fields(node):
         if value is not None and value != [] and name != "ctx":
             yield [name, _plain(value)]
+
+
+def _pieces(node: ast.JoinedStr) -> Iterator[Any]:
+    for is_text, values in groupby(node.values, lambda value: isinstance(value, ast.Constant)):
+        if not is_text:
+            yield from map(_plain, values)
+        elif text := "".join(str(ast.literal_eval(value)) for value in values):
+            yield text

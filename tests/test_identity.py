@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 
 from autotune import __version__
 from autotune.backends.triton.backend import TritonW4A8
+from autotune.export.manifest import manifest_json
 from autotune.identity import source_digest
 from autotune.machine.fingerprint import Fingerprint
 from autotune.problem.layer import Stage
 from autotune.resources import data_dir
 from autotune.space.space import parse_space
 from autotune.store.store import Store
+from tests.export.winners import winner
 from tests.store.examples import M4, MI325X, begin, trial
 
 KERNEL = '''"""Multiplies."""
@@ -34,7 +37,7 @@ ROWS = 16
 def kernel(out, a, K: tl.constexpr):
     """One tile."""
     for k in range(0, K, ROWS):  # steps of K
-        a += load(k, f"{k:>5}", none=None)
+        a += load(k, f"{k:>{K}}", none=None)
     store(out, a)
 '''
 SAME = {
@@ -46,7 +49,7 @@ SAME = {
     "a constant's doc": ('"""Of a tile."""\n', ""),
     "blanks": ("range(0, K, ROWS)", "range( 0,K,\n        ROWS )"),
     "brackets": ("a += load(", "a += (load)("),
-    "quotes": ('f"{k:>5}"', "f'{k:>5}'"),
+    "quotes": ('f"{k:>{K}}"', "f'{k:>{K}}'"),
     "a moved module": ("autotune.kernels.tiles", "autotune.backends.triton.tiles"),
     "a near module": ("from autotune.kernels.tiles", "from .tiles"),
     "two imports": (
@@ -64,7 +67,7 @@ OTHER = {
     "what is imported": ("import load, store", "import load, store as load2"),
     "somebody else's module": ("import triton.language as tl", "import triton.language.extra as tl"),
     "an order": ("range(0, K, ROWS)", "range(K, 0, ROWS)"),
-    "a format": (":>5}", ":<5}"),
+    "a format": (":>{K}", ":<{K}"),
     "a step less": ("    store(out, a)\n", ""),
 }
 
@@ -100,13 +103,27 @@ def test_files_count_by_their_names_in_any_order(tmp_path: Path) -> None:
     assert source_digest([one, two]) != both
 
 
-def test_every_python_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_python_says_the_same(tmp_path: Path) -> None:
+    assert digest_of(KERNEL, tmp_path) == "378e8e4d912cad93bb033fc6c5398f4226f70c9edf43fff5d9f2e6cdec48d058"
+
+
+def test_what_other_pythons_put_into_a_tree_is_not_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digest = digest_of(KERNEL, tmp_path)
-    assert digest == "710c3344de2703d65be55561046bae14fdf2d4848091b88f57cfb9552ad1e9a7"
-    # 3.12 gave functions `type_params`; whatever else comes is empty in what is written today.
-    monkeypatch.setattr(ast.FunctionDef, "_fields", (*ast.FunctionDef._fields, "to_come", "and_another"))
-    monkeypatch.setattr(ast.FunctionDef, "to_come", [], raising=False)
-    monkeypatch.setattr(ast.FunctionDef, "and_another", None, raising=False)
+    parse = ast.parse
+
+    def as_another(*arguments: Any, **options: Any) -> ast.AST:
+        tree = parse(*arguments, **options)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                node.values.append(ast.Constant(""))
+        return tree
+
+    monkeypatch.setattr(ast, "parse", as_another)
+    monkeypatch.setattr(ast.FunctionDef, "_fields", (*ast.FunctionDef._fields, "type_params", "to_come"))
+    monkeypatch.setattr(ast.FunctionDef, "type_params", [], raising=False)
+    monkeypatch.setattr(ast.FunctionDef, "to_come", None, raising=False)
     assert digest_of(KERNEL, tmp_path) == digest
 
 
@@ -262,6 +279,14 @@ def test_each_result_tells_the_version_that_measured_it(
         problem=M4, stage=Stage.STAGE1, backend="triton", environment_key=MI325X.key, workload="cold"
     )
     assert [trial.run for trial in known] == [first, second]
+
+
+def test_a_bundle_tells_every_version_that_measured() -> None:
+    manifest = json.loads(
+        manifest_json([winner(1, tool_version="0.1.0"), winner(2, tool_version="0.2.0")], {})
+    )
+    (stack,) = manifest["environments"].values()
+    assert stack["tool_version"] == "0.1.0, 0.2.0"
 
 
 @pytest.fixture

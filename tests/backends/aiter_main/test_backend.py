@@ -4,6 +4,7 @@ import ast
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from autotune.backends.aiter.contract import check_aiter
 from autotune.backends.aiter.pack import flydsl_weights
 from autotune.backends.aiter.source import Generation, generation_of
-from autotune.backends.aiter_main.backend import default_block
+from autotune.backends.aiter_main.backend import _ck_name, default_block
 from autotune.backends.aiter_main.instances import f8i4_instances
 from autotune.backends.aiter_main.pack import ck_weights, grouped_scales
 from autotune.errors import UserError
@@ -45,6 +46,15 @@ def test_the_kernels_are_those_that_this_aiter_builds_one_a_block(stage: Stage) 
     assert len(configs) == 8  # each by name, and left to AITER
     default = CK.space(KIMI, 4, stage, MI325X).default
     assert (default["tile_m"], default["kernel"]) == (default_block(KIMI, 4, 304), UNSET)
+
+
+@pytest.mark.usefixtures("launches")
+def test_a_ck_space_keeps_its_name_when_its_words_change() -> None:
+    space = CK.space(KIMI, 4, Stage.STAGE1, MI325X).space
+    assert space.digest == "7588e83a9295096c5bac0380719b40175af0b4c35ce492c49ff27556f65f3340"  # of 0.1.0
+    in_other_words = [replace(param, doc="other words") for param in space.params]
+    assert _ck_name(in_other_words, space.rules) == space.digest
+    assert _ck_name(in_other_words, space.rules[:1]) != space.digest
 
 
 def test_without_an_aiter_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
