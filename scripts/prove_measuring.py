@@ -220,9 +220,9 @@ def _tuned(proof: Proof) -> list[Config]:
             with Store.open(str(path)) as store:
                 stored = [trial for record in store.runs() for trial in store.trials_of(record.id)]
             found += [
-                (trial.figure_us, trial.config)
+                (trial.time_us, trial.config)
                 for trial in stored
-                if trial.stage is proof.stage and trial.figure_us is not None
+                if trial.stage is proof.stage and trial.time_us is not None
             ]
     return [config for _, config in sorted(found, key=lambda pair: pair[0])[: proof.options.configs]]
 

@@ -106,7 +106,7 @@ def decide(folder: Path, judge: Judge) -> Tally:
                 search.observe(config, us)
                 store.record_trial(
                     current.id,
-                    trial(stage=stage, backend=backend.name, config=config, figure_us=us, binary_hash=None),
+                    trial(stage=stage, backend=backend.name, config=config, time_us=us, binary_hash=None),
                 )
             current.searches[M4, stage] = search
         confirm_all(current, judge)

@@ -113,7 +113,7 @@ def false_winner(store: Store, folder: Path, noise: Noise, seed: int) -> bool:
         for config in space:
             us = judge.measured().us
             search.observe(config, us)
-            found = trial(stage=stage, backend=backend.name, config=config, figure_us=us, binary_hash=None)
+            found = trial(stage=stage, backend=backend.name, config=config, time_us=us, binary_hash=None)
             store.record_trial(run, replace(found, environment=environment))
         current.searches[M4, stage] = search
     (winner,) = confirm_all(current, judge)

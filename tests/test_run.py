@@ -79,7 +79,7 @@ def test_the_winner_is_the_fastest_that_is_right(store: Store, tmp_path: Path) -
     # The leaders ran again before the final, and every window is kept.
     assert {trial.status for trial in trials if trial.origin == "race"} == {Status.OK}
     for trial in trials:
-        assert (trial.figure_us is None) == (trial.status is not Status.OK)
+        assert (trial.time_us is None) == (trial.status is not Status.OK)
         assert bool(store.samples(trial.id)) == (trial.status is Status.OK)
 
     exported = export(store, tmp_path / "deploy", Selection(backend=StandIn.name))
@@ -112,7 +112,7 @@ def test_windows_beside_others_are_marked_put_off_and_never_resumed(
     trials = store.trials_of(run_of_it.id)
     assert {trial.config for trial in marked} <= {trial.config for trial in trials}  # measured again
     for trial in trials:
-        assert trial.figure_us == pytest.approx(int(str(trial.config["us"])) / 1000, rel=0.02)
+        assert trial.time_us == pytest.approx(int(str(trial.config["us"])) / 1000, rel=0.02)
     assert winner.config.stage1 == Config({"us": 8000, "fault": "none"})
     assert winner.gain == pytest.approx(0.2, abs=0.02)
     assert not winner.shared

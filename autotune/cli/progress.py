@@ -54,7 +54,7 @@ class Tally:
         self.compile_s += trial.compile_s
         self.measure_s += trial.measure_s
         self.eta.trial(self.left, trial.measure_s)
-        outcome = trial.reason if trial.figure_us is None else f"{trial.figure_us:.2f} µs {trial.kind}"
+        outcome = trial.reason if trial.time_us is None else f"{trial.time_us:.2f} µs {trial.kind}"
         logfile.note(
             f"trial {trial.problem.shape} {trial.stage} {trial.status}: {outcome}, {trial.config},"
             f" {trial.origin}, compile {trial.compile_s:.1f} s, device {trial.measure_s:.2f} s"

@@ -92,10 +92,10 @@ class ProblemReport:
     def compiled_us(self, config: LayerConfig) -> dict[str, float]:
         """An estimate's microseconds as compiled, by stage and for both; a stage that was not tried lacks."""
         us = {
-            str(stage): trial.figure_us
+            str(stage): trial.time_us
             for stage in Stage
             for trial in self.trials[stage]
-            if trial.config == config.of(stage) and trial.figure_us is not None
+            if trial.config == config.of(stage) and trial.time_us is not None
         }
         return {"layer": sum(us.values()), **us} if len(us) == len(Stage) else us
 

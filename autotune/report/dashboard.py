@@ -165,7 +165,7 @@ def _frozen(trials: Sequence[StoredTrial]) -> "list[FrozenTrial]":
         ok = trial.status is Status.OK
         frozen = create_trial(
             state=TrialState.COMPLETE if ok else TrialState.FAIL,
-            value=trial.figure_us if ok else None,
+            value=trial.time_us if ok else None,
             params={knob: _choice(value) for knob, value in trial.config.items()},
             distributions={knob: distributions[knob] for knob in trial.config},
             user_attrs=_of_trial(trial),

@@ -77,7 +77,7 @@ class HeatMap:
 
 def effects(trials: Sequence[StoredTrial]) -> list[Effect]:
     """Every knob that took more than one value among trials with a time, the most important first."""
-    timed = [(trial.config, trial.figure_us) for trial in trials if trial.figure_us is not None]
+    timed = [(trial.config, trial.time_us) for trial in trials if trial.time_us is not None]
     knobs = list(timed[0][0]) if timed else []
     made = []
     for knob in knobs:
@@ -131,8 +131,8 @@ def heat_maps(trials: Sequence[StoredTrial], most: int = 3) -> list[HeatMap]:
         row, column = (one, two) if len(one.values) >= len(two.values) else (two, one)
         found: dict[tuple[Value, Value], list[float]] = defaultdict(list)
         for trial in trials:
-            if trial.figure_us is not None:
-                found[trial.config.get(row.knob), trial.config.get(column.knob)].append(trial.figure_us)
+            if trial.time_us is not None:
+                found[trial.config.get(row.knob), trial.config.get(column.knob)].append(trial.time_us)
         made.append(
             HeatMap(
                 row.knob,

@@ -197,7 +197,7 @@ def _estimates(store: Store, entry: WinnerRecord) -> dict[str, Interval]:
     if entry.stage1_trial is not None and entry.stage2_trial is not None:
         stages = {"stage1": entry.stage1_trial, "stage2": entry.stage2_trial}
         for stage, trial in stages.items():
-            time = store.trial(trial).figure_us
+            time = store.trial(trial).time_us
             if time is not None:
                 us[stage] = time
     if len(us) == 2:

@@ -130,7 +130,7 @@ def _details(store: Store, one: ProblemReport) -> list[str]:
             how = " ".join(filter(None, (one.words.adjective, one.conditions.basis)))
             tie = tie_text(equally_fast(best))
             first = f"{tie} at the fastest time" if tie else "fastest"
-            lines.append(f"  - {first} of the search: {best[0].figure_us:.2f} µs {how}, `{differs}`")
+            lines.append(f"  - {first} of the search: {best[0].time_us:.2f} µs {how}, `{differs}`")
     ships = one.ships
     left_out = [
         f"failed in the {one.words.final}: {c.name} `{layer_changes(c.config, ships)}`: {c.left_out}"

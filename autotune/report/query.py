@@ -102,9 +102,9 @@ def _with_windows(first: StoredTrial, windows: Sequence[StoredTrial]) -> StoredT
     """A candidate in the light of what was measured of it again."""
     failed = next((window for window in windows if window.status is not Status.OK), None)
     if failed is not None:
-        return replace(first, status=failed.status, figure_us=None, reason=failed.reason)
-    figures = [one.figure_us for one in (first, *windows) if one.figure_us is not None]
-    return replace(first, figure_us=fmean(figures)) if windows and figures else first
+        return replace(first, status=failed.status, time_us=None, reason=failed.reason)
+    figures = [one.time_us for one in (first, *windows) if one.time_us is not None]
+    return replace(first, time_us=fmean(figures)) if windows and figures else first
 
 
 def trials_until(store: Store, run: RunRecord) -> list[StoredTrial]:
@@ -133,8 +133,8 @@ def trials_until(store: Store, run: RunRecord) -> list[StoredTrial]:
 
 def fastest(trials: Iterable[StoredTrial]) -> list[StoredTrial]:
     """Those with a time, the fastest first."""
-    timed = [trial for trial in trials if trial.figure_us is not None]
-    return sorted(timed, key=lambda trial: (trial.figure_us or 0.0, trial.id))
+    timed = [trial for trial in trials if trial.time_us is not None]
+    return sorted(timed, key=lambda trial: (trial.time_us or 0.0, trial.id))
 
 
 def equally_fast(timed: Sequence[StoredTrial]) -> int:
@@ -143,7 +143,7 @@ def equally_fast(timed: Sequence[StoredTrial]) -> int:
     Args:
         timed: see `fastest`.
     """
-    return sum(f"{trial.figure_us:.2f}" == f"{timed[0].figure_us:.2f}" for trial in timed)
+    return sum(f"{trial.time_us:.2f}" == f"{timed[0].time_us:.2f}" for trial in timed)
 
 
 def default_of(trials: Iterable[StoredTrial]) -> StoredTrial | None:

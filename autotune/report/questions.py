@@ -99,9 +99,9 @@ def _luck(one: ProblemReport) -> str:
     parts = []
     for stage in Stage:
         config = winner.config.of(stage)
-        trial = next((t for t in one.trials[stage] if t.config == config and t.figure_us), None)
-        if trial is not None and trial.figure_us and str(stage) in winner.us:
-            parts.append(f"{stage} {trial.figure_us:.2f} → {winner.us[str(stage)].value:.2f} µs")
+        trial = next((t for t in one.trials[stage] if t.config == config and t.time_us), None)
+        if trial is not None and trial.time_us and str(stage) in winner.us:
+            parts.append(f"{stage} {trial.time_us:.2f} → {winner.us[str(stage)].value:.2f} µs")
     then = f" From search to final its times went {', '.join(parts)}." if parts else ""
     return (
         f"No: the gain comes from {winner.rounds} rounds on routings that the search had not seen, made after"

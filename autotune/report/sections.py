@@ -176,7 +176,7 @@ def stage_section(one: ProblemReport, stage: Stage, anchor: str) -> list[Markup]
         made.append(_progress(one, stage, kind))
         ties = tie_text(equally_fast(timed))
         if ties:
-            made.append(tag("p", f"{ties} at the fastest time, {timed[0].figure_us:.2f} µs {kind}."))
+            made.append(tag("p", f"{ties} at the fastest time, {timed[0].time_us:.2f} µs {kind}."))
         found = effects(trials)
         if found:
             made.append(
@@ -212,11 +212,11 @@ def stage_section(one: ProblemReport, stage: Stage, anchor: str) -> list[Markup]
 def _executed(one: ProblemReport, stage: Stage) -> Markup:
     """How execution changed the estimates of a stage's short list."""
     default = default_of(one.trials[stage])
-    compiled = {trial.config: trial.figure_us for trial in one.trials[stage]}
+    compiled = {trial.config: trial.time_us for trial in one.trials[stage]}
     rows = [
         [
             "default" if default and trial.config == default.config else "listed",
-            f"{trial.figure_us:.2f}",
+            f"{trial.time_us:.2f}",
             f"{us:.2f}" if (us := compiled.get(trial.config)) else "",
             _config(changes(trial.config, default.config if default else None)),
         ]
@@ -236,17 +236,17 @@ def _progress(one: ProblemReport, stage: Stage, kind: str) -> Markup:
     samplers = set()
     line, failed, best = [], [], float("inf")
     for number, trial in enumerate(one.trials[stage]):
-        if trial.figure_us is None:
+        if trial.time_us is None:
             failed.append(float(number))
             continue
-        best = min(best, trial.figure_us)
+        best = min(best, trial.time_us)
         line.append((float(number), best))
         name = trial.origin if trial.origin in ("default", "neighbour") else "joint"
         if trial.origin in _SEEDS:
             name = "seed"
         elif name == "joint":
             samplers.add(trial.origin)
-        groups[name].append((float(number), trial.figure_us))
+        groups[name].append((float(number), trial.time_us))
     texts = {
         "neighbour": "neighbour of the best",
         "joint": ", ".join(sorted(samplers)),
@@ -256,8 +256,8 @@ def _progress(one: ProblemReport, stage: Stage, kind: str) -> Markup:
     dots = [Dots(name, f"{text} ({len(groups[name]):,})", groups[name]) for name, text in texts.items()]
     levels = {}
     default = default_of(one.trials[stage])
-    if default is not None and default.figure_us is not None:
-        levels["default"] = default.figure_us
+    if default is not None and default.time_us is not None:
+        levels["default"] = default.time_us
     if one.limit is not None:
         levels["limit"] = one.limit.us[str(stage)]
     title = f"Progress of the search: µs a launch of each candidate, {kind}"
@@ -294,9 +294,9 @@ def _top(trials: Sequence[StoredTrial], timed: Sequence[StoredTrial], kind: str,
     rows = [
         [
             str(trial.id),
-            f"{trial.figure_us:.2f}",
-            percent(1 - trial.figure_us / default.figure_us, signed=True)
-            if default and default.figure_us and trial.figure_us
+            f"{trial.time_us:.2f}",
+            percent(1 - trial.time_us / default.time_us, signed=True)
+            if default and default.time_us and trial.time_us
             else "",
             trial.origin,
             _config(changes(trial.config, default.config if default else None)),

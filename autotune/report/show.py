@@ -132,7 +132,7 @@ def trial_json(store: Store, trial: StoredTrial) -> dict[str, Any]:
         "origin": trial.origin,
         "status": str(trial.status),
         "kind": str(trial.kind),
-        "us": trial.figure_us,
+        "us": trial.time_us,
         "gate_error": trial.gate_error,
         "reason": trial.reason,
         "facts": {name: fact for name, fact in asdict(trial.facts).items() if fact is not None},
@@ -157,7 +157,7 @@ def trial_lines(store: Store, trial: StoredTrial, width: int | None = None) -> l
         "device": f"{trial.environment.device}, {trial.environment.runtime}",
         "config": str(trial.config),
         "status": str(trial.status) + (f": {trial.reason}" if trial.reason else ""),
-        "time": "" if trial.figure_us is None else f"{trial.figure_us:.2f} µs, {trial.kind}",
+        "time": "" if trial.time_us is None else f"{trial.time_us:.2f} µs, {trial.kind}",
         "samples": _spread(samples),
         "merged": f"its machine code is trial {trial.merged_into}'s, whose time this is"
         if trial.merged_into is not None

@@ -55,7 +55,7 @@ def _row(trial: StoredTrial, knobs: Sequence[str]) -> dict[str, Any]:
         "config": trial.config.key,
         "origin": trial.origin,
         "status": str(trial.status),
-        "us": trial.figure_us,
+        "us": trial.time_us,
         "gate_error": trial.gate_error,
         "reason": trial.reason,
         "binary_hash": trial.binary_hash,

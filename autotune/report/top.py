@@ -25,7 +25,7 @@ COLUMNS = (
     Column("changed from the default"),
 )
 SORTS: dict[str, Callable[[StoredTrial], float]] = {
-    "us": lambda trial: trial.figure_us if trial.figure_us is not None else float("inf"),
+    "us": lambda trial: trial.time_us if trial.time_us is not None else float("inf"),
     "trial": lambda trial: trial.id,
     "gate-error": lambda trial: -(trial.gate_error or 0.0),
     "compile": lambda trial: -trial.compile_s,
@@ -135,7 +135,7 @@ def ranking_lines(ranking: Ranking, width: int | None = None) -> list[str]:
         rows.append(
             [
                 str(trial.id),
-                "" if trial.figure_us is None else f"{trial.figure_us:.2f}",
+                "" if trial.time_us is None else f"{trial.time_us:.2f}",
                 "" if against is None else percent(against, signed=True),
                 "" if trial.gate_error is None else f"{trial.gate_error:.1e}",
                 f"{trial.compile_s:.1f}",
@@ -166,7 +166,7 @@ def ranking_json(ranking: Ranking) -> list[dict[str, Any]]:
             "conditions": conditions.workload,
             "status": str(trial.status),
             "reason": trial.reason,
-            "us": trial.figure_us,
+            "us": trial.time_us,
             "vs_default": _against(trial, ranking.default),
             "gate_error": trial.gate_error,
             "compile_s": trial.compile_s,
@@ -179,6 +179,6 @@ def ranking_json(ranking: Ranking) -> list[dict[str, Any]]:
 
 def _against(trial: StoredTrial, default: StoredTrial | None) -> float | None:
     """(default - trial) / default; None: one of them has no time."""
-    if default is None or trial.figure_us is None or default.figure_us is None:
+    if default is None or trial.time_us is None or default.time_us is None:
         return None
-    return 1 - trial.figure_us / default.figure_us
+    return 1 - trial.time_us / default.time_us

@@ -139,9 +139,9 @@ def left_of(store: Store, stored: StoredConfirmation) -> list[Left]:
             if trial.created_at <= stored.created_at:
                 windows.setdefault(trial.config, []).append(trial)
         times = {
-            config: median(trial.figure_us for trial in those if trial.figure_us is not None)
+            config: median(trial.time_us for trial in those if trial.time_us is not None)
             for config, those in windows.items()
-            if any(trial.figure_us is not None for trial in those)
+            if any(trial.time_us is not None for trial in those)
         }
         taken = {finalist.config.of(stage) for finalist in stored.confirmation.finalists}
         for config in sorted(times, key=lambda config: (times[config], config.key))[:_LEADERS]:

@@ -69,7 +69,7 @@ def _as_compiled(store: Store, winner: WinnerRecord, config: LayerConfig) -> dic
             backend=winner.backend,
             environment_key=winner.environment.key,
         )
-        times = [trial.figure_us for trial in trials if trial.figure_us is not None]
+        times = [trial.time_us for trial in trials if trial.time_us is not None]
         if times:
             us[str(stage)] = times[-1]
     return {"layer": sum(us.values()), **us} if len(us) == len(Stage) else us

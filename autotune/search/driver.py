@@ -295,7 +295,7 @@ class Driver:
         if isinstance(outcome, Failure):
             record = self._failed(task, ask, outcome, compiled)
         else:
-            record = self._trial(task, ask, compiled, Status.OK, figure_us=outcome.us)
+            record = self._trial(task, ask, compiled, Status.OK, time_us=outcome.us)
             if isinstance(outcome, Measurement):
                 record = replace(record, gate_error=outcome.error, measure_s=outcome.seconds)
                 samples = outcome.samples
@@ -309,7 +309,7 @@ class Driver:
     def _put_off(self, evaluation: _Evaluation, outcome: Measurement) -> None:
         """Stores a window that others disturbed, marked; it is measured again after what waits now."""
         task, ask, compiled = evaluation.task, evaluation.ask, evaluation.compiled
-        record = self._trial(task, ask, compiled, Status.OK, figure_us=outcome.us)
+        record = self._trial(task, ask, compiled, Status.OK, time_us=outcome.us)
         record = replace(
             record, gate_error=outcome.error, measure_s=outcome.seconds, contended=outcome.contended
         )
@@ -319,7 +319,7 @@ class Driver:
     def _finish(self, record: TrialRecord, samples: tuple[Sample, ...] = ()) -> int:
         """Stores a trial, then tells its search: never the other way round."""
         trial = self._record(record, samples)
-        self._searches[record.problem, record.stage].tell(record.config, record.figure_us)
+        self._searches[record.problem, record.stage].tell(record.config, record.time_us)
         self._on_trial(record)
         return trial
 
@@ -349,7 +349,7 @@ class Driver:
         compiled: Compiled | None,
         status: Status,
         *,
-        figure_us: float | None = None,
+        time_us: float | None = None,
         reason: str | None = None,
     ) -> TrialRecord:
         problem, stage = task
@@ -364,7 +364,7 @@ class Driver:
             origin=ask.origin,
             status=status,
             kind=self._evaluator.kind,
-            figure_us=figure_us,
+            time_us=time_us,
             reason=reason,
             facts=compiled.facts if compiled else StaticFacts(),
             binary_hash=compiled.binary_hash if compiled else None,

@@ -69,14 +69,14 @@ def window_of(first: TrialRecord, outcome: Measurement | Failure) -> TrialRecord
         return replace(
             trial,
             status=outcome.status,
-            figure_us=None,
+            time_us=None,
             reason=outcome.reason,
             gate_error=outcome.error,
             measure_s=outcome.seconds,
         )
     return replace(
         trial,
-        figure_us=outcome.us,
+        time_us=outcome.us,
         gate_error=outcome.error,
         measure_s=outcome.seconds,
         contended=outcome.contended,

@@ -27,7 +27,7 @@ def known_results(trials: Iterable[TrialRecord], *, allow_spills: bool) -> dict[
             incorrect.add(trial.config)
         spills_refused = bool(trial.facts.spills) and not allow_spills
         if trial.status is Status.OK:
-            known.setdefault(trial.config, None if spills_refused else trial.figure_us)
+            known.setdefault(trial.config, None if spills_refused else trial.time_us)
         elif trial.status is Status.CONSTRAINT and trial.facts.spills and allow_spills:
             continue  # refused for its spills, perhaps: it is compiled and judged again
         elif trial.status not in _TRY_AGAIN and not _environments(trial):

@@ -68,7 +68,7 @@ class TrialRecord:
         workload: canonical text of the measuring conditions; only equal ones may be compared.
         origin: `default`, `published`, `seed`, or the sampler's name.
         kind: what the figure is; for a failed trial, what it would have been.
-        figure_us: microseconds a launch; exactly when the status is OK.
+        time_us: microseconds a launch; exactly when the status is OK.
         gate_error: the numeric gate's relative error; None: the gate did not run. NaN is kept as inf.
         reason: one sentence; exactly when the status is not OK.
         binary_hash: SHA-256 of the machine code, hex; None: it was not compiled.
@@ -88,7 +88,7 @@ class TrialRecord:
     origin: str
     status: Status
     kind: Kind
-    figure_us: float | None = None
+    time_us: float | None = None
     gate_error: float | None = None
     reason: str | None = None
     facts: StaticFacts = field(default_factory=StaticFacts)

@@ -107,7 +107,7 @@ class Trial(Base):
     origin: Mapped[str]
     status: Mapped[Status] = mapped_column(enum_type(Status, "status"))
     kind: Mapped[Kind] = mapped_column(enum_type(Kind, "kind"))
-    figure_us: Mapped[float | None]
+    time_us: Mapped[float | None] = mapped_column("figure_us")
     gate_error: Mapped[float | None]
     reason: Mapped[str | None]
     facts: Mapped[dict[str, int]]

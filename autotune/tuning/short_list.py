@@ -158,7 +158,7 @@ def _refine(
     for trial in trials.values():
         current.store.record_trial(current.id, trial)
     times = {
-        entry: sum(trials[stage, entry.of(stage)].figure_us or 0.0 for stage in Stage) for entry in listed
+        entry: sum(trials[stage, entry.of(stage)].time_us or 0.0 for stage in Stage) for entry in listed
     }
     return dict(sorted(times.items(), key=lambda item: (item[1], item[0].key)))
 
@@ -189,7 +189,7 @@ def _executed_trial(
         first,
         workload=EXECUTED,
         origin="executed",
-        figure_us=estimate_us(work, first.facts, current.request.target.device),
+        time_us=estimate_us(work, first.facts, current.request.target.device),
         gate_error=verdict.error,
         compile_s=0.0,
         measure_s=0.0,

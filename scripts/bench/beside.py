@@ -88,10 +88,10 @@ def contenders(
             if winner.environment.device == here.device:
                 add("winner", winner.config.of(stage), here.differences(winner.environment))
         timed = [
-            (trial.figure_us, trial.config.key, trial)
+            (trial.time_us, trial.config.key, trial)
             for run in store.runs()
             for trial in store.trials_of(run.id)
-            if trial.figure_us is not None
+            if trial.time_us is not None
             and (trial.problem.key, trial.stage, trial.backend) == (problem.key, stage, backend.name)
             and (trial.kind, trial.environment.device) == (Kind.MEASURED, here.device)
             and trial.workload == workload

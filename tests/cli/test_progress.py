@@ -24,7 +24,7 @@ def _told(tally: Tally, search: StageSearch) -> None:
     ask = search.ask()
     assert ask is not None
     search.tell(ask.config, 40.0)
-    tally.on_trial(trial(problem=TASK[0], config=ask.config, figure_us=40.0, origin=ask.origin), search)
+    tally.on_trial(trial(problem=TASK[0], config=ask.config, time_us=40.0, origin=ask.origin), search)
 
 
 def test_counts_by_status_and_what_was_merged(search: StageSearch) -> None:

@@ -49,7 +49,7 @@ def tried(store: Store, config: Config, us: float, workload: str = QUICK.key) ->
         origin="tpe",
         status=Status.OK,
         kind=Kind.MEASURED,
-        figure_us=us,
+        time_us=us,
         gate_error=1e-3,
     )
     store.record_trial(run, trial)

@@ -101,7 +101,7 @@ def _try(
             config=config,
             origin="default" if number == 0 else rng.choice(["joint", "neighbour"]),
             status=status,
-            figure_us=us if ok else None,
+            time_us=us if ok else None,
             gate_error=1.7e-3 if ok else 0.31 if status is Status.INCORRECT else None,
             reason=_REASONS.get(status),
             facts=StaticFacts(vgprs=64 + number % 64, lds_bytes=1024 * (1 + number % 32), waits=number % 90),

@@ -46,14 +46,14 @@ def search(store: Store, run: int) -> None:
     for stage in Stage:
         for tile_k, us in AS_COMPILED.items():
             origin = "default" if tile_k == 128 else "joint"
-            store.record_trial(run, estimated(stage, tile_k, figure_us=us, workload=PROMISED, origin=origin))
+            store.record_trial(run, estimated(stage, tile_k, time_us=us, workload=PROMISED, origin=origin))
 
 
 def execute(store: Store, run: int) -> None:
     """What the execution of the short list makes of it."""
     for stage in Stage:
         for tile_k, us in AS_EXECUTED.items():
-            made = estimated(stage, tile_k, figure_us=us, workload=EXECUTED, origin="executed")
+            made = estimated(stage, tile_k, time_us=us, workload=EXECUTED, origin="executed")
             store.record_trial(run, replace(made, gate_error=1.7e-3))
 
 
@@ -247,7 +247,7 @@ def test_what_was_fast_and_in_no_final_is_told_with_the_reason(store: Store) -> 
     for stage in Stage:
         for config in (DEFAULT.of(stage), FASTER.of(stage)):
             store.record_trial(run, trial(stage=stage, config=config))
-    store.record_trial(run, trial(config=layer_config(512, 512).stage1, figure_us=1.0))
+    store.record_trial(run, trial(config=layer_config(512, 512).stage1, time_us=1.0))
     win(store, run)
     report = gather(store, Scope())
     assert [(left.stage, left.config) for left in report.problems[0].left] == [

@@ -90,7 +90,7 @@ def _grid() -> list[tuple[Config, float]]:
 def test_importance_is_the_share_of_the_variance_that_a_knob_explains(store: Store) -> None:
     run = begin(store)
     for config, us in _grid():
-        store.record_trial(run, trial(config=config, figure_us=us))
+        store.record_trial(run, trial(config=config, time_us=us))
     found = effects(store.trials_of(run))
     assert found[0].knob == "b"
     shares = {effect.knob: effect.share for effect in found}
@@ -105,7 +105,7 @@ def test_importance_is_the_share_of_the_variance_that_a_knob_explains(store: Sto
 def test_a_heat_map_holds_the_fastest_of_each_pair_and_leaves_out_the_untried(store: Store) -> None:
     run = begin(store)
     for config, us in _grid()[:-2]:
-        store.record_trial(run, trial(config=config, figure_us=us))
+        store.record_trial(run, trial(config=config, time_us=us))
     heat = heat_maps(store.trials_of(run))[0]
     assert (heat.row, heat.column) == ("b", "a")
     assert heat.cells[1, 2].best_us == pytest.approx(10.6)
@@ -157,10 +157,10 @@ def test_text_is_escaped_and_markup_is_not() -> None:
 def test_a_leader_that_was_measured_again_is_one_candidate_with_the_mean_of_its_windows(store: Store) -> None:
     run = begin(store)
     for origin, us in (("default", 40.0), ("race", 42.0), ("race", 44.0)):
-        store.record_trial(run, trial(origin=origin, figure_us=us))
+        store.record_trial(run, trial(origin=origin, time_us=us))
     (one,) = gather(store, Scope()).problems
     (candidate,) = one.trials[Stage.STAGE1]
-    assert (candidate.origin, candidate.figure_us) == ("default", 42.0)
+    assert (candidate.origin, candidate.time_us) == ("default", 42.0)
     assert len(one.rows) == 3  # all of them go into CSV and Parquet
 
 
@@ -170,4 +170,4 @@ def test_a_leader_that_failed_when_measured_again_has_failed(store: Store) -> No
     store.record_trial(run, failed(Status.INCORRECT, origin="race"))
     (one,) = gather(store, Scope()).problems
     (candidate,) = one.trials[Stage.STAGE1]
-    assert (candidate.status, candidate.figure_us) == (Status.INCORRECT, None)
+    assert (candidate.status, candidate.time_us) == (Status.INCORRECT, None)

@@ -169,8 +169,8 @@ def test_without_the_runs_conditions_it_says_so(store: Store) -> None:
 def test_who_led_the_search_and_is_not_in_the_final_is_told_with_the_reason(store: Store) -> None:
     run = begin(store)
     ahead, wrong, *_ = (f.config.stage1 for f in finalists(*["candidate"] * 9)[7:])
-    store.record_trial(run, trial(config=ahead, figure_us=1.0))
-    store.record_trial(run, trial(config=wrong, figure_us=2.0))
+    store.record_trial(run, trial(config=ahead, time_us=1.0))
+    store.record_trial(run, trial(config=wrong, time_us=2.0))
     store.record_trial(run, failed(config=wrong, origin="race"))
     first, second = decided(store).left
     assert (first.stage, first.config, first.us) == (Stage.STAGE1, ahead, 1.0)

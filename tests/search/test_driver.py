@@ -80,7 +80,7 @@ def test_equal_machine_code_is_measured_once_and_shares_its_figure(tmp_path: Pat
     assert len(evaluator.evaluated) + len(merged) == len(journal.trials)
     for record in merged:
         twin = journal.trials[record.merged_into - 1]  # type: ignore[operator]
-        assert (record.figure_us, record.binary_hash) == (twin.figure_us, twin.binary_hash)
+        assert (record.time_us, record.binary_hash) == (twin.time_us, twin.binary_hash)
         assert record.measure_s == 0.0
 
 
@@ -93,7 +93,7 @@ def test_a_candidate_that_breaks_a_constraint_is_never_launched(tmp_path: Path) 
     assert not any(config["fast"] for _, config in evaluator.evaluated)
     refused = [record for record in journal.trials if record.config["fast"]]
     assert refused
-    assert all(r.status is Status.CONSTRAINT and r.figure_us is None and r.reason for r in refused)
+    assert all(r.status is Status.CONSTRAINT and r.time_us is None and r.reason for r in refused)
 
 
 def test_spills_are_allowed_on_request(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_failed_measurement_is_a_trial_with_its_reason(tmp_path: Path) -> None
     make_driver(tasks, FakePool(), evaluator, journal).run()
     failed = [record for record in journal.trials if record.status is Status.INCORRECT]
     assert failed
-    assert all((r.gate_error, r.figure_us, r.measure_s) == (0.5, None, 0.1) for r in failed)
+    assert all((r.gate_error, r.time_us, r.measure_s) == (0.5, None, 0.1) for r in failed)
 
 
 def test_when_time_is_up_nothing_new_is_asked_and_it_says_so(tmp_path: Path) -> None:

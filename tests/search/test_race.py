@@ -73,11 +73,11 @@ def test_nothing_is_measured_where_nothing_can_be_learnt() -> None:
 def test_a_further_window_is_a_trial_of_its_own() -> None:
     first = trial(merged_into=7)
     window = window_of(first, _measured(40.0))
-    assert (window.origin, window.figure_us, window.merged_into) == ("race", 40.0, None)
+    assert (window.origin, window.time_us, window.merged_into) == ("race", 40.0, None)
     assert (window.config, window.stage, window.binary_hash) == (
         first.config,
         Stage.STAGE1,
         first.binary_hash,
     )
     failed = window_of(first, Failure(Status.TIMEOUT, "hung", 60.0))
-    assert (failed.status, failed.figure_us, failed.reason) == (Status.TIMEOUT, None, "hung")
+    assert (failed.status, failed.time_us, failed.reason) == (Status.TIMEOUT, None, "hung")

@@ -44,17 +44,17 @@ def test_what_was_missing_on_the_machine_is_tried_again(reason: str) -> None:
 
 
 def test_a_figure_counts_once() -> None:
-    trials = [trial(figure_us=40.0), trial(figure_us=41.0, origin="race")]
+    trials = [trial(time_us=40.0), trial(time_us=41.0, origin="race")]
     assert known_results(trials, allow_spills=False) == {config(256): 40.0}
 
 
 def test_a_config_that_was_ever_incorrect_has_no_figure() -> None:
-    trials = [trial(figure_us=40.0), failed(Status.INCORRECT, origin="race"), trial(figure_us=40.0)]
+    trials = [trial(time_us=40.0), failed(Status.INCORRECT, origin="race"), trial(time_us=40.0)]
     assert known_results(trials, allow_spills=False) == {config(256): None}
 
 
 def test_spills_are_judged_by_todays_rule() -> None:
-    spilled = trial(facts=StaticFacts(spills=3), figure_us=40.0)
+    spilled = trial(facts=StaticFacts(spills=3), time_us=40.0)
     assert known_results([spilled], allow_spills=True) == {config(256): 40.0}
     assert known_results([spilled], allow_spills=False) == {config(256): None}
     refused = failed(Status.CONSTRAINT, facts=StaticFacts(spills=3))
@@ -73,7 +73,7 @@ def test_trials_of_another_space_are_not_resumed(tmp_path: Path) -> None:
             request, store, Tally(), StandIn(), MI325X, begin(store), {(M4, Stage.STAGE1): search}
         )
         for digest, us in (("another", 9.0), (space.space.digest, 10.0)):
-            stored = trial(backend=StandIn.name, config=space.default, space_digest=digest, figure_us=us)
+            stored = trial(backend=StandIn.name, config=space.default, space_digest=digest, time_us=us)
             store.record_trial(current.id, stored)
         assert resume(current, "cold") == 1
     assert search.results == [(space.default, 10.0)]

@@ -70,7 +70,7 @@ def trial(**changes: Any) -> TrialRecord:
         origin="tpe",
         status=Status.OK,
         kind=Kind.MEASURED,
-        figure_us=41.5,
+        time_us=41.5,
         gate_error=1.7e-3,
         binary_hash="ab" * 32,
         compile_s=1.5,
@@ -81,7 +81,7 @@ def trial(**changes: Any) -> TrialRecord:
 
 def failed(status: Status = Status.INCORRECT, **changes: Any) -> TrialRecord:
     """A trial without a figure."""
-    return trial(status=status, figure_us=None, reason="the output is off", **changes)
+    return trial(status=status, time_us=None, reason="the output is off", **changes)
 
 
 def estimated(stage: Stage, tile_k: int, **changes: Any) -> TrialRecord:

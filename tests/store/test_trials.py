@@ -49,7 +49,7 @@ def records(draw: st.DrawFn) -> TrialRecord:
         origin=draw(TEXT),
         status=status,
         kind=draw(st.sampled_from(Kind)),
-        figure_us=draw(POSITIVE) if ok else None,
+        time_us=draw(POSITIVE) if ok else None,
         gate_error=draw(st.floats(0, math.inf) if ok else st.none() | st.floats(0, math.inf)),
         reason=None if ok else draw(TEXT),
         facts=draw(st.builds(StaticFacts, vgprs=st.none() | COUNT, spills=st.none() | COUNT)),
@@ -166,10 +166,10 @@ def test_trials_are_counted_by_fate(store: Store, run: int) -> None:
 @pytest.mark.parametrize(
     "contradiction",
     [
-        pytest.param(trial(figure_us=None), id="ok without a figure"),
-        pytest.param(trial(figure_us=0.0), id="a kernel that takes no time"),
-        pytest.param(trial(figure_us=math.nan), id="a figure that is no number"),
-        pytest.param(replace(failed(), figure_us=1.0), id="a failure with a figure"),
+        pytest.param(trial(time_us=None), id="ok without a figure"),
+        pytest.param(trial(time_us=0.0), id="a kernel that takes no time"),
+        pytest.param(trial(time_us=math.nan), id="a figure that is no number"),
+        pytest.param(replace(failed(), time_us=1.0), id="a failure with a figure"),
         pytest.param(replace(failed(), reason=None), id="a failure without a reason"),
         pytest.param(trial(reason="odd"), id="ok with a reason"),
         pytest.param(trial(gate_error=None), id="measured and ok without passing the gate"),
@@ -206,7 +206,7 @@ def test_what_was_contended_is_kept_and_tells_nothing(store: Store) -> None:
     run = begin(store)
     asked = trial()
     who = "process 497 (python3)"
-    marked = store.record_trial(run, replace(asked, figure_us=99.0, contended=who), [Sample(99.0)])
+    marked = store.record_trial(run, replace(asked, time_us=99.0, contended=who), [Sample(99.0)])
     clean = store.record_trial(run, asked, [Sample(9.0)])
     known = store.trials(
         problem=asked.problem,
