@@ -11,7 +11,7 @@ from autotune.space.config import Config
 
 
 class Status(StrEnum):
-    """A trial's fate."""
+    """How a trial ended."""
 
     OK = "ok"
     CONSTRAINT = "constraint"  # refused by a static fact of the compiled code: LDS, spills
@@ -72,7 +72,7 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no figure.
+    """Why there is no time.
 
     Attributes:
         status: anything but OK.

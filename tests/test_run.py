@@ -122,7 +122,7 @@ def test_windows_beside_others_are_marked_put_off_and_never_resumed(
     assert again.best[0].config == winner.config
 
 
-def test_who_insists_has_figures_that_say_so_and_are_never_mixed_with_others(store: Store) -> None:
+def test_who_insists_has_times_that_say_so_and_are_never_mixed_with_others(store: Store) -> None:
     (alone,) = _run(store, OneConfig.name).best
     (beside,) = _run(store, OneConfig.name, shared_gpu=True, listener=(told := Tally())).best
     assert not told.resumed
@@ -161,7 +161,7 @@ def test_the_default_is_trial_0_of_each_stage(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_hot_figures_decide_nothing(store: Store) -> None:
+def test_hot_times_decide_nothing(store: Store) -> None:
     """Serving finds its weights cold: a hot final must not replace a cold winner."""
     (cold,) = _run(store, StandIn.name, trials=6).best
     hot = _run(store, StandIn.name, trials=6, cold=0.0)

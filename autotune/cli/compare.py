@@ -81,14 +81,14 @@ def compare(
     results: list[dict[str, Any]] = []
     shared = " (shared)" if measuring.shared_gpu else ""
     with Measurer(kernels.runtime, problems, settings, say_waiting) as measurer:
-        card = measurer.fingerprint().device
+        gpu = measurer.fingerprint().device
         for problem, (first, second) in named.items():
             answer = measurer.compare(problem, first.subject, second.subject, first.stage, environments)
             what = str(first.stage or "layer")
             row: dict[str, Any] = {
                 "shape": problem.shape,
                 "what": what,
-                "device": card,
+                "device": gpu,
                 "workload": settings.key,
             }
             if isinstance(answer, Failure):
@@ -110,7 +110,7 @@ def compare(
                     f" B/A {ratio.value:.4f} (95% CI {ratio.low:.4f} to {ratio.high:.4f})"
                 )
             if not as_json:
-                typer.echo(f"{problem.shape} {what} on {card}{shared}: {line}")
+                typer.echo(f"{problem.shape} {what} on {gpu}{shared}: {line}")
     if as_json:
         print_json(results)
     if failed:

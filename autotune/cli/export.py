@@ -67,7 +67,7 @@ def export(
     device_name: Annotated[
         str | None,
         typer.Option(
-            help="The card's name as the engine makes it, for file names; default: as measured.",
+            help="The GPU's name as the engine makes it, for file names; default: as measured.",
             rich_help_panel="Serving stack",
         ),
     ] = None,
@@ -235,7 +235,7 @@ def _refuse_what_has_no_effect(context: typer.Context, backend: str, guards: str
     served = format_of(load_backend(backend))
     why = f"winners of backend {backend} are served by --format {served}"
     if served not in ("sglang", "vllm"):
-        refuse(context, f"{why}, whose files have no card's name", "device_name")
+        refuse(context, f"{why}, whose files have no GPU's name", "device_name")
     if served != "sglang":
         refuse(context, f"{why}, and only SGLang looks for a Triton", "triton_version")
     if served != "aiter":

@@ -62,14 +62,14 @@ def measure(
     results: list[dict[str, Any]] = []
     shared = " (shared)" if measuring.shared_gpu else ""
     with Measurer(kernels.runtime, problems, settings, say_waiting) as measurer:
-        card = measurer.fingerprint().device
+        gpu = measurer.fingerprint().device
         for problem, subject in named.items():
             answer = measurer.interval(problem, subject.subject, subject.stage, environments)
             what = str(subject.stage or "layer")
             row: dict[str, Any] = {
                 "shape": problem.shape,
                 "what": what,
-                "device": card,
+                "device": gpu,
                 "workload": settings.key,
             }
             if isinstance(answer, Failure):
@@ -84,7 +84,7 @@ def measure(
                     f" numeric error {error:.1e}"
                 )
             if not as_json:
-                typer.echo(f"{problem.shape} {what} on {card}{shared}: {line}")
+                typer.echo(f"{problem.shape} {what} on {gpu}{shared}: {line}")
     if as_json:
         print_json(results)
     if failed:

@@ -193,7 +193,7 @@ SharedGpu = Annotated[
     bool,
     typer.Option(
         "--shared-gpu",
-        help="Measure although others are on the GPU; figures are marked as those of a shared GPU.",
+        help="Measure although others are on the GPU; times are marked as those of a shared GPU.",
         rich_help_panel="Measuring",
     ),
 ]

@@ -25,7 +25,7 @@ def verify(
     device_name: Annotated[
         str | None,
         typer.Option(
-            help="The serving card's name as the engine makes it (vLLM on ROCm: or its PCI id, 0x74a5);"
+            help="The serving GPU's name as the engine makes it (vLLM on ROCm: or its PCI id, 0x74a5);"
             " default: the GPU here, else what the bundle was exported for."
         ),
     ] = None,

@@ -135,7 +135,7 @@ def _aiter_main(facts: Facts) -> Ability:
 
 
 def _aiter_main_w4a16(facts: Facts) -> Ability:
-    """Its kernels lie in AITER main itself; the wheel compiles them, with a card or without."""
+    """Its kernels lie in AITER main itself; the wheel compiles them, with a GPU or without."""
     name, wheel = "aiter_main_w4a16", facts.flydsl.wheel
     if facts.aiter is None or facts.aiter.generation is not Generation.MAIN:
         return Ability(name, Can.NOTHING, "install AITER main; it has no W4A8, only other formats")

@@ -1,4 +1,4 @@
-"""Executes gfx942 machine code on the CPU, to check a compiled kernel's numbers without the card.
+"""Executes gfx942 machine code on the CPU, to check a compiled kernel's numbers without the GPU.
 
     from autotune.emulate import Fault, Kernel, NotEmulated
 

@@ -49,11 +49,11 @@ class EngineCalls(Protocol):
         activations, the engine then quantises it first.
 
         Raises:
-            UserError: the engine serves so few tokens by another kernel on this card.
+            UserError: the engine serves so few tokens by another kernel on this GPU.
         """
 
     def serves(self, tokens: int, top_k: int, experts: int) -> bool:
-        """Whether the engine runs this kernel at so many tokens on this card."""
+        """Whether the engine runs this kernel at so many tokens on this GPU."""
 
     def activate(self, gate_up: "torch.Tensor", out: "torch.Tensor") -> None:
         """SiLU(gate) * up."""

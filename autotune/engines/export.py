@@ -20,7 +20,7 @@ def winners_table(winners: Sequence[WinnerRecord], default: Callable[[int], Laye
     """What a file must hold: the winners by tokens, and the engine's default elsewhere.
 
     Raises:
-        UserError: a winner's stages have unlike block sizes, or knobs that its card's compiler does not know.
+        UserError: a winner's stages have unlike block sizes, or knobs that its GPU's compiler does not know.
     """
     for winner in winners:
         _check(winner)

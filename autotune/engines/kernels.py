@@ -46,7 +46,7 @@ KERNELS: Final = ("fused_moe_kernel", "fused_moe_kernel_gptq_awq")
 def sglang_stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
     """Attributes of the modules that SGLang's kernel files import and that are not run.
 
-    They are what these functions return on such a card with SGLang's own defaults.
+    They are what these functions return on such a GPU with SGLang's own defaults.
     """
     from autotune.engines.glue import quantise_fp8
 
@@ -98,7 +98,7 @@ def vllm_stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
 
 @cache
 def load_engine(engine: str, runtime: str, arch: str, quantisation: Quantisation) -> EngineCalls:
-    """Loads the kernels for a kind of card; once a process, which serves one kind only.
+    """Loads the kernels for a kind of GPU; once a process, which serves one kind only.
 
     Raises:
         UserError: the engine's source is not here.

@@ -3,7 +3,7 @@
 The experts are made from the same INT4 weights as every backend's, in the layout that the engine's kernels
 take (`autotune.engines.weights`). Where those multiply quantised activations, a stage gets them quantised,
 and a layer quantises as the engine does: INT8 by its own Triton kernel, FP8 by one of ours, as the engine's
-is a compiled extension. The sort, another in both, is made by torch beforehand and is in no figure. SGLang's
+is a compiled extension. The sort, another in both, is made by torch beforehand and is not timed. SGLang's
 silu_and_mul, one more, is `act_and_mul_triton` of its kernels' file; vLLM's, and its sum over slots, are
 `autotune.engines.glue`.
 """
@@ -66,7 +66,7 @@ class EngineRuntime:
     """Launches an engine's kernel through the engine's own function.
 
     Attributes:
-        format: what the kernel multiplies on this card.
+        format: what the kernel multiplies on this GPU.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Configs that an engine ships for a card: a seeded trial of every study on that card."""
+"""Finds the configs that an engine ships for a GPU: a seeded trial of every study on that GPU."""
 
 import json
 import re
@@ -27,9 +27,9 @@ _RELATED = {
 def shipped_config(
     engine: str, layer: Layer, tokens: int, stage: Stage, device: Device, quantisation: Quantisation
 ) -> Config | None:
-    """The shipped entry nearest to `tokens` for this card, or a related one; None: the engine has none here.
+    """The shipped entry nearest to `tokens` for this GPU, or a related one; None: the engine has none here.
 
-    Among several files one of this dtype goes before another's, then the card's own before a related one's,
+    Among several files one of this dtype goes before another's, then the GPU's own before a related one's,
     then the nearest width and expert count.
     """
     source = find_source(engine)

@@ -1,6 +1,6 @@
-"""Compiles a captured launch through Triton's own launcher, for a card that need not be here.
+"""Compiles a captured launch through Triton's own launcher, for a GPU that need not be here.
 
-Whatever a version of Triton puts in the key of its disk cache, the launch on the card then finds this binary.
+Whatever a version of Triton puts in the key of its disk cache, the launch on the GPU then finds this binary.
 """
 
 from collections.abc import Iterator

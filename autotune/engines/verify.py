@@ -38,7 +38,7 @@ def verify_fused_moe(
 
     Args:
         engine: `sglang` or `vllm`.
-        device_name: the serving card's name as the engine makes it; for vLLM on ROCm also its PCI device id,
+        device_name: the serving GPU's name as the engine makes it; for vLLM on ROCm also its PCI device id,
             e.g. 0x74a5; None: what the bundle was exported for.
         triton_version: of the serving stack; None: what the bundle was exported for.
         asked: what the engine asks by for the model that is served, where the export meant something else.
@@ -88,7 +88,7 @@ def _run(request: Mapping[str, Any], variable: str, value: str | None) -> dict[s
 
 
 def _device_name(engine: str, root: Path, name: str) -> str:
-    """The card's name; a PCI id is looked up in vLLM's own table.
+    """The GPU's name; a PCI id is looked up in vLLM's own table.
 
     Raises:
         UserError: the table has no such id.
@@ -98,7 +98,7 @@ def _device_name(engine: str, root: Path, name: str) -> str:
     found = _pci_names(root / "vllm/platforms/rocm.py").get(name.lower())
     if found is None:
         raise UserError(
-            f"vLLM's table of ROCm cards has no {name}: give the marketing name with --device-name"
+            f"vLLM's table of ROCm GPUs has no {name}: give the marketing name with --device-name"
         )
     return found
 

@@ -4,7 +4,7 @@ Sequence as in vLLM 0.33.0, `model_executor/layers/fused_moe/fused_moe.py`: quan
 quantise, GEMM with router weights into a slot each, sum over slots. The activation and the sum are compiled
 extensions there; `glue` stands in for them, and for the quantisation to FP8.
 
-On NVIDIA's cards a compiled kernel of another kind serves grouped INT4 weights as long as an expert has at
+On NVIDIA GPUs a compiled kernel of another kind serves grouped INT4 weights as long as an expert has at
 most six tokens (`should_moe_wna16_use_cuda`): there the Triton kernel, which is what is here, is refused.
 """
 
@@ -36,7 +36,7 @@ class VllmCalls:
         Args:
             moe: vLLM's module of kernels.
             quantise: its module with `per_token_quant_int8`.
-            form: what the kernel multiplies on this card.
+            form: what the kernel multiplies on this GPU.
         """
         self.moe = moe
         self.quantise = quantise
@@ -73,7 +73,7 @@ class VllmCalls:
         tokens, top = ids.shape
         if not self.serves(tokens, top, len(w)):
             raise UserError(
-                f"at {tokens} tokens vLLM serves {quantisation.dtype} on this card by a compiled CUDA kernel,"
+                f"at {tokens} tokens vLLM serves {quantisation.dtype} on this GPU by a compiled CUDA kernel,"
                 " not by its Triton kernel: raise --concurrency, or tune the like kernel of backend"
                 " sglang_w4a16"
             )

@@ -51,7 +51,7 @@ class EngineWeights:
 
 
 def engine_format(quantisation: Quantisation, arch: str) -> Format:
-    """What the kernels multiply on a card.
+    """What the kernels multiply on a GPU.
 
     Args:
         arch: `gfx942`, `sm_90`, …

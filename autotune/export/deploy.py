@@ -124,7 +124,7 @@ def _launch(engine: str, tp: int, *, triton: bool) -> str:
             '--model-path "$MODEL"',
             f"--tp-size {tp}",
             "--trust-remote-code",
-            # Left to itself, SGLang takes Marlin for grouped INT4 on NVIDIA's cards, which reads no file.
+            # Left to itself, SGLang takes Marlin for grouped INT4 on NVIDIA GPUs, which reads no file.
             *(["--moe-runner-backend triton"] if triton else []),
             "--speculative-algorithm EAGLE3",
             '--speculative-draft-model-path "$DRAFT"',

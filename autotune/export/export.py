@@ -193,7 +193,7 @@ def _decision(
             return None
         raise UserError(
             "a setting for several shapes is chosen from confirmations, and estimates have none: run on the"
-            " card, or export one shape"
+            " GPU, or export one shape"
         )
     table = SettingsTable.read(store, winners, knobs, backend)
     if table.tokens:

@@ -1,6 +1,6 @@
 """The chosen setting put to the test: once, in rounds on routings that did not choose it.
 
-The best of several noisy figures is biased low; what it gains in other rounds is not. A pair of rounds gives
+The best of several noisy times is biased low; what it gains in other rounds is not. A pair of rounds gives
 one ratio of the mix's whole time, and the pairs are resampled.
 """
 

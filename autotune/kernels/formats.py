@@ -45,7 +45,7 @@ class Format(StrEnum):
     INT8 = "int8 x int4"  # INT8 activations by token, a scale a channel
     FP8 = "fp8 x int4"  # float8_e4m3fnuz activations by token, a scale a channel
     GROUPED = "bf16 x grouped int4"  # bfloat16 activations, a bfloat16 scale every 32 values of K
-    FP8_OCP = "ocp fp8 x int4"  # float8_e4m3fn activations by token, the FP8 of NVIDIA's cards and of gfx95
+    FP8_OCP = "ocp fp8 x int4"  # float8_e4m3fn activations by token, the FP8 of NVIDIA GPUs and of gfx95
     BF16 = "bf16 x int4"  # bfloat16 activations, a scale a channel
 
 

@@ -11,10 +11,10 @@ _FIRST_RELEASE: Final = "0.1.0"
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The stack on which figures were made. None: not applicable, or the machine does not tell.
+    """The stack on which times were made. None: not applicable, or the machine does not tell.
 
     Attributes:
-        device: marketing name of the card, or the offline target's name.
+        device: marketing name of the GPU, or the offline target's name.
         arch: `gfx942`, `sm_90`, …
         compute_units: CUs or SMs of the device or partition.
         compute_partition: SPX, CPX, …

@@ -34,7 +34,7 @@ def live_device() -> Device:
         wave_size=properties.warp_size,
         lds_bytes=lds,
         lds_bytes_per_cu=getattr(properties, "shared_memory_per_multiprocessor", lds),
-        # Unknown cards err towards colder weights: AMD's have an Infinity Cache that no property tells of.
+        # Unknown GPUs err towards colder weights: AMD's have an Infinity Cache that no property tells of.
         last_level_cache_bytes=max(
             4 * getattr(properties, "L2_cache_size", 64 * MIB), 256 * MIB if hip else 0
         ),

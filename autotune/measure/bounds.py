@@ -166,9 +166,9 @@ def deviations(
     of_worst = slack.gather(1, at[:, None] // ratio.shape[2])[:, 0]
     # One transfer: each waits for the device.
     columns = (finite.all(dim=2).all(dim=1), errors, worst, at, of_worst)
-    figures = torch.stack([column.double() for column in columns], dim=1)
+    summary = torch.stack([column.double() for column in columns], dim=1)
     compared = []
-    for index, (whole, error, tile_error, place, more) in enumerate(figures.tolist()):
+    for index, (whole, error, tile_error, place, more) in enumerate(summary.tolist()):
         if whole:
             row, tile = divmod(int(place), ratio.shape[2])
             compared.append(Deviation(error, tile_error * more, row, tile * TILE, 0, more))

@@ -1,6 +1,6 @@
 """The final: paired rounds on fresh routings decide between the default and one challenger.
 
-The fastest of many noisy figures is biased low, and so is the fastest of eight in a final. Hence two looks,
+The fastest of many noisy times is biased low, and so is the fastest of eight in a final. Hence two looks,
 fixed in advance. In the first, all finalists run a few rounds, which pick the challenger and are then put
 aside. In the second, it meets the default (and the published config) on yet other routings: only these
 rounds decide, and only they give the reported gain. One hypothesis is tested, once, with data that did not
@@ -54,11 +54,11 @@ def run_rounds(
 
     Args:
         contenders: indices of those who run, in order; every second round they run in reverse.
-        of: how many indices there are; those who do not run have empty figures.
+        of: how many indices there are; those that do not run have no times.
         seed: of the first pair's routings; each later pair has the next one's.
 
     Returns:
-        The rounds, and who failed in one: he is left out of the rounds that follow.
+        The rounds, and the contenders that failed in one: they do not run in the rounds that follow.
     """
     failed: dict[int, Failure] = {}
     done = []

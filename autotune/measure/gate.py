@@ -1,4 +1,4 @@
-"""The numeric gate: a candidate's figure counts only after its numbers were found right.
+"""The numeric gate: a candidate's time counts only after its numbers were found right.
 
 Each case is launched into poisoned buffers, so that neither an element that is never written nor a result
 of an earlier launch can pass, and compared with a float32 reference of the same quantised operands in two

@@ -130,7 +130,7 @@ def amd_machine(backend: str, instead: str = "use --backend triton") -> GpuMachi
     import torch
 
     if torch.version.hip is None:
-        raise UserError(f"backend {backend} measures on AMD GPUs only: run it on the card, or {instead}")
+        raise UserError(f"backend {backend} measures on AMD GPUs only: run it on the GPU, or {instead}")
     return GpuMachine()
 
 

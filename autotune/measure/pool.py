@@ -1,4 +1,4 @@
-"""`Measurer`: what the driver asks for figures.
+"""`Measurer`: what the driver asks for times.
 
 One process an environment, one request on the GPU at a time.
 """
@@ -77,7 +77,7 @@ class Measurer:
 
     @property
     def workload_key(self) -> str:
-        """Canonical text of the conditions; figures of unlike conditions are never mixed."""
+        """Canonical text of the conditions; times of unlike conditions are never mixed."""
         return self.settings.key
 
     @property

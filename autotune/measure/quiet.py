@@ -57,11 +57,11 @@ class Quiet:
         if look.neighbours is None and not waited:
             return
         if insists:
-            self._say(f"measuring beside {look.neighbours}: figures are marked as those of a shared GPU")
+            self._say(f"measuring beside {look.neighbours}: times are marked as those of a shared GPU")
             return
 
         def again() -> str | None:
-            """By a fresh process: work that has just ended was still in the first one's figures."""
+            """By a fresh process: work that has just ended was still in the first one's times."""
             worker.end()
             look = worker.look()
             return None if isinstance(look, Failure) else look.neighbours
@@ -127,7 +127,7 @@ class Quiet:
             )
 
     def _refusal(self, who: str) -> UserError:
-        insist = ", or measure beside it with --shared-gpu, which marks the figures"
+        insist = ", or measure beside it with --shared-gpu, which marks the times"
         return UserError(not_alone(who, time.monotonic() - self._since) + insist)
 
 

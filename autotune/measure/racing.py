@@ -14,7 +14,7 @@ from autotune.statistics import relative_standard_error
 class Race:
     """A race among candidates of one problem and stage.
 
-    Everybody has run one window before the race begins. Then, until nobody is left to ask for or the
+    Every candidate has run one window before the race begins. Then, until nobody is left to ask for or the
     windows are spent: those within `band` of the best get a second one; from the second on, whoever's
     interval still reaches the best's gets another, the one with the fewest windows first. A candidate whose
     best case is worse than the worst case of `finalists` others is out.

@@ -78,7 +78,7 @@ def plan_ring(
         steps += (steps + 1) // 2
     raise UserError(
         f"{MAX_STEPS} steps of this shape touch too few weights to keep them cold: lower --cold,"
-        " or use --cold 0 for hot figures"
+        " or use --cold 0 for hot times"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the card says of itself: clock, throttling, power cap, driver, partitions.
+"""What the GPU says of itself: clock, throttling, power cap, driver, partitions.
 
 NVIDIA: NVML through its C library, which comes with the driver, so no package is needed. AMD: the amdgpu
 driver's sysfs, and `amdsmi` for throttling where ROCm's Python package is installed. What a machine does
@@ -66,7 +66,7 @@ class Card:
 
 
 class Sensors(Protocol):
-    """One card's sensors."""
+    """One GPU's sensors."""
 
     def card(self) -> Card: ...
 
@@ -92,10 +92,10 @@ class NvmlSensors:
     """NVIDIA.
 
     Args:
-        uuid: the card's, as NVML writes it: `GPU-…`.
+        uuid: the GPU's, as NVML writes it: `GPU-…`.
 
     Raises:
-        OSError: there is no NVML, or it does not know the card.
+        OSError: there is no NVML, or it does not know the GPU.
     """
 
     def __init__(self, uuid: str) -> None:
@@ -169,8 +169,8 @@ class AmdSensors:
     """AMD.
 
     Args:
-        device: the card's folder in sysfs.
-        violations: whether the card is throttled now, of `amdsmi`; None without it.
+        device: the GPU's folder in sysfs.
+        violations: whether the GPU is throttled now, of `amdsmi`; None without it.
 
     Raises:
         OSError: there is no such folder.
@@ -205,18 +205,18 @@ class AmdSensors:
         return Clock(mhz, self._violations() if self._violations else False)
 
     def occupancy(self) -> Occupancy:
-        """KFD's processes with a queue on this card, of every container; a display server has none there."""
+        """KFD's processes with a queue on this GPU, of every container; a display server has none there."""
         ids = _kfd_ids(self._device.name)
         busy = _read(self._device / "gpu_busy_percent")
         return Occupancy(
             {int(process.name): 0 for process in KFD.glob("proc/[0-9]*") if _has_queue(process, ids)},
-            None,  # what amdgpu keeps for itself is in the figure
+            None,  # what amdgpu keeps for itself is in the number
             int(busy) / 100 if busy and busy.isdecimal() else None,
         )
 
 
 def _kfd_ids(pci: str) -> set[str]:
-    """What KFD calls the card at a PCI address: several where it is partitioned."""
+    """What KFD calls the GPU at a PCI address: several where it is partitioned."""
     domain, bus, device = (int(part, 16) for part in pci.partition(".")[0].split(":"))
     ids = set()
     for node in KFD.glob("topology/nodes/*"):
@@ -232,7 +232,7 @@ def _has_queue(process: Path, ids: set[str]) -> bool:
 
 
 def open_sensors(properties: Any, *, hip: bool) -> Sensors:
-    """The sensors of the card with torch's device properties; `NoSensors` where it cannot be asked."""
+    """The sensors of the GPU with torch's device properties; `NoSensors` where it cannot be asked."""
     try:
         if not hip:
             return NvmlSensors(identity(properties, hip=False) or "")
@@ -261,7 +261,7 @@ def pci_address(properties: Any) -> str:
 
 
 def _amdsmi_violations(pci: str) -> Callable[[], bool] | None:
-    """Asks `amdsmi` whether the card was limited since the last time it was asked, by power or temperature.
+    """Asks `amdsmi` whether the GPU was limited since the last time it was asked, by power or temperature.
 
     From the residency counters of the GPU's metrics, which only grow. `amdsmi_get_violation_status` would
     tell the same, but sleeps 100 ms between two readings of its own, in which the clocks fall.
@@ -285,7 +285,7 @@ def _amdsmi_violations(pci: str) -> Callable[[], bool] | None:
         amdsmi.amdsmi_init()
         handle = amdsmi.amdsmi_get_processor_handle_from_bdf(pci)
         last = counters()
-    except amdsmi.AmdSmiException:  # not told on this card or in this container
+    except amdsmi.AmdSmiException:  # not told on this GPU or in this container
         return None
     if not last:
         return None

@@ -20,7 +20,7 @@ class MeasureSettings:
             resolution (0.5 us on CUDA, 1 us on HIP).
         window_s: seconds after which a window ends, precise or not.
         warmup_s: seconds after which warming up ends, settled or not.
-        poor: times the fastest so far from which a candidate's first few passes are figure enough: no
+        poor: times the fastest so far from which a candidate's first few passes are enough: no
             warm-up brings it near. Infinity: never.
         timeout_s: seconds after which a request counts as a hang and its worker is killed.
         prepare_timeout_s: the same for a worker's start: device context, weights, first compile.
@@ -66,9 +66,9 @@ class MeasureSettings:
 
     @property
     def key(self) -> str:
-        """Canonical text of what changes a figure; unlike texts are unlike conditions, never mixed.
+        """Canonical text of what changes a time; unlike texts are unlike conditions, never mixed.
 
-        Limits on time are left out: they change how sure a figure is, not what it measures.
+        Limits on time are left out: they change how sure a time is, not what it measures.
         """
         weights = f"cold>{self.cold:g}xLLC" if self.cold else "hot"
         return f"v1;{weights};steps>={self.steps};seed={self.seed}{SHARED if self.shared_gpu else ''}"

@@ -1,4 +1,4 @@
-"""A table of figures: every finalist beside the default in each round, and nothing decided.
+"""A table of times: every finalist beside the default in each round, and nothing decided.
 
 Knobs that are global to the process are chosen over a traffic mix, which may be told only at the export. So
 their final is left open: what is kept is each setting's rounds at each shape. The first rounds are there to
@@ -30,7 +30,7 @@ def time_all(
 
     Args:
         gate, run: see `autotune.measure.confirm.confirm`; only `layer` is looked at.
-        twins: finalists that are the same program as an earlier one, whose figures they share.
+        twins: finalists that are the same program as an earlier one, whose times they share.
 
     Returns:
         The rounds, those to choose by first. Its winner and gain are the default's, as nothing is decided.

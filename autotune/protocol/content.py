@@ -32,7 +32,7 @@ class Place:
 
     Attributes:
         folder: path under which the serving process finds the bundle.
-        device_name: the card's name as the engine makes it.
+        device_name: the GPU's name as the engine makes it.
         triton_version: of the Triton that the engine runs.
     """
 

@@ -1,7 +1,7 @@
 """Whether a backend's kernels can be a layer's: asked the same way by run, measure, export and verify.
 
 What a kernel computes and how its weights must lie is declared once, by the backend (`computes`), and every
-path asks here: what is legal offline is legal on the card.
+path asks here: what is legal offline is legal on the GPU.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def require_default(backend: object, layer: Layer, space: BoundSpace) -> None:
     """Makes sure that the default computes the layer, where the kernels do not see to it themselves.
 
     Raises:
-        UserError: it breaks a rule of the space, as the runtime on the card would say.
+        UserError: it breaks a rule of the space, as the runtime on the GPU would say.
     """
     if not isinstance(backend, DeclaresComputes) or not backend.computes.strict:
         return

@@ -173,7 +173,7 @@ class Replay(Protocol):
     method: str
 
     def passes(self, samples: int, passes_a_sample: int) -> list[float]:
-        """Runs samples * passes_a_sample passes back to back; microseconds a pass, one figure a sample."""
+        """Runs samples * passes_a_sample passes back to back; microseconds a pass, one time a sample."""
 
     def close(self) -> None:
         """Gives the graph's memory back."""

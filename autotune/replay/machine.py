@@ -79,7 +79,7 @@ class ReplayMachine:
         self, problem: Problem, stage: Stage, config: Config, compiled: Compiled
     ) -> "Future[Outcome]":
         """The recorded outcome, when the GPU has got to it."""
-        # The sweep's own window, not the settled figure: what a search would have seen, noise and all.
+        # The sweep's own window, not the settled time: what a search would have seen, noise and all.
         outcome = self._row(stage, config).outcomes[problem.tokens]
         ends = max(self._now, self._device_free) + outcome.seconds
         self._device_free = ends
@@ -96,5 +96,5 @@ class ReplayMachine:
 
 
 def replayed_workload(table: Table) -> str:
-    """Never equal to a live one: a live run does not take replayed figures for its own."""
+    """Never equal to a live one: a live run does not take replayed times for its own."""
     return f"replayed;{table.workload}"

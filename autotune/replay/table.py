@@ -17,7 +17,7 @@ from autotune.space.space import Space, parse_space
 
 @dataclass(frozen=True)
 class Recorded:
-    """One config's fate.
+    """One config's result.
 
     Attributes:
         compiled: with what the compile cost.
@@ -31,7 +31,7 @@ class Recorded:
     settled: Mapping[int, float]
 
     def us(self, tokens: int) -> float | None:
-        """The most trusted figure: settled where there is one, else the sweep's median; None: it failed."""
+        """The most trusted time: settled where there is one, else the sweep's median; None: it failed."""
         if tokens in self.settled:
             return self.settled[tokens]
         outcome = self.outcomes.get(tokens)
@@ -62,7 +62,7 @@ class StageTable:
     def optimum(self, tokens: int) -> tuple[Config, float]:
         """The fastest config with its microseconds.
 
-        The least of many noisy figures is too low, so only settled ones count where there are any.
+        The least of many noisy times is too low, so only settled ones count where there are any.
 
         Raises:
             ValueError: nothing was measured at `tokens`.

@@ -88,11 +88,11 @@ class ReplayJudge:
         return replace(recorded, device=f"replay of {recorded.device}")
 
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure | None:
-        """None: a recorded figure is the same every time."""
+        """None: a recorded time is the same every time."""
         return None
 
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
-        """The same decision as a live one's, on recorded figures."""
+        """The same decision as a live one's, on recorded times."""
 
         def gate(index: int) -> float | Failure:
             worst = 0.0

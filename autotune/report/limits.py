@@ -40,7 +40,7 @@ def byte_limit(problem: Problem, backend: str, device: str) -> ByteLimit | None:
     """The limit of a problem's stages and layer.
 
     Args:
-        device: marketing name of the card, or the target's.
+        device: marketing name of the GPU, or the target's.
 
     Returns:
         None where the device's bandwidth, or the width of the backend's weights, is not known.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading; figures stand to the right."""
+    """A column's heading; numbers stand to the right."""
 
     name: str
     right: bool = False

@@ -41,7 +41,7 @@ class Why:
         stored: the final; None: an estimate ranks, it decides nothing.
         settings: under which it was made; None: the run's record does not tell.
         again: the decision repeated; None: without the settings it cannot be.
-        fates: what became of each finalist.
+        outcomes: what became of each finalist.
         left: see `Left`.
     """
 
@@ -49,7 +49,7 @@ class Why:
     stored: StoredConfirmation | None
     settings: MeasureSettings | None
     again: Decision | None
-    fates: tuple[str, ...]
+    outcomes: tuple[str, ...]
     left: tuple[Left, ...]
 
     @property
@@ -80,14 +80,14 @@ def why(store: Store, winner: WinnerRecord) -> Why:
     stored = store.confirmation(winner.confirmation)
     settings = settings_of(store, stored)
     again = None if settings is None else decide_again(stored.confirmation, settings)
-    fates = tuple(
-        _fate(stored.confirmation, settings, again, index, wording(stored.kind))
+    outcomes = tuple(
+        _outcome(stored.confirmation, settings, again, index, wording(stored.kind))
         for index in range(len(stored.confirmation.finalists))
     )
-    return Why(winner, stored, settings, again, fates, tuple(left_of(store, stored)))
+    return Why(winner, stored, settings, again, outcomes, tuple(left_of(store, stored)))
 
 
-def _fate(
+def _outcome(
     final: Confirmation,
     settings: MeasureSettings | None,
     again: Decision | None,
@@ -174,7 +174,7 @@ def why_lines(told: Why) -> list[str]:
             finalist.label,
             _text(us := _median(final, index)),
             _text_gain(us, _median(final, 0), index),
-            told.fates[index],
+            told.outcomes[index],
             "" if index == 0 else layer_changes(finalist.config, default),
         ]
         for index, finalist in enumerate(final.finalists)
@@ -240,7 +240,7 @@ def why_json(told: Why) -> dict[str, Any]:
                 "label": finalist.label,
                 "config": _config(finalist.config),
                 "gate_error": final.errors[index],
-                "fate": told.fates[index],
+                "fate": told.outcomes[index],
                 "layer_us": [r.us[index].get("layer") for r in final.rounds],
             }
             for index, finalist in enumerate(final.finalists)

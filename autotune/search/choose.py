@@ -16,11 +16,11 @@ _PER_STAGE = 4  # of each stage's best that a final pairs, a block size
 def pairs(
     stage1: Ranked, stage2: Ranked, *, per_stage: int | None = None, one_config: bool = False
 ) -> list[tuple[LayerConfig, float]]:
-    """Layer configs by the sum of their stages' figures, the least first; block sizes agree in each.
+    """Layer configs by the sum of their stages' times, the least first; block sizes agree in each.
 
     Args:
         per_stage: only so many of each stage's best, a block size; None: all.
-        one_config: both stages have the same config, as the engine has one entry for both: what has a figure
+        one_config: both stages have the same config, as the engine has one entry for both: what has a time
             at both counts, however it ranks at either.
     """
     if one_config:

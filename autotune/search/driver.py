@@ -56,7 +56,7 @@ class _Candidate:
 
 @dataclass
 class _Evaluation:
-    """An evaluation under way; `twins` have the same machine code and wait for its figure."""
+    """An evaluation under way; `twins` have the same machine code and wait for its time."""
 
     task: Task
     ask: Ask
@@ -209,9 +209,13 @@ class Driver:
         """In turn the next task, so that no problem waits for another's budget, and the most promising."""
         for task in cycle(self._searches):
             yield task
-            hopes = {other: search.hope for other, search in self._searches.items() if not search.done}
-            if hopes and None not in hopes.values():
-                yield max(hopes, key=lambda other: hopes[other] or 0.0)
+            improvements = {
+                other: search.expected_improvement
+                for other, search in self._searches.items()
+                if not search.done
+            }
+            if improvements and None not in improvements.values():
+                yield max(improvements, key=lambda other: improvements[other] or 0.0)
 
     def _start_next(self, turns: Iterator[Task]) -> bool:
         """Asks one search and starts the compile; False when no search has anything to try."""
@@ -234,7 +238,7 @@ class Driver:
         for problem, stage in tasks:
             for other in Stage:
                 search = self._searches.get((problem, other))
-                if other is not stage and search is not None and search.join(ask.config, owed=True):
+                if other is not stage and search is not None and search.join(ask.config, required=True):
                     ships = search.space.default == ask.config
                     self._start(Ask(ask.config, "default" if ships else ask.origin), [(problem, other)])
 
@@ -324,7 +328,7 @@ class Driver:
         return trial
 
     def _merged(self, twin: _Twin, ask: Ask, compiled: Compiled) -> TrialRecord:
-        """A candidate whose machine code is that of an earlier trial shares its fate."""
+        """A candidate whose machine code is that of an earlier trial shares its result."""
         return replace(
             twin.record,
             config=ask.config,

@@ -1,4 +1,4 @@
-"""Where a candidate's figure comes from: a live device, or an estimate."""
+"""Where a candidate's time comes from: a live device, or an estimate."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from autotune.space.config import Config
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure by formula; see `autotune.compile.estimate`."""
+    """A time by formula; see `autotune.compile.estimate`."""
 
     us: float
 
@@ -32,15 +32,15 @@ class Compiler(Protocol):
 
 
 class Evaluator(Protocol):
-    """Gives candidates their figures."""
+    """Gives candidates their times."""
 
     @property
     def kind(self) -> Kind:
-        """What every figure that it gives is."""
+        """What every time that it gives is."""
 
     @property
     def workload(self) -> str:
-        """Text of the conditions; figures under unlike conditions are never mixed."""
+        """Text of the conditions; times under unlike conditions are never mixed."""
 
     def evaluate(
         self, problem: Problem, stage: Stage, config: Config, compiled: Compiled

@@ -95,7 +95,7 @@ class Process:
     def posterior(self, values: Matrix) -> tuple[Matrix, Matrix]:
         """Mean and deviation of every point and output.
 
-        The deviation is that of a figure to come, nugget included: the next config's own peculiarity counts.
+        The deviation is that of a time to come, nugget included: the next config's own peculiarity counts.
 
         Args:
             values: as for `fit`; a row that is not known yet is believed to come out as predicted.

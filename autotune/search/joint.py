@@ -1,4 +1,4 @@
-"""The model that the searches of one stage share: what one shape's figures say of another's.
+"""The model that the searches of one stage share: what one shape's times say of another's.
 
 Neighbouring token counts agree on which configs are good, and one binary serves them all, so the searches of
 a stage at several token counts feed one model: a Gaussian process with an output a token count. Each search
@@ -41,7 +41,7 @@ class JointModel:
         self._spaces: list[BoundSpace] = []
         self._tokens: list[int] = []
         self._proposals: list[int] = []
-        self._hopes: list[float | None] = []
+        self._improvements: list[float | None] = []
         self._us: dict[Config, dict[int, float | None]] = {}
         self._pool: list[Config] = []
         self._index: dict[Config, int] = {}
@@ -56,7 +56,7 @@ class JointModel:
         self._spaces.append(space)
         self._tokens.append(tokens)
         self._proposals.append(0)
-        self._hopes.append(None)
+        self._improvements.append(None)
         return len(self._spaces) - 1
 
     def prepare(self) -> None:
@@ -101,15 +101,15 @@ class JointModel:
             near = self._first_free(self._neighbours(process, values, output), output, known)
             if near is not None:
                 return near
-        best, self._hopes[output] = self._most_gain(process, values, output, known)
+        best, self._improvements[output] = self._most_gain(process, values, output, known)
         return best
 
-    def hope(self, output: int) -> float | None:
+    def expected_improvement(self, output: int) -> float | None:
         """What the last proposal for `output` by expected improvement promised; None: there was none yet.
 
         Gains shrink as results come, so an old promise is too high rather than too low.
         """
-        return self._hopes[output]
+        return self._improvements[output]
 
     def expected_gain(self, output: int, known: Callable[[Config], bool]) -> float | None:
         """The most that an untried config is expected to gain, as a fraction; None: no say yet."""

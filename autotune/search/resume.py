@@ -14,7 +14,7 @@ _TRY_AGAIN = (Status.COMPILE_TIMEOUT, Status.TIMEOUT, Status.RUNTIME_ERROR)
 def known_results(trials: Iterable[TrialRecord], *, allow_spills: bool) -> dict[Config, float | None]:
     """Configs that need not be tried again, with their microseconds; None: none are to be had.
 
-    The first figure of a config counts. A config that was ever found incorrect has none, whatever it had
+    The first time of a config counts. A config that was ever found incorrect has none, whatever it had
     before. Spills are judged anew, since whether they are allowed may have changed.
 
     Args:

@@ -102,7 +102,7 @@ class StageSearch:
 
     @property
     def results(self) -> list[tuple[Config, float]]:
-        """Every config with a figure, the fastest first."""
+        """Every config with a time, the fastest first."""
         ok = [(us, config.key, config) for config, us in self._known.items() if us is not None]
         return [(config, us) for us, _, config in sorted(ok)]
 
@@ -113,9 +113,9 @@ class StageSearch:
         return results[0] if results else None
 
     @property
-    def hope(self) -> float | None:
+    def expected_improvement(self) -> float | None:
         """What its last proposal was expected to gain, as a fraction; None: no model, or no say yet."""
-        return self._model.hope(self._output) if self._model else None
+        return self._model.expected_improvement(self._output) if self._model else None
 
     def knows(self, config: Config) -> bool:
         """Whether `config` was given out or observed."""
@@ -139,19 +139,22 @@ class StageSearch:
         self._consider_stopping()
         return None if self.done else self._suggest()
 
-    def join(self, config: Config, *, owed: bool = False) -> bool:
+    def join(self, config: Config, *, required: bool = False) -> bool:
         """Takes on a config that another search asks for, since one binary serves both.
 
         Args:
-            owed: the other search's figure is worth nothing without this one's: budget or not.
+            required: the other search's time is worth nothing without this one's: budget or not.
 
         Returns:
             Whether this search takes part: the config is legal here, not known yet, and budget is left.
         """
-        if self.knows(config) or not self.space.is_legal(config) or (self.done and not owed):
+        if self.knows(config) or not self.space.is_legal(config) or (self.done and not required):
             return False
         # What is queued has its place in the budget: the default is tried whatever others ask for.
-        if not owed and self.asked + sum(not self.knows(ask.config) for ask in self._queue) >= self.budget:
+        if (
+            not required
+            and self.asked + sum(not self.knows(ask.config) for ask in self._queue) >= self.budget
+        ):
             return False
         self._give(Ask(config, "shared"))
         return True

@@ -32,7 +32,7 @@ class Exports(Sessions):
         Args:
             manifest_hash: SHA-256 of its manifest.json, hex.
             exported: ids of the winners in it.
-            unmeasured_allowed: the user let estimates or replayed figures in.
+            unmeasured_allowed: the user let estimates or replayed times in.
 
         Raises:
             LookupError: there is no such winner.

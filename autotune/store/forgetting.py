@@ -63,7 +63,7 @@ class Forgetting(Sessions):
         busy = sorted(running & {row.run_id for row in rows})
         if busy:
             raise UserError(f"run {busy[0]} is under way: its trials can be forgotten when it has ended")
-        # A twin shares the figure of the trial that it was merged into: without it, it says nothing.
+        # A twin shares the time of the trial that it was merged into: without it, it says nothing.
         needed |= {into for id_, into in twins.items() if id_ in needed and into is not None}
         merged = {id_ for id_, into in twins.items() if into in wanted}
         gone = (wanted | merged) - needed

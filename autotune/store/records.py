@@ -60,20 +60,20 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One candidate's fate at one stage of one problem.
+    """One candidate's result at one stage of one problem.
 
     Attributes:
         environment: the stack that it was compiled for and measured on.
         space_digest: names the search-space file that the config belongs to.
         workload: canonical text of the measuring conditions; only equal ones may be compared.
         origin: `default`, `published`, `seed`, or the sampler's name.
-        kind: what the figure is; for a failed trial, what it would have been.
+        kind: what the time is; for a failed trial, what it would have been.
         time_us: microseconds a launch; exactly when the status is OK.
         gate_error: the numeric gate's relative error; None: the gate did not run. NaN is kept as inf.
         reason: one sentence; exactly when the status is not OK.
         binary_hash: SHA-256 of the machine code, hex; None: it was not compiled.
         compile_s, measure_s: wall seconds.
-        merged_into: id of the trial with equal machine code whose figure this one shares.
+        merged_into: id of the trial with equal machine code whose time this one shares.
         contended: who else was at work on the GPU, in words: the time is not the config's own, and it was put
             off. None: nobody, as far as can be told.
     """
@@ -192,7 +192,7 @@ class ExportRecord:
         host: the machine on which bundle_path is a path.
         manifest_hash: SHA-256 of the bundle's manifest.json, hex.
         winners: ids of the winners in it.
-        unmeasured_allowed: the user let estimates or replayed figures in.
+        unmeasured_allowed: the user let estimates or replayed times in.
     """
 
     id: int

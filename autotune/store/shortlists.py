@@ -15,7 +15,7 @@ from autotune.store.rows import Reader, environment_id, next_number, problem_id
 from autotune.store.schema import Environment, ProblemRow, Winner
 from autotune.store.sessions import Sessions
 from autotune.store.verdicts import wrong_binary
-from autotune.store.winners import fates_of, winner_record
+from autotune.store.winners import statuses_of, winner_record
 
 
 class ShortLists(Sessions):
@@ -104,15 +104,15 @@ def _add(
     trials: dict[Stage, int | None] = {}
     for stage in Stage:
         config = entry.config.of(stage)
-        fates = fates_of(session, row, stage, config.key)
-        if Status.INCORRECT in (status for _, status in fates):
+        statuses = statuses_of(session, row, stage, config.key)
+        if Status.INCORRECT in (status for _, status in statuses):
             raise ValueError(
                 f"{stage} {config} failed the numeric gate in a trial: it cannot be short-listed"
             )
-        ranked = fates_of(session, row, stage, config.key, workload)
+        ranked = statuses_of(session, row, stage, config.key, workload)
         trials[stage] = next((id_ for id_, status in reversed(ranked) if status is Status.OK), None)
         # The default may stand for a stage that was not searched.
-        if trials[stage] is None and (fates or config != default.of(stage)):
+        if trials[stage] is None and (statuses or config != default.of(stage)):
             raise ValueError(f"{stage} {config} has no trial that is ok: it cannot be short-listed")
     row.stage1_trial_id, row.stage2_trial_id = trials[Stage.STAGE1], trials[Stage.STAGE2]
     wrong = wrong_binary(session, row)

@@ -29,7 +29,7 @@ class Trials(Sessions):
         """Writes a finished trial with its raw samples; returns its id.
 
         Raises:
-            sqlalchemy.exc.IntegrityError: the record contradicts itself, e.g. a failure with a figure.
+            sqlalchemy.exc.IntegrityError: the record contradicts itself, e.g. a failure with a time.
         """
         with self.writing() as session:
             environment = self._ids.get(trial.environment) or environment_id(session, trial.environment)
@@ -53,7 +53,7 @@ class Trials(Sessions):
         """Trials of one stage of a problem on one stack, oldest first; never one that was contended.
 
         Args:
-            workload: the measuring conditions; only figures of equal ones are comparable. None: any.
+            workload: the measuring conditions; only times of equal ones are comparable. None: any.
             space_digest: only trials of this search-space file; None: of any.
             config: only trials of this config; None: of any.
         """
@@ -113,7 +113,7 @@ class Trials(Sessions):
             return tuple(Sample(row.us, row.clock_mhz, row.throttled) for row in rows)
 
     def trial_counts(self, run: int) -> dict[Status, int]:
-        """How many of a run's trials met which fate, contended ones apart; what none met is left out."""
+        """Trials of a run by status, contended ones apart; a status that none has is left out."""
         mine = (Trial.run_id == run, Trial.contended.is_(None))
         query = select(Trial.status, func.count()).where(*mine).group_by(Trial.status)
         with self.reading() as session:

@@ -16,7 +16,7 @@ from autotune.store.sessions import Sessions
 from autotune.store.verdicts import wrong_binary
 
 
-def fates_of(
+def statuses_of(
     session: Session, winner: Winner, stage: Stage, config: str, workload: str | None = None
 ) -> list[tuple[int, Status]]:
     """Id and status of the trials that a winner's config had, oldest first.
@@ -67,7 +67,7 @@ class Winners(Sessions):
     def record_winner(self, run: int, confirmation: int) -> int:
         """Makes a confirmation's choice the winner of its problem; returns the winner's id.
 
-        Everything about the winner comes from the confirmation: no figure can be given by hand.
+        Everything about the winner comes from the confirmation: no time can be given by hand.
 
         Raises:
             LookupError: there is no such confirmation.
@@ -110,7 +110,7 @@ class Winners(Sessions):
     ) -> list[WinnerRecord]:
         """Winners of any environment at near token counts of the same layer dimensions, the nearest first.
 
-        They are seeds, not results: their figures are other problems' or other stacks'.
+        They are seeds, not results: their times are other problems' or other stacks'.
 
         Args:
             within: the largest ratio of token counts; a winner does not carry over a long distance.
@@ -161,7 +161,7 @@ def _add(session: Session, run: int, confirmation: int) -> int:
             f"finalist {confirmed.winner} of confirmation {confirmation} failed the numeric gate"
         )
     for stage, config in ((Stage.STAGE1, row.stage1_config), (Stage.STAGE2, row.stage2_config)):
-        for id_, status in fates_of(session, row, stage, config):
+        for id_, status in statuses_of(session, row, stage, config):
             if status is Status.INCORRECT:
                 reason = session.get_one(Trial, id_).reason
                 raise ValueError(f"{stage} {config} failed the numeric gate in a trial: {reason}")

@@ -120,7 +120,7 @@ class Judge(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """What its figures are."""
+        """What its times are."""
 
     @property
     def workload(self) -> str:

@@ -21,7 +21,7 @@ class Recheck:
     """A winner and what became of it.
 
     Attributes:
-        before: as it stood; its figures are its own stack's.
+        before: as it stood; its times are its own stack's.
         after: today's confirmation. Its winner is 0 where the default is kept now.
         differences: of the stacks, as `field: then -> now`.
         stored: today's choice is a winner of today's stack; False: the default itself failed.

@@ -14,7 +14,7 @@ from autotune.store.store import Store
 from autotune.tuning.context import RunRequest, Tuning
 from autotune.tuning.subjects import Resolver
 
-_OWED = 8
+_REQUIRED = 8
 """So many of each stage's best in the store are tried at the other stage, where a layer has one config."""
 
 
@@ -106,10 +106,10 @@ def resume(current: Tuning, workload: str) -> int:
 
 
 def _queue_what_one_stage_lacks(searches: dict[Task, StageSearch]) -> None:
-    """Each stage's best, as the store has them, go to the other one: only both figures make a layer's."""
+    """Each stage's best, as the store has them, go to the other one: only both times make a layer's."""
     for (problem, stage), search in searches.items():
         other = searches[problem, Stage.STAGE1 if stage is Stage.STAGE2 else Stage.STAGE2]
-        for config, _ in search.results[:_OWED]:
+        for config, _ in search.results[:_REQUIRED]:
             other.queue(Ask(config, "shared"))
 
 

@@ -1,8 +1,8 @@
 """Kernels of unlike backends side by side: each by its own worker, on the same cold weights' routings.
 
-A routing depends on the problem, the seed and the card alone, so every backend meets the same experts in the
+A routing depends on the problem, the seed and the GPU alone, so every backend meets the same experts in the
 same order, at the addresses of its own copies. The contenders take turns, one on the GPU at a time, once in
-order and once in reverse: a drift of the card shows as a wider interval, and is no backend's gain.
+order and once in reverse: a drift of the GPU shows as a wider interval, and is no backend's gain.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,11 +66,11 @@ def contenders(
 ) -> list[Contender]:
     """The default, and from the databases the stage of the latest winner and the search's fastest.
 
-    Only what was measured on a card of this model counts, and only configs that the space still has.
+    Only what was measured on a GPU of this model counts, and only configs that the space still has.
 
     Args:
         here: this machine's stack with the backend.
-        workload: the conditions under which the search's figures must have been measured.
+        workload: the conditions under which the search's times must have been measured.
     """
     space = backend.space(problem.layer, problem.tokens, stage, device)
     found = [Contender(backend.name, "default", space.default)]

@@ -52,8 +52,8 @@ class Journal:
 
     def add_settled(self, stage: Stage, tokens: int, settled: dict[Config, float]) -> None:
         self.settled[stage, tokens] = settled
-        figures = {config.key: us for config, us in settled.items()}
-        self._write({"stage": stage, "tokens": tokens, "settled": figures})
+        times = {config.key: us for config, us in settled.items()}
+        self._write({"stage": stage, "tokens": tokens, "settled": times})
 
     def row(self, key: Key) -> Recorded:
         """All that is known of a config whose compile is known."""
@@ -75,8 +75,8 @@ class Journal:
             return
         stage = Stage(line["stage"])
         if "settled" in line:
-            figures = {Config.from_key(key): us for key, us in line["settled"].items()}
-            self.settled[stage, line["tokens"]] = figures
+            times = {Config.from_key(key): us for key, us in line["settled"].items()}
+            self.settled[stage, line["tokens"]] = times
             return
         key = stage, Config.from_key(line["config"])
         if "compiled" in line:

@@ -45,7 +45,7 @@ def test_a_run_that_finds_nothing_left_to_try_says_so(search: StageSearch) -> No
     assert tally.spoken() == "1 trial: 1 ok"
 
 
-def test_plain_lines_name_the_kind_of_every_figure(
+def test_plain_lines_name_the_kind_of_every_time(
     search: StageSearch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = PlainProgress("estimate")

@@ -1,4 +1,4 @@
-"""Others on the GPU are noticed, with and without the driver's list of processes, and cost no figure."""
+"""Others on the GPU are noticed, with and without the driver's list of processes, and cost no time."""
 
 import itertools
 import os
@@ -159,7 +159,7 @@ def test_whoever_insists_measures_beside_others_and_the_conditions_say_so(
         (answer,) = windows(measurer, 1)
         assert answer.contended is None
         assert measurer.workload_key.endswith(";shared")
-    assert said == ["measuring beside process 497 (python3): figures are marked as those of a shared GPU"]
+    assert said == ["measuring beside process 497 (python3): times are marked as those of a shared GPU"]
     assert MeasureSettings().key != replace(MeasureSettings(), shared_gpu=True).key
 
 

@@ -117,7 +117,7 @@ def test_a_rougher_path_than_declared_fails(cases: list[Case], parts: list[torch
         check_launch(launched(rough), cases[0], What.STAGE2, Path())
 
 
-def test_the_closed_form_agrees_with_the_simulated_figures_at_real_size() -> None:
+def test_the_closed_form_agrees_with_the_simulated_numbers_at_real_size() -> None:
     """Simulated at M=4, 7168 x 256: 1.66e-3, 2.3e-3, 3.3e-3 to 4.3e-3."""
     assert bound(PATHS["float32 sum"], 1.66e-3) / ROOM == pytest.approx(1.66e-3, rel=0.01)
     assert bound(PATHS["bfloat16 contributions"], 1.66e-3) / ROOM == pytest.approx(2.35e-3, rel=0.02)

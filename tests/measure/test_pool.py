@@ -174,7 +174,7 @@ def test_a_layers_environment_is_its_stages() -> None:
     assert layer_environment(of)(Config({"us": 3})) == {"GATE": "3"}
 
 
-def test_hot_figures_are_measured_on_request() -> None:
+def test_hot_times_are_measured_on_request() -> None:
     with Measurer(FAKE, [Problem(TINY, 4)], replace(QUICK, cold=0)) as made:
         assert isinstance(made.submit(PROBLEM, Stage.STAGE1, fake_config(10)).result(), Measurement)
         assert made.workload_key.startswith("v1;hot")

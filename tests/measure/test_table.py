@@ -33,7 +33,7 @@ def test_its_routings_are_nobody_elses() -> None:
     assert min(b - a for a, b in pairwise(offsets)) > 100_000
 
 
-def test_an_equal_program_is_timed_once_and_shares_the_figures() -> None:
+def test_an_equal_program_is_timed_once_and_shares_the_times() -> None:
     card = Card([10.0, 9.0, 12.0])
     made = table(card, "default", "setting 1", "setting 2", twins={2: 0})
     assert {index for index, _ in card.asked} == {0, 1}

@@ -1,4 +1,4 @@
-"""Synthetic tables: shaped like a GPU's, made by a formula. Their figures say nothing of any device.
+"""Synthetic tables: shaped like a GPU's, made by a formula. Their times say nothing of any device.
 
 What a search has to cope with is there: time is bound by bytes in flight, so knobs act together; rounds of
 workgroups make cliffs; neighbouring token counts agree and distant ones do not; every config has an own

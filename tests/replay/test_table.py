@@ -11,7 +11,7 @@ from autotune.replay.table import StageTable, Table
 from autotune.results import Measurement
 
 
-def test_the_optimum_is_a_settled_figure_where_there_is_one(table: Table) -> None:
+def test_the_optimum_is_a_settled_time_where_there_is_one(table: Table) -> None:
     part = table.stages[Stage.STAGE1]
     lucky, least = part.optimum(1)
     settled = tuple(

@@ -108,7 +108,7 @@ def test_what_the_table_does_not_hold_is_told(table_path: Path, arguments: list[
     assert message in str(result.exception)
 
 
-def test_the_command_line_says_that_figures_are_replayed(table_path: Path) -> None:
+def test_the_command_line_says_that_times_are_replayed(table_path: Path) -> None:
     arguments = ["run", "--target", f"replay:{table_path}", "--shape", "m4", "--trials", "12"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

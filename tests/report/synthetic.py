@@ -22,7 +22,7 @@ _REASONS = {
 
 
 def fill(store: Store, *, trials: int = 400, shapes: int = 8, seed: int = 0) -> int:
-    """Writes a run; returns its id. Equal arguments make equal figures."""
+    """Writes a run; returns its id. Equal arguments make equal times."""
     rng = random.Random(seed)
     problems = [Problem(LAYER, tokens) for tokens in range(1, shapes + 1)]
     spec = {

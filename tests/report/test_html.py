@@ -131,7 +131,7 @@ def test_a_plain_install_is_enough(h100: Store, tmp_path: Path) -> None:
     _read((tmp_path / "report.html").read_text())
 
 
-def test_an_estimate_s_short_list_says_so_at_every_figure(own_database: Path) -> None:
+def test_an_estimate_s_short_list_says_so_at_every_time(own_database: Path) -> None:
     own_database.write_bytes(gzip.decompress((RECORDED.parent / "mi325x-offline-m4.db.gz").read_bytes()))
     with Store.open() as store:
         html = page(store, gather(store, Scope()))

@@ -1,4 +1,4 @@
-"""What the report's figures stand on: byte limits, deciding rounds, importance, axes, markup."""
+"""What the report's times stand on: byte limits, deciding rounds, importance, axes, markup."""
 
 from dataclasses import replace
 
@@ -113,7 +113,7 @@ def test_a_heat_map_holds_the_fastest_of_each_pair_and_leaves_out_the_untried(st
     assert (4, 2) not in heat.cells
 
 
-def test_nothing_with_a_figure_has_no_effects() -> None:
+def test_nothing_with_a_time_has_no_effects() -> None:
     assert effects([]) == []
     assert heat_maps([]) == []
 

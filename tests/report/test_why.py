@@ -120,7 +120,7 @@ def decided(store: Store) -> Why:
 def test_what_became_of_each_finalist_is_told(store: Store) -> None:
     told = decided(store)
     assert told.repeats is True
-    ships, published, won, slower, twin, wrong, died = told.fates
+    ships, published, won, slower, twin, wrong, died = told.outcomes
     assert ships == "the default"
     assert published.startswith(
         "lost the preselection (2 rounds) to candidate 2; in the final rounds: +4.9% (95% CI "
@@ -140,7 +140,7 @@ def test_one_that_is_not_surely_faster_is_told_with_its_interval(store: Store) -
     id_ = kept(store, run_final(Card([10, 9.95]), finalists("default", "candidate")))
     store.record_winner(store.confirmation(id_).run, id_)
     (winner,) = store.winners()
-    ships, kept_out = why(store, winner).fates
+    ships, kept_out = why(store, winner).outcomes
     assert ships == "the default, kept"
     assert kept_out.startswith("went to the final rounds: +0.")
     assert kept_out.endswith("not surely above 1.0%")

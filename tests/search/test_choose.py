@@ -50,7 +50,7 @@ def test_the_best_pair_of_unlike_block_sizes_loses_to_a_pair_that_can_be_deploye
 
 
 @given(RANKED, RANKED)
-def test_one_config_for_both_stages_is_what_has_a_figure_at_both(
+def test_one_config_for_both_stages_is_what_has_a_time_at_both(
     one: list[tuple[Config, float]], two: list[tuple[Config, float]]
 ) -> None:
     made = pairs(one, two, one_config=True)

@@ -69,7 +69,7 @@ def test_problems_with_binaries_of_their_own_do_not_share(tmp_path: Path) -> Non
     assert "shared" not in {record.origin for record in journal.trials}
 
 
-def test_equal_machine_code_is_measured_once_and_shares_its_figure(tmp_path: Path) -> None:
+def test_equal_machine_code_is_measured_once_and_shares_its_time(tmp_path: Path) -> None:
     def say(config: Config) -> Compiled:
         return Compiled(binary(config.replaced(fast=False)), StaticFacts(), 0.5)
 
@@ -178,7 +178,7 @@ class Promising(StageSearch):
         self._promise, self._tokens, self._log = promise, problem.tokens, log
 
     @property
-    def hope(self) -> float | None:
+    def expected_improvement(self) -> float | None:
         return self._promise
 
     def ask(self) -> Ask | None:

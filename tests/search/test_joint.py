@@ -110,18 +110,18 @@ def test_what_is_tried_from_outside_of_its_pool_is_learned_as_well(tmp_path: Pat
 def test_every_second_proposal_of_each_search_is_one_knob_from_its_best(tmp_path: Path) -> None:
     """Counted over all searches, the neighbours went to the same few of eight that are asked in turn."""
     model, space = JointModel(0), toy_space(tmp_path)
-    figures: list[dict[Config, float]] = [{} for _ in range(8)]
+    times: list[dict[Config, float]] = [{} for _ in range(8)]
     for tokens in range(1, 9):
         model.join(space, tokens)
     proposals, near = [0] * 8, [0] * 8
     for _ in range(9):
-        for output, known in enumerate(figures):
-            has_say = model.hope(output) is not None
+        for output, known in enumerate(times):
+            has_say = model.expected_improvement(output) is not None
             config = model.propose(output, known.__contains__)
             assert config is not None
-            proposals[output] += model.hope(output) is not None
+            proposals[output] += model.expected_improvement(output) is not None
             if has_say and proposals[output] % 2 == 0:
-                best = min(known, key=lambda had, figures=known: figures[had])  # type: ignore[misc]
+                best = min(known, key=lambda had, times=known: times[had])  # type: ignore[misc]
                 assert config in space.neighbours(best)
                 near[output] += 1
             known[config] = us_of(config) * (1 + chance(config.key, output) / 100)
@@ -133,27 +133,27 @@ def test_a_hope_is_what_the_last_proposal_promised(tmp_path: Path) -> None:
     model, space = JointModel(0), toy_space(tmp_path)
     model.join(space, 4)
     known: dict[Config, float] = {}
-    hopes = []
+    improvements = []
     while len(known) < space.size:
         config = model.propose(0, known.__contains__)
         assert config is not None
-        hopes.append(model.hope(0))
+        improvements.append(model.expected_improvement(0))
         known[config] = us_of(config)
         model.tell(0, config, known[config])
-    assert hopes[:10] == [None] * 10, "no say before the spread"
-    told = [hope for hope in hopes[10:] if hope is not None]
-    assert len(told) == len(hopes) - 10
+    assert improvements[:10] == [None] * 10, "no say before the spread"
+    told = [improvement for improvement in improvements[10:] if improvement is not None]
+    assert len(told) == len(improvements) - 10
     assert told[0] > told[-1] >= 0.0
     assert model.propose(0, known.__contains__) is None
     assert model.propose(0, known.__contains__) is None
-    assert model.hope(0) == 0.0, "nothing is left to hope for"
+    assert model.expected_improvement(0) == 0.0, "nothing is left to gain"
 
 
 def test_a_search_without_a_model_has_no_hope(tmp_path: Path) -> None:
     search = StageSearch(toy_space(tmp_path), sampler="random", seed=0, budget=20)
     while (ask := search.ask()) is not None:
         search.tell(ask.config, us_of(ask.config))
-    assert search.hope is None
+    assert search.expected_improvement is None
 
 
 def test_a_pool_too_large_to_weigh_is_narrowed_to_where_the_good_may_be(

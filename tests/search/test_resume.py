@@ -43,12 +43,12 @@ def test_what_was_missing_on_the_machine_is_tried_again(reason: str) -> None:
     assert known_results([replace(failed(Status.COMPILE_ERROR), reason=reason)], allow_spills=False) == {}
 
 
-def test_a_figure_counts_once() -> None:
+def test_a_time_counts_once() -> None:
     trials = [trial(time_us=40.0), trial(time_us=41.0, origin="race")]
     assert known_results(trials, allow_spills=False) == {config(256): 40.0}
 
 
-def test_a_config_that_was_ever_incorrect_has_no_figure() -> None:
+def test_a_config_that_was_ever_incorrect_has_no_time() -> None:
     trials = [trial(time_us=40.0), failed(Status.INCORRECT, origin="race"), trial(time_us=40.0)]
     assert known_results(trials, allow_spills=False) == {config(256): None}
 

@@ -138,8 +138,8 @@ def test_failures_count_but_never_become_the_best(tmp_path: Path) -> None:
 def test_results_are_sorted_the_fastest_first(tmp_path: Path) -> None:
     made = search(tmp_path, budget=15)
     drain(made)
-    figures = [us for _, us in made.results]
-    assert figures == sorted(figures)
+    times = [us for _, us in made.results]
+    assert times == sorted(times)
 
 
 @pytest.mark.parametrize("sampler", ["joint", "random"])

@@ -80,7 +80,7 @@ def trial(**changes: Any) -> TrialRecord:
 
 
 def failed(status: Status = Status.INCORRECT, **changes: Any) -> TrialRecord:
-    """A trial without a figure."""
+    """A trial without a time."""
     return trial(status=status, time_us=None, reason="the output is off", **changes)
 
 

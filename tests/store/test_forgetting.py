@@ -53,7 +53,7 @@ def test_all_that_is_given_must_apply(store: Store, ended: int) -> None:
     assert len(left(store, ended)) == 2
 
 
-def test_what_shares_a_forgotten_figure_goes_too(store: Store) -> None:
+def test_what_shares_a_forgotten_time_goes_too(store: Store) -> None:
     run = begin(store)
     first = store.record_trial(run, trial(config=config(64)))
     store.record_trial(run, trial(config=config(128), merged_into=first))

@@ -144,7 +144,7 @@ def test_trials_of_another_search_space_can_be_left_out(store: Store, run: int) 
     assert store.trials(**LOOKUP, space_digest="new") == []
 
 
-def test_a_trial_can_share_the_figure_of_one_with_equal_machine_code(store: Store, run: int) -> None:
+def test_a_trial_can_share_the_time_of_one_with_equal_machine_code(store: Store, run: int) -> None:
     first = store.record_trial(run, trial(config=config(64)), [Sample(41.5)])
     second = store.record_trial(run, trial(config=config(128), merged_into=first))
     assert store.trials_of(run)[1].merged_into == first
@@ -168,7 +168,7 @@ def test_trials_are_counted_by_fate(store: Store, run: int) -> None:
     [
         pytest.param(trial(time_us=None), id="ok without a figure"),
         pytest.param(trial(time_us=0.0), id="a kernel that takes no time"),
-        pytest.param(trial(time_us=math.nan), id="a figure that is no number"),
+        pytest.param(trial(time_us=math.nan), id="a time that is no number"),
         pytest.param(replace(failed(), time_us=1.0), id="a failure with a figure"),
         pytest.param(replace(failed(), reason=None), id="a failure without a reason"),
         pytest.param(trial(reason="odd"), id="ok with a reason"),

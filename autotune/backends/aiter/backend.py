@@ -81,7 +81,7 @@ class Aiter:
         except Unsupported:
             if not Path("/dev/kfd").exists():
                 raise  # an estimate needs the facts
-            # The image's own FlyDSL may be older than any wheel that we can ask: the card will tell.
+            # The image's own FlyDSL may be older than any wheel that we can ask: the GPU will tell.
             unknown = hashlib.sha256(self.artefact_key(layer, tokens, stage, config).encode()).hexdigest()
             return Compiled(f"not compiled {unknown}", StaticFacts(), time.perf_counter() - started)
 

@@ -131,6 +131,6 @@ def _fmha(aiter: Aiter) -> Finding:
     return Finding(
         name,
         State.NO,
-        "how_v3_bf16_cvt defaults to 1; no part of the MoE, but of the published figures",
+        "how_v3_bf16_cvt defaults to 1; no part of the MoE, but of the published times",
         "take aiter b5757d6 to repeat those, else leave it",
     )

@@ -1,4 +1,4 @@
-"""AITER's own Triton MoE kernel, cross-compiled for a card that is not here.
+"""AITER's own Triton MoE kernel, cross-compiled for a GPU that is not here.
 
     AUTOTUNE_AITER_SRC=TREE python -m autotune.backends.aiter.triton_moe
 

@@ -1,4 +1,4 @@
-"""Spaces of AITER main's INT4 kernels, and what can be told of a candidate without the card."""
+"""Spaces of AITER main's INT4 kernels, and what can be told of a candidate without the GPU."""
 
 import hashlib
 import time
@@ -73,7 +73,7 @@ class AiterMain:
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
         if not on_the_card():
-            raise CompileRefused("AITER builds its Composable Kernel instances with hipcc, on the card only")
+            raise CompileRefused("AITER builds its Composable Kernel instances with hipcc, on the GPU only")
         return not_compiled(self.artefact_key(layer, tokens, stage, config))
 
 
@@ -159,7 +159,7 @@ def on_the_card() -> bool:
 
 
 def not_compiled(key: str, seconds: float = 0.0) -> Compiled:
-    """A candidate that only the card can tell of, under its own name."""
+    """A candidate that only the GPU can tell of, under its own name."""
     return Compiled(f"not compiled {hashlib.sha256(key.encode()).hexdigest()}", StaticFacts(), seconds)
 
 

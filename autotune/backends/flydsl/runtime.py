@@ -1,6 +1,6 @@
 """Backend `flydsl` on the device: the W4A8 kernels of the tree that `DSL2_ROOT` names, without an engine.
 
-The sort is made by torch beforehand and is in no figure, and quantising is torch's: the same for all
+The sort is made by torch beforehand and is not timed, and quantising is torch's: the same for all
 candidates, so that they are compared rightly, but a layer's microseconds are not an engine's.
 """
 

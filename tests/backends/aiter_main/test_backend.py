@@ -79,7 +79,7 @@ def test_a_generator_that_answers_otherwise_is_told(tmp_path: Path) -> None:
 
 
 def test_nothing_of_composable_kernel_compiles_without_the_card(launches: Launches) -> None:
-    with pytest.raises(CompileRefused, match="on the card only"):
+    with pytest.raises(CompileRefused, match="on the GPU only"):
         CK.compile(KIMI, 4, Stage.STAGE1, CK.space(KIMI, 4, Stage.STAGE1, MI325X).default, MI325X)
 
 
