@@ -21,7 +21,7 @@ _GPU_NODES = ("/dev/kfd", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 
 
 class Kind(StrEnum):
-    """What a figure is. Only measured ones can be exported as winners."""
+    """What a time is. Only measured ones can be exported as winners."""
 
     MEASURED = "measured"
     ESTIMATE = "estimate"
