@@ -157,9 +157,7 @@ def _refine(
             trials[stage, config] = trial
     for trial in trials.values():
         current.store.record_trial(current.id, trial)
-    times = {
-        entry: sum(trials[stage, entry.of(stage)].time_us or 0.0 for stage in Stage) for entry in listed
-    }
+    times = {entry: sum(trials[stage, entry.of(stage)].time_us or 0.0 for stage in Stage) for entry in listed}
     return dict(sorted(times.items(), key=lambda item: (item[1], item[0].key)))
 
 
