@@ -79,7 +79,3 @@ class Doubt:
             )
         self._sound.add(key)
         return False
-
-    def is_sound(self, task: Task) -> bool:
-        """Whether failures to compile there are the candidates' own."""
-        return (task, True) in self._sound

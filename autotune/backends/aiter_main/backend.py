@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from autotune.backends.aiter.names import CkName
 from autotune.backends.aiter.pack import flydsl_misfit
 from autotune.backends.aiter.source import Generation, find_package, generation_of
 from autotune.backends.aiter_main.instances import f8i4_instances
+from autotune.backends.aiter_main.names import CkName
 from autotune.backends.aiter_main.pack import ck_misfit
 from autotune.backends.flydsl.backend import compile_request, work_of
 from autotune.backends.flydsl.compiler import Unsupported

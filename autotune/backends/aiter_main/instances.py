@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from autotune.backends.aiter.names import CkName
+from autotune.backends.aiter_main.names import CkName
 from autotune.errors import UserError
 from autotune.problem.layer import Stage
 

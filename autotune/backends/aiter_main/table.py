@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from autotune.backends.aiter.names import grouped_int4_name
 from autotune.backends.aiter_main.backend import AiterMain, AiterMainGrouped
 from autotune.backends.aiter_main.content import aiter_content, shipped_tables
 from autotune.backends.aiter_main.csv import FmoeKey, FmoeRow, Generation, bucket
 from autotune.backends.aiter_main.instances import f8i4_instances
+from autotune.backends.aiter_main.names import grouped_int4_name
 from autotune.backends.aiter_main.rows import choose_rows
 from autotune.engines.source import EngineSource, find_source, open_source
 from autotune.errors import UserError
@@ -103,7 +103,7 @@ def table_content(
 def _kernel(backend: Backend, source: EngineSource | None, arch: str, stage: Stage, config: Config) -> str:
     """The name that a row has for a config."""
     if isinstance(backend, AiterMainGrouped):
-        return grouped_int4_name(stage, config).text
+        return grouped_int4_name(stage, config)
     if config["kernel"] is not UNSET:
         return str(config["kernel"])
     if source is None or not source.root.is_dir():
