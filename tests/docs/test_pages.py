@@ -25,7 +25,7 @@ _TASKS = (
     "tune", "export", "deploy", "offline", "read-the-report", "add-a-backend", "add-a-model", "database",
     "triton", "engines", "aiter", "options",
 )  # fmt: skip
-_EXPLAINED = ("search", "how-a-time-is-made", "glossary", "testing")
+_EXPLAINED = ("architecture", "search", "how-a-time-is-made", "glossary", "testing")
 
 
 def _named(page: Path) -> str:
