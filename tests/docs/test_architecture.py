@@ -5,6 +5,8 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli.helper import ROOT
 
 CONTRACTS = """
@@ -20,18 +22,23 @@ forbidden_modules = ["autotune.lower"]
 SCRIPT: dict[str, Any] = runpy.run_path(str(ROOT / "scripts" / "architecture.py"))
 
 
-def test_the_picture_is_in_step() -> None:
-    drawn = SCRIPT["picture"](SCRIPT["read_rules"](ROOT), SCRIPT["read_imports"](ROOT))
+@pytest.fixture(scope="module")
+def imports() -> Any:
+    return SCRIPT["read_imports"](ROOT)
+
+
+def test_the_picture_is_in_step(imports: Any) -> None:
+    drawn = SCRIPT["picture"](SCRIPT["read_rules"](ROOT), imports)
     committed = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
     assert committed == drawn, "python scripts/architecture.py > docs/architecture.svg"
 
 
-def test_the_page_has_every_package_in_the_order_of_the_layers() -> None:
+def test_the_page_has_every_package_in_the_order_of_the_layers(imports: Any) -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = page.partition("| package | what it holds |\n")[2].partition("\n\n")[0]
     layered = [name for layer in SCRIPT["read_rules"](ROOT).layers for name in layer]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == layered
-    assert sorted(layered) == sorted(SCRIPT["read_imports"](ROOT).code)
+    assert sorted(layered) == sorted(imports.code)
 
 
 def test_imports_are_told_apart_and_forbidden_ones_marked(tmp_path: Path) -> None:
