@@ -1,7 +1,7 @@
 """`autotune export`: the confirmed winners as files that serving loads."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -21,6 +21,7 @@ from autotune.cli.output import print_json
 
 if TYPE_CHECKING:
     from autotune.export.export import Exported, Plan
+    from autotune.protocol.exporter import Exporter
 
 
 def export(
@@ -33,7 +34,7 @@ def export(
         str | None,
         typer.Option(
             "--format",
-            help="env, aiter, sglang, vllm or json: refused where it is not the backend's own format.",
+            help="The backend's own format; any other is refused.",
         ),
     ] = None,
     model: Annotated[
@@ -147,20 +148,23 @@ def export(
     from dataclasses import asdict
     from functools import partial
 
-    from autotune.backends.aiter_main.table import ServingAiter
+    from autotune.errors import UserError
     from autotune.export.deploy import deploy_files
     from autotune.export.export import Selection, no_extras, plan, serving_folder, write
-    from autotune.export.formats import require_format
     from autotune.export.global_env import decision_json
     from autotune.export.shape_log import read_shape_log
-    from autotune.protocol.content import Place
+    from autotune.protocol.exporter import Place, load_exporter
     from autotune.protocol.mix import make_mix
     from autotune.report.winners import as_json as winner_json
     from autotune.report.winners import summarise
     from autotune.store.store import Store
 
-    require_format(backend, made_as)
-    _refuse_what_has_no_effect(context, backend, guards)
+    exporter = load_exporter(backend)
+    if made_as not in (None, exporter.format):
+        raise UserError(
+            f"winners of backend {backend} are served by --format {exporter.format}, not by {made_as}"
+        )
+    _refuse_what_has_no_effect(context, backend, exporter, guards)
     layer = None
     if model or model_config:
         told = LayerOptions(model or "", model_config, tp or 8, fused_shared_experts, requantised)
@@ -170,7 +174,7 @@ def export(
         tp=tp,
         fused_shared=fused_shared_experts and layer is None,
     )
-    place = Place(serving_folder(out, bundle_path), device_name, triton_version)
+    place = Place(serving_folder(out, bundle_path), device_name, triton_version, aiter_source, aiter_root)
     extras = partial(deploy_files, deploy, place.folder) if deploy else no_extras
     with Store.open(db, create=False) as store:
         made = plan(
@@ -180,7 +184,6 @@ def export(
             mix=make_mix(mix, shape_log, guards, margin),
             log=read_shape_log(shape_log) if shape_log else None,
             extras=extras,
-            aiter=ServingAiter(aiter_source, aiter_root),
         )
         exported = None if preview else write(store, out, made, allow_estimates=allow_estimates)
         if as_json:
@@ -204,12 +207,12 @@ def export(
 
 
 def _print(made: "Plan", out: Path, exported: "Exported | None", preview: bool) -> None:
-    from autotune.export.text import decision_lines, preview_lines
+    from autotune.export.global_env import decision_lines
     from autotune.report.winners import verdict
 
     for winner in made.winners:
         typer.echo(f"{winner.problem.shape} ({winner.problem.tokens_text}): {verdict(winner)}")
-    for line in preview_lines(made.previews) if preview else ():
+    for line in (line for each in made.previews for line in each.lines()) if preview else ():
         typer.echo(line)
     for line in decision_lines(made.decision) if made.decision else ():
         typer.echo(line)
@@ -222,25 +225,31 @@ def _print(made: "Plan", out: Path, exported: "Exported | None", preview: bool) 
     typer.echo("Rollback: delete the folder and restart the server; nothing else was changed.")
 
 
-def _refuse_what_has_no_effect(context: typer.Context, backend: str, guards: str) -> None:
-    """Options of formats that the backend's winners are not written in.
+_OF_THE_ENGINE: Final = {
+    "device_name": ("device_name", "whose files have no GPU's name"),
+    "triton_version": ("triton_version", "whose files are for any version of Triton"),
+    "source": ("aiter_source", "which is merged with nothing of the engine's"),
+    "root": ("aiter_root", "which names no file of the engine's"),
+}
+"""By field of a bundle's place, the option that fills it, and why some formats have no use for it."""
+
+
+def _refuse_what_has_no_effect(
+    context: typer.Context, backend: str, exporter: "Exporter", guards: str
+) -> None:
+    """Options that the backend's exporter does not go by.
 
     Raises:
         UserError: such an option stands on the command line, or --margin without a guard.
     """
-    from autotune.export.formats import format_of
     from autotune.protocol.mix import parse_guards
-    from autotune.protocol.registry import load_backend
+    from autotune.protocol.process_knobs import has_process_knobs
 
-    served = format_of(load_backend(backend))
-    why = f"winners of backend {backend} are served by --format {served}"
-    if served not in ("sglang", "vllm"):
-        refuse(context, f"{why}, whose files have no GPU's name", "device_name")
-    if served != "sglang":
-        refuse(context, f"{why}, and only SGLang looks for a Triton", "triton_version")
-    if served != "aiter":
-        refuse(context, f"{why}, not by rows of AITER's table", "aiter_source", "aiter_root")
-    if served != "env":
+    why = f"winners of backend {backend} are served by --format {exporter.format}"
+    for name, (option, reason) in _OF_THE_ENGINE.items():
+        if name not in exporter.options:
+            refuse(context, f"{why}, {reason}", option)
+    if not has_process_knobs(backend):
         refuse(context, f"{why}, a config a shape", "mix", "shape_log", "guards", "margin")
     elif not parse_guards(guards):
         refuse(context, "there is no guard", "margin")

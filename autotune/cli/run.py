@@ -244,9 +244,8 @@ def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend
     Raises:
         UserError: such an option stands on the command line.
     """
-    from autotune.backends.env_knobs import DeployedByEnvironment
     from autotune.errors import UserError
-    from autotune.protocol.registry import load_backend
+    from autotune.protocol.process_knobs import has_process_knobs
 
     if not target.live:
         refuse(context, f"{target.name} measures on no GPU", "device", "cold", "shared_gpu")
@@ -260,8 +259,10 @@ def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend
     elif not target.live:
         refuse(context, "an estimate knows nothing of the routing", "routing")
         refuse(context, "an estimate decides nothing", "min_gain")
-    if not target.live or not isinstance(load_backend(backend), DeployedByEnvironment):
-        refuse(context, "settings of the process are timed for aiter and flydsl on a GPU only", "guards")
+    if not target.live:
+        refuse(context, "settings of the process are timed on a GPU only", "guards")
+    if not has_process_knobs(backend):
+        refuse(context, f"backend {backend} has no setting of the process, but a config a shape", "guards")
 
 
 def _progress(silent: bool, kind: str, timeout_s: float | None) -> "Tally":

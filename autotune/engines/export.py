@@ -4,16 +4,34 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from autotune.engines.backend import EngineBackend
 from autotune.engines.moe import HIP_ONLY, entry
 from autotune.errors import UserError
+from autotune.machine.targets import known_device
 from autotune.problem.layer import Stage
-from autotune.protocol.content import Preview, Row, source_of
+from autotune.protocol.exporter import Preview, Row, source_of
 from autotune.protocol.key_table import key_table, looked_at, nearest
 from autotune.results import LayerConfig
 from autotune.space.config import Config
 from autotune.store.records import WinnerRecord
 
 Table = Mapping[int, LayerConfig]
+
+
+def engine_default(kernels: EngineBackend, winner: WinnerRecord) -> Callable[[int], LayerConfig]:
+    """The engine's own config by tokens, for a winner's layer on its GPU.
+
+    Raises:
+        UserError: the engine's rule for this GPU is not known.
+    """
+    name = winner.environment.device
+    device = known_device(name.removeprefix("offline:"))
+    if device is None:
+        raise UserError(
+            f"the engine's default on {name!r} is not known, which the file needs where nothing was tuned:"
+            " add the GPU to autotune/machine/devices.py"
+        )
+    return lambda tokens: kernels.default(winner.problem.layer, tokens, device)
 
 
 def winners_table(winners: Sequence[WinnerRecord], default: Callable[[int], LayerConfig]) -> Table:

@@ -5,12 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from autotune.backends.aiter_main.table import ServingAiter, table_content, writes_table
-from autotune.backends.env_knobs import EnvKnobs, env_knobs
 from autotune.errors import UserError
 from autotune.export.bundle import write_bundle
 from autotune.export.env_file import env_files
-from autotune.export.formats import content_of
 from autotune.export.global_env import choose, decision_json, deployed
 from autotune.export.manifest import manifest_json
 from autotune.export.settings_table import Setting, SettingsTable
@@ -20,9 +17,10 @@ from autotune.problem.layer import Layer
 from autotune.problem.models import FUSED_SHARED, known_needs, requantised
 from autotune.protocol.backend import Backend
 from autotune.protocol.bundle import MANIFEST
-from autotune.protocol.content import Place, Preview, estimate_note
+from autotune.protocol.exporter import Place, Preview, Request, estimate_note, load_exporter
 from autotune.protocol.legality import require_computed
 from autotune.protocol.mix import UNTOLD, Decision, Mix
+from autotune.protocol.process_knobs import ProcessKnobs, process_knobs
 from autotune.protocol.registry import load_backend
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
@@ -118,35 +116,32 @@ def plan(
     mix: Mix = UNTOLD,
     log: ShapeLog | None = None,
     extras: Extras = no_extras,
-    aiter: ServingAiter = ServingAiter(),  # noqa: B008 frozen
 ) -> Plan:
     """What an export of the chosen winners would write.
 
     Args:
         mix: traffic over which a process-global setting is chosen.
         log: the same, recorded, in place of the mix's weights.
-        aiter: whose tables AITER main's winners are merged with.
         extras: further files, made from the process environment, e.g. launch examples.
 
     Raises:
         UserError: there is nothing that may be exported, or it fits no file.
     """
+    exporter = load_exporter(selection.backend)
     own = select(store, selection)
-    backend = load_backend(own[0].backend)
-    served = selection.served(own[0].problem.layer)
-    require_computed(backend, own[0].backend, served)
-    knobs = env_knobs(backend, own[0].environment.kernel_source)
-    winners, decision, variables = own, None, None
+    backend = load_backend(selection.backend)
+    require_computed(backend, selection.backend, selection.served(own[0].problem.layer))
+    knobs = process_knobs(selection.backend, own[0].environment.kernel_source)
+    winners: Sequence[WinnerRecord] = own
+    decision, variables = None, None
     if knobs:
         decision = _decision(store, own, knobs, backend, mix, log)
         # One estimate, which the user let in: there is nothing to choose from.
         setting = dict(decision.setting) if decision else knobs.variables(own[0].config, own[0].default)
         variables = knobs.deployment(setting)
         winners = deployed(own, knobs, decision) if decision else own
-    if writes_table(backend):
-        content, winners = table_content(store, backend, winners, place, aiter)
-    else:
-        content = content_of(winners, place, variables)
+    content = exporter.content(Request(winners, backend, store, place, variables))
+    winners = winners if content.winners is None else content.winners
     lines = [
         f"autotune: {winners[0].problem.layer.model}, {winners[0].environment.device}",
         estimate_note(winners),
@@ -178,7 +173,7 @@ def plan(
 def _decision(
     store: Store,
     winners: Sequence[WinnerRecord],
-    knobs: EnvKnobs,
+    knobs: ProcessKnobs,
     backend: Backend,
     mix: Mix,
     log: ShapeLog | None,

@@ -5,18 +5,18 @@ is a setting that was timed, as a whole, at every shape of the mix and at every 
 and tested once on others.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from autotune.backends.env_knobs import EnvKnobs
 from autotune.errors import UserError
-from autotune.export.settings_table import Setting, SettingsTable
-from autotune.export.tested import put_to_test
+from autotune.export.settings_table import Setting, SettingsTable, gain_text, put_to_test
 from autotune.protocol.mix import Decision, Mix, decide, even
+from autotune.protocol.process_knobs import ProcessKnobs
 from autotune.results import LayerConfig
 from autotune.store.records import WinnerRecord
+from autotune.text import percent
 
 Shape = TypeVar("Shape", bound=Hashable)
 
@@ -27,7 +27,7 @@ def setting_text(setting: Setting) -> str:
 
 
 def shared_settings(
-    knobs: EnvKnobs, defaults: Mapping[Shape, LayerConfig], best: Mapping[Shape, Sequence[LayerConfig]]
+    knobs: ProcessKnobs, defaults: Mapping[Shape, LayerConfig], best: Mapping[Shape, Sequence[LayerConfig]]
 ) -> list[Setting]:
     """The settings that deploy some shape's best, each shape's first before any shape's second.
 
@@ -44,7 +44,7 @@ def shared_settings(
 
 
 def shared_finalists(
-    knobs: EnvKnobs, defaults: Mapping[Shape, LayerConfig], settings: Sequence[Setting]
+    knobs: ProcessKnobs, defaults: Mapping[Shape, LayerConfig], settings: Sequence[Setting]
 ) -> dict[Shape, list[LayerConfig]]:
     """What must be timed at each shape: the default, then each setting as the config that it makes there.
 
@@ -97,7 +97,7 @@ def choose(table: SettingsTable, mix: Mix, tuned: Sequence[int]) -> Decision[Set
 
 
 def deployed(
-    winners: Sequence[WinnerRecord], knobs: EnvKnobs, decision: Decision[Setting]
+    winners: Sequence[WinnerRecord], knobs: ProcessKnobs, decision: Decision[Setting]
 ) -> list[WinnerRecord]:
     """The winners with what the setting makes of their shapes in place of their own configs and gains."""
     made = []
@@ -140,3 +140,33 @@ def decision_json(decision: Decision[Setting]) -> dict[str, Any]:
             "failed": tested.failed,
         },
     }
+
+
+def decision_lines(decision: Decision[Setting]) -> Iterator[str]:
+    """The decision table: a line a setting, gains over the default by tokens; then the test of the best."""
+    if not decision.candidates:
+        yield "Every shape kept the default, so every knob stays unset."
+        return
+    mix = ", ".join(f"{tokens}: {share:.0%}" for tokens, share in decision.mix.weights.items())
+    guards = ", ".join(map(str, decision.mix.guards))
+    margin = percent(decision.mix.margin)
+    guarded = f"guards {guards} may lose {margin}" if guards else "no guards: nothing is known of prefill"
+    yield f"One setting for every shape, over the mix {mix}; {guarded}."
+    for note in decision.notes:
+        yield f"  {note}"
+    columns = sorted({*decision.mix.weights, *decision.mix.guards})
+    yield "  " + "".join(f"{m:>9}" for m in columns) + f"{'mix':>9}  setting"
+    for line in decision.candidates:
+        cells = [percent(line.gains[m], signed=True) if m in line.gains else "-" for m in columns]
+        mean = "-" if line.mean is None else percent(line.mean, signed=True)
+        name = setting_text(line.setting)
+        mark = "chosen: " if line.setting == decision.setting else ""
+        why = f" (refused: {line.refused})" if line.refused else ""
+        yield "  " + "".join(f"{cell:>9}" for cell in cells) + f"{mean:>9}  {mark}{name}{why}"
+    if decision.tested:
+        tested = decision.tested
+        end = f"kept default: {tested.failed}" if tested.failed else "confirmed"
+        setting, gain = setting_text(tested.setting), gain_text(tested.mean)
+        yield f"  Tested on other routings: {setting}: mix {gain}; {end}"
+        for tokens, interval in tested.gains.items():
+            yield f"    {tokens:>6} tokens {gain_text(interval)}"

@@ -10,7 +10,7 @@ from autotune import __version__
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Stage
-from autotune.protocol.content import estimate_note
+from autotune.protocol.exporter import estimate_note
 from autotune.results import LayerConfig, Verdict
 from autotune.store.records import WinnerRecord
 

@@ -1,16 +1,24 @@
-"""Tables of settings as a run stored them: each setting's rounds beside the default's, by tokens."""
+"""Tables of settings as a run stored them: each setting's rounds beside the default's, by tokens.
 
-from collections.abc import Callable, Hashable, Sequence
+The best of several noisy times is biased low; what it gains in other rounds is not. So a setting is chosen by
+some rounds and put to the test once, in others. A pair of rounds gives one ratio of the mix's whole time, and
+the pairs are resampled.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from autotune.backends.env_knobs import EnvKnobs
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Layer, Stage
 from autotune.protocol.backend import Backend
+from autotune.protocol.mix import Mix, Tested
+from autotune.protocol.process_knobs import ProcessKnobs
 from autotune.results import Confirmation, LayerConfig
+from autotune.statistics import Interval, median_interval, pair_ratios
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
+from autotune.text import counted, percent, percent_interval
 
 Setting = tuple[tuple[str, str], ...]
 """Variables by name; none at all is the engine as it ships."""
@@ -65,7 +73,7 @@ class SettingsTable:
         program: see `program_of`.
     """
 
-    def __init__(self, shapes: Sequence[TimedShape], knobs: EnvKnobs, program: Program) -> None:
+    def __init__(self, shapes: Sequence[TimedShape], knobs: ProcessKnobs, program: Program) -> None:
         self._knobs, self._program = knobs, program
         self._shapes = {shape.table.problem.tokens: shape for shape in shapes}
         self._places = {tokens: shape.places(program) for tokens, shape in self._shapes.items()}
@@ -73,7 +81,7 @@ class SettingsTable:
 
     @classmethod
     def read(
-        cls, store: Store, winners: Sequence[WinnerRecord], knobs: EnvKnobs, backend: Backend
+        cls, store: Store, winners: Sequence[WinnerRecord], knobs: ProcessKnobs, backend: Backend
     ) -> "SettingsTable":
         """The tables of the runs that the winners come from, all of one stack, oldest first."""
         shapes = []
@@ -119,7 +127,7 @@ class SettingsTable:
         return self._places[tokens].get(self._program(tokens, self._knobs.overlay(default, dict(setting))))
 
 
-def _settings(shapes: Sequence[TimedShape], knobs: EnvKnobs) -> list[Setting]:
+def _settings(shapes: Sequence[TimedShape], knobs: ProcessKnobs) -> list[Setting]:
     """The settings behind the finalists.
 
     A variable that repeats a shape's default does not show there: a setting is what its label has at all
@@ -132,3 +140,51 @@ def _settings(shapes: Sequence[TimedShape], knobs: EnvKnobs) -> list[Setting]:
             shown = named.setdefault((shape.run, finalist.label), {})
             shown.update(knobs.variables(finalist.config, default.config))
     return [tuple(sorted(variables.items())) for variables in named.values()]
+
+
+def put_to_test(table: SettingsTable, setting: Setting, mix: Mix) -> Tested[Setting]:
+    """The gain over the mix, and at each of its shapes and guards, with intervals; and whether that will do.
+
+    It will where the mix's gain is surely above the run's least gain, and no guard's loss may be above the
+    margin.
+    """
+    needed = sorted({*mix.weights, *mix.guards})
+    times = {tokens: table.testing(setting, tokens) for tokens in needed}
+    nothing = Interval(0.0, 0.0, 0.0)
+    broken = [tokens for tokens, (mine, base) in times.items() if not mine or len(mine) != len(base)]
+    if broken:
+        failed = f"failed in a round at {counted(broken[0], 'token')}"
+        return Tested(setting, nothing, {}, failed, unsafe=True)
+    measuring = table.measuring
+    gains = {tokens: _gain(mine, base, measuring) for tokens, (mine, base) in times.items()}
+    mean = _gain(
+        _of_mix({tokens: mine for tokens, (mine, _) in times.items()}, mix),
+        _of_mix({tokens: base for tokens, (_, base) in times.items()}, mix),
+        measuring,
+    )
+    for tokens in mix.guards:
+        if gains[tokens].low < -mix.margin:
+            within = f"not surely within {percent(mix.margin)} of the default at {counted(tokens, 'token')}"
+            lost = f"{within}: {gain_text(gains[tokens])}"
+            return Tested(setting, mean, gains, lost, unsafe=True)
+    if mean.low <= measuring.min_gain:
+        little = f"its gain over the mix is not surely above {percent(measuring.min_gain)}: {gain_text(mean)}"
+        return Tested(setting, mean, gains, little)
+    return Tested(setting, mean, gains, "")
+
+
+def gain_text(gain: Interval) -> str:
+    """A gain with its interval, for people."""
+    return percent_interval(gain.value, gain.low, gain.high, signed=True)
+
+
+def _of_mix(times: Mapping[int, Sequence[float]], mix: Mix) -> list[float]:
+    """The mix's time in each round: the shapes' rounds are independent, so any may stand beside any."""
+    rounds = min(len(times[tokens]) for tokens in mix.weights)
+    return [sum(share * times[tokens][i] for tokens, share in mix.weights.items()) for i in range(rounds)]
+
+
+def _gain(mine: Sequence[float], base: Sequence[float], measuring: MeasureSettings) -> Interval:
+    """(default - setting) / default with its interval."""
+    ratio = median_interval(pair_ratios(mine, base), resamples=measuring.resamples, seed=measuring.seed)
+    return Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)

@@ -45,12 +45,16 @@ class Registration:
         name: for `--backend`.
         kernels: a class with the methods of `protocol.backend.Backend`.
         weights: None: not known, so no limit by bandwidth is shown.
+        exporter: a class with the methods of `protocol.exporter.Exporter`.
+        knobs: `protocol.process_knobs.KnobsOf`, where knobs are variables of the process; "": they are chosen
+            by the number of tokens.
     """
 
     name: str
     kernels: str
     weights: WeightBytes | None = None
     exporter: str = ""
+    knobs: str = ""
     verifiers: Mapping[str, str] = field(default_factory=dict)
     checker: str = ""
     doctor: str = ""
@@ -66,6 +70,19 @@ def part(backend: str, path: str) -> Any:
     try:
         return getattr(import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(f"backend {backend!r} cannot be loaded ({error}): correct {path!r}") from error
+
+
+def instance(backend: str, path: str) -> Any:
+    """An instance of the class that a registration names as `module:class`.
+
+    Raises:
+        UserError: there is no such class, or it cannot be made without arguments.
+    """
+    kind = part(backend, path)
+    try:
+        return kind()
+    except TypeError as error:
         raise UserError(f"backend {backend!r} cannot be loaded ({error}): correct {path!r}") from error
 
 
@@ -96,11 +113,7 @@ def load_backend(name: str) -> Backend:
     Raises:
         UserError: there is none.
     """
-    path = registration(name).kernels
-    try:
-        backend: Backend = part(name, path)()
-    except TypeError as error:
-        raise UserError(f"backend {name!r} cannot be loaded ({error}): correct {path!r}") from error
+    backend: Backend = instance(name, registration(name).kernels)
     return backend
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol, runtime_checkable
 
-from autotune.backends.env_knobs import EnvKnobs, env_knobs
 from autotune.export.global_env import setting_text, shared_finalists, shared_settings
 from autotune.export.settings_table import Setting
 from autotune.problem.layer import Problem, Stage
 from autotune.problem.routing import UNIFORM
 from autotune.processes import interrupt
 from autotune.protocol.backend import Backend
+from autotune.protocol.process_knobs import ProcessKnobs, process_knobs
 from autotune.results import SETTING, Confirmation, Finalist, LayerConfig
 from autotune.store.records import WinnerRecord
 from autotune.text import counted
@@ -41,7 +41,7 @@ def guard_problems(request: RunRequest, backend: Backend) -> list[Problem]:
     A guard stands for prefill: every token is a sequence of its own, so a routing that lets a sequence's
     draft tokens share experts draws each anew. A recording has as many tokens as the verify shape.
     """
-    if not request.target.live or env_knobs(backend, backend.source_digest()) is None:
+    if not request.target.live or process_knobs(request.backend, backend.source_digest()) is None:
         return []
     first = request.problems[0]
     routing = UNIFORM if first.routing.kind in ("file", "correlated") else first.routing
@@ -66,7 +66,7 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
     Returns:
         Sentences for the user; none where the backend's knobs are no variables, or nothing may be decided.
     """
-    knobs = env_knobs(current.backend, current.environment.kernel_source)
+    knobs = process_knobs(current.request.backend, current.environment.kernel_source)
     decides = current.request.measuring.decides
     if knobs is None or not isinstance(judge, TimesAll) or not decides or not winners:
         return []
@@ -115,7 +115,7 @@ def _leaders(current: Tuning, winner: WinnerRecord) -> list[LayerConfig]:
 
 def _legal(
     current: Tuning,
-    knobs: EnvKnobs,
+    knobs: ProcessKnobs,
     defaults: Mapping[Problem, LayerConfig],
     settings: Sequence[Setting],
 ) -> tuple[list[Setting], list[Refusal]]:
@@ -139,7 +139,7 @@ def _legal(
 
 
 def _broken(
-    current: Tuning, knobs: EnvKnobs, problem: Problem, default: LayerConfig, setting: Setting
+    current: Tuning, knobs: ProcessKnobs, problem: Problem, default: LayerConfig, setting: Setting
 ) -> str | None:
     config = knobs.overlay(default, dict(setting))
     for stage in Stage:

@@ -11,7 +11,7 @@ from autotune.backends.triton.export import operator_content
 from autotune.cli import app
 from autotune.kernels.config import Stage1Config, Stage2Config
 from autotune.kernels.tuned import Gpu
-from autotune.protocol.content import Place
+from autotune.protocol.exporter import Place
 from autotune.protocol.lookup import Verification
 from autotune.results import LayerConfig
 from autotune.space.config import Config

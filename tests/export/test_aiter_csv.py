@@ -8,18 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.backends.aiter.knobs import bucket as published_bucket
 from autotune.backends.aiter_main.csv import (
     COLUMNS,
     FmoeKey,
     FmoeRow,
-    Generation,
     bucket,
     columns_of,
     merge_list,
     table_csv,
     without_keys,
 )
-from autotune.backends.aiter_main.rows import choose_rows
 from autotune.errors import UserError
 
 KEY = FmoeKey("gfx942", 304, 7168, 256, 384, 8, "torch.float8_e4m3fnuz", ("torch.uint32", "torch.int4"))
@@ -34,25 +33,18 @@ def parsed(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.parametrize("generation", Generation)
-def test_columns_are_those_of_the_generation(generation: Generation) -> None:
-    text = table_csv(KEY, [row(4)], COLUMNS[generation])
-    assert tuple(columns_of(text)) == COLUMNS[generation]
-    assert ("gfx" in columns_of(text)) is (generation is Generation.MAIN)
-
-
 def test_the_columns_of_an_installed_table_are_taken_over_in_their_order() -> None:
-    installed = [*COLUMNS[Generation.PUBLISHED], "something_new"]
+    installed = [*reversed(COLUMNS), "something_new"]
     assert columns_of(table_csv(KEY, [row(4)], installed)) == installed
 
 
 def test_each_name_under_which_an_engine_asks_for_int4_has_a_row() -> None:
-    rows = parsed(table_csv(KEY, [row(4)], COLUMNS[Generation.MAIN]))
+    rows = parsed(table_csv(KEY, [row(4)], COLUMNS))
     assert [r["q_dtype_w"] for r in rows] == ["torch.uint32", "torch.int4"]
 
 
 def test_a_row_says_what_was_chosen() -> None:
-    (made,) = parsed(table_csv(PLAIN, [row(4)], COLUMNS[Generation.MAIN]))
+    (made,) = parsed(table_csv(PLAIN, [row(4)], COLUMNS))
     assert (made["gfx"], made["cu_num"], made["token"], made["expert"]) == ("gfx942", "304", "4", "384")
     assert (made["block_m"], made["kernelName1"], made["kernelName2"]) == ("16", "one_4", "two_4")
     assert (made["us1"], made["us2"], made["us"]) == ("10.0000", "5.0000", "15.0000")
@@ -61,64 +53,57 @@ def test_a_row_says_what_was_chosen() -> None:
 
 def test_two_rows_for_one_bucket_are_refused() -> None:
     with pytest.raises(UserError, match="bucket of 4"):
-        table_csv(PLAIN, [row(4), row(4)], COLUMNS[Generation.MAIN])
+        table_csv(PLAIN, [row(4), row(4)], COLUMNS)
 
 
-@given(st.integers(1, 16), st.sampled_from(Generation))
-def test_verify_shapes_are_rounded_up_to_powers_of_two(tokens: int, generation: Generation) -> None:
-    rounded = bucket(tokens, generation)
+BUCKETS = {"published": published_bucket, "main": bucket}
+"""By AITER's generation."""
+
+
+@given(st.integers(1, 16), st.sampled_from(sorted(BUCKETS)))
+def test_verify_shapes_are_rounded_up_to_powers_of_two(tokens: int, generation: str) -> None:
+    rounded = BUCKETS[generation](tokens)
     assert rounded >= tokens > rounded // 2
     assert rounded & (rounded - 1) == 0
 
 
 def test_three_and_four_share_a_row() -> None:
-    assert bucket(3, Generation.MAIN) == bucket(4, Generation.MAIN) == 4
+    assert bucket(3) == bucket(4) == 4
 
 
 @pytest.mark.parametrize(
     ("generation", "rounded", "first", "last"),
     [
         # Up to a power of two, and from the last of those on down to the bucket, as `get_padded_M` has it.
-        (Generation.PUBLISHED, 512, 257, 512),
-        (Generation.PUBLISHED, 1024, 513, 2047),
-        (Generation.PUBLISHED, 2048, 2048, 16383),
-        (Generation.PUBLISHED, 16384, 16384, 1 << 20),
-        (Generation.MAIN, 4096, 2049, 4096),
-        (Generation.MAIN, 16384, 8193, 16384),
-        (Generation.MAIN, 32768, 16385, 131071),
-        (Generation.MAIN, 131072, 131072, 1 << 20),
+        ("published", 512, 257, 512),
+        ("published", 1024, 513, 2047),
+        ("published", 2048, 2048, 16383),
+        ("published", 16384, 16384, 1 << 20),
+        ("main", 4096, 2049, 4096),
+        ("main", 16384, 8193, 16384),
+        ("main", 32768, 16385, 131071),
+        ("main", 131072, 131072, 1 << 20),
     ],
 )
 def test_prefill_is_looked_up_by_the_generations_own_buckets(
-    generation: Generation, rounded: int, first: int, last: int
+    generation: str, rounded: int, first: int, last: int
 ) -> None:
-    assert [bucket(tokens, generation) for tokens in (first, last)] == [rounded, rounded]
+    assert [BUCKETS[generation](tokens) for tokens in (first, last)] == [rounded, rounded]
 
 
 def test_a_shipped_row_with_our_key_is_taken_out_of_a_copy() -> None:
-    ours = table_csv(PLAIN, [row(4)], COLUMNS[Generation.PUBLISHED])
-    shipped = table_csv(PLAIN, [row(2), row(4), row(8)], COLUMNS[Generation.PUBLISHED])
+    ours = table_csv(PLAIN, [row(4)], COLUMNS)
+    shipped = table_csv(PLAIN, [row(2), row(4), row(8)], COLUMNS)
     left = without_keys(shipped, ours)
     assert left is not None
     assert [r["token"] for r in parsed(left)] == ["2", "8"]
 
 
 def test_a_shipped_table_without_our_keys_is_used_as_it_is() -> None:
-    columns = COLUMNS[Generation.PUBLISHED]
-    assert without_keys(table_csv(PLAIN, [row(2)], columns), table_csv(PLAIN, [row(4)], columns)) is None
+    assert without_keys(table_csv(PLAIN, [row(2)], COLUMNS), table_csv(PLAIN, [row(4)], COLUMNS)) is None
 
 
 def test_ours_is_merged_first() -> None:
     assert merge_list(["/b/ours.csv", "/a/tuned_fmoe.csv"]) == f"/b/ours.csv{os.pathsep}/a/tuned_fmoe.csv"
     with pytest.raises(UserError, match="splits the list"):
         merge_list([f"/b{os.pathsep}c/ours.csv"])
-
-
-def test_a_buckets_row_is_chosen_for_every_count_that_it_serves() -> None:
-    times = {
-        "default": {3: 10.0, 4: 10.0, 8: 12.0},
-        "best at 4": {3: 11.0, 4: 7.0, 8: 12.0},
-        "good at both": {3: 9.0, 4: 9.0, 8: 13.0},
-    }
-    chosen = choose_rows(times, "default", Generation.MAIN)
-    assert {tokens: one.setting for tokens, one in chosen.items()} == {4: "good at both", 8: "default"}

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import UserError
-from autotune.export.deploy import deploy_files, stack
+from autotune.export.deploy import deploy_files
 from autotune.export.export import Selection, export, plan, serving_folder
-from autotune.export.text import preview_lines
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
-from autotune.protocol.content import Place
+from autotune.protocol.exporter import Place
 from autotune.results import Confirmation, Finalist, LayerConfig, Round
 from autotune.store.records import ShortListed
 from autotune.store.store import Store
@@ -95,7 +94,7 @@ def test_exporting_again_gives_equal_bytes(store: Store, tmp_path: Path) -> None
 def test_a_preview_names_the_files_and_the_keys_and_writes_nothing(store: Store, tmp_path: Path) -> None:
     win(store, 4, [both(), both(tile_n=64)], [10.0, 8.0])
     made = plan(store, Selection("sglang"), Place("/opt/b"))
-    lines = list(preview_lines(made.previews))
+    lines = [line for preview in made.previews for line in preview.lines()]
     assert lines[0].startswith("sglang/configs/triton_3_6_0/E=384,N=256,device_name=AMD_Instinct_MI325X,")
     assert any("for M = 4, 5, 6 (tuned): BLOCK_SIZE_M=16 BLOCK_SIZE_N=64" in line for line in lines)
     assert list(tmp_path.glob("deploy*")) == []
@@ -125,11 +124,19 @@ def test_eagle3_verifies_four_tokens() -> None:
     assert "'\"$DRAFT\"'" in vllm
 
 
-def test_the_stack_is_named() -> None:
-    assert "published image" in stack("aiter", "sglang").text
-    assert "int4 x fp8" in stack("aiter", "vllm").text
-    with pytest.raises(UserError, match="--deploy"):
-        stack("vllm", "sglang")
+def test_the_stack_is_the_backends_own_and_what_is_not_known_to_run_it_is_refused() -> None:
+    def script(backend: str, engine: str) -> str:
+        files = deploy_files(engine, "/opt/b", [winner(4, backend=backend)], {})
+        return files[f"deploy/{engine}-tuned.sh"]
+
+    assert "published image" in script("aiter", "sglang")
+    assert "int4 x fp8" in script("aiter", "vllm")
+    assert "export AITER_W4A8_USE_INT8=1\n" in script("flydsl", "sglang")
+    assert "AITER_W4A8_USE_INT8" not in script("aiter_main", "vllm")
+    with pytest.raises(UserError, match="winners of backend vllm serve in vllm: use that --deploy"):
+        script("vllm", "sglang")
+    with pytest.raises(UserError, match=r"no launch of sglang is known .* backend aiter_main_w4a16: leave"):
+        script("aiter_main_w4a16", "sglang")
 
 
 def estimate(store: Store, backend: str) -> None:

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from autotune.backends.env_knobs import PUBLISHED
+from autotune.backends.aiter.knobs import PUBLISHED
 from autotune.errors import UserError
 from autotune.export.export import Plan, Selection, plan
-from autotune.export.global_env import shared_finalists, shared_settings
+from autotune.export.global_env import decision_lines, shared_finalists, shared_settings
 from autotune.export.shape_log import Shape, ShapeLog
-from autotune.export.text import decision_lines
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
-from autotune.protocol.content import Place
+from autotune.protocol.exporter import Place
 from autotune.protocol.mix import UNTOLD, Mix
 from autotune.results import Confirmation, Finalist, LayerConfig, Round
 from autotune.space.config import Config

@@ -7,7 +7,7 @@ import pytest
 from autotune.backends.sglang.export import SglangKey, sglang_content, triton_folder
 from autotune.engines.moe import Quantisation
 from autotune.errors import UserError
-from autotune.protocol.content import Place
+from autotune.protocol.exporter import Place
 from autotune.results import LayerConfig
 from tests.export.winners import KIMI, config, winner
 

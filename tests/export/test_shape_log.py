@@ -2,7 +2,6 @@
 
 import json
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.backends.aiter_main.csv import Generation, bucket
+from autotune.backends.aiter.knobs import bucket
 from autotune.errors import UserError
 from autotune.export.shape_log import ShapeLog, read_shape_log
 from autotune.problem.layer import Layer
 
 LAYER = Layer("kimi", model_dim=7168, inter_dim=256, experts=384, top_k=8, tp=8)
 TIMED = (4, 160, 64)
-BUCKET = partial(bucket, generation=Generation.PUBLISHED)
 
 
 def line(tokens: Any, **changes: Any) -> str:
@@ -40,7 +38,7 @@ def log(path: Path, *lines: str | bytes) -> ShapeLog:
 
 
 def traffic(made: ShapeLog) -> tuple[dict[int, float], str]:
-    shares, notes = made.traffic(LAYER, TIMED, BUCKET)
+    shares, notes = made.traffic(LAYER, TIMED, bucket)
     return shares, "\n".join(notes)
 
 
@@ -155,7 +153,7 @@ def test_what_is_no_log_is_one_sentence(content: bytes, tmp_path: Path) -> None:
 )
 def test_any_file_is_traffic_or_one_sentence(tmp_path_factory: Any, lines: list[bytes]) -> None:
     with suppress(UserError):
-        shares, notes = log(tmp_path_factory.mktemp("log") / "log", *lines).traffic(LAYER, TIMED, BUCKET)
+        shares, notes = log(tmp_path_factory.mktemp("log") / "log", *lines).traffic(LAYER, TIMED, bucket)
         assert sum(shares.values()) >= 1
         assert set(shares) <= set(TIMED)
         assert all("\n" not in note for note in notes)

@@ -7,7 +7,7 @@ import pytest
 from autotune.backends.vllm.export import VllmKey, vllm_content
 from autotune.engines.moe import Quantisation
 from autotune.errors import UserError
-from autotune.protocol.content import Place
+from autotune.protocol.exporter import Place
 from autotune.results import LayerConfig
 from tests.export.winners import KIMI, config, winner
 

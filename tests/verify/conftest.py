@@ -16,7 +16,7 @@ from autotune.export.env_file import env_files
 from autotune.export.manifest import manifest_json
 from autotune.machine.devices import DEVICES
 from autotune.protocol.bundle import MANIFEST, Bundle
-from autotune.protocol.content import Content, Place
+from autotune.protocol.exporter import Content, Place
 from autotune.protocol.registry import load_backend
 from autotune.store.records import WinnerRecord
 from tests.export.winners import KIMI, winner

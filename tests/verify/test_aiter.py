@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from autotune.backends.aiter_main.content import aiter_content, shipped_tables
-from autotune.backends.aiter_main.csv import FmoeKey, FmoeRow, Generation
+from autotune.backends.aiter_main.csv import FmoeKey, FmoeRow
+from autotune.backends.aiter_main.export import aiter_content, shipped_tables
 from autotune.backends.aiter_main.verify import verify_aiter
 from autotune.engines.source import EngineSource, find_source, open_source
 from autotune.protocol.bundle import Bundle
-from autotune.protocol.content import Content, Place
+from autotune.protocol.exporter import Content, Place
 from tests.verify.conftest import plant, write_as_bundle
 
 PLACE = Place("/opt/b")
@@ -50,7 +50,7 @@ def write(folder: Path, made: Content) -> Bundle:
 def merged(aiter: EngineSource, key: FmoeKey = KEY, rows: list[FmoeRow] = ROWS) -> Content:
     """With shipped tables, as `--aiter-source` does; three of them, for speed."""
     shipped = dict(list(shipped_tables(aiter).items())[:3])
-    return aiter_content(key, rows, Generation.MAIN, PLACE, shipped=shipped, installed="/opt/aiter")
+    return aiter_content(key, rows, PLACE, shipped=shipped, installed="/opt/aiter")
 
 
 def table(folder: Path) -> Path:
@@ -167,7 +167,7 @@ def test_a_row_of_ours_that_is_shipped_too_is_left_out_of_the_merge(
         doweight_stage1=first["doweight_stage1"] == "1",
     )
     rows = [replace(ROWS[0], tokens=int(first["token"]))]
-    made = aiter_content(key, rows, Generation.MAIN, PLACE, shipped=shipped, installed="/opt/aiter")
+    made = aiter_content(key, rows, PLACE, shipped=shipped, installed="/opt/aiter")
     assert f"aiter/{Path(name).name}" in made.files
     verification = verify_aiter(write(tmp_path, made), aiter)
     assert verification.ok, verification.reasons
@@ -176,14 +176,7 @@ def test_a_row_of_ours_that_is_shipped_too_is_left_out_of_the_merge(
 def test_the_published_generation_reads_no_table_while_its_dsl_is_enforced(
     tmp_path: Path, published: EngineSource
 ) -> None:
-    made = aiter_content(
-        KEY,
-        ROWS,
-        Generation.PUBLISHED,
-        PLACE,
-        shipped=shipped_tables(published),
-        installed="/opt/aiter",
-    )
+    made = aiter_content(KEY, ROWS, PLACE)
     verification = verify_aiter(write(tmp_path, made), published)
     assert any("AITER_ENFORCE_DSL=0" in one for one in verification.reasons), verification.reasons
     freed = replace(made, variables={**made.variables, "AITER_ENFORCE_DSL": "0"})

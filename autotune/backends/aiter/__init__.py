@@ -7,5 +7,7 @@ REGISTRATIONS = (
         "aiter",
         kernels="autotune.backends.aiter.backend:Aiter",
         weights=WeightBytes(0.5, row=4.0),
+        exporter="autotune.backends.aiter.export:EnvExporter",
+        knobs="autotune.backends.aiter.knobs:knobs_of",
     ),
 )

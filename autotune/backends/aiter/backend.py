@@ -9,7 +9,6 @@ from pathlib import Path
 from autotune.backends.aiter.knobs import LDS_VARIABLE, effective, gate, stage_of, tile
 from autotune.backends.aiter.pack import flydsl_misfit
 from autotune.backends.aiter.source import find_package, require_published
-from autotune.backends.env_knobs import PUBLISHED, EnvKnobs
 from autotune.backends.flydsl.backend import compile_request, work_of
 from autotune.backends.flydsl.compiler import Unsupported
 from autotune.backends.flydsl.request import GATES, Request, whole
@@ -61,9 +60,6 @@ class Aiter:
     def environment(self, config: Config) -> Mapping[str, str]:
         # Only the gates need a process of their own: all else is read at every call.
         return gate(config)
-
-    def env_knobs(self, kernel_source: str) -> EnvKnobs:
-        return PUBLISHED
 
     def source_digest(self) -> str:
         tree = _published_tree()

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 
 from autotune.backends.flydsl.request import GATES
 from autotune.problem.layer import Stage
+from autotune.protocol.process_knobs import ProcessKnobs
 from autotune.space.config import UNSET, Config, Value
 
 TILE_VARIABLES = {
     stage: {knob: f"AITER_FLYDSL_{stage.name}_{knob.upper()}" for knob in ("tile_n", "tile_k")}
     for stage in Stage
 }
-"""Read at every call (:1968-1981, :2516-2525). TILE_M is never set: it must be the sort's block size."""
+"""Read at every call (:1968-1981, :2516-2525). TILE_M is never set: it must be the sort's block size, of
+which AITER decides: it overwrites the variable for it."""
 
 MODE_VARIABLE = "AITER_FLYDSL_MOE_GEMM2_MODE"
 """`reduce`; anything else is atomic (:2635). Read at every call."""
@@ -39,6 +41,42 @@ SWITCHES = {
 }
 """What it takes to reach the kernels. Some are read within a cached function: set before the first call."""
 
+
+def bucket(tokens: int) -> int:
+    """The token count by which AITER looks a batch up (`get_padded_M`, :671-684)."""
+    if tokens < 1024:
+        return 1 << (tokens - 1).bit_length()
+    return 1024 if tokens < 2048 else 2048 if tokens < 16384 else 16384
+
+
+_FLAGS = ("sched", "lds128", "grid_trim")
+
+PUBLISHED = ProcessKnobs(
+    {
+        Stage.STAGE1: {
+            **TILE_VARIABLES[Stage.STAGE1],
+            "sched": GATES[Stage.STAGE1],
+            "lds128": LDS_VARIABLE,
+            "grid_trim": TRIM_VARIABLE,
+        },
+        Stage.STAGE2: {
+            **TILE_VARIABLES[Stage.STAGE2],
+            "mode": MODE_VARIABLE,
+            "sched": GATES[Stage.STAGE2],
+            "grid_trim": TRIM_VARIABLE,
+        },
+    },
+    flags=frozenset(_FLAGS),
+    always={"AITER_W4A8_USE_INT8": SWITCHES["AITER_W4A8_USE_INT8"]},  # the others are what an image has
+    unkeyed=frozenset(GATES.values()),
+    cache_variable=CACHE_VARIABLE,
+    bucket=bucket,
+)
+"""The knobs of the published generation; `autotune verify --engine env` shows the lines that read them."""
+
+_ONCE = frozenset({*GATES.values(), LDS_VARIABLE})
+"""Variables that are read once a process."""
+
 SCRUBBED = (
     *(variable for tiles in TILE_VARIABLES.values() for variable in tiles.values()),
     *(f"AITER_FLYDSL_{stage.name}_TILE_M" for stage in Stage),
@@ -56,14 +94,13 @@ SCRUBBED = (
 )
 """Taken out of a measuring process: each changes what is launched, or what it costs."""
 
-_FLAGS = ("sched", "lds128", "grid_trim")
 _STAGE2_TILE = {"tile_n": 256, "tile_k": 64}
 
 
 def engine_block(tokens: int) -> int:
     """Rows of a block of the sort.
 
-    The rule (:1006-1021) sees the padded count (:671-684), which is 1024 up to 2047 tokens.
+    The rule (:1006-1021) sees the padded count, which is 1024 up to 2047 tokens.
     """
     return 16 if tokens <= 128 else 32 if tokens < 2048 else 64
 
@@ -107,16 +144,11 @@ def gate(config: Config) -> dict[str, str]:
 
 def launch_variables(config: Config) -> dict[str, str]:
     """What AITER reads at every call, for one stage. Unset knobs are not in it."""
-    variables = {
-        variable: str(config[knob])
-        for knob, variable in TILE_VARIABLES[stage_of(config)].items()
-        if config[knob] is not UNSET
+    return {
+        variable: str(int(value)) if isinstance(value, bool) else str(value)
+        for knob, variable in PUBLISHED.names[stage_of(config)].items()
+        if variable not in _ONCE and (value := config.get(knob)) is not UNSET
     }
-    if config.get("mode") is not UNSET:
-        variables[MODE_VARIABLE] = str(config["mode"])
-    if config.get("grid_trim") is not UNSET:
-        variables[TRIM_VARIABLE] = str(int(bool(config["grid_trim"])))
-    return variables
 
 
 def gates_name(environment: Mapping[str, str]) -> str:
@@ -125,3 +157,8 @@ def gates_name(environment: Mapping[str, str]) -> str:
     return ".".join(
         f"{stage}-{'on' if environment.get(GATES[stage], '1') in on else 'off'}" for stage in Stage
     )
+
+
+def knobs_of(kernel_source: str) -> ProcessKnobs:
+    """Whatever the source: this backend runs no other generation."""
+    return PUBLISHED

@@ -14,8 +14,12 @@ REGISTRATIONS = (
         "aiter_main",
         kernels="autotune.backends.aiter_main.backend:AiterMain",
         weights=WeightBytes(0.5, row=4.0),
+        exporter="autotune.backends.aiter_main.export:TableExporter",
     ),
     Registration(
-        "aiter_main_w4a16", "autotune.backends.aiter_main.backend:AiterMainGrouped", WeightBytes(0.5 + 2 / 32)
+        "aiter_main_w4a16",
+        kernels="autotune.backends.aiter_main.backend:AiterMainGrouped",
+        weights=WeightBytes(0.5 + 2 / 32),
+        exporter="autotune.backends.aiter_main.export:GroupedTableExporter",
     ),
 )

@@ -1,14 +1,11 @@
 """Rows for AITER's table of tuned fused-MoE kernels, which `AITER_CONFIG_FMOE` names.
 
-Rules as in ROCm/aiter, `aiter/fused_moe.py` and `aiter/jit/core.py`, at 511df6a (`published`) and at main of
-August 2026 (`main`):
+Rules as in ROCm/aiter, `aiter/fused_moe.py` and `aiter/jit/core.py`, at main of August 2026:
 
 - A row matches by equality of every key column; tokens are rounded up to a bucket first, so the row for 4
   serves 3 and 4.
-- The variable replaces all shipped tables. A list joined with `os.pathsep` is merged. `published` raises
-  where the columns differ; `main` raises where a key comes twice, after it has rewritten the source files.
-  Of equal keys that the merge lets pass the first row wins.
-- `published` has no gfx column.
+- The variable replaces all shipped tables. A list joined with `os.pathsep` is merged: where a key comes twice
+  this raises, after it has rewritten the source files. Of equal keys that it lets pass the first row wins.
 """
 
 import csv
@@ -16,7 +13,6 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from autotune.errors import UserError
@@ -34,30 +30,15 @@ _VALUE_COLUMNS: Final = (
 )
 
 
-class Generation(StrEnum):
-    """Which AITER reads the table."""
-
-    PUBLISHED = "published"
-    MAIN = "main"
-
-
-COLUMNS: Final[Mapping[Generation, tuple[str, ...]]] = {
-    Generation.PUBLISHED: (*KEY_COLUMNS, *_VALUE_COLUMNS, "tflops", "bw"),
-    Generation.MAIN: ("gfx", *KEY_COLUMNS, *_VALUE_COLUMNS, "xbf16", "flat", "tflops", "bw", "_tag"),
-}
+COLUMNS: Final = ("gfx", *KEY_COLUMNS, *_VALUE_COLUMNS, "xbf16", "flat", "tflops", "bw", "_tag")
 """Where no installed table tells them."""
 
 _DEFAULTS: Final = {"ksplit": "0", "run_1stage": "0", "xbf16": "0", "flat": "0", "tflops": "0", "bw": "0"}
 
 
-def bucket(tokens: int, generation: Generation) -> int:
-    """The token count by which AITER looks a batch up."""
-    power = 1 << (tokens - 1).bit_length()
-    if generation is Generation.MAIN:
-        return power if tokens < 32768 else 32768 if tokens < 131072 else 131072
-    if tokens < 1024:
-        return power
-    return 1024 if tokens < 2048 else 2048 if tokens < 16384 else 16384
+def bucket(tokens: int) -> int:
+    """The token count by which AITER main looks a batch up."""
+    return 1 << (tokens - 1).bit_length() if tokens < 32768 else 32768 if tokens < 131072 else 131072
 
 
 @dataclass(frozen=True)
@@ -65,7 +46,7 @@ class FmoeKey:
     """What AITER asks a row by, apart from the tokens.
 
     Attributes:
-        gfx: `gfx942`; written where the generation has the column.
+        gfx: `gfx942`.
         act_type, dtype, q_dtype_a, q_type: as Python prints AITER's and torch's values.
         q_dtypes_w: every name under which an engine may ask: SGLang and vLLM hold INT4 as `torch.uint32`,
             AITER's own tuner writes `torch.int4`. Each gets a row.

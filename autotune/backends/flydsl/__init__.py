@@ -11,5 +11,7 @@ REGISTRATIONS = (
         "flydsl",
         kernels="autotune.backends.flydsl.backend:Flydsl",
         weights=WeightBytes(0.5, row=4.0),
+        exporter="autotune.backends.aiter.export:EnvExporter",
+        knobs="autotune.backends.flydsl.backend:knobs_of",
     ),
 )

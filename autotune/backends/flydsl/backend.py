@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping
 from functools import cache
 
+from autotune.backends.aiter.knobs import PUBLISHED
 from autotune.backends.aiter.pack import flydsl_misfit
-from autotune.backends.env_knobs import PUBLISHED, EnvKnobs
 from autotune.backends.flydsl.compiler import LdsOverflow, assembly
 from autotune.backends.flydsl.request import THREADS, Request, gate_environment
 from autotune.backends.flydsl.tree import Generation, find_tree
@@ -17,6 +17,7 @@ from autotune.problem.arithmetic import W4A8, Computes
 from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
 from autotune.protocol.backend import Listing, Work
 from autotune.protocol.legality import require_layout
+from autotune.protocol.process_knobs import ProcessKnobs
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config, Value
 from autotune.space.space import BoundSpace, Space, shipped_spaces
@@ -66,10 +67,6 @@ class Flydsl:
         # A stage-1 config has no mode.
         return gate_environment(Stage.STAGE2 if "mode" in config else Stage.STAGE1, config["sched"])
 
-    def env_knobs(self, kernel_source: str) -> EnvKnobs | None:
-        # Main's kernels are called with parameters, which no engine reads from its environment.
-        return PUBLISHED if kernel_source.startswith(Generation.PUBLISHED) else None
-
     def source_digest(self) -> str:
         tree = find_tree()
         return f"{tree.generation} {tree.digest[:16]} flydsl {matching_wheel(tree)}"
@@ -82,6 +79,11 @@ class Flydsl:
 
     def listing(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Listing:
         return compile_request(Request.of(find_tree(), layer, stage, config, device.arch), device)
+
+
+def knobs_of(kernel_source: str) -> ProcessKnobs | None:
+    """Main's kernels are called with parameters, which no engine reads from its environment."""
+    return PUBLISHED if kernel_source.startswith(Generation.PUBLISHED) else None
 
 
 def compile_request(request: Request, device: Device, *launch: object) -> Listing:

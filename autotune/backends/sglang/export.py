@@ -16,14 +16,15 @@ Rules as in SGLang 0.5.23, `srt/layers/moe/moe_runner/triton_utils/fused_moe_tri
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from autotune.engines.export import intended, preview, table_json, winners_table
+from autotune.engines.backend import EngineBackend
+from autotune.engines.export import engine_default, intended, preview, table_json, winners_table
 from autotune.engines.moe import Quantisation
 from autotune.errors import UserError
 from autotune.problem.layer import Layer, Stage
-from autotune.protocol.content import ESTIMATES_FILE, Content, Place, estimate_note
+from autotune.protocol.exporter import ESTIMATES_FILE, Content, Place, Request, Stack, estimate_note
 from autotune.results import LayerConfig
 from autotune.store.records import WinnerRecord
 
@@ -148,3 +149,23 @@ def _notes(triton: str) -> tuple[str, ...]:
             " finds by search and says so in a warning."
         )
     return tuple(notes)
+
+
+class SglangExporter:
+    """For the backends whose kernels are SGLang's."""
+
+    format = "sglang"
+    options = frozenset({"device_name", "triton_version"})
+    stacks: Mapping[str, Stack] = {
+        "sglang": Stack(
+            "mainline sglang: its Triton fused MoE reads the JSON files of this bundle",
+            # Left to itself, SGLang takes Marlin for grouped INT4 on NVIDIA's GPUs, which reads no file.
+            arguments=("--moe-runner-backend triton",),
+        )
+    }
+
+    def content(self, request: Request) -> Content:
+        kernels, winners = request.kernels, request.winners
+        assert isinstance(kernels, EngineBackend)
+        default = engine_default(kernels, winners[0])
+        return sglang_content(winners, kernels.quantisation, default, request.place)

@@ -7,5 +7,6 @@ REGISTRATIONS = (
         "triton",
         kernels="autotune.backends.triton.backend:TritonW4A8",
         weights=WeightBytes(0.5, row=4.0),
+        exporter="autotune.backends.triton.export:OperatorExporter",
     ),
 )

@@ -1,10 +1,20 @@
 """The JSON that `autotune.kernels.fused_moe_w4a8` reads: a config a stage for each number of tokens."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from autotune.problem.layer import Layer
-from autotune.protocol.content import Content, Place, Preview, Row, estimate_note, source_of
+from autotune.protocol.exporter import (
+    Content,
+    Place,
+    Preview,
+    Request,
+    Row,
+    Stack,
+    estimate_note,
+    source_of,
+)
 from autotune.store.records import WinnerRecord
 
 FILE_NAME = "moe_w4a8.json"
@@ -74,3 +84,21 @@ def operator_content(winners: Sequence[WinnerRecord], place: Place) -> Content:
         },
         previews=(Preview(FILE_NAME, rows),),
     )
+
+
+class OperatorExporter:
+    """For our own operator, which no engine calls as it is."""
+
+    format = "json"
+    options = frozenset[str]()
+    stacks: Mapping[str, Stack] = {
+        engine: Stack(
+            f"{engine} patched to call autotune.kernels.fused_moe_w4a8: neither engine reads this bundle as"
+            " it is"
+        )
+        for engine in ("sglang", "vllm")
+    }
+
+    def content(self, request: Request) -> Content:
+        made = operator_content(request.winners, request.place)
+        return replace(made, variables={**made.variables, **request.environment()})

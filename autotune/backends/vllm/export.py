@@ -16,15 +16,16 @@ Rules as in vLLM 0.33.0, `model_executor/layers/fused_moe/fused_moe.py`:
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from autotune.engines.export import intended, preview, table_json, winners_table
+from autotune.engines.backend import EngineBackend
+from autotune.engines.export import engine_default, intended, preview, table_json, winners_table
 from autotune.engines.moe import Quantisation
 from autotune.errors import UserError
 from autotune.problem.layer import Layer, Stage
-from autotune.protocol.content import Content, Place, estimate_note
+from autotune.protocol.exporter import Content, Place, Request, Stack, estimate_note
 from autotune.results import LayerConfig
 from autotune.store.records import WinnerRecord
 
@@ -120,3 +121,19 @@ def vllm_content(
         },
         previews=(preview(name, table, winners, Stage.STAGE1),),
     )
+
+
+class VllmExporter:
+    """For the backends whose kernels are vLLM's."""
+
+    format = "vllm"
+    options = frozenset({"device_name"})
+    stacks: Mapping[str, Stack] = {
+        "vllm": Stack("mainline vllm: its Triton fused MoE reads the JSON files of this bundle")
+    }
+
+    def content(self, request: Request) -> Content:
+        kernels, winners = request.kernels, request.winners
+        assert isinstance(kernels, EngineBackend)
+        default = engine_default(kernels, winners[0])
+        return vllm_content(winners, kernels.quantisation, default, request.place)

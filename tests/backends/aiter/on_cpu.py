@@ -12,6 +12,7 @@ from autotune.backends.aiter.runtime import AiterRuntime
 from autotune.machine.devices import Device
 from autotune.measure.machine import CpuMachine
 from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.registry import Registration
 from autotune.protocol.runtime import Launch, Replay
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
@@ -26,12 +27,20 @@ SHARED_CACHE_VARIABLE = "CARELESS_CACHE"
 class AiterOnCpu(Aiter):
     """The backend as on the card: an AITER that compiles its kernels itself, whatever wheel is here."""
 
-    name = "tests.backends.aiter.on_cpu:AiterOnCpu"
+    name = "tests.backends.aiter.on_cpu:REGISTRATION"
     runtime = "tests.backends.aiter.on_cpu:make_counted"
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
         key = self.artefact_key(layer, tokens, stage, config)
         return Compiled(f"not compiled {key}", StaticFacts(), 0.0)
+
+
+REGISTRATION = Registration(
+    AiterOnCpu.name,
+    kernels="tests.backends.aiter.on_cpu:AiterOnCpu",
+    exporter="autotune.backends.aiter.export:EnvExporter",
+    knobs="autotune.backends.aiter.knobs:knobs_of",
+)
 
 
 def make() -> AiterRuntime:

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.backends.aiter.knobs import engine_block, gate, launch_variables, tile
-from autotune.backends.env_knobs import env_knobs
+from autotune.backends.aiter.knobs import PUBLISHED, engine_block, gate, launch_variables, tile
 from autotune.errors import UserError
 from autotune.problem.layer import Stage
 from autotune.protocol.registry import load_backend
@@ -63,9 +62,7 @@ def test_unset_tile_k_of_stage_1_follows_aiters_rule(tokens: int, tile_k: int) -
 
 
 def deployed(config: LayerConfig) -> dict[str, str]:
-    knobs = env_knobs(BACKEND, "")
-    assert knobs is not None
-    return knobs.deployment(knobs.variables(config, layer({}, {})))
+    return PUBLISHED.deployment(PUBLISHED.variables(config, layer({}, {})))
 
 
 def test_the_default_is_deployed_without_a_knob() -> None:

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from autotune.backends.env_knobs import env_knobs
+from autotune.backends.aiter.knobs import PUBLISHED
 from autotune.cli.progress import Tally
 from autotune.errors import UserError
 from autotune.export.export import Plan, Selection, plan, write
+from autotune.export.global_env import decision_lines
 from autotune.export.settings_table import SettingsTable, TimedShape, program_of
-from autotune.export.text import decision_lines
 from autotune.machine.devices import DEVICES
 from autotune.machine.targets import Kind, Target
 from autotune.problem.layer import Problem, Stage
 from autotune.problem.routing import Routing
-from autotune.protocol.content import Place
+from autotune.protocol.exporter import Place
 from autotune.protocol.mix import Mix
 from autotune.results import Confirmation, Finalist, LayerConfig, Round
 from autotune.space.config import Config
@@ -212,8 +212,6 @@ def test_settings_that_come_to_one_program_at_a_shape_are_timed_once_there(store
 def test_a_setting_counts_where_its_program_was_timed_under_another_name(launches: Launches) -> None:
     """One run timed the long tile at 512 tokens; at 4 another timed the default, which is that program."""
     backend = AiterOnCpu()
-    knobs = env_knobs(backend, backend.source_digest())
-    assert knobs is not None
 
     def timed(run: int, tokens: int, tile_k: int, us: float) -> TimedShape:
         one, two = (backend.space(KIMI, tokens, stage, DEVICES["mi325x"]).default for stage in Stage)
@@ -226,7 +224,7 @@ def test_a_setting_counts_where_its_program_was_timed_under_another_name(launche
         return TimedShape(run, table, MEASURING)
 
     shapes = [timed(1, 512, 256, 8.0), timed(2, 4, 128, 12.0)]
-    table = SettingsTable(shapes, knobs, program_of(backend, KIMI))
+    table = SettingsTable(shapes, PUBLISHED, program_of(backend, KIMI))
     long = (("AITER_FLYDSL_STAGE1_TILE_K", "256"),)
     assert table.choosing()[long] == {4: 10.0, 512: 8.0}
     assert table.testing(long, 4) == ([10.0] * 4, [10.0] * 4)

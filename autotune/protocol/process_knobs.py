@@ -1,20 +1,18 @@
 """Which environment variables deploy a config, for kernels whose knobs are global to the process.
 
-Names as AITER 511df6a (`aiter/fused_moe.py`) and FlyDSL a1d8312 (`kernels/moe_gemm_2stage.py`) read them;
-`autotune verify --engine env` shows the lines. A knob that is as the engine's own rule has it stays unset:
-the default written out would switch that rule off for other shapes.
+A knob that is as the engine's own rule has it stays unset: the default written out would switch that rule off
+for other shapes.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
-from autotune.backends.aiter_main.csv import Generation, bucket
 from autotune.errors import UserError
 from autotune.problem.layer import Stage
+from autotune.protocol.registry import part, registration
 from autotune.results import LayerConfig
 from autotune.space.config import Config, Value, parse_value
 
@@ -22,7 +20,7 @@ _FLAG: Final = {"1": True, "0": False}
 
 
 @dataclass(frozen=True)
-class EnvKnobs:
+class ProcessKnobs:
     """A backend's knobs as variables.
 
     Attributes:
@@ -96,44 +94,29 @@ def _text(value: Value) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-PUBLISHED: Final = EnvKnobs(
-    {
-        Stage.STAGE1: {
-            "tile_n": "AITER_FLYDSL_STAGE1_TILE_N",
-            "tile_k": "AITER_FLYDSL_STAGE1_TILE_K",
-            "sched": "FLYDSL_MOE_STAGE1_SCHED",
-            "lds128": "FLYDSL_CK_LDS128",
-            "grid_trim": "AITER_FLYDSL_MOE_GRID_TRIM",
-        },
-        Stage.STAGE2: {
-            "tile_n": "AITER_FLYDSL_STAGE2_TILE_N",
-            "tile_k": "AITER_FLYDSL_STAGE2_TILE_K",
-            "mode": "AITER_FLYDSL_MOE_GEMM2_MODE",
-            "sched": "FLYDSL_MOE_STAGE2_SCHED",
-            "grid_trim": "AITER_FLYDSL_MOE_GRID_TRIM",
-        },
-    },
-    flags=frozenset({"sched", "lds128", "grid_trim"}),
-    always={"AITER_W4A8_USE_INT8": "1"},
-    unkeyed=frozenset({"FLYDSL_MOE_STAGE1_SCHED", "FLYDSL_MOE_STAGE2_SCHED"}),
-    cache_variable="FLYDSL_RUNTIME_CACHE_DIR",
-    bucket=partial(bucket, generation=Generation.PUBLISHED),
-)
-"""The sort's block size is the engine's own choice: it overwrites the variable for it."""
+KnobsOf = Callable[[str], ProcessKnobs | None]
+"""What a registration names where knobs are global to the process: they as variables, by what the backend's
+`source_digest` says of the kernels; None: those of this source are called with parameters."""
 
 
-@runtime_checkable
-class DeployedByEnvironment(Protocol):
-    """A backend whose engine reads its knobs from the environment."""
+def has_process_knobs(backend: str) -> bool:
+    """Whether a backend's knobs are variables of the process: one setting then serves every shape.
 
-    def env_knobs(self, kernel_source: str) -> EnvKnobs | None:
-        """The knobs as variables; None: those of this generation of the source are not.
-
-        Args:
-            kernel_source: as its `source_digest` gives it.
-        """
+    Raises:
+        UserError: the backend is unknown.
+    """
+    return bool(registration(backend).knobs)
 
 
-def env_knobs(backend: object, kernel_source: str) -> EnvKnobs | None:
-    """A backend's knobs as variables; None: it is not deployed by variables."""
-    return backend.env_knobs(kernel_source) if isinstance(backend, DeployedByEnvironment) else None
+def process_knobs(backend: str, kernel_source: str) -> ProcessKnobs | None:
+    """A backend's knobs as variables; None: they are none, or not those of this source.
+
+    Args:
+        kernel_source: as its `source_digest` gives it.
+
+    Raises:
+        UserError: the backend is unknown.
+    """
+    path = registration(backend).knobs
+    knobs_of: KnobsOf | None = part(backend, path) if path else None
+    return knobs_of(kernel_source) if knobs_of else None
