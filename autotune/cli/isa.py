@@ -63,7 +63,7 @@ def isa(
 
       autotune isa --backend flydsl --config stage1:tile_k=128 --config stage1:tile_k=128,sched=false
     """
-    from autotune.backends.listing import listings
+    from autotune.compile.listing import listings
     from autotune.errors import UserError
     from autotune.problem.layer import Stage
     from autotune.protocol.registry import load_backend

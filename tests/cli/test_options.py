@@ -23,10 +23,10 @@ import pytest
 
 from autotune import __main__
 from autotune import results as result
-from autotune.backends import listing as listing_module
 from autotune.check import judged
 from autotune.check.judged import Judged
 from autotune.cli import logfile
+from autotune.compile import listing as listing_module
 from autotune.export.export import Selection, export
 from autotune.machine.devices import DEVICES
 from autotune.measure import pool

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from autotune.backends.aiter.knobs import SWITCHES
 from autotune.errors import UserError
-from autotune.protocol.exporter import Content, Request, Stack
+from autotune.protocol.exporter import Content, Exporter, Request, Stack
 
 
-class EnvExporter:
+class EnvExporter(Exporter):
     """No file: the setting of the process is all."""
 
     format = "env"

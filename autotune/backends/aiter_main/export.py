@@ -29,7 +29,7 @@ from autotune.backends.aiter_main.names import grouped_int4_name
 from autotune.engines.source import EngineSource, find_source, open_source
 from autotune.errors import UserError
 from autotune.problem.layer import Stage
-from autotune.protocol.exporter import Content, Place, Preview, Request, Row, Stack
+from autotune.protocol.exporter import Content, Exporter, Place, Preview, Request, Row, Stack
 from autotune.protocol.key_table import looked_at
 from autotune.protocol.mix import Decision, Mix, decide, even
 from autotune.results import Confirmation
@@ -42,7 +42,7 @@ from autotune.text import percent
 _INT4 = ("torch.uint32", "torch.int4")
 
 
-class TableExporter:
+class TableExporter(Exporter):
     """Rows of FP8 x INT4."""
 
     format = "aiter"

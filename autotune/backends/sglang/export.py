@@ -24,7 +24,7 @@ from autotune.engines.export import engine_default, intended, preview, table_jso
 from autotune.engines.moe import Quantisation
 from autotune.errors import UserError
 from autotune.problem.layer import Layer, Stage
-from autotune.protocol.exporter import ESTIMATES_FILE, Content, Place, Request, Stack, estimate_note
+from autotune.protocol.exporter import ESTIMATES_FILE, Content, Exporter, Place, Request, Stack, estimate_note
 from autotune.results import LayerConfig
 from autotune.store.records import WinnerRecord
 
@@ -151,7 +151,7 @@ def _notes(triton: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-class SglangExporter:
+class SglangExporter(Exporter):
     """For the backends whose kernels are SGLang's."""
 
     format = "sglang"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from autotune.problem.layer import Layer
 from autotune.protocol.exporter import (
     Content,
+    Exporter,
     Place,
     Preview,
     Request,
@@ -86,7 +87,7 @@ def operator_content(winners: Sequence[WinnerRecord], place: Place) -> Content:
     )
 
 
-class OperatorExporter:
+class OperatorExporter(Exporter):
     """For our own operator, which no engine calls as it is."""
 
     format = "json"

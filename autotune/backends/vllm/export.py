@@ -25,7 +25,7 @@ from autotune.engines.export import engine_default, intended, preview, table_jso
 from autotune.engines.moe import Quantisation
 from autotune.errors import UserError
 from autotune.problem.layer import Layer, Stage
-from autotune.protocol.exporter import Content, Place, Request, Stack, estimate_note
+from autotune.protocol.exporter import Content, Exporter, Place, Request, Stack, estimate_note
 from autotune.results import LayerConfig
 from autotune.store.records import WinnerRecord
 
@@ -123,7 +123,7 @@ def vllm_content(
     )
 
 
-class VllmExporter:
+class VllmExporter(Exporter):
     """For the backends whose kernels are vLLM's."""
 
     format = "vllm"

@@ -10,7 +10,7 @@ from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Stage
 from autotune.processes import interrupt
 from autotune.protocol.backend import CompileRefused, Listing, Lists
-from autotune.protocol.registry import load_backend
+from autotune.protocol.registry import backend_names, load_backend
 from autotune.results import Failure, Status
 from autotune.space.config import Config
 
@@ -32,7 +32,8 @@ def listings(
     """
     family = load_backend(backend)
     if not isinstance(family, Lists):
-        raise UserError(f"backend {backend} shows no machine code: use triton, flydsl or aiter")
+        others = [name for name in backend_names() if isinstance(load_backend(name), Lists)]
+        raise UserError(f"backend {backend} shows no machine code: use {' or '.join(others)}")
     space = family.space(layer, tokens, stage, device)
     for config in configs:
         rule = space.broken_rule(config)
