@@ -55,7 +55,7 @@ def set_the_clock_back(readings: int) -> None:
 
 def live(database: str, seed: int) -> None:
     """A whole run on the stand-in: the fastest right config is known."""
-    from autotune.cli.progress import Tally
+    from autotune.cli.progress import Progress
     from autotune.measure.settings import MeasureSettings
     from autotune.problem.layer import Problem
     from autotune.store.store import Store
@@ -73,7 +73,7 @@ def live(database: str, seed: int) -> None:
         measuring=MeasureSettings(cold=2.0, steps=4, timeout_s=5.0, select_rounds=2, judge_rounds=8),
     )
     with Store.open(Path(database)) as store:
-        run(request, store, Tally())
+        run(request, store, Progress())
 
 
 def main() -> None:

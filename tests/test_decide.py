@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.cli.progress import Tally
+from autotune.cli.progress import Progress
 from autotune.machine.devices import Device
 from autotune.machine.targets import Kind
 from autotune.measure.confirm import confirm
@@ -93,9 +93,9 @@ def final(tmp_path: Path) -> list[Finalist]:
     return judge.finalists
 
 
-def decide(folder: Path, judge: Judge) -> Tally:
+def decide(folder: Path, judge: Judge) -> Progress:
     with Store.open() as store:
-        backend, tally = Finals(folder), Tally()
+        backend, tally = Finals(folder), Progress()
         request = RunRequest(backend.name, [M4], TARGET, trials=16, seed=0, sampler="random", workers=1)
         current = Tuning(request, store, tally, backend, MI325X, begin(store))
         for stage in Stage:

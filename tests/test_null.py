@@ -12,7 +12,7 @@ from statistics import median
 
 import pytest
 
-from autotune.cli.progress import Tally
+from autotune.cli.progress import Progress
 from autotune.machine.targets import Kind
 from autotune.measure import confirm as confirming
 from autotune.measure.settings import MeasureSettings
@@ -106,7 +106,7 @@ def false_winner(store: Store, folder: Path, noise: Noise, seed: int) -> bool:
         backend.name, [M4], TARGET, trials=16, seed=seed, sampler="random", workers=1, measuring=SETTINGS
     )
     run = store.begin_run("null", {}, seed, environment)
-    current = Tuning(request, store, Tally(), backend, environment, run)
+    current = Tuning(request, store, Progress(), backend, environment, run)
     for stage in Stage:
         space = current.space(M4, stage)
         search = StageSearch(space, sampler="random", seed=seed, budget=16)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.cli.progress import Tally
+from autotune.cli.progress import Progress
 from autotune.export.export import Selection, export
 from autotune.machine.targets import Kind
 from autotune.measure.neighbours import HIDDEN
@@ -37,7 +37,7 @@ def _run(
     cold: float = 2.0,
     *,
     shared_gpu: bool = False,
-    listener: Tally | None = None,
+    listener: Progress | None = None,
 ) -> RunResult:
     measuring = MeasureSettings(
         cold=cold, steps=4, timeout_s=3.0, select_rounds=2, judge_rounds=8, shared_gpu=shared_gpu
@@ -52,7 +52,7 @@ def _run(
         workers=1,
         measuring=measuring,
     )
-    return run(request, store, listener or Tally())
+    return run(request, store, listener or Progress())
 
 
 @pytest.mark.fault
@@ -117,14 +117,14 @@ def test_windows_beside_others_are_marked_put_off_and_never_resumed(
     assert winner.gain == pytest.approx(0.2, abs=0.02)
     assert not winner.shared
 
-    again = _run(store, OneConfig.name, listener=(resumed := Tally()))
+    again = _run(store, OneConfig.name, listener=(resumed := Progress()))
     assert resumed.resumed == len({(t.stage, t.config) for t in trials})
     assert again.best[0].config == winner.config
 
 
 def test_who_insists_has_times_that_say_so_and_are_never_mixed_with_others(store: Store) -> None:
     (alone,) = _run(store, OneConfig.name).best
-    (beside,) = _run(store, OneConfig.name, shared_gpu=True, listener=(told := Tally())).best
+    (beside,) = _run(store, OneConfig.name, shared_gpu=True, listener=(told := Progress())).best
     assert not told.resumed
     assert (alone.shared, beside.shared) == (False, True)
     assert "on a shared GPU" in verdict(beside)

@@ -10,7 +10,7 @@ import pytest
 from autotune.export.export import Selection, export
 from autotune.problem.layer import Stage
 from autotune.protocol.registry import load_backend
-from autotune.report.status import Stack, bundles_status, stack_names, this_stack, winners_status
+from autotune.report.status import MachineStack, bundles_status, stack_names, this_stack, winners_status
 from autotune.store.records import ShortListed
 from autotune.store.store import Store
 from tests.export.test_export import both, win
@@ -36,7 +36,7 @@ def store(own_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store
 
 
 def test_on_the_stack_that_it_was_measured_on_a_winner_fits(store: Store) -> None:
-    (one,) = winners_status(store, Stack(MI325X, gpu=True))
+    (one,) = winners_status(store, MachineStack(MI325X, gpu=True))
     assert one.verdict == "fits"
 
 
@@ -55,7 +55,7 @@ def test_on_the_stack_that_it_was_measured_on_a_winner_fits(store: Store) -> Non
     ],
 )
 def test_each_change_of_the_stack_makes_it_stale(field: str, value: object, told: str, store: Store) -> None:
-    (one,) = winners_status(store, Stack({**MI325X, field: value}, gpu=True))
+    (one,) = winners_status(store, MachineStack({**MI325X, field: value}, gpu=True))
     stale = "ANOTHER GPU'S" if field in ("device", "compute_units") else "STALE"
     assert one.verdict == f"{stale}: {told}"
 
@@ -76,7 +76,7 @@ def test_an_estimate_is_not_compared_with_the_card(own_database: Path) -> None:
             entries=[ShortListed(DEFAULT, 0.0)],
         )
         fitting, stale = (
-            winners_status(store, Stack({**here, "triton": version}, gpu=True))[0].differs
+            winners_status(store, MachineStack({**here, "triton": version}, gpu=True))[0].differs
             for version in ("3.9.0", "3.10.0")
         )
     assert [difference.split(":")[0] for difference in fitting] == ["kernel_source"]
@@ -90,22 +90,22 @@ def test_a_stack_is_named_without_what_it_has_not() -> None:
 
 def test_new_kernels_make_it_stale(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(load_backend("sglang")), "source_digest", lambda self: "def")
-    (one,) = winners_status(store, Stack(MI325X, gpu=True))
+    (one,) = winners_status(store, MachineStack(MI325X, gpu=True))
     assert one.differs == ("kernel_source: abc -> def",)
 
 
 def test_without_a_gpu_the_rest_is_compared_and_that_is_said(store: Store) -> None:
-    (one,) = winners_status(store, Stack({"triton": "3.6.0"}, gpu=False))
+    (one,) = winners_status(store, MachineStack({"triton": "3.6.0"}, gpu=False))
     assert one.verdict == "fits as far as can be told: no GPU here to compare with"
 
 
 def test_a_bundle_is_followed_on_its_machine(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "deploy"
     export(store, folder, Selection("sglang"))
-    fitting = winners_status(store, Stack(MI325X, gpu=True))
+    fitting = winners_status(store, MachineStack(MI325X, gpu=True))
     assert bundles_status(store, fitting)[0].problems == ()
 
-    stale = winners_status(store, Stack({**MI325X, "triton": "3.9.0"}, gpu=True))
+    stale = winners_status(store, MachineStack({**MI325X, "triton": "3.9.0"}, gpu=True))
     assert bundles_status(store, stale)[0].problems == ("1 of its 1 winners are stale here: tune again",)
 
     manifest = folder / "manifest.json"
@@ -113,7 +113,7 @@ def test_a_bundle_is_followed_on_its_machine(store: Store, tmp_path: Path) -> No
     assert "changed" in bundles_status(store, fitting)[0].problems[0]
 
     win(store, 4, [both(), both(tile_n=128)], [10.0, 7.0])
-    newer = winners_status(store, Stack(MI325X, gpu=True))
+    newer = winners_status(store, MachineStack(MI325X, gpu=True))
     assert any("newer" in problem for problem in bundles_status(store, newer)[0].problems)
 
     shutil.rmtree(folder)
@@ -136,7 +136,7 @@ def test_a_bundle_of_another_gpu_with_the_same_code_is_called_that(
         )
         export(store, tmp_path / "deploy", Selection("sglang"))
         stack = {**MI325X, **hopper, "device": here}
-        (status,) = winners_status(store, Stack(stack, gpu=True))
+        (status,) = winners_status(store, MachineStack(stack, gpu=True))
         (bundle,) = bundles_status(store, [status])
     assert kept == status.winner.id
     differs = f"device: {measured_on} -> {here}"

@@ -27,7 +27,7 @@ _EXACT: Final = 20_000  # permutations up to which all are tried
 _MEASURED: Final = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?|NaN|null")
 
 
-class Finding(StrEnum):
+class ArmVerdict(StrEnum):
     """What is said of the tuned arm."""
 
     FASTER = "faster"
@@ -40,24 +40,24 @@ class Finding(StrEnum):
 
     @property
     def worse(self) -> bool:
-        return self in (Finding.SLOWER, Finding.FEWER)
+        return self in (ArmVerdict.SLOWER, ArmVerdict.FEWER)
 
     @property
     def said(self) -> bool:
         """It is a verdict, not the lack of one."""
-        return self not in (Finding.AMBIGUOUS, Finding.TOO_FEW)
+        return self not in (ArmVerdict.AMBIGUOUS, ArmVerdict.TOO_FEW)
 
 
 _FINDINGS: Final = {
-    Verdict.FASTER: Finding.FASTER,
-    Verdict.SLOWER: Finding.SLOWER,
-    Verdict.SAME: Finding.SAME,
-    Verdict.AMBIGUOUS: Finding.AMBIGUOUS,
+    Verdict.FASTER: ArmVerdict.FASTER,
+    Verdict.SLOWER: ArmVerdict.SLOWER,
+    Verdict.SAME: ArmVerdict.SAME,
+    Verdict.AMBIGUOUS: ArmVerdict.AMBIGUOUS,
 }
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MetricComparison:
     """One metric of both arms.
 
     Attributes:
@@ -72,10 +72,12 @@ class Comparison:
     tuned: float
     ratio: Interval
     p: float
-    verdict: Finding
+    verdict: ArmVerdict
 
 
-def compare(base: Sequence[Repeat], tuned: Sequence[Repeat], *, min_effect: float = 0.01) -> list[Comparison]:
+def compare(
+    base: Sequence[Repeat], tuned: Sequence[Repeat], *, min_effect: float = 0.01
+) -> list[MetricComparison]:
     """Every metric that all repeats have.
 
     A server whose drafts are accepted less often computes something else: nothing of that arm is faster, nor
@@ -108,15 +110,15 @@ def compare(base: Sequence[Repeat], tuned: Sequence[Repeat], *, min_effect: floa
         )
     if undecided(compared, every):
         return [
-            replace(one, verdict=Finding.AMBIGUOUS) if one.verdict is Finding.FASTER else one
+            replace(one, verdict=ArmVerdict.AMBIGUOUS) if one.verdict is ArmVerdict.FASTER else one
             for one in compared
         ]
     return compared
 
 
-def undecided(compared: Sequence[Comparison], repeats: Sequence[Repeat]) -> str:
+def undecided(compared: Sequence[MetricComparison], repeats: Sequence[Repeat]) -> str:
     """Why nothing of the tuned arm may be called faster; "": it may."""
-    if any(one.verdict is Finding.FEWER for one in compared):
+    if any(one.verdict is ArmVerdict.FEWER for one in compared):
         return "the tuned arm accepts fewer drafts, so nothing of it counts as faster"
     if any(ACCEPTED.field in repeat.bad for repeat in repeats):
         return "how many drafts are accepted cannot be read, so nothing counts as faster"
@@ -158,7 +160,7 @@ def differences(base: Sequence[Repeat], tuned: Sequence[Repeat]) -> Iterator[str
 
 def compare_values(
     metric: Metric, base: Sequence[float], tuned: Sequence[float], min_effect: float
-) -> Comparison:
+) -> MetricComparison:
     """One metric by its values in each repeat, all above zero.
 
     A bootstrap over few repeats knows their values and nothing of their spread, so a difference needs the
@@ -168,13 +170,13 @@ def compare_values(
     p = _permutation(base, tuned)
     time = Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low) if metric.higher_is_better else ratio
     said = _FINDINGS[verdict(time, min_effect)]
-    if said in (Finding.FASTER, Finding.SLOWER) and p > 1 - LEVEL:
-        said = Finding.AMBIGUOUS
-    if metric is ACCEPTED and said is not Finding.SAME and said.said:
-        said = Finding.FEWER if said.worse else Finding.MORE
+    if said in (ArmVerdict.FASTER, ArmVerdict.SLOWER) and p > 1 - LEVEL:
+        said = ArmVerdict.AMBIGUOUS
+    if metric is ACCEPTED and said is not ArmVerdict.SAME and said.said:
+        said = ArmVerdict.FEWER if said.worse else ArmVerdict.MORE
     if min(len(base), len(tuned)) < REPEATS:
-        said = Finding.TOO_FEW
-    return Comparison(metric, fmean(base), fmean(tuned), ratio, p, said)
+        said = ArmVerdict.TOO_FEW
+    return MetricComparison(metric, fmean(base), fmean(tuned), ratio, p, said)
 
 
 def check_equal(base: Sequence[Repeat], tuned: Sequence[Repeat]) -> None:

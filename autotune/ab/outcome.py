@@ -5,7 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.ab.compare import REPEATS, Comparison, Finding, compare, differences, left_out, undecided
+from autotune.ab.compare import (
+    REPEATS,
+    ArmVerdict,
+    MetricComparison,
+    compare,
+    differences,
+    left_out,
+    undecided,
+)
 from autotune.ab.evals import Change, EvalComparison, compare_evals
 from autotune.ab.folder import read_arm
 from autotune.ab.results import ACCEPTED, PER_ACCEPTED, per_accepted
@@ -31,7 +39,7 @@ class Outcome:
     """
 
     repeats: tuple[int, int] | None = None
-    speed: tuple[Comparison, ...] = ()
+    speed: tuple[MetricComparison, ...] = ()
     accuracy: tuple[EvalComparison, ...] = ()
     formula: str | None = None
     notes: tuple[str, ...] = ()
@@ -54,7 +62,7 @@ class Outcome:
         if self.exit_code == 1:
             return "the tuned arm is worse"
         if self.exit_code == 0:
-            better = sum(one.verdict in (Finding.FASTER, Finding.MORE) for one in self.speed)
+            better = sum(one.verdict in (ArmVerdict.FASTER, ArmVerdict.MORE) for one in self.speed)
             return (
                 f"better in {better} of {len(self.speed)}, and nothing is worse"
                 if better
@@ -126,17 +134,17 @@ def compare_arms(
     )
 
 
-def _json(one: Comparison) -> dict[str, Any]:
+def _json(one: MetricComparison) -> dict[str, Any]:
     """A comparison as JSON values; of too few repeats no interval and no p, which they cannot tell."""
     values = asdict(one)
-    if one.verdict is Finding.TOO_FEW:
+    if one.verdict is ArmVerdict.TOO_FEW:
         values |= {"ratio": {"value": one.ratio.value, "low": None, "high": None}, "p": None}
     return values
 
 
-def _row(one: Comparison) -> list[str]:
+def _row(one: MetricComparison) -> list[str]:
     ratio = one.ratio
-    few = one.verdict is Finding.TOO_FEW
+    few = one.verdict is ArmVerdict.TOO_FEW
     change = "" if few else f"{percent(ratio.low - 1, signed=True)} to {percent(ratio.high - 1, signed=True)}"
     means = (f"{mean:.2f}" if mean >= 1 else f"{mean:.3g}" for mean in (one.base, one.tuned))
     return [

@@ -23,7 +23,7 @@ _PLAIN_EVERY_S = 10.0
 _EXECUTING = "executing the short list's machine code on the CPU, to check it and to estimate it as executed"
 
 
-class Tally:
+class Progress:
     """What has happened so far; the base of both displays, and all that machines get.
 
     Args:
@@ -73,7 +73,7 @@ class Tally:
     def on_no_winner(self, problem: Problem, reason: str) -> None:
         self.no_winner[problem] = reason
 
-    def __enter__(self) -> "Tally":
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -136,7 +136,7 @@ def _comparing(kind: str, contenders: int) -> str:
     return f"confirming {configs} on fresh routings"
 
 
-class PlainProgress(Tally):
+class PlainProgress(Progress):
     """Lines now and then."""
 
     def __init__(self, kind: str, timeout_s: float | None = None) -> None:
@@ -170,7 +170,7 @@ class PlainProgress(Tally):
         print(f"{problem.shape}: {_comparing(self._kind, contenders)}", flush=True)
 
 
-class LiveProgress(Tally):
+class LiveProgress(Progress):
     """A display that is redrawn in place; use it as a context manager."""
 
     def __init__(self, kind: str, timeout_s: float | None = None) -> None:

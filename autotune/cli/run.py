@@ -36,7 +36,7 @@ from autotune.cli.output import print_json
 from autotune.processes import interrupt
 
 if TYPE_CHECKING:
-    from autotune.cli.progress import Tally
+    from autotune.cli.progress import Progress
     from autotune.machine.targets import Target
     from autotune.store.store import Store
     from autotune.tuning.run import RunResult
@@ -265,18 +265,18 @@ def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend
         refuse(context, f"backend {backend} has no setting of the process, but a config a shape", "guards")
 
 
-def _progress(silent: bool, kind: str, timeout_s: float | None) -> "Tally":
-    from autotune.cli.progress import LiveProgress, PlainProgress, Tally
+def _progress(silent: bool, kind: str, timeout_s: float | None) -> "Progress":
+    from autotune.cli.progress import LiveProgress, PlainProgress, Progress
 
     if silent:
-        return Tally(timeout_s)
+        return Progress(timeout_s)
     # A terminal that cannot go back a line gets plain ones.
     redrawn = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown", "")
     return (LiveProgress if redrawn else PlainProgress)(kind, timeout_s)
 
 
 def _print_result(
-    store: "Store", result: "RunResult", progress: "Tally", target: "Target", as_json: bool, quiet: bool
+    store: "Store", result: "RunResult", progress: "Progress", target: "Target", as_json: bool, quiet: bool
 ) -> None:
     from autotune.report.checks import judged_json, lines, summary
     from autotune.report.winners import as_json as winner_json

@@ -94,7 +94,7 @@ def _decode(instruction: Instruction, sites: list[WaitSite]) -> Decoded | None:
 
 
 @dataclass(slots=True)
-class Block:
+class BasicBlock:
     """Instructions that run one after another, and what ends them.
 
     Attributes:
@@ -127,7 +127,7 @@ class Code:
         sites: statistics of each s_waitcnt with a vmcnt.
     """
 
-    blocks: list[Block]
+    blocks: list[BasicBlock]
     entry: dict[str, int]
     sites: list[WaitSite] = field(default_factory=list)
 
@@ -192,7 +192,7 @@ def build(program: Program) -> Code:
     for i, start in enumerate(starts):
         stop = starts[i + 1] if i + 1 < len(starts) else len(instructions)
         following = number.get(stop, END)
-        block = Block([], fallthrough=following, taken=following)
+        block = BasicBlock([], fallthrough=following, taken=following)
         for instruction in instructions[start:stop]:
             if _is_exit(instruction.opcode):
                 _close(block, instruction, program, number)
@@ -204,7 +204,7 @@ def build(program: Program) -> Code:
     return code
 
 
-def _close(block: Block, instruction: Instruction, program: Program, number: dict[int, int]) -> None:
+def _close(block: BasicBlock, instruction: Instruction, program: Program, number: dict[int, int]) -> None:
     name = instruction.opcode
     block.exit = instruction
     if name in _CONDITIONS:

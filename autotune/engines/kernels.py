@@ -138,7 +138,7 @@ def kernel_digest(engine: str) -> str:
 
 
 @dataclass(frozen=True)
-class Launch:
+class CapturedLaunch:
     """A kernel with the arguments of one launch."""
 
     kernel: Any
@@ -146,16 +146,16 @@ class Launch:
     keywords: Mapping[str, Any]
 
 
-def captured(module: Any, act: Callable[[], None]) -> Launch:
+def captured(module: Any, act: Callable[[], None]) -> CapturedLaunch:
     """The launch of a fused-MoE kernel that `act` makes, without making it."""
-    taken: list[Launch] = []
+    taken: list[CapturedLaunch] = []
 
     class Recorder:
         def __init__(self, kernel: Any) -> None:
             self._kernel = kernel
 
         def __getitem__(self, grid: Any) -> Callable[..., None]:
-            return lambda *args, **keywords: taken.append(Launch(self._kernel, args, keywords))
+            return lambda *args, **keywords: taken.append(CapturedLaunch(self._kernel, args, keywords))
 
     own = {name: getattr(module, name) for name in KERNELS}
     for name, kernel in own.items():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from autotune.engines.kernels import Launch
+from autotune.engines.kernels import CapturedLaunch
 
 
 class AbsentCard:
@@ -26,7 +26,7 @@ class AbsentCard:
         return 0
 
 
-def compile_launch(launch: Launch, target: Any) -> Any:
+def compile_launch(launch: CapturedLaunch, target: Any) -> Any:
     """Triton's compiled kernel: `.asm`, `.metadata`.
 
     Args:

@@ -19,7 +19,7 @@ from autotune.protocol.backend import Backend
 from autotune.protocol.bundle import MANIFEST
 from autotune.protocol.exporter import Place, Preview, Request, estimate_note, load_exporter
 from autotune.protocol.legality import require_computed
-from autotune.protocol.mix import UNTOLD, Decision, Mix
+from autotune.protocol.mix import UNTOLD, Mix, MixDecision
 from autotune.protocol.process_knobs import ProcessKnobs, process_knobs
 from autotune.protocol.registry import load_backend
 from autotune.store.records import WinnerRecord
@@ -105,7 +105,7 @@ class Plan:
     files: Mapping[str, str]
     previews: Sequence[Preview]
     notes: Sequence[str]
-    decision: Decision[Setting] | None = None
+    decision: MixDecision[Setting] | None = None
 
 
 def plan(
@@ -177,7 +177,7 @@ def _decision(
     backend: Backend,
     mix: Mix,
     log: ShapeLog | None,
-) -> Decision[Setting] | None:
+) -> MixDecision[Setting] | None:
     """The setting for all shapes; None: there is but one estimate.
 
     Raises:
@@ -199,7 +199,7 @@ def _decision(
         tuned = [winner.problem.tokens for winner in winners]
         return replace(choose(table, mix, tuned), notes=tuple(notes))
     if all(winner.kept_default for winner in winners):
-        return Decision((), mix, ())
+        return MixDecision((), mix, ())
     raise UserError(
         "the winners' runs have timed no setting of the whole process at every shape and guard, and one"
         f" serves them all: repeat autotune run --backend {winners[0].backend}, which then says why"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from autotune.errors import UserError
 from autotune.export.settings_table import Setting, SettingsTable, gain_text, put_to_test
-from autotune.protocol.mix import Decision, Mix, decide, even
+from autotune.protocol.mix import Mix, MixDecision, decide, even
 from autotune.protocol.process_knobs import ProcessKnobs
 from autotune.results import LayerConfig
 from autotune.store.records import WinnerRecord
@@ -59,7 +59,7 @@ def shared_finalists(
     }
 
 
-def choose(table: SettingsTable, mix: Mix, tuned: Sequence[int]) -> Decision[Setting]:
+def choose(table: SettingsTable, mix: Mix, tuned: Sequence[int]) -> MixDecision[Setting]:
     """The setting to export: the best by the rounds to choose by, if it holds in the rounds to test by.
 
     What loses at a guard there is left out and the next best is tested, until one is safe: only of that one
@@ -97,7 +97,7 @@ def choose(table: SettingsTable, mix: Mix, tuned: Sequence[int]) -> Decision[Set
 
 
 def deployed(
-    winners: Sequence[WinnerRecord], knobs: ProcessKnobs, decision: Decision[Setting]
+    winners: Sequence[WinnerRecord], knobs: ProcessKnobs, decision: MixDecision[Setting]
 ) -> list[WinnerRecord]:
     """The winners with what the setting makes of their shapes in place of their own configs and gains."""
     made = []
@@ -113,7 +113,7 @@ def deployed(
     return made
 
 
-def decision_json(decision: Decision[Setting]) -> dict[str, Any]:
+def decision_json(decision: MixDecision[Setting]) -> dict[str, Any]:
     """The decision for the manifest."""
     tested = decision.tested
     return {
@@ -142,7 +142,7 @@ def decision_json(decision: Decision[Setting]) -> dict[str, Any]:
     }
 
 
-def decision_lines(decision: Decision[Setting]) -> Iterator[str]:
+def decision_lines(decision: MixDecision[Setting]) -> Iterator[str]:
     """The decision table: a line a setting, gains over the default by tokens; then the test of the best."""
     if not decision.candidates:
         yield "Every shape kept the default, so every knob stays unset."

@@ -24,7 +24,7 @@ _PACKED: Final = {"uint32": 8, "int32": 8, "uint8": 2, "int8": 2, "float4_e2m1fn
 
 
 @dataclass(frozen=True)
-class Shape:
+class LoggedShape:
     """A kind of call.
 
     Attributes:
@@ -59,7 +59,7 @@ class ShapeLog:
     """
 
     where: str
-    calls: Mapping[Shape, int]
+    calls: Mapping[LoggedShape, int]
     torn: Sequence[int] = ()
     counted: bool = False
 
@@ -136,7 +136,7 @@ def read_shape_log(path: Path) -> ShapeLog:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a log of shapes") from error
-    calls = Counter[Shape]()
+    calls = Counter[LoggedShape]()
     torn, counted = [], False
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
@@ -159,10 +159,10 @@ def read_shape_log(path: Path) -> ShapeLog:
     return ShapeLog(str(path), calls, torn, counted)
 
 
-def _shape(raw: Mapping[str, Any], where: str) -> tuple[Shape, int]:
+def _shape(raw: Mapping[str, Any], where: str) -> tuple[LoggedShape, int]:
     dimensions = tuple((name, whole(raw[name], f"{where}: {name}")) for name in _DIMENSIONS if name in raw)
     packed = _PACKED.get(str(raw.get("w_dtype")).removeprefix("torch."), 1)
-    shape = Shape(whole(raw["tokens"], f"{where}: tokens"), dimensions, packed)
+    shape = LoggedShape(whole(raw["tokens"], f"{where}: tokens"), dimensions, packed)
     return shape, whole(raw.get("count", 1), f"{where}: count")
 
 

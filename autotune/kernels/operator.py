@@ -28,7 +28,7 @@ from autotune.kernels.spec import (
     quantise_spec,
     stage_spec,
 )
-from autotune.kernels.tuned import Gpu, LayerConfig, default_config, load_tuned
+from autotune.kernels.tuned import Gpu, TunedLayer, default_config, load_tuned
 
 CONFIG_VARIABLE = "AUTOTUNE_MOE_CONFIG"
 
@@ -42,7 +42,7 @@ def fused_moe_w4a8(
     topk_weight: torch.Tensor,
     topk_ids: torch.Tensor,
     *,
-    config: str | Path | LayerConfig | None = None,
+    config: str | Path | TunedLayer | None = None,
 ) -> torch.Tensor:
     """One MoE layer: out[t] = sum_j topk_weight[t, j] * down(silu(gate(x[t])) * up(x[t])), INT4 weights.
 
@@ -137,9 +137,7 @@ def fused_moe_w4a8(
     return out
 
 
-def choose_config(
-    dims: LayerDims, tokens: int, config: str | Path | LayerConfig | None = None
-) -> LayerConfig:
+def choose_config(dims: LayerDims, tokens: int, config: str | Path | TunedLayer | None = None) -> TunedLayer:
     """The config that `fused_moe_w4a8` launches.
 
     Entries that were tuned for another GPU are not used: the default is, and a warning says so once.
@@ -147,7 +145,7 @@ def choose_config(
     Raises:
         UserError: the file is unreadable or for another layer.
     """
-    if isinstance(config, LayerConfig):
+    if isinstance(config, TunedLayer):
         return config
     path = config or os.environ.get(CONFIG_VARIABLE)
     if not path:
@@ -255,7 +253,7 @@ def _interpreted() -> bool:
 
 
 @lru_cache(maxsize=256)
-def _specs(dims: LayerDims, config: LayerConfig, runtime: str) -> tuple[KernelSpec, ...]:
+def _specs(dims: LayerDims, config: TunedLayer, runtime: str) -> tuple[KernelSpec, ...]:
     pdl = bool(config.stage1.pdl)
     return (
         stage_spec("stage1", config.stage1.knobs(), dims, runtime),

@@ -25,7 +25,7 @@ LOOP_TOKENS = 16
 
 
 @dataclass(frozen=True)
-class LayerConfig:
+class TunedLayer:
     """Configs of one layer's two stages; they share tile_m."""
 
     stage1: Stage1Config
@@ -79,7 +79,7 @@ class TunedConfigs:
     """
 
     dims: LayerDims
-    entries: Mapping[int, LayerConfig]
+    entries: Mapping[int, TunedLayer]
     gpu: Gpu | None = None
 
     def refusal(self, here: Gpu) -> str | None:
@@ -90,7 +90,7 @@ class TunedConfigs:
             return f"is for {self.gpu}, and this is {here}: tune on this GPU"
         return None
 
-    def at(self, tokens: int, runtime: str) -> LayerConfig:
+    def at(self, tokens: int, runtime: str) -> TunedLayer:
         """The entry for `tokens`, else that of the next larger count up to twice as many, else the default.
 
         Neighbouring counts agree on what is fast, distant ones do not: an entry tuned for decode must not
@@ -102,7 +102,7 @@ class TunedConfigs:
         return default_config(tokens, self.dims.inter_dim, runtime)
 
 
-def default_config(tokens: int, inter_dim: int, runtime: str) -> LayerConfig:
+def default_config(tokens: int, inter_dim: int, runtime: str) -> TunedLayer:
     """What is used where nothing was tuned; equal to the defaults in `search_spaces/triton/`.
 
     Args:
@@ -114,7 +114,7 @@ def default_config(tokens: int, inter_dim: int, runtime: str) -> LayerConfig:
         two = Stage2Config(tile_m=tile_m, tile_n=64, tile_k=256, num_warps=4, num_stages=8, reduce="loop")
     else:
         two = Stage2Config(tile_m=tile_m, tile_n=64, tile_k=256, num_warps=4, num_stages=2)
-    return LayerConfig(one, two)
+    return TunedLayer(one, two)
 
 
 @lru_cache(maxsize=16)
@@ -151,7 +151,7 @@ def parse_tuned(raw: Any, where: str) -> TunedConfigs:
     try:
         dims = LayerDims(**{name: int(raw[name]) for name in ("model_dim", "inter_dim", "experts", "top_k")})
         entries = {
-            int(entry["tokens"]): LayerConfig(
+            int(entry["tokens"]): TunedLayer(
                 Stage1Config.of(entry["stage1"]), Stage2Config.of(entry["stage2"])
             )
             for entry in raw["entries"]

@@ -14,7 +14,7 @@ from statistics import median
 from autotune.measure.neighbours import HIDDEN
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.timer import passes_a_sample
-from autotune.protocol.runtime import Clock, Launch, Machine, Replay
+from autotune.protocol.runtime import ClockReading, Launch, Machine, Replay
 
 GAP = 1.15
 """Ratio of two neighbouring samples, in order of size, that belong to unlike groups. H100: the samples of 95
@@ -52,7 +52,7 @@ class Reference:
         self, machine: Machine, replay: Replay, passes: int, now: Callable[[], float] = time.perf_counter
     ) -> None:
         self._machine, self._replay, self._passes, self._now = machine, replay, passes, now
-        self._best: tuple[float, Clock] | None = None
+        self._best: tuple[float, ClockReading] | None = None
 
     def calm(self) -> bool:
         """A short look, a few milliseconds: nothing is to be seen."""
@@ -64,7 +64,7 @@ class Reference:
 
         Its first half lets clocks rise that had fallen while nothing ran.
         """
-        looks: list[tuple[list[float], Clock]] = []
+        looks: list[tuple[list[float], ClockReading]] = []
         start = self._now()
         while len(looks) < _WATCH_LOOKS and (len(looks) < 2 or self._now() - start < _WATCH_S):
             looks.append(self._look())
@@ -78,14 +78,14 @@ class Reference:
     def close(self) -> None:
         self._replay.close()
 
-    def _look(self) -> tuple[list[float], Clock]:
+    def _look(self) -> tuple[list[float], ClockReading]:
         taken = self._replay.passes(_LOOK, self._passes)
         clock = self._machine.clock()
         if self._best is None or median(taken) < self._best[0]:
             self._best = median(taken), clock
         return taken, clock
 
-    def _slower(self, us: float, clock: Clock) -> float:
+    def _slower(self, us: float, clock: ClockReading) -> float:
         """How many times slower than its best, beyond what a lower core clock explains."""
         assert self._best is not None
         best, then = self._best

@@ -13,7 +13,7 @@ from autotune.machine.probe import live_device
 from autotune.machine.targets import TRITON_DISTRIBUTIONS, package_version
 from autotune.measure.neighbours import Neighbours
 from autotune.measure.sensors import identity, open_sensors
-from autotune.protocol.runtime import Clock, Launch, Replay
+from autotune.protocol.runtime import ClockReading, Launch, Replay
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ class GpuMachine:
         torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info()[0])
 
-    def clock(self) -> Clock:
+    def clock(self) -> ClockReading:
         return self._sensors.clock()
 
     def identity(self) -> str | None:
@@ -240,8 +240,8 @@ class CpuMachine:
     def free_bytes(self) -> int:
         return 1 << 30
 
-    def clock(self) -> Clock:
-        return Clock()
+    def clock(self) -> ClockReading:
+        return ClockReading()
 
     def identity(self) -> str | None:
         return None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autotune.measure.neighbours import Occupancy
-from autotune.protocol.runtime import Clock
+from autotune.protocol.runtime import ClockReading
 
 SYSFS = Path("/sys/bus/pci/devices")
 KFD = Path("/sys/class/kfd/kfd")
@@ -70,7 +70,7 @@ class Sensors(Protocol):
 
     def card(self) -> Card: ...
 
-    def clock(self) -> Clock: ...
+    def clock(self) -> ClockReading: ...
 
     def occupancy(self) -> Occupancy: ...
 
@@ -81,8 +81,8 @@ class NoSensors:
     def card(self) -> Card:
         return Card()
 
-    def clock(self) -> Clock:
-        return Clock()
+    def clock(self) -> ClockReading:
+        return ClockReading()
 
     def occupancy(self) -> Occupancy:
         return Occupancy()
@@ -112,12 +112,12 @@ class NvmlSensors:
             driver.value.decode() if told else None, milliwatts // 1000 if milliwatts is not None else None
         )
 
-    def clock(self) -> Clock:
+    def clock(self) -> ClockReading:
         mhz = ctypes.c_uint()
         told = self._call("nvmlDeviceGetClockInfo", self._handle, _NVML_CLOCK_SM, ctypes.byref(mhz)) == 0
         # The older name; newer drivers keep it.
         reasons = self._number("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.c_ulonglong())
-        return Clock(mhz.value if told else None, bool((reasons or 0) & _NVML_THROTTLED))
+        return ClockReading(mhz.value if told else None, bool((reasons or 0) & _NVML_THROTTLED))
 
     def occupancy(self) -> Occupancy:
         graphics = {process.pid: process.used for process in self._processes("Graphics")}
@@ -195,14 +195,14 @@ class AmdSensors:
             memory_partition=_read(self._device / "current_memory_partition"),
         )
 
-    def clock(self) -> Clock:
+    def clock(self) -> ClockReading:
         hertz = _read(self._hwmon / "freq1_input")
         if hertz and hertz.isdecimal():
             mhz: int | None = int(hertz) // 1_000_000
         else:  # the line of the level that is on: `1: 2100Mhz *`
             level = re.search(r"(\d+)\s*mhz\s*\*", _read(self._device / "pp_dpm_sclk") or "", re.IGNORECASE)
             mhz = int(level[1]) if level else None
-        return Clock(mhz, self._violations() if self._violations else False)
+        return ClockReading(mhz, self._violations() if self._violations else False)
 
     def occupancy(self) -> Occupancy:
         """KFD's processes with a queue on this GPU, of every container; a display server has none there."""

@@ -56,7 +56,7 @@ UNTOLD: Final = Mix({})
 
 
 @dataclass(frozen=True)
-class Candidate(Generic[Setting]):
+class MixCandidate(Generic[Setting]):
     """A line of the decision table.
 
     Attributes:
@@ -90,7 +90,7 @@ class Tested(Generic[Setting]):
 
 
 @dataclass(frozen=True)
-class Decision(Generic[Setting]):
+class MixDecision(Generic[Setting]):
     """The setting to export, and how it came out.
 
     Attributes:
@@ -101,14 +101,14 @@ class Decision(Generic[Setting]):
 
     setting: Setting
     mix: Mix
-    candidates: tuple[Candidate[Setting], ...]
+    candidates: tuple[MixCandidate[Setting], ...]
     tested: Tested[Setting] | None = None
     notes: tuple[str, ...] = ()
 
 
 def decide(
     times: Mapping[Setting, Mapping[int, float]], default: Setting, mix: Mix, *, min_gain: float = 0.0
-) -> Decision[Setting]:
+) -> MixDecision[Setting]:
     """The setting with the least time over the mix, among those that lose nowhere they may not.
 
     The time is the shares' sum of the layer's times, so a shape counts by what it costs. A setting that was
@@ -135,7 +135,7 @@ def decide(
     )
     best = ranked[0]
     gained = best.mean is not None and best.mean > min_gain
-    return Decision(best.setting if gained else default, mix, tuple(ranked))
+    return MixDecision(best.setting if gained else default, mix, tuple(ranked))
 
 
 def _candidate(
@@ -144,17 +144,17 @@ def _candidate(
     default: Setting,
     mix: Mix,
     needed: Sequence[int],
-) -> Candidate[Setting]:
+) -> MixCandidate[Setting]:
     mine, base = times[setting], times[default]
     gains = {m: 1 - mine[m] / base[m] for m in sorted(mine) if m in base}
     absent = [m for m in needed if m not in mine]
     if absent:
-        return Candidate(setting, gains, None, f"not measured at {_tokens(absent)}")
+        return MixCandidate(setting, gains, None, f"not measured at {_tokens(absent)}")
     total = sum(share * base[m] for m, share in mix.weights.items())
     mean = 1 - sum(share * mine[m] for m, share in mix.weights.items()) / total
     lost = [m for m in mix.guards if gains[m] < -mix.margin]
     refused = f"loses {percent(-gains[lost[0]])} at {counted(lost[0], 'token')}" if lost else ""
-    return Candidate(setting, gains, mean, refused)
+    return MixCandidate(setting, gains, mean, refused)
 
 
 def _tokens(counts: Sequence[int]) -> str:

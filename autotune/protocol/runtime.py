@@ -156,7 +156,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Clock:
+class ClockReading:
     """A reading of the device. None: it does not tell."""
 
     mhz: int | None = None
@@ -199,7 +199,7 @@ class Machine(Protocol):
     def free_bytes(self) -> int:
         """Memory that can be allocated now."""
 
-    def clock(self) -> Clock:
+    def clock(self) -> ClockReading:
         """Core clock and throttling, now."""
 
     def identity(self) -> str | None:

@@ -21,7 +21,7 @@ from autotune.report.query import (
     trials_until,
     winners_of,
 )
-from autotune.report.why import Left, left_of
+from autotune.report.why import NotInFinal, left_of
 from autotune.report.wording import AS_EXECUTED, Wording, wording
 from autotune.results import LayerConfig
 from autotune.store.records import RunRecord, StoredConfirmation, StoredTrial, WinnerRecord
@@ -69,7 +69,7 @@ class ProblemReport:
     executed: Mapping[Stage, Sequence[StoredTrial]] = field(default_factory=dict)
     basis: str = ""
     ties: Sequence[Contender] = ()
-    left: Sequence[Left] = ()
+    left: Sequence[NotInFinal] = ()
 
     @property
     def problem(self) -> Problem:

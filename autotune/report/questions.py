@@ -23,14 +23,14 @@ _CHUNK = 500  # SQLite bounds the variables of a statement
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnsweredQuestion:
     """A question and its answer, one or two sentences."""
 
     question: str
     text: str
 
 
-def answers(store: Store, one: ProblemReport) -> list[Answer]:
+def answers(store: Store, one: ProblemReport) -> list[AnsweredQuestion]:
     """Answers for one problem; questions that do not apply are left out."""
     asked = [
         ("How much of the space was tried?", _coverage(one)),
@@ -41,7 +41,7 @@ def answers(store: Store, one: ProblemReport) -> list[Answer]:
         ("What failed?", _failed(one)),
         ("What does it not tell?", _untold(one)),
     ]
-    return [Answer(question, text) for question, text in asked if text]
+    return [AnsweredQuestion(question, text) for question, text in asked if text]
 
 
 def legal_configs(one: ProblemReport, stage: Stage) -> int | None:

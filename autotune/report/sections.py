@@ -22,7 +22,7 @@ from autotune.report.effects import effects, heat_maps
 from autotune.report.finals import Contender
 from autotune.report.markup import Markup, details, join, table, tag
 from autotune.report.query import default_of, equally_fast, fastest
-from autotune.report.questions import Answer, gain_text
+from autotune.report.questions import AnsweredQuestion, gain_text
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, tie_text
 from autotune.results import LayerConfig, StaticFacts, Status
 from autotune.space.config import value_text
@@ -363,6 +363,6 @@ def _errors(trials: Sequence[StoredTrial]) -> Markup | None:
     return table(heads, rows, caption=caption, right=(1, 2, 3, 4)) if rows else None
 
 
-def doubts(found: Sequence[Answer]) -> Markup:
+def doubts(found: Sequence[AnsweredQuestion]) -> Markup:
     """Questions with answers."""
     return tag("dl", [join(tag("dt", one.question), tag("dd", one.text)) for one in found])

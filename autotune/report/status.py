@@ -28,7 +28,7 @@ _IGNORED: Final = frozenset({"backend", "tool_version"})
 
 
 @dataclass(frozen=True)
-class Stack:
+class MachineStack:
     """What this machine tells of itself.
 
     Attributes:
@@ -88,22 +88,22 @@ def stack_names(stack: Fingerprint) -> list[str]:
     return [stack.device, *runtime, *(f"{name} {version}" for name, version in parts.items() if version)]
 
 
-def this_stack() -> Stack:
+def this_stack() -> MachineStack:
     """Asks the GPU in a process of its own; without one the installed packages are all that is known."""
     done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)
     if done.returncode == 0:
-        return Stack(json.loads(done.stdout), gpu=True)
+        return MachineStack(json.loads(done.stdout), gpu=True)
     versions = {"triton": package_version(*TRITON_DISTRIBUTIONS)}
-    return Stack({name: value for name, value in versions.items() if value is not None}, gpu=False)
+    return MachineStack({name: value for name, value in versions.items() if value is not None}, gpu=False)
 
 
-def winners_status(store: Store, stack: Stack) -> list[WinnerStatus]:
+def winners_status(store: Store, stack: MachineStack) -> list[WinnerStatus]:
     """Every latest winner, oldest first."""
     digests: dict[str, str | UserError] = {}
     return [_winner(winner, stack, digests) for winner in store.winners()]
 
 
-def _winner(winner: WinnerRecord, stack: Stack, digests: dict[str, str | UserError]) -> WinnerStatus:
+def _winner(winner: WinnerRecord, stack: MachineStack, digests: dict[str, str | UserError]) -> WinnerStatus:
     unknown = [] if stack.gpu or winner.kind is Kind.ESTIMATE else ["no GPU here to compare with"]
     here = dict(stack.fields)
     source = digests.setdefault(winner.backend, _source(winner.backend))

@@ -24,7 +24,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Left:
+class NotInFinal:
     """A config among a stage's fastest that no finalist has, and why."""
 
     stage: Stage
@@ -42,7 +42,7 @@ class Why:
         settings: under which it was made; None: the run's record does not tell.
         again: the decision repeated; None: without the settings it cannot be.
         outcomes: what became of each finalist.
-        left: see `Left`.
+        left: see `NotInFinal`.
     """
 
     winner: WinnerRecord
@@ -50,7 +50,7 @@ class Why:
     settings: MeasureSettings | None
     again: Decision | None
     outcomes: tuple[str, ...]
-    left: tuple[Left, ...]
+    left: tuple[NotInFinal, ...]
 
     @property
     def repeats(self) -> bool | None:
@@ -123,7 +123,7 @@ def _interval(gain: float, low: float, high: float) -> str:
     return percent_interval(gain, low, high, signed=True)
 
 
-def left_of(store: Store, stored: StoredConfirmation) -> list[Left]:
+def left_of(store: Store, stored: StoredConfirmation) -> list[NotInFinal]:
     """Of each stage's fastest in the search those that no finalist has."""
     made = []
     for stage in Stage:
@@ -153,7 +153,7 @@ def left_of(store: Store, stored: StoredConfirmation) -> list[Left]:
                 if failed
                 else "other pairs of stages had smaller sums, or its machine code equals another's"
             )
-            made.append(Left(stage, config, times[config], reason))
+            made.append(NotInFinal(stage, config, times[config], reason))
     return made
 
 

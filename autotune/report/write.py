@@ -12,7 +12,7 @@ from autotune.report.tables import csv_text, write_parquet
 from autotune.store.store import Store
 
 
-class Format(StrEnum):
+class ReportFormat(StrEnum):
     """What a report is written as."""
 
     HTML = "html"
@@ -21,29 +21,34 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
-_SUFFIXES = {".html": Format.HTML, ".htm": Format.HTML, ".md": Format.MD, ".csv": Format.CSV}
-_SUFFIXES[".parquet"] = Format.PARQUET
+_SUFFIXES = {
+    ".html": ReportFormat.HTML,
+    ".htm": ReportFormat.HTML,
+    ".md": ReportFormat.MD,
+    ".csv": ReportFormat.CSV,
+}
+_SUFFIXES[".parquet"] = ReportFormat.PARQUET
 
 
-def format_of(out: Path, named: str | None) -> Format:
+def format_of(out: Path, named: str | None) -> ReportFormat:
     """The format that was named, else the one that the file's ending means, HTML where it has none.
 
     Raises:
         UserError: no such format, or the ending means none.
     """
     if named is None:
-        format_by_name = _SUFFIXES.get(out.suffix.lower()) if out.suffix else Format.HTML
+        format_by_name = _SUFFIXES.get(out.suffix.lower()) if out.suffix else ReportFormat.HTML
         if format_by_name is None:
             raise UserError(
                 f"--out {out} ends as no report does: end it with {', '.join(_SUFFIXES)}, or give --format"
             )
         return format_by_name
-    if named not in list(Format):
-        raise UserError(f"--format {named!r} is no format: use one of {', '.join(Format)}")
-    return Format(named)
+    if named not in list(ReportFormat):
+        raise UserError(f"--format {named!r} is no format: use one of {', '.join(ReportFormat)}")
+    return ReportFormat(named)
 
 
-def write_report(store: Store, scope: Scope, out: Path, format_: Format) -> Report:
+def write_report(store: Store, scope: Scope, out: Path, format_: ReportFormat) -> Report:
     """Writes a report; returns what is in it.
 
     Raises:
@@ -51,7 +56,7 @@ def write_report(store: Store, scope: Scope, out: Path, format_: Format) -> Repo
     """
     report = gather(store, scope)
     try:
-        if format_ is Format.PARQUET:
+        if format_ is ReportFormat.PARQUET:
             with replacing(out) as beside:
                 write_parquet(report, beside)
         else:
@@ -61,8 +66,8 @@ def write_report(store: Store, scope: Scope, out: Path, format_: Format) -> Repo
     return report
 
 
-def report_text(store: Store, report: Report, format_: Format) -> str:
+def report_text(store: Store, report: Report, format_: ReportFormat) -> str:
     """A report as text."""
-    if format_ is Format.MD:
+    if format_ is ReportFormat.MD:
         return markdown(store, report)
-    return csv_text(report) if format_ is Format.CSV else page(store, report)
+    return csv_text(report) if format_ is ReportFormat.CSV else page(store, report)

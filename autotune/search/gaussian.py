@@ -22,7 +22,7 @@ _BLOCK = 32  # rows solved for at a time
 _FITTED = 160  # results that the kernel is fitted to at most
 
 
-class Process:
+class GaussianProcess:
     """Posterior of every point, given some.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.search.features import Encoder, Matrix
-from autotune.search.gaussian import Process, improvement
+from autotune.search.gaussian import GaussianProcess, improvement
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace
 
@@ -45,7 +45,7 @@ class JointModel:
         self._us: dict[Config, dict[int, float | None]] = {}
         self._pool: list[Config] = []
         self._index: dict[Config, int] = {}
-        self._process: Process | None = None
+        self._process: GaussianProcess | None = None
         self._started: list[Config] = []
         self._next_fit = _FIRST
         self._scale: dict[int, float] = {}
@@ -118,7 +118,7 @@ class JointModel:
         return self._most_gain(self._ready(), self._values(), output, known)[1]
 
     def _most_gain(
-        self, process: Process, values: Matrix, output: int, known: Callable[[Config], bool]
+        self, process: GaussianProcess, values: Matrix, output: int, known: Callable[[Config], bool]
     ) -> tuple[Config | None, float]:
         """The untried config of the most expected improvement, and that; None and 0: nothing is untried."""
         gain = self._gain(process, values, output)
@@ -135,13 +135,13 @@ class JointModel:
                 return config
         return None
 
-    def _ready(self) -> Process:
+    def _ready(self) -> GaussianProcess:
         """The process, with every config that was started."""
         if self._process is None:
             self._pool = self._gather()
             self._index = {config: row for row, config in enumerate(self._pool)}
             self._encoder = Encoder(self._spaces[0], self._pool)
-            self._process = Process(self._encoder.encode(self._pool))
+            self._process = GaussianProcess(self._encoder.encode(self._pool))
         new = [config for config in self._started if config not in self._index]
         if new:
             self._process.extend(self._encoder.encode(new).points)
@@ -161,7 +161,7 @@ class JointModel:
                 pool.update(dict.fromkeys(space.draw(self._rng, POOL - len(pool))))
         return list(pool)
 
-    def _narrow(self, process: Process, values: Matrix) -> None:
+    def _narrow(self, process: GaussianProcess, values: Matrix) -> None:
         """Drops what is least likely to be best anywhere: asking costs in proportion to the pool."""
         mean, deviation = process.posterior(values)
         least = (mean - 2 * deviation).min(axis=1)
@@ -220,7 +220,7 @@ class JointModel:
         made: NDArray[np.intp] = sample[np.argsort(-(gaps**2).sum(axis=2).min(axis=1))]
         return made
 
-    def _neighbours(self, process: Process, values: Matrix, output: int) -> NDArray[np.intp]:
+    def _neighbours(self, process: GaussianProcess, values: Matrix, output: int) -> NDArray[np.intp]:
         """Pool rows one knob away from the best at `output`, the fastest by the model first."""
         column = np.where(self._measured[:, output], values[:, output], np.inf)
         best = self._started[int(np.argmin(column))]
@@ -230,7 +230,7 @@ class JointModel:
         made: NDArray[np.intp] = near[np.argsort(mean[near, output])]
         return made
 
-    def _gain(self, process: Process, values: Matrix, output: int) -> NDArray[np.float64]:
+    def _gain(self, process: GaussianProcess, values: Matrix, output: int) -> NDArray[np.float64]:
         """Expected improvement at `output`, as a fraction of the best's time, of every pool row."""
         mean, deviation = process.posterior(values)
         own = values[self._measured[:, output], output]

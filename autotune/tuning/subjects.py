@@ -38,7 +38,7 @@ def by_stage(text: str) -> dict[Stage | None, str]:
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedSubject:
     """A subject as it was named.
 
     Attributes:
@@ -60,7 +60,7 @@ class Resolver:
         """The default of a problem."""
         return default_of(self._backend, problem.layer, problem.tokens, self._device)
 
-    def resolve(self, text: str, problem: Problem) -> Named:
+    def resolve(self, text: str, problem: Problem) -> NamedSubject:
         """The subject that `text` names at a problem: one of `FORMS`.
 
         Knobs that a config leaves out have the default's values.
@@ -69,11 +69,11 @@ class Resolver:
             UserError: there is no such thing, or it is not legal at this problem.
         """
         if text == "default":
-            return Named(text, None, self.default(problem))
+            return NamedSubject(text, None, self.default(problem))
         if text.startswith("run:"):
-            return Named(text, None, self._of_run(text, problem))
+            return NamedSubject(text, None, self._of_run(text, problem))
         if Path(text).is_dir():
-            return Named(text, None, self._of_bundle(Path(text), problem))
+            return NamedSubject(text, None, self._of_bundle(Path(text), problem))
         parts = by_stage(text)
         if None in parts:
             at = " or ".join(f"{stage}:{text}" for stage in Stage)
@@ -85,15 +85,15 @@ class Resolver:
         }
         if len(stages) == 1:
             ((stage, config),) = stages.items()
-            return Named(text, stage, config)
+            return NamedSubject(text, stage, config)
         layer = LayerConfig(stages[Stage.STAGE1], stages[Stage.STAGE2])
         if layer.stage1.get("tile_m") != layer.stage2.get("tile_m"):
             raise UserError(
                 f"{text!r} gives the stages unlike tile_m: they share the sort's blocks, give both the same"
             )
-        return Named(text, None, layer)
+        return NamedSubject(text, None, layer)
 
-    def alike(self, a: Named, b: Named) -> tuple[Named, Named]:
+    def alike(self, a: NamedSubject, b: NamedSubject) -> tuple[NamedSubject, NamedSubject]:
         """The two as what they have in common: a layer against one stage's config is that stage's.
 
         Raises:
@@ -156,7 +156,7 @@ class Resolver:
         return found[0]
 
 
-def _as_stage(named: Named, stage: Stage) -> Named:
+def _as_stage(named: NamedSubject, stage: Stage) -> NamedSubject:
     if isinstance(named.subject, LayerConfig):
-        return Named(named.name, stage, named.subject.of(stage))
+        return NamedSubject(named.name, stage, named.subject.of(stage))
     return named

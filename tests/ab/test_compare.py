@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.ab.compare import Finding, compare, compare_values, differences
+from autotune.ab.compare import ArmVerdict, compare, compare_values, differences
 from autotune.ab.results import METRICS, Repeat, read_repeat
 from autotune.errors import UserError
 from tests.ab.made_up import BASE, TUNED, sglang, vllm
@@ -17,7 +17,7 @@ def arm(make: Any, scales: Sequence[float] = (1.0,), name: str = "base", **chang
     return [read_repeat(make(scale, **changes), f"{name}/{i}") for i, scale in enumerate(scales)]
 
 
-def verdicts(base: list[Repeat], tuned: list[Repeat]) -> dict[str, Finding]:
+def verdicts(base: list[Repeat], tuned: list[Repeat]) -> dict[str, ArmVerdict]:
     return {one.metric.field: one.verdict for one in compare(base, tuned)}
 
 
@@ -25,8 +25,8 @@ def verdicts(base: list[Repeat], tuned: list[Repeat]) -> dict[str, Finding]:
 def test_three_per_cent_are_found_with_five_repeats(make: Any) -> None:
     compared = {one.metric.field: one for one in compare(arm(make, BASE), arm(make, TUNED))}
     assert set(compared) == {metric.field for metric in METRICS}
-    assert {one.verdict for one in compared.values()} == {Finding.FASTER, Finding.SAME}
-    assert compared["accept_length"].verdict is Finding.SAME
+    assert {one.verdict for one in compared.values()} == {ArmVerdict.FASTER, ArmVerdict.SAME}
+    assert compared["accept_length"].verdict is ArmVerdict.SAME
     tpot = compared["median_tpot_ms"].ratio
     assert tpot.value == pytest.approx(0.969, abs=1e-3)
     assert tpot.low < tpot.value < tpot.high < 0.99
@@ -37,13 +37,13 @@ def test_three_per_cent_are_found_with_five_repeats(make: Any) -> None:
 def test_fewer_than_four_repeats_decide_nothing(repeats: int) -> None:
     said = compare_values(METRICS[0], [30.0, 30.1, 29.9][:repeats], [27.0, 27.1, 26.9, 27.0, 27.0], 0.01)
     assert said.ratio.high < 0.92
-    assert said.verdict is Finding.TOO_FEW
+    assert said.verdict is ArmVerdict.TOO_FEW
     assert not said.verdict.said
 
 
 def test_slower_is_said_too() -> None:
     said = compare_values(METRICS[0], [30.0 * s for s in TUNED], [30.0 * s for s in BASE], 0.01)
-    assert said.verdict is Finding.SLOWER
+    assert said.verdict is ArmVerdict.SLOWER
 
 
 @settings(max_examples=20, deadline=None)
@@ -52,18 +52,18 @@ def test_an_arm_against_itself_never_wins(values: list[float]) -> None:
     said = compare_values(METRICS[0], values, values, 0.01)
     assert said.ratio.value == pytest.approx(1)
     assert said.p == 1
-    assert said.verdict in (Finding.SAME, Finding.AMBIGUOUS, Finding.TOO_FEW)
+    assert said.verdict in (ArmVerdict.SAME, ArmVerdict.AMBIGUOUS, ArmVerdict.TOO_FEW)
 
 
 def test_an_arm_that_accepts_fewer_drafts_is_not_faster() -> None:
     fewer = arm(vllm, TUNED, spec_decode_acceptance_length=3.1)
     said = verdicts(arm(vllm, BASE), fewer)
-    assert said["accept_length"] is Finding.FEWER
-    assert said["ms_per_accepted_token"] is Finding.SLOWER
-    assert Finding.FASTER not in said.values()
+    assert said["accept_length"] is ArmVerdict.FEWER
+    assert said["ms_per_accepted_token"] is ArmVerdict.SLOWER
+    assert ArmVerdict.FASTER not in said.values()
     more = verdicts(fewer, arm(vllm, BASE))
-    assert more["accept_length"] is Finding.MORE
-    assert more["median_tpot_ms"] is Finding.SLOWER
+    assert more["accept_length"] is ArmVerdict.MORE
+    assert more["median_tpot_ms"] is ArmVerdict.SLOWER
 
 
 PD = {"prefill": [{"tp_size": 8}], "decode": [{"tp_size": 8}, {"tp_size": 4}]}

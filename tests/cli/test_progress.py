@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotune.cli.progress import LiveProgress, PlainProgress, Tally
+from autotune.cli.progress import LiveProgress, PlainProgress, Progress
 from autotune.problem.layer import Problem, Stage
 from autotune.results import Status
 from autotune.search.driver import Task
@@ -19,7 +19,7 @@ def search() -> StageSearch:
     return StageSearch(space, sampler="random", seed=0, budget=3)
 
 
-def _told(tally: Tally, search: StageSearch) -> None:
+def _told(tally: Progress, search: StageSearch) -> None:
     """The search asks for the default and hears that it takes 40 us."""
     ask = search.ask()
     assert ask is not None
@@ -28,7 +28,7 @@ def _told(tally: Tally, search: StageSearch) -> None:
 
 
 def test_counts_by_status_and_what_was_merged(search: StageSearch) -> None:
-    tally = Tally()
+    tally = Progress()
     tally.on_start({TASK: search}, resumed=0)
     assert tally.by_status() == "no result yet"
     tally.on_trial(trial(), search)
@@ -38,7 +38,7 @@ def test_counts_by_status_and_what_was_merged(search: StageSearch) -> None:
 
 
 def test_a_run_that_finds_nothing_left_to_try_says_so(search: StageSearch) -> None:
-    tally = Tally()
+    tally = Progress()
     tally.on_start({TASK: search}, resumed=96)
     assert tally.spoken() == "nothing left to try; 96 stored trials used"
     tally.on_trial(trial(), search)

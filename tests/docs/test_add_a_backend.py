@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.cli.progress import Tally
+from autotune.cli.progress import Progress
 from autotune.machine.devices import DEVICES
 from autotune.machine.targets import Kind, Target
 from autotune.measure.settings import MeasureSettings
@@ -65,7 +65,7 @@ def test_its_measured_run_finds_the_fastest_and_confirms_it(
         ),
     )
     with Store.open(own_database) as store:
-        result = run(request, store, Tally())
+        result = run(request, store, Progress())
         (winner,) = result.best
         assert winner.kind is Kind.MEASURED
         assert not winner.kept_default

@@ -10,7 +10,7 @@ import triton.language as tl
 from triton.runtime import driver
 
 from autotune.compile.isa import gpu_target
-from autotune.engines.kernels import Launch
+from autotune.engines.kernels import CapturedLaunch
 from autotune.engines.specialise import AbsentCard, compile_launch
 from autotune.machine.devices import DEVICES, Device
 
@@ -44,7 +44,7 @@ def test_a_launch_on_real_tensors_finds_what_was_compiled_from_tensors_without_s
     target = gpu_target(device)
     for n in (64, 61):  # a multiple of 16, and none
         before = compiled_for(tmp_path)
-        kernel = compile_launch(Launch(_add, arguments_on("meta", n), keywords), target)
+        kernel = compile_launch(CapturedLaunch(_add, arguments_on("meta", n), keywords), target)
         assert ("amdgcn" if device.runtime == "hip" else "ptx") in kernel.asm
         ours = compiled_for(tmp_path)
         assert ours > before
@@ -59,5 +59,7 @@ def test_the_process_keeps_its_own_driver(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
     own = AbsentCard(None)
     monkeypatch.setattr(driver, "_active", own)
-    compile_launch(Launch(_add, arguments_on("meta", 64), {"BLOCK": 64}), gpu_target(DEVICES["mi325x"]))
+    compile_launch(
+        CapturedLaunch(_add, arguments_on("meta", 64), {"BLOCK": 64}), gpu_target(DEVICES["mi325x"])
+    )
     assert driver._active is own

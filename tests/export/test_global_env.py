@@ -11,7 +11,7 @@ from autotune.backends.aiter.knobs import PUBLISHED
 from autotune.errors import UserError
 from autotune.export.export import Plan, Selection, plan
 from autotune.export.global_env import decision_lines, shared_finalists, shared_settings
-from autotune.export.shape_log import Shape, ShapeLog
+from autotune.export.shape_log import LoggedShape, ShapeLog
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
 from autotune.protocol.exporter import Place
@@ -234,7 +234,11 @@ def test_a_guard_that_is_left_out_is_no_traffic(guards: tuple[int, ...], store: 
 
 def test_a_recorded_log_is_the_mix_and_what_was_made_of_it_is_kept(store: Store) -> None:
     tuned(store, SETTINGS, WIDE_TILE_LOSES_PREFILL)
-    log = ShapeLog("/var/log/shapes", {Shape(3): 1, Shape(160): 3, Shape(4, (("E", 1),)): 5}, counted=True)
+    log = ShapeLog(
+        "/var/log/shapes",
+        {LoggedShape(3): 1, LoggedShape(160): 3, LoggedShape(4, (("E", 1),)): 5},
+        counted=True,
+    )
     made = plan(store, Selection("flydsl"), Place("/b"), mix=UNTOLD, log=log)
     assert made.decision is not None
     assert made.decision.mix.weights == {4: 0.25, 160: 0.75}

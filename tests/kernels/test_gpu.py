@@ -8,7 +8,7 @@ pytest.importorskip("triton")
 # ruff: noqa: E402
 from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
 from autotune.kernels.sort import max_blocks, sort_with_torch
-from autotune.kernels.tuned import LayerConfig
+from autotune.kernels.tuned import TunedLayer
 
 from .layers import relative_error, routing
 
@@ -126,7 +126,7 @@ def test_the_layer_in_a_graph(tokens: int, pdl: bool | None, weights: dict) -> N
     if pdl and (torch.version.hip or torch.cuda.get_device_capability() < (9, 0)):
         pytest.skip("dependent launch needs sm_90")
     loop = {"reduce": "loop", "split_blocks": 2, "num_stages": 8} if tokens <= 16 else {}
-    config = LayerConfig(
+    config = TunedLayer(
         Stage1Config(tile_n=64, tile_k=512, split_k=2, pdl=pdl), Stage2Config(tile_k=256, pdl=pdl, **loop)
     )
     x = torch.randn(tokens, 7168, device="cuda").bfloat16()

@@ -40,7 +40,7 @@ else:
     )
     from autotune.kernels.sort import max_blocks, sort_with_torch
     from autotune.kernels.spec import buffers, grid, launch, quantise_spec, sort_spec, stage_spec
-    from autotune.kernels.tuned import LayerConfig
+    from autotune.kernels.tuned import TunedLayer
 
     from .layers import Layer, layer, relative_error, routing
 
@@ -203,7 +203,7 @@ else:
     def test_the_operator_takes_its_config_from_the_file(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        knobs = LayerConfig(
+        knobs = TunedLayer(
             Stage1Config(tile_n=32, tile_k=64, split_k=2), Stage2Config(tile_n=32, tile_k=64, reduce="loop")
         )
         content = {

@@ -10,7 +10,7 @@ from autotune.errors import UserError
 from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
 from autotune.kernels.sort import TOKEN_ROWS, max_blocks
 from autotune.kernels.spec import buffers, check_tokens, grid, stage_spec
-from autotune.kernels.tuned import LOOP_TOKENS, LayerConfig, default_config, parse_tuned
+from autotune.kernels.tuned import LOOP_TOKENS, TunedLayer, default_config, parse_tuned
 from autotune.machine.devices import DEVICES
 from autotune.problem.layer import Layer, Stage
 from autotune.problem.models import PRESETS
@@ -155,4 +155,4 @@ def test_a_file_that_is_not_ours_is_refused(change: dict, says: str) -> None:
 
 def test_stages_of_a_layer_share_tile_m() -> None:
     with pytest.raises(UserError, match="give both the same"):
-        LayerConfig(Stage1Config(tile_m=16), Stage2Config(tile_m=32))
+        TunedLayer(Stage1Config(tile_m=16), Stage2Config(tile_m=32))

@@ -15,7 +15,7 @@ from autotune.measure.neighbours import HIDDEN, Neighbours, Occupancy
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Stage
-from autotune.protocol.runtime import Clock
+from autotune.protocol.runtime import ClockReading
 from autotune.results import Finalist, Measurement
 from tests.measure.conftest import FAKE, PROBLEM, QUICK
 from tests.measure.fake_runtime import crowd, fake_config, with_stages
@@ -44,8 +44,8 @@ class Scripted:
         self._count += samples
         return [self._us(self._count - samples + index) for index in range(samples)]
 
-    def clock(self) -> Clock:
-        return Clock(self._mhz(self._count))
+    def clock(self) -> ClockReading:
+        return ClockReading(self._mhz(self._count))
 
     def close(self) -> None:
         pass

@@ -10,7 +10,7 @@ import pytest
 from autotune.measure import sensors
 from autotune.measure.neighbours import Occupancy
 from autotune.measure.sensors import AmdSensors, Card, NoSensors, NvmlSensors, open_sensors, pci_address
-from autotune.protocol.runtime import Clock
+from autotune.protocol.runtime import ClockReading
 
 
 def amd_card(folder: Path, **files: str) -> Path:
@@ -33,7 +33,7 @@ def test_an_amd_card_in_cpx_mode(tmp_path: Path) -> None:
     sensors = AmdSensors(folder)
     card = sensors.card()
     assert (card.compute_partition, card.memory_partition, card.power_cap_w) == ("CPX", "NPS4", 1000)
-    assert sensors.clock() == Clock(2100, throttled=False)
+    assert sensors.clock() == ClockReading(2100, throttled=False)
 
 
 def test_without_a_frequency_sensor_the_level_that_is_on_is_the_clock(tmp_path: Path) -> None:
@@ -42,13 +42,13 @@ def test_without_a_frequency_sensor_the_level_that_is_on_is_the_clock(tmp_path: 
 
 
 def test_a_violation_marks_the_reading(tmp_path: Path) -> None:
-    assert AmdSensors(tmp_path, lambda: True).clock() == Clock(None, throttled=True)
+    assert AmdSensors(tmp_path, lambda: True).clock() == ClockReading(None, throttled=True)
 
 
 def test_what_is_not_told_is_none(tmp_path: Path) -> None:
     card = AmdSensors(tmp_path).card()
     assert (card.compute_partition, card.memory_partition, card.power_cap_w) == (None, None, None)
-    assert AmdSensors(tmp_path).clock() == Clock()
+    assert AmdSensors(tmp_path).clock() == ClockReading()
 
 
 @pytest.mark.parametrize("hip", [False, True])
@@ -60,7 +60,7 @@ def test_a_machine_without_the_card_has_no_sensors(hip: bool) -> None:
     sensors = open_sensors(Properties(), hip=hip)
     assert isinstance(sensors, NoSensors)
     assert sensors.card() == Card()
-    assert sensors.clock() == Clock()
+    assert sensors.clock() == ClockReading()
 
 
 def test_a_torch_that_does_not_tell_the_address_has_no_sensors() -> None:

@@ -11,7 +11,7 @@ import pytest
 from autotune.measure.machine import CpuMachine
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.timer import CHUNK, FIRST, passes_a_sample, settled, stop_reason, time_replay
-from autotune.protocol.runtime import Clock
+from autotune.protocol.runtime import ClockReading
 
 
 class Scripted:
@@ -35,10 +35,10 @@ class Scripted:
 class Clocks(CpuMachine):
     """A machine with given readings."""
 
-    def __init__(self, *readings: Clock) -> None:
+    def __init__(self, *readings: ClockReading) -> None:
         self._readings = itertools.chain(readings, itertools.repeat(readings[-1]))
 
-    def clock(self) -> Clock:
+    def clock(self) -> ClockReading:
         return next(self._readings)
 
 
@@ -48,7 +48,7 @@ def seconds() -> Callable[[], float]:
     return lambda: next(ticks) * 1e-3
 
 
-STEADY = Clock(1980, throttled=False)
+STEADY = ClockReading(1980, throttled=False)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_noise_that_no_longer_falls_ends_the_window() -> None:
 
 
 def test_a_throttled_reading_marks_the_samples_around_it() -> None:
-    clocks = Clocks(STEADY, STEADY, Clock(1410, throttled=True), STEADY, STEADY)
+    clocks = Clocks(STEADY, STEADY, ClockReading(1410, throttled=True), STEADY, STEADY)
     settings = MeasureSettings(min_samples=4 * CHUNK)
     timing = time_replay(clocks, Scripted(lambda n: 640.0), 32, settings, now=seconds())
     marks = [s.throttled for s in timing.samples]
@@ -162,7 +162,7 @@ def test_a_clock_that_is_still_rising_or_limited_makes_nobody_poor() -> None:
     timing = time_replay(Clocks(STEADY), rising, 1, MeasureSettings(), fastest_us=101.0, now=seconds())
     assert timing.ended == "precise"
 
-    limited = Clocks(Clock(900, throttled=True), STEADY)
+    limited = Clocks(ClockReading(900, throttled=True), STEADY)
     timing = time_replay(
         limited, Scripted(lambda n: 170.0), 1, MeasureSettings(), fastest_us=101.0, now=seconds()
     )

@@ -11,7 +11,7 @@ from autotune.errors import UserError
 from autotune.report.content import Report, Scope, gather
 from autotune.report.markdown import markdown
 from autotune.report.tables import columns, csv_text
-from autotune.report.write import Format, write_report
+from autotune.report.write import ReportFormat, write_report
 from autotune.store.store import Store
 
 
@@ -55,7 +55,7 @@ def test_failed_trials_are_rows_too(large_report: Report) -> None:
 
 def test_parquet_has_the_same_rows_with_types(large: Store, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-    report = write_report(large, Scope(), tmp_path / "trials.parquet", Format.PARQUET)
+    report = write_report(large, Scope(), tmp_path / "trials.parquet", ReportFormat.PARQUET)
     table = parquet.read_table(tmp_path / "trials.parquet")
     assert table.num_rows == len(report.trials)
     assert table.column_names == columns(report)
@@ -68,4 +68,4 @@ def test_without_pyarrow_the_command_to_install_it_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"pip install 'moe-autotune\[report\]'"):
-        write_report(h100, Scope(), tmp_path / "trials.parquet", Format.PARQUET)
+        write_report(h100, Scope(), tmp_path / "trials.parquet", ReportFormat.PARQUET)

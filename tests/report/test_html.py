@@ -13,7 +13,7 @@ from autotune.errors import UserError
 from autotune.export.export import Selection, export
 from autotune.report.content import Report, Scope, gather
 from autotune.report.page import page
-from autotune.report.write import Format, format_of, write_report
+from autotune.report.write import ReportFormat, format_of, write_report
 from autotune.store.store import Store
 from tests.cli.helper import env
 from tests.report.conftest import RECORDED
@@ -217,8 +217,8 @@ def test_the_file_s_ending_names_the_format() -> None:
     endings = {"a.html": "html", "a.md": "md", "a.CSV": "csv", "a.parquet": "parquet", "a": "html"}
     for name, format_ in endings.items():
         assert format_of(Path(name), None) == format_
-    assert format_of(Path("a.html"), "md") is Format.MD
-    assert format_of(Path("a.txt"), "md") is Format.MD
+    assert format_of(Path("a.html"), "md") is ReportFormat.MD
+    assert format_of(Path("a.txt"), "md") is ReportFormat.MD
     with pytest.raises(UserError, match="use one of html, md, csv, parquet"):
         format_of(Path("a"), "pdf")
     with pytest.raises(UserError, match=r"--out a.json ends as no report does"):
@@ -228,4 +228,4 @@ def test_the_file_s_ending_names_the_format() -> None:
 def test_a_file_that_cannot_be_written_is_told(h100: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out"):
-        write_report(h100, Scope(), tmp_path / "file" / "report.html", Format.HTML)
+        write_report(h100, Scope(), tmp_path / "file" / "report.html", ReportFormat.HTML)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.search.features import Features
-from autotune.search.gaussian import _NUGGET_PRIOR, Process, _cost, improvement, matern
+from autotune.search.gaussian import _NUGGET_PRIOR, GaussianProcess, _cost, improvement, matern
 
 SEEDS = st.integers(0, 10**6)
 
@@ -17,7 +17,7 @@ def features(rng: np.random.Generator, count: int, columns: int = 3) -> Features
     return Features(rng.random((count, columns)), np.arange(columns))
 
 
-def direct(process: Process, points: np.ndarray, known: list[int], values: np.ndarray) -> np.ndarray:
+def direct(process: GaussianProcess, points: np.ndarray, known: list[int], values: np.ndarray) -> np.ndarray:
     """Posterior mean by one inverse."""
     weights = np.exp(-process._log_lengths)
     scaled = points * weights
@@ -32,7 +32,7 @@ def direct(process: Process, points: np.ndarray, known: list[int], values: np.nd
 def test_points_added_one_by_one_give_the_posterior_of_all_at_once(seed: int, known: int) -> None:
     rng = np.random.default_rng(seed)
     made = features(rng, 60)
-    process = Process(made)
+    process = GaussianProcess(made)
     rows = [int(row) for row in rng.permutation(60)[:known]]
     for row in rows:
         process.add(row)
@@ -46,7 +46,7 @@ def test_points_added_one_by_one_give_the_posterior_of_all_at_once(seed: int, kn
 def test_points_that_come_later_are_as_if_they_had_been_there(seed: int) -> None:
     rng = np.random.default_rng(seed)
     whole = features(rng, 20)
-    early, late = Process(Features(whole.points[:12], whole.aspects)), Process(whole)
+    early, late = GaussianProcess(Features(whole.points[:12], whole.aspects)), GaussianProcess(whole)
     for row in (0, 3, 7):
         early.add(row)
         late.add(row)
@@ -62,7 +62,7 @@ def test_points_that_come_later_are_as_if_they_had_been_there(seed: int) -> None
 @given(SEEDS)
 def test_a_point_whose_value_is_to_come_changes_no_mean_but_is_less_uncertain(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    process = Process(features(rng, 20))
+    process = GaussianProcess(features(rng, 20))
     process.add(2)
     before, wide = process.posterior(np.array([[1.0]]))
     process.add(5)
@@ -89,7 +89,7 @@ def test_the_gradient_is_that_of_the_cost(seed: int) -> None:
 def test_a_column_that_matters_gets_the_shorter_length() -> None:
     rng = np.random.default_rng(0)
     made = features(rng, 60, columns=2)
-    process = Process(made)
+    process = GaussianProcess(made)
     for row in range(60):
         process.add(row)
     process.fit(np.sin(6 * made.points[:, :1]), steps=60)
@@ -99,7 +99,7 @@ def test_a_column_that_matters_gets_the_shorter_length() -> None:
 
 def test_a_fit_keeps_what_was_added() -> None:
     rng = np.random.default_rng(1)
-    process = Process(features(rng, 40))
+    process = GaussianProcess(features(rng, 40))
     for row in range(35):
         process.add(row)
     values = rng.standard_normal((35, 1))

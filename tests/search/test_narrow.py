@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.cli.progress import Tally
+from autotune.cli.progress import Progress
 from autotune.errors import UserError
 from autotune.problem.layer import Problem, Stage
 from autotune.search.study import Ask, StageSearch
@@ -147,12 +147,12 @@ def _tried(store: Store, run_id: int) -> set[Config]:
 
 
 def test_trials_of_a_part_count_for_the_whole_and_the_other_way_round(store: Store) -> None:
-    first = run(replace(REQUEST, knobs=(f"us={OTHER_US}",)), store, Tally())
+    first = run(replace(REQUEST, knobs=(f"us={OTHER_US}",)), store, Progress())
     part = _tried(store, first.run)
     assert part == {SPACE.default, *_part()}
-    second = run(REQUEST, store, Tally())
+    second = run(REQUEST, store, Progress())
     assert _tried(store, second.run) == set(SPACE) - part
-    third = Tally()
+    third = Progress()
     run(replace(REQUEST, knobs=(f"us={OTHER_US}",)), store, third)
     assert (third.done, third.resumed) == (0, 2 * len(part))
 
@@ -160,12 +160,12 @@ def test_trials_of_a_part_count_for_the_whole_and_the_other_way_round(store: Sto
 def test_what_the_user_names_is_tried_whatever_the_budget(store: Store) -> None:
     wanted = [c for c in SPACE if c != SPACE.default][:2]
     done = run(
-        replace(REQUEST, trials=1, tries=tuple(f"stage1:{config}" for config in wanted)), store, Tally()
+        replace(REQUEST, trials=1, tries=tuple(f"stage1:{config}" for config in wanted)), store, Progress()
     )
     assert _tried(store, done.run) == {SPACE.default, *wanted}
 
 
 def test_what_is_no_config_is_refused_before_anything_runs(store: Store) -> None:
     with pytest.raises(UserError, match="us=1 is not in"):
-        run(replace(REQUEST, tries=("stage1:us=1",)), store, Tally())
+        run(replace(REQUEST, tries=("stage1:us=1",)), store, Progress())
     assert store.runs() == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.cli.progress import Tally
+from autotune.cli.progress import Progress
 from autotune.problem.layer import Stage
 from autotune.results import StaticFacts, Status
 from autotune.search.resume import known_results
@@ -70,7 +70,7 @@ def test_trials_of_another_space_are_not_resumed(tmp_path: Path) -> None:
     search = StageSearch(space, sampler="random", seed=0, budget=9)
     with Store.open() as store:
         current = Tuning(
-            request, store, Tally(), StandIn(), MI325X, begin(store), {(M4, Stage.STAGE1): search}
+            request, store, Progress(), StandIn(), MI325X, begin(store), {(M4, Stage.STAGE1): search}
         )
         for digest, us in (("another", 9.0), (space.space.digest, 10.0)):
             stored = trial(backend=StandIn.name, config=space.default, space_digest=digest, time_us=us)

@@ -31,7 +31,7 @@ from autotune.errors import UserError
 from autotune.problem.layer import Stage
 from autotune.protocol.exporter import Content, Exporter, Place, Preview, Request, Row, Stack
 from autotune.protocol.key_table import looked_at
-from autotune.protocol.mix import Decision, Mix, decide, even
+from autotune.protocol.mix import Mix, MixDecision, decide, even
 from autotune.results import Confirmation
 from autotune.space.config import UNSET, Config
 from autotune.statistics import median_interval, pair_ratios
@@ -214,12 +214,12 @@ class _Final:
         return [(us[place]["layer"], us[0]["layer"]) for us in ran]
 
 
-def _decisions(finals: Sequence[_Final]) -> dict[int, Decision[Choice | None]]:
+def _decisions(finals: Sequence[_Final]) -> dict[int, MixDecision[Choice | None]]:
     """Each bucket's choice among what was confirmed at some count of that bucket; None: no row.
 
     The row for 4 serves 3 and 4: it is the best over both, and loses at neither.
     """
-    decisions: dict[int, Decision[Choice | None]] = {}
+    decisions: dict[int, MixDecision[Choice | None]] = {}
     for rounded in sorted({final.bucket for final in finals}):
         times = _times([final for final in finals if final.bucket == rounded])
         counts = sorted(times[None])
@@ -253,7 +253,7 @@ def _row(tokens: int, choice: Choice, finals: Sequence[_Final]) -> FmoeRow:
     )
 
 
-def _decided(tokens: int, decision: Decision[Choice | None]) -> list[str]:
+def _decided(tokens: int, decision: MixDecision[Choice | None]) -> list[str]:
     counts = ", ".join(map(str, decision.mix.weights))
     made = []
     for line in decision.candidates:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from autotune.backends.aiter.knobs import PUBLISHED
-from autotune.cli.progress import Tally
+from autotune.cli.progress import Progress
 from autotune.errors import UserError
 from autotune.export.export import Plan, Selection, plan, write
 from autotune.export.global_env import decision_lines
@@ -81,7 +81,7 @@ def planned(store: Store, guards: tuple[int, ...] = GUARDS) -> Plan:
 def test_a_run_times_the_guards_and_the_export_chooses_and_verify_finds_the_reads(
     store: Store, tmp_path: Path
 ) -> None:
-    result = run(asked(Problem(replace(LAYER, experts=4), 4)), store, Tally())
+    result = run(asked(Problem(replace(LAYER, experts=4), 4)), store, Progress())
     (winner,) = result.best
     assert winner.config.stage2["tile_k"] == 256
     assert result.settings[-1].startswith("timed 3 settings of the process at 4, 24, 129 tokens")
@@ -177,7 +177,7 @@ def told_of(store: Store, judge: TimesNothing, configs: Sequence[LayerConfig]) -
         id_, final, backend=AiterOnCpu.name, environment=environment, workload="cold"
     )
     store.record_winner(id_, stored)
-    tuning = Tuning(request, store, Tally(), backend, environment, id_)
+    tuning = Tuning(request, store, Progress(), backend, environment, id_)
     made = time_settings(tuning, judge, store.winners())
     assert [table.confirmation.problem.tokens for table in store.tables(id_)] == [4, 64, 512, 4096]
     return made

@@ -77,7 +77,7 @@ def work(request: "dict[str, Any]", folder: Path) -> "dict[str, Any]":
             text = passes.assembly(launcher, last_pass, request["hints"])
     except (ValueError, AssertionError) as why:
         return {**answer, "status": "refused", "why": _sentence(why)}
-    except passes.Unsupported as why:
+    except passes.NoPipeline as why:
         return {**answer, "status": "unsupported", "why": _sentence(why)}
     except Exception as why:  # noqa: BLE001 whatever it is, it is this candidate's
         traceback.print_exc()

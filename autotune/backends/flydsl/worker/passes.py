@@ -11,7 +11,7 @@ from typing import Any
 _LAST_PASS = "gpu-module-to-binary"
 
 
-class Unsupported(Exception):
+class NoPipeline(Exception):
     """This FlyDSL has another pipeline than the ones that we know."""
 
 
@@ -19,7 +19,7 @@ def stop_before_binary() -> "list[str]":
     """Takes the last pass off FlyDSL's pipeline. The list receives it, as FlyDSL writes it, at each compile.
 
     Raises:
-        Unsupported: there is no such pipeline to take it off.
+        NoPipeline: there is no such pipeline to take it off.
     """
     from flydsl.compiler.backends import get_backend
 
@@ -27,12 +27,12 @@ def stop_before_binary() -> "list[str]":
     family = type(get_backend())
     original = getattr(family, "pipeline_fragments", None)
     if original is None:
-        raise Unsupported(f"{family.__name__} has no pipeline_fragments")
+        raise NoPipeline(f"{family.__name__} has no pipeline_fragments")
 
     def shortened(self: Any, **kwargs: Any) -> "list[str]":
         fragments = list(original(self, **kwargs))
         if not fragments[-1].startswith(_LAST_PASS):
-            raise Unsupported(f"FlyDSL's pipeline ends in {fragments[-1]!r}, not in {_LAST_PASS}")
+            raise NoPipeline(f"FlyDSL's pipeline ends in {fragments[-1]!r}, not in {_LAST_PASS}")
         taken[:] = [fragments.pop()]
         return fragments
 
@@ -54,7 +54,7 @@ def assembly(launcher: Any, last_pass: "list[str]", hints: "dict[str, Any]") -> 
     """The final assembly of the kernel that `launcher` has just traced.
 
     Raises:
-        Unsupported: the launcher does not keep what it compiled.
+        NoPipeline: the launcher does not keep what it compiled.
     """
     from flydsl._mlir import ir
     from flydsl._mlir.passmanager import PassManager
@@ -62,7 +62,7 @@ def assembly(launcher: Any, last_pass: "list[str]", hints: "dict[str, Any]") -> 
     compiled = getattr(launcher, "_last_compiled", None)
     module_text = getattr(compiled[1], "_ir_text", "") if compiled else ""
     if not module_text or not last_pass:
-        raise Unsupported("the launcher keeps no compiled module")
+        raise NoPipeline("the launcher keeps no compiled module")
     options = hints.get("llvm_options")
     around: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if options:
@@ -82,7 +82,7 @@ def _mlir_string(text: str, name: str) -> bytes:
     """The bytes of `name = "..."`: a backslash escapes a backslash, a quote, or two hexadecimal digits."""
     found = re.search(name + r' = "((?:[^"\\]|\\.)*)"', text)
     if found is None:
-        raise Unsupported(f"the compiled module holds no {name}")
+        raise NoPipeline(f"the compiled module holds no {name}")
 
     def unescaped(match: "re.Match[bytes]") -> bytes:
         code = match[1]
