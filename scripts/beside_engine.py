@@ -34,7 +34,7 @@ from autotune.problem.layer import Layer, Problem, Stage, parse_shapes, problems
 from autotune.problem.models import PRESETS, preset
 from autotune.problem.routing import UNIFORM
 from autotune.protocol.registry import load_backend
-from autotune.report.limits import stage_bytes, weights_of
+from autotune.report.limits import weights_of
 from autotune.results import Failure
 from autotune.tuning.targets import resolve_target
 
@@ -124,7 +124,7 @@ def _row(
 ) -> dict[str, Any]:
     weights = weights_of(backend)
     assert weights is not None  # or nothing was timed
-    size = stage_bytes(problem, stage, weights)
+    size = weights.read(problem, stage)
     floor = size / bandwidth * 1e6
     row: dict[str, Any] = {
         "shape": problem.shape,

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import UserError
-from autotune.problem.layer import Layer, Problem, Stage, gemm_dims, parse_concurrency, parse_shapes, problems
+from autotune.problem.arithmetic import W4A8
+from autotune.problem.layer import (
+    Layer,
+    Problem,
+    Stage,
+    WeightBytes,
+    gemm_dims,
+    parse_concurrency,
+    parse_shapes,
+    problems,
+)
 from autotune.problem.models import PRESETS, from_hf_config, preset
 from autotune.problem.routing import Routing
 from tests.spaces import KIMI
@@ -108,5 +118,6 @@ def test_more_tokens_touch_more_experts_but_never_more_than_there_are(m: int, c:
 
 def test_byte_floor_at_m4_is_that_of_the_fact_sheet() -> None:
     problem = Problem(KIMI, 4)
-    assert problem.weight_bytes(Stage.STAGE1) == pytest.approx(57e6, rel=0.01)
-    assert problem.weight_bytes(Stage.STAGE2) == pytest.approx(29.3e6, rel=0.01)
+    w4a8 = WeightBytes.of(W4A8[0])
+    assert w4a8.read(problem, Stage.STAGE1) == pytest.approx(57e6, rel=0.01)
+    assert w4a8.read(problem, Stage.STAGE2) == pytest.approx(29.3e6, rel=0.01)

@@ -1,91 +1,75 @@
 """What the backends for SGLang's and vLLM's Triton fused MoE share: spaces, defaults, seeds, compiling."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, Final
 
-from autotune.engines.moe import ENGINE_TITLES, Quantisation, fused_by_sglang
-from autotune.kernels.formats import grouped_misfit, misfit
+from autotune.engines.moe import Quantisation
+from autotune.engines.rows import Row
 from autotune.machine.devices import Device
-from autotune.problem.arithmetic import GROUPED_INT4, Computes, Scales, Scheme
+from autotune.problem.arithmetic import Computes, Scales, Scheme
 from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
 from autotune.problem.models import family_of
 from autotune.protocol.backend import CompileRefused, Work
 from autotune.protocol.legality import require_layout
+from autotune.protocol.registry import Registration
 from autotune.results import Compiled, LayerConfig, StaticFacts
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace, Space, shipped_spaces
 
-_COMPUTES: Final[Mapping[str | None, Computes]] = {
-    None: Computes("bfloat16 weights and activations", layout=misfit),
-    "int8_w8a8": Computes(
-        "INT8 weights, a scale a channel, times INT8 activations by token",
-        (Scheme("int8", Scales.CHANNEL, None, "int8"),),
-        layout=misfit,
-    ),
-    "int4_w4a16": Computes(
-        "INT4 weights, a scale every 32 values of K and no zero points, times bfloat16 activations",
-        (GROUPED_INT4,),
-        layout=grouped_misfit,
-    ),
-    "fp8_w8a8": Computes(
-        "FP8 weights, a scale a channel, times FP8 activations by token",
-        (Scheme("fp8", Scales.CHANNEL, None, "fp8"),),
-        layout=misfit,
-    ),
-    "int8_w8a16": Computes(
-        "INT8 weights, a scale a channel, times bfloat16 activations",
-        (Scheme("int8", Scales.CHANNEL),),
-        layout=misfit,
-    ),
-}
 
-
+@dataclass(frozen=True)
 class EngineBackend:
-    """One engine's kernel at one quantisation; subclasses name them.
+    """One engine's kernel at one dtype."""
 
-    Attributes:
-        engine: `sglang` or `vllm`.
-        spaces: folder of the search spaces.
-    """
+    row: Row
 
-    name: ClassVar[str]
-    engine: ClassVar[str]
-    spaces: ClassVar[str]
-    quantisation: ClassVar[Quantisation]
+    @property
+    def name(self) -> str:
+        return self.row.name
+
+    @property
+    def engine(self) -> str:
+        """`sglang` or `vllm`."""
+        return self.row.engine.name
+
+    @property
+    def quantisation(self) -> Quantisation:
+        """What the engine's file is looked for by."""
+        return self.row.quantisation
 
     @property
     def computes(self) -> Computes:
-        """What the kernel takes at this quantisation."""
-        return _COMPUTES[self.quantisation.dtype]
+        """What the kernel takes at this dtype."""
+        return self.row.dtype.computes
 
     def looked_for(self, layer: Layer, scheme: Scheme) -> str:
         """The names under which the engine looks, where the checkpoint's blocks are in them."""
         if scheme.scales is not Scales.BLOCK or scheme.block is None:
             return ""
-        fused = fused_by_sglang(family_of(layer.model), layer.experts, self.quantisation.dtype)
+        engine = self.row.engine
+        fused = engine.fused(family_of(layer.model), layer.experts, self.row.dtype.selector)
         more = f" and E={layer.experts + fused}, its shared expert counted in" if fused else ""
         sides = list(scheme.block)
         return (
-            f"With such a checkpoint {ENGINE_TITLES[self.engine]} looks for files with block_shape={sides}"
-            f"{more if self.engine == 'sglang' else ''}: what is tuned here is read by nobody"
+            f"With such a checkpoint {engine.title} looks for files with block_shape={sides}{more}: what is"
+            " tuned here is read by nobody"
         )
 
     @property
     def runtime(self) -> str:
         """The engine's kernel on the device."""
-        # `sglang_w4a16` is made by `make_w4a16` of `sglang_runtime`, `sglang` by its `make`.
-        return f"autotune.backends.{self.engine}_runtime:make{self.name.removeprefix(self.engine)}"
+        return f"autotune.engines.runtime:make_runtime({self.name})"
 
     @property
     def one_config(self) -> bool:
         """vLLM's file has one entry for both GEMMs; SGLang has a file for each."""
-        return self.engine == "vllm"
+        return self.row.engine.one_config
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         require_layout(self.name, self.computes, layer)
-        return _spaces(self.spaces)[stage].at(layer, tokens, device)
+        return _spaces(self.row.spaces)[stage].at(layer, tokens, device)
 
     def default(self, layer: Layer, tokens: int, device: Device) -> LayerConfig:
         """What the engine does at so many tokens without a file."""
@@ -96,7 +80,7 @@ class EngineBackend:
         from autotune.engines.shipped import shipped_config
 
         space = self.space(layer, tokens, stage, device)
-        found = shipped_config(self.engine, layer, tokens, stage, device, self.quantisation)
+        found = shipped_config(self.row, layer, tokens, stage, device)
         if found is None:
             return {}
         config = space.complete({name: value for name, value in found.items() if name in space.default})
@@ -112,7 +96,7 @@ class EngineBackend:
     def source_digest(self) -> str:
         from autotune.engines.kernels import kernel_digest
 
-        return kernel_digest(self.engine)
+        return kernel_digest(self.row.engine)
 
     def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
         """Weights once, activations once, outputs once."""
@@ -125,14 +109,14 @@ class EngineBackend:
         slots = problem.tokens * problem.layer.top_k
         blocks = min(float(slots), problem.expected_experts() + slots // tile_m)
         rows = problem.tokens if stage is Stage.STAGE1 else slots
-        a_bytes, w_bytes = _element_bytes(self.quantisation.dtype)
+        weights, a_bytes = self.row.dtype.weight_bytes, self.row.dtype.activation_bytes
         stages = config["num_stages"]
         return Work(
-            bytes_moved=problem.expected_experts() * n * k * w_bytes + rows * k * a_bytes + 2 * slots * n,
+            bytes_moved=weights.read(problem, stage) + rows * k * a_bytes + 2 * slots * n,
             workgroups=blocks * -(-n // tile_n),
             bytes_in_flight=tile_n
             * min(tile_k, k)
-            * w_bytes
+            * weights.weight
             * max(1, (int(str(stages)) if stages else 3) - 1),
         )
 
@@ -140,7 +124,7 @@ class EngineBackend:
         from autotune.engines.kernels import compile_engine_kernel
 
         def at(count: int) -> tuple[str, StaticFacts]:
-            return compile_engine_kernel(self.engine, self.quantisation, layer, count, stage, config, device)
+            return compile_engine_kernel(self.row, layer, count, stage, config, device)
 
         started = time.perf_counter()
         try:
@@ -157,19 +141,8 @@ class EngineBackend:
     def _serves(self, layer: Layer, tokens: int, device: Device) -> bool:
         from autotune.engines.kernels import load_engine
 
-        calls = load_engine(self.engine, device.runtime, device.arch, self.quantisation)
+        calls = load_engine(self.row, device.runtime, device.arch)
         return calls.serves(tokens, layer.top_k, layer.experts)
-
-
-def _element_bytes(dtype: str | None) -> tuple[float, float]:
-    """Bytes of an activation and of a weight."""
-    return {
-        None: (2.0, 2.0),
-        "int4_w4a16": (2.0, 0.5),
-        "int8_w8a16": (2.0, 1.0),
-        "int8_w8a8": (1.0, 1.0),
-        "fp8_w8a8": (1.0, 1.0),
-    }[dtype]
 
 
 def _offered(space: BoundSpace, config: Config) -> bool:
@@ -179,3 +152,21 @@ def _offered(space: BoundSpace, config: Config) -> bool:
 @cache
 def _spaces(folder: str) -> Mapping[Stage, Space]:
     return shipped_spaces(folder)
+
+
+def registrations(package: str, rows: Iterable[Row], *, exporter: str) -> tuple[Registration, ...]:
+    """A backend a row.
+
+    Args:
+        package: the engine's, whose `backend` makes a backend of a row's name.
+        exporter: see `Registration`.
+    """
+    return tuple(
+        Registration(
+            row.name,
+            kernels=f"{package}:backend({row.name})",
+            weights=row.dtype.weight_bytes,
+            exporter=exporter,
+        )
+        for row in rows
+    )

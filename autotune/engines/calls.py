@@ -1,17 +1,33 @@
 """An engine's fused-MoE launches, one class an engine, behind what both have in common."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from autotune.engines.moe import Quantisation, entry
-from autotune.engines.order import Sorted, align
-from autotune.engines.weights import scale_shape, weight_dtype
+from autotune.engines.dtypes import Dtype
+from autotune.engines.moe import entry
 from autotune.kernels.formats import PEAKS, Format, float8
 from autotune.problem.layer import Layer, Stage, gemm_dims
 from autotune.space.config import Config
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Token slots by expert, in blocks.
+
+    Attributes:
+        slots: int32 [padded], token * top_k + choice; the number of slots where padded. None: every slot is
+            a block of its own (vLLM, few tokens).
+        experts: int32 [blocks].
+        padded: int32 [1], how much of `slots` counts.
+    """
+
+    slots: "torch.Tensor | None"
+    experts: "torch.Tensor"
+    padded: "torch.Tensor"
 
 
 class EngineCalls(Protocol):
@@ -73,9 +89,34 @@ def make_order(calls: EngineCalls, ids: "torch.Tensor", experts: int, block: int
     return Sorted(None, ids.flatten(), padded)
 
 
+def align(ids: "torch.Tensor", experts: int, block: int, size: int) -> Sorted:
+    """Sorts the slots of a routing, by torch; not part of what is timed.
+
+    Args:
+        ids: int32 [tokens, top_k].
+        size: elements of `Sorted.slots`, as the engine allocates them: the grid depends on it.
+    """
+    import torch
+
+    flat = ids.flatten().long()
+    count = flat.numel()
+    tokens_of = torch.bincount(flat, minlength=experts)
+    blocks_of = (tokens_of + block - 1) // block
+    first_row = (torch.cumsum(blocks_of, 0) - blocks_of) * block
+    order = torch.argsort(flat, stable=True)
+    rank = torch.arange(count, device=ids.device) - (torch.cumsum(tokens_of, 0) - tokens_of)[flat[order]]
+    slots = torch.full((size,), count, dtype=torch.int32, device=ids.device)
+    slots[first_row[flat[order]] + rank] = order.int()
+    of_block = torch.zeros((-(-size // block),), dtype=torch.int32, device=ids.device)
+    named = torch.repeat_interleave(torch.arange(experts, device=ids.device), blocks_of).int()
+    of_block[: named.numel()] = named
+    padded = (blocks_of.sum() * block).int().reshape(1)
+    return Sorted(slots, of_block, padded)
+
+
 def describe_launch(
     calls: EngineCalls,
-    quantisation: Quantisation,
+    dtype: Dtype,
     form: Format,
     layer: Layer,
     tokens: int,
@@ -101,8 +142,8 @@ def describe_launch(
         empty(1, dtype=torch.int32),
     )
     a_dtype = torch.int8 if form is Format.INT8 else float8(form) if form in PEAKS else torch.bfloat16
-    w_dtype, scales = weight_dtype(quantisation, form), scale_shape(quantisation, n, k)
-    s_dtype = torch.bfloat16 if form is Format.GROUPED else torch.float32
+    w_dtype, scales = dtype.held(form), dtype.scale_shape(n, k)
+    s_dtype = torch.bfloat16 if dtype.group else torch.float32
     return lambda: calls.gemm(
         stage,
         knobs,

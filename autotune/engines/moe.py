@@ -24,13 +24,8 @@ ENGINE_NAMES: Final[Mapping[str, str]] = {
 }
 """Our knob to the engines' key, in the order in which their own files have them."""
 
-ENGINE_TITLES: Final = {"sglang": "SGLang", "vllm": "vLLM"}
-
 HIP_ONLY: Final = frozenset({"waves_per_eu", "matrix_instr_nonkdim", "kpack"})
 """Compile options that Triton's CUDA backend does not know: a launch with one raises there."""
-
-INT4_GROUP: Final = 32
-"""Values of K that share a scale in Kimi-K2.5's INT4 checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,16 @@ class Quantisation:
     dtype: str | None
     block_shape: tuple[int, int] | None = None
     per_channel: bool = False
+
+    @property
+    def packed(self) -> bool:
+        """Two weights share a byte."""
+        return (self.dtype or "").startswith("int4")
+
+    @property
+    def weight_only(self) -> bool:
+        """Weights are quantised, activations are bfloat16."""
+        return (self.dtype or "").endswith("a16")
 
     @property
     def named_block(self) -> tuple[int, int] | None:

@@ -15,14 +15,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autotune.engines.backend import EngineBackend
-from autotune.engines.calls import EngineCalls, make_order
+from autotune.engines.calls import EngineCalls, Sorted, make_order
 from autotune.engines.kernels import kernel_digest, load_engine
 from autotune.engines.moe import entry
-from autotune.engines.order import Sorted
-from autotune.engines.weights import EngineWeights, engine_format, engine_weights, packed_bytes
+from autotune.engines.rows import Row
+from autotune.engines.weights import EngineWeights, engine_weights
 from autotune.kernels.formats import PEAKS, Format
 from autotune.measure.machine import CpuMachine, GpuMachine
 from autotune.problem.layer import Layer, Stage, gemm_dims
+from autotune.protocol.registry import load_backend
 from autotune.protocol.runtime import (
     Activations,
     Launch,
@@ -48,18 +49,18 @@ _NARROW_SUMS = 1.2e-5
 """What that costs: relative error of a sum, by the root of K. On an H100, K = 7168: 1.0e-3."""
 
 
-def make_runtime(backend: EngineBackend) -> "EngineRuntime":
-    """The runtime on the GPU; on the CPU where Triton interprets (`TRITON_INTERPRET=1`, for tests)."""
-    engine, quantisation = backend.engine, backend.quantisation
+def make_runtime(name: str) -> "EngineRuntime":
+    """A backend's runtime on the GPU; on the CPU where Triton interprets (`TRITON_INTERPRET=1`: tests)."""
+    backend = load_backend(name)
+    assert isinstance(backend, EngineBackend), name
+    row = backend.row
     if os.environ.get("TRITON_INTERPRET") == "1":
         arch = "gfx950"  # AMD: the interpreter has no programmatic dependent launch
-        calls = load_engine(engine, "hip", arch, quantisation)
-        form = engine_format(quantisation, arch)
-        return EngineRuntime(backend, CpuMachine(), calls, form, arch, interpret=True)
+        return EngineRuntime(row, CpuMachine(), load_engine(row, "hip", arch), arch, interpret=True)
     machine = GpuMachine()
-    arch = machine.fingerprint(engine, "").arch
-    calls = load_engine(engine, "hip" if arch.startswith("gfx") else "cuda", arch, quantisation)
-    return EngineRuntime(backend, machine, calls, engine_format(quantisation, arch), arch, interpret=False)
+    arch = machine.fingerprint(row.engine.name, "").arch
+    calls = load_engine(row, "hip" if arch.startswith("gfx") else "cuda", arch)
+    return EngineRuntime(row, machine, calls, arch, interpret=False)
 
 
 class EngineRuntime:
@@ -71,34 +72,33 @@ class EngineRuntime:
 
     def __init__(
         self,
-        backend: EngineBackend,
+        row: Row,
         machine: Machine,
         calls: EngineCalls,
-        form: Format,
         arch: str,
         *,
         interpret: bool,
     ) -> None:
-        self.name = backend.name
+        self.name = row.name
         self.machine = machine
         self.calls = calls
-        self.format = form
-        self._engine, self._quantisation = backend.engine, backend.quantisation
+        self.format = row.dtype.format(arch)
+        self._row = row
         self._interpret = interpret
-        self._sums = _NARROW_SUMS if form is Format.FP8_OCP and arch in _NARROW else 0.0
+        self._sums = _NARROW_SUMS if self.format is Format.FP8_OCP and arch in _NARROW else 0.0
         self._layer: Layer | None = None
         self._copies: list[EngineWeights] = []
 
     def kernel_source(self) -> str:
-        return kernel_digest(self._engine)
+        return kernel_digest(self._row.engine)
 
     def packed_bytes(self, layer: Layer) -> int:
-        return packed_bytes(self._quantisation, layer)
+        return self._row.dtype.weight_bytes.copy(layer)
 
     def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
         self._layer = layer
         self._copies = []  # an earlier layer's go before this one's come
-        self._copies = [engine_weights(weights, self._quantisation, self.format)]
+        self._copies = [engine_weights(weights, self._row.dtype, self.format)]
 
     def grow(self, copies: int) -> None:
         while len(self._copies) < copies:

@@ -1,21 +1,19 @@
-"""Finds the configs that an engine ships for a GPU: a seeded trial of every study on that GPU."""
+"""Configs that an engine ships for a GPU: a seeded trial of every study on that GPU."""
 
 import json
 import re
 from functools import cache
 from typing import Any
 
-from autotune.engines.moe import Quantisation, config_of
+from autotune.engines.dtypes import Dtype
+from autotune.engines.moe import config_of
+from autotune.engines.rows import Row
 from autotune.engines.source import find_source
 from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Stage
 from autotune.protocol.key_table import nearest
 from autotune.space.config import Config
 
-_FOLDERS = {
-    "sglang": "sglang/srt/layers/moe/moe_runner/triton_utils/configs",
-    "vllm": "vllm/model_executor/layers/fused_moe/configs",
-}
 _RELATED = {
     "mi325x": ("mi325x", "mi325_oam", "mi300x"),
     "mi300x": ("mi300x", "mi325x"),
@@ -24,20 +22,18 @@ _RELATED = {
 
 
 @cache
-def shipped_config(
-    engine: str, layer: Layer, tokens: int, stage: Stage, device: Device, quantisation: Quantisation
-) -> Config | None:
+def shipped_config(row: Row, layer: Layer, tokens: int, stage: Stage, device: Device) -> Config | None:
     """The shipped entry nearest to `tokens` for this GPU, or a related one; None: the engine has none here.
 
     Among several files one of this dtype goes before another's, then the GPU's own before a related one's,
     then the nearest width and expert count.
     """
-    source = find_source(engine)
+    source = find_source(row.engine.name)
     if source is None:
         return None
     found: list[tuple[tuple[float, ...], str]] = []
-    for path in source.names(_FOLDERS[engine]):
-        rank = _rank(path.rsplit("/", 1)[-1], layer, stage, device, quantisation)
+    for path in source.names(row.engine.configs):
+        rank = _rank(path.rsplit("/", 1)[-1], layer, stage, device, row.dtype)
         if rank is not None:
             found.append((rank, path))
     if not found:
@@ -51,19 +47,20 @@ def shipped_config(
     return Config({name: None if value == 0 else value for name, value in config.items()})
 
 
-def _rank(
-    name: str, layer: Layer, stage: Stage, device: Device, quantisation: Quantisation
-) -> tuple[float, ...] | None:
+def _rank(name: str, layer: Layer, stage: Stage, device: Device, dtype: Dtype) -> tuple[float, ...] | None:
     match = re.fullmatch(r"E=(\d+),N=(\d+),device_name=([^,]*)(?:,dtype=([^,]+?))?(,.*)?(_down)?\.json", name)
     if match is None:
         return None
-    experts, width, card, dtype, rest, down = match.groups()
-    if "backend=" in (rest or "") or (dtype or "").startswith("int4") != _is_int4(quantisation):
+    experts, width, marketed, selector, rest, down = match.groups()
+    # Packed weights have another kernel: its tiles say nothing of the others'.
+    if "backend=" in (rest or "") or (selector or "").startswith("int4") != (dtype.weights == "int4"):
         return None
-    other = (dtype or None) != quantisation.dtype or "block_shape" in (rest or "")
+    other = (selector or None) != dtype.selector or "block_shape" in (rest or "")
     names = _RELATED.get(device.name, (device.name,))
     near = [
-        i for i, wanted in enumerate(names) if wanted in card.lower().split("_") or wanted in card.lower()
+        i
+        for i, wanted in enumerate(names)
+        if wanted in marketed.lower().split("_") or wanted in marketed.lower()
     ]
     if not near:
         return None
@@ -76,8 +73,3 @@ def _rank(
         abs(int(experts) - layer.experts),
         misfit,
     )
-
-
-def _is_int4(quantisation: Quantisation) -> bool:
-    """Packed weights have another kernel: its tiles say nothing of the others'."""
-    return (quantisation.dtype or "").startswith("int4")

@@ -7,9 +7,8 @@ exact (`formats.weight_scales`). So every kernel is judged by the same reference
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from autotune.engines.moe import INT4_GROUP, Quantisation
-from autotune.kernels.formats import Format, float8, weight_scales
-from autotune.problem.layer import Layer
+from autotune.engines.dtypes import Dtype
+from autotune.kernels.formats import Format, weight_scales
 from autotune.protocol.runtime import LogicalWeights
 
 if TYPE_CHECKING:
@@ -50,87 +49,38 @@ class EngineWeights:
         return sum(int(words.sum(dtype=torch.int64)) for words in held)
 
 
-def engine_format(quantisation: Quantisation, arch: str) -> Format:
-    """What the kernels multiply on a GPU.
-
-    Args:
-        arch: `gfx942`, `sm_90`, …
-    """
-    match quantisation.dtype:
-        case "int8_w8a8":
-            return Format.INT8
-        case "fp8_w8a8":
-            return Format.FP8 if arch.startswith("gfx94") else Format.FP8_OCP
-        case "int4_w4a16":
-            return Format.GROUPED
-    return Format.BF16
-
-
-def weight_dtype(quantisation: Quantisation, form: Format) -> "torch.dtype":
-    """The dtype in which the engine holds the experts."""
-    import torch
-
-    match quantisation.dtype:
-        case "fp8_w8a8":
-            return float8(form)
-        case "int4_w4a16":
-            return torch.uint8
-        case None:
-            return torch.bfloat16
-    return torch.int8
-
-
-def scale_shape(quantisation: Quantisation, n: int, k: int) -> tuple[int, int] | None:
-    """Rows and columns of one expert's scales for a GEMM of N by K; None: it has none."""
-    if quantisation.dtype is None:
-        return None
-    return (n, k // INT4_GROUP) if quantisation.dtype == "int4_w4a16" else (n, 1)
-
-
-def packed_bytes(quantisation: Quantisation, layer: Layer) -> int:
-    """Device bytes of one copy."""
-    weights = 3 * layer.inter_dim * layer.model_dim
-    channels = 2 * layer.inter_dim + layer.model_dim
-    match quantisation.dtype:
-        case None:
-            return layer.experts * 2 * weights
-        case "int4_w4a16":
-            return layer.experts * (weights // 2 + 2 * weights // INT4_GROUP)
-    return layer.experts * (weights + 4 * channels)
-
-
-def engine_weights(weights: LogicalWeights, quantisation: Quantisation, form: Format) -> EngineWeights:
+def engine_weights(weights: LogicalWeights, dtype: Dtype, form: Format) -> EngineWeights:
     """The experts in an engine's layout.
 
     Raises:
         UserError: a GEMM's K is no whole number of pairs of groups, which grouped INT4 needs.
     """
-    w1, w1_scale = _laid(weights.w1, weights.w1_scale, quantisation, form)
-    w2, w2_scale = _laid(weights.w2, weights.w2_scale, quantisation, form)
+    w1, w1_scale = _laid(weights.w1, weights.w1_scale, dtype, form)
+    w2, w2_scale = _laid(weights.w2, weights.w2_scale, dtype, form)
     return EngineWeights(w1, w1_scale, w2, w2_scale)
 
 
 def _laid(
-    packed: "torch.Tensor", by_channel: "torch.Tensor", quantisation: Quantisation, form: Format
+    packed: "torch.Tensor", by_channel: "torch.Tensor", dtype: Dtype, form: Format
 ) -> "tuple[torch.Tensor, torch.Tensor | None]":
     import torch
 
     from autotune.kernels.layout import unpack_int4
 
     experts, n, half = packed.shape
-    int4, dtype = quantisation.dtype == "int4_w4a16", weight_dtype(quantisation, form)
+    int4, held = dtype.weights == "int4", dtype.held(form)
     scales = weight_scales(form, by_channel, 2 * half)
-    laid = torch.empty((experts, n, half if int4 else 2 * half), dtype=dtype, device=packed.device)
+    laid = torch.empty((experts, n, half if int4 else 2 * half), dtype=held, device=packed.device)
     for expert in range(experts):  # one at a time: unpacked, a layer's would take gigabytes
         values = unpack_int4(packed[expert])
         if int4:
             # K's even values in the low nibbles, its odd ones in the high.
             offset = (values + ZERO_POINT).view(torch.uint8)
             laid[expert] = offset[:, 0::2] | (offset[:, 1::2] << 4)
-        elif quantisation.dtype is None:
+        elif not dtype.quantised:
             laid[expert] = values.float() * scales[expert][:, None]
         else:
-            laid[expert] = values if dtype == torch.int8 else values.float().to(dtype)
-    if quantisation.dtype is None:
+            laid[expert] = values if held == torch.int8 else values.float().to(held)
+    if not dtype.quantised:
         return laid, None
-    return laid, scales.transpose(1, 2).contiguous() if int4 else scales[..., None]
+    return laid, scales.transpose(1, 2).contiguous() if dtype.group else scales[..., None]

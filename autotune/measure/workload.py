@@ -10,7 +10,8 @@ from autotune.errors import UserError
 from autotune.kernels.formats import Format
 from autotune.measure.ring import Ring, hot, plan_ring
 from autotune.measure.settings import MeasureSettings
-from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
+from autotune.problem.arithmetic import W4A8
+from autotune.problem.layer import Layer, Problem, Stage, WeightBytes, gemm_dims
 from autotune.protocol.runtime import Activations, LogicalWeights, Machine, Runtime, Step, format_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 SPARE_BYTES = GIB // 2
 """Left free for outputs, partial sums, references and graphs."""
+_LOGICAL = WeightBytes.of(W4A8[0])
+"""Of `LogicalWeights`, which every kernel's are made from and none has fewer bytes than."""
 
 
 def expert_bytes(layer: Layer) -> int:
@@ -27,7 +30,7 @@ def expert_bytes(layer: Layer) -> int:
 
     A ring that is cold for that stage is colder for the other one and for the layer.
     """
-    return min(n * (k // 2 + 4) for n, k in (gemm_dims(layer, stage) for stage in Stage))
+    return round(min(_LOGICAL.expert(layer, stage) for stage in Stage))
 
 
 def plan(problem: Problem, settings: MeasureSettings, cache_bytes: int, seed: int) -> Ring:
@@ -68,12 +71,9 @@ def plan(problem: Problem, settings: MeasureSettings, cache_bytes: int, seed: in
 
 def memory_needed(layer: Layer, copies: int, packed_bytes: int, max_tokens: int) -> int:
     """Device bytes that measuring takes: weights, copies, activations and intermediate results."""
-    logical = layer.experts * (
-        3 * layer.inter_dim * layer.model_dim // 2 + 4 * (2 * layer.inter_dim + layer.model_dim)
-    )
     # A slot's float32 partial sums of both stages, eight splits, and as much for references and graphs.
     slot = 4 * 8 * (2 * layer.inter_dim + layer.model_dim)
-    return logical + copies * packed_bytes + 2 * max_tokens * layer.top_k * slot + SPARE_BYTES
+    return _LOGICAL.copy(layer) + copies * packed_bytes + 2 * max_tokens * layer.top_k * slot + SPARE_BYTES
 
 
 def check_memory(

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from autotune.errors import UserError
-from autotune.problem.arithmetic import Needs
+from autotune.problem.arithmetic import Needs, Scales, Scheme
 from autotune.problem.models import Model
 from autotune.problem.routing import UNIFORM, Routing
 from autotune.text import counted
@@ -117,18 +117,54 @@ class Problem:
         layer = self.layer
         return layer.experts * (1 - (1 - layer.top_k / layer.experts) ** self.tokens)
 
-    def weight_bytes(self, stage: Stage) -> float:
-        """Expected bytes of INT4 weights and float32 scales that one step must read for `stage`."""
-        layer = self.layer
-        rows, k = gemm_dims(layer, stage)
-        return self.expected_experts() * rows * (k / 2 + 4)
-
 
 def gemm_dims(layer: Layer, stage: Stage) -> tuple[int, int]:
     """(N, K) of one expert's GEMM at `stage`."""
     if stage is Stage.STAGE1:
         return 2 * layer.inter_dim, layer.model_dim
     return layer.model_dim, layer.inter_dim
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """How many bytes kernels hold, and read, of the experts' weights.
+
+    Attributes:
+        weight: bytes of a weight, with its share of a group's scale.
+        row: bytes of scale of an output channel.
+    """
+
+    weight: float
+    row: float = 0.0
+
+    @classmethod
+    def of(cls, scheme: Scheme | None) -> "WeightBytes":
+        """As kernels hold a scheme's weights: a channel's scale is float32, a group's bfloat16.
+
+        Args:
+            scheme: of INT4, INT8 or FP8 by channel or in groups along K; None: bfloat16 weights.
+        """
+        if scheme is None:
+            return cls(2.0)
+        weight = {"int4": 0.5, "int8": 1.0, "fp8": 1.0}[scheme.weights]
+        if scheme.scales is Scales.GROUP:
+            assert scheme.block is not None
+            return cls(weight + 2 / scheme.block[1])
+        return cls(weight, row=4.0)
+
+    def expert(self, layer: Layer, stage: Stage) -> float:
+        """Bytes of one expert's weights and scales at `stage`."""
+        n, k = gemm_dims(layer, stage)
+        return n * (k * self.weight + self.row)
+
+    def copy(self, layer: Layer) -> int:
+        """Bytes of one copy of all experts, both stages."""
+        return round(layer.experts * sum(self.expert(layer, stage) for stage in Stage))
+
+    def read(self, problem: Problem, stage: Stage) -> float:
+        """Expected bytes of weights and scales that one step must read under uniform routing."""
+        n, k = gemm_dims(problem.layer, stage)
+        return problem.expected_experts() * n * (k * self.weight + self.row)
 
 
 def parse_shapes(text: str) -> list[int]:

@@ -11,13 +11,14 @@ Parts are named, not imported: a backend's dependencies are needed only where it
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from typing import Any
 
 from autotune.errors import UserError
+from autotune.problem.layer import WeightBytes
 from autotune.protocol.backend import Backend
 
 GROUP = "autotune.backends"
@@ -25,25 +26,12 @@ GROUP = "autotune.backends"
 
 
 @dataclass(frozen=True)
-class WeightBytes:
-    """What a backend's kernels read of an expert's weights.
-
-    Attributes:
-        weight: bytes of a weight, with its share of a group's scale.
-        row: bytes of scale of an output channel.
-    """
-
-    weight: float
-    row: float = 0.0
-
-
-@dataclass(frozen=True)
 class Registration:
-    """Everything that a backend brings. Parts are `module:attribute`; "": it does not bring this one.
+    """Everything that a backend brings. Parts are named as for `named`; "": it does not bring this one.
 
     Attributes:
         name: for `--backend`.
-        kernels: a class with the methods of `protocol.backend.Backend`.
+        kernels: what makes, without arguments, an object with the methods of `protocol.backend.Backend`.
         weights: None: not known, so no limit by bandwidth is shown.
         exporter: a class with the methods of `protocol.exporter.Exporter`.
         knobs: `protocol.process_knobs.KnobsOf`, where knobs are variables of the process; "": they are chosen
@@ -60,15 +48,28 @@ class Registration:
     doctor: str = ""
 
 
+def named(path: str) -> Any:
+    """What `module:attribute` names; `module:function(word)` is the function with this one argument.
+
+    So a row of a table is named, too, and a process that knows nothing but the text can load it.
+
+    Raises:
+        ModuleNotFoundError, AttributeError: there is no such thing.
+    """
+    module, _, attribute = path.partition(":")
+    function, _, argument = attribute.removesuffix(")").partition("(")
+    thing = getattr(import_module(module), function)
+    return partial(thing, argument) if argument else thing
+
+
 def part(backend: str, path: str) -> Any:
-    """What a registration names as `module:attribute`.
+    """What a registration names.
 
     Raises:
         UserError: there is no such thing.
     """
-    module, _, attribute = path.partition(":")
     try:
-        return getattr(import_module(module), attribute)
+        return named(path)
     except (ModuleNotFoundError, AttributeError) as error:
         raise UserError(f"backend {backend!r} cannot be loaded ({error}): correct {path!r}") from error
 
@@ -115,6 +116,18 @@ def load_backend(name: str) -> Backend:
     """
     backend: Backend = instance(name, registration(name).kernels)
     return backend
+
+
+def weight_bytes(backend: str) -> WeightBytes:
+    """How many bytes a backend's kernels hold of the experts' weights, as it is registered.
+
+    Raises:
+        UserError: there is no such backend, or it does not say.
+    """
+    weights = registration(backend).weights
+    if weights is None:
+        raise UserError(f"backend {backend!r} does not say how wide its weights are: register its weights")
+    return weights
 
 
 @cache

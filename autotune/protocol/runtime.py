@@ -4,7 +4,6 @@ Everything here runs in a measure worker. The driver imports this module for its
 only named in annotations.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,6 +13,7 @@ from autotune.errors import UserError
 from autotune.kernels.formats import Format
 from autotune.machine.fingerprint import Fingerprint
 from autotune.problem.layer import Layer, Stage
+from autotune.protocol.registry import load_backend, named
 from autotune.results import LayerConfig
 from autotune.space.config import Config
 
@@ -299,20 +299,18 @@ class Output:
         return cls(inner.view(shape), (whole[:guard_rows], whole[guard_rows + rows :]))
 
 
-def load_runtime(backend: str) -> Runtime:
-    """The runtime of a backend: `autotune.backends.<name>_runtime:make()`, or any `module:function`.
+def load_runtime(name: str) -> Runtime:
+    """The runtime of a backend by the backend's name, or what `module:function` makes: see `registry.named`.
 
     Raises:
-        UserError: the backend has none, or what it needs is not installed.
+        UserError: there is none, or what it needs is not installed.
     """
-    module, _, function = backend.partition(":")
-    if not function:
-        module, function = f"autotune.backends.{backend}_runtime", "make"
+    path = name if ":" in name else load_backend(name).runtime
     try:
-        make: Any = getattr(importlib.import_module(module), function)
+        make: Any = named(path)
     except ModuleNotFoundError as error:
-        missing = error.name or module
-        remedy = "choose another backend" if missing == module else f"install it: pip install {missing}"
-        raise UserError(f"backend {backend} cannot run here, {missing} is not installed: {remedy}") from error
+        missing = error.name or path
+        remedy = "correct its name" if path.startswith(missing) else f"install it: pip install {missing}"
+        raise UserError(f"{name} cannot run here, {missing} is not installed: {remedy}") from error
     runtime: Runtime = make()
     return runtime

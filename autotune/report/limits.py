@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.machine.targets import known_device
-from autotune.problem.layer import Problem, Stage, gemm_dims
-from autotune.protocol.registry import WeightBytes, registration
+from autotune.problem.layer import Problem, Stage, WeightBytes
+from autotune.protocol.registry import weight_bytes
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def byte_limit(problem: Problem, backend: str, device: str) -> ByteLimit | None:
     known, weights = known_device(device), weights_of(backend)
     if known is None or not known.bandwidth_bytes_per_s or weights is None:
         return None
-    moved = {str(stage): stage_bytes(problem, stage, weights) for stage in Stage}
+    moved = {str(stage): weights.read(problem, stage) for stage in Stage}
     moved["layer"] = sum(moved.values())
     return ByteLimit(
         us={what: size / known.bandwidth_bytes_per_s * 1e6 for what, size in moved.items()},
@@ -59,14 +59,8 @@ def byte_limit(problem: Problem, backend: str, device: str) -> ByteLimit | None:
 
 
 def weights_of(backend: str) -> WeightBytes | None:
-    """What a backend's kernels read; None: it does not say, or is not installed here."""
+    """How many bytes a backend's kernels read; None: it does not say, or is not installed here."""
     try:
-        return registration(backend).weights
+        return weight_bytes(backend)
     except UserError:
         return None
-
-
-def stage_bytes(problem: Problem, stage: Stage, weights: WeightBytes) -> float:
-    """Expected bytes of weights and scales that one step must read under uniform routing."""
-    n, k = gemm_dims(problem.layer, stage)
-    return problem.expected_experts() * n * (k * weights.weight + weights.row)

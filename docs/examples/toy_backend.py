@@ -3,7 +3,7 @@
 import hashlib
 
 from autotune.machine.devices import Device
-from autotune.problem.layer import Layer, Problem, Stage
+from autotune.problem.layer import Layer, Problem, Stage, WeightBytes
 from autotune.protocol.backend import CompileRefused, Work
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
@@ -27,6 +27,8 @@ name = "slow_only_by_default"
 require = "lanes == unset or repeat <= 2"
 reason = "shows what a rule looks like"
 """
+
+WEIGHTS = WeightBytes(0.5, row=4.0)  # INT4 with a float32 scale a row: bytes
 
 
 class Toy:
@@ -53,7 +55,7 @@ class Toy:
     def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
         repeat = config["repeat"]
         assert isinstance(repeat, int)
-        return Work(repeat * problem.weight_bytes(stage), workgroups=304, bytes_in_flight=65536)
+        return Work(repeat * WEIGHTS.read(problem, stage), workgroups=304, bytes_in_flight=65536)
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
         if config["lanes"] == 16:

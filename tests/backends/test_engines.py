@@ -14,11 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.engines.moe import Quantisation
-from autotune.engines.order import align
-from autotune.engines.sglang_calls import SglangCalls
+from autotune.backends.sglang.calls import SglangCalls
+from autotune.backends.vllm.calls import VllmCalls
+from autotune.engines.calls import align
+from autotune.engines.dtypes import BF16
 from autotune.engines.source import SOURCE_VARIABLES, find_source
-from autotune.engines.vllm_calls import VllmCalls
+from autotune.kernels.formats import Format
 from autotune.machine.devices import DEVICES, Device
 from autotune.problem.layer import Problem, Stage
 from autotune.protocol.backend import CompileRefused, one_config
@@ -134,7 +135,7 @@ def test_every_slot_is_sorted_into_a_block_of_its_expert(tokens: int, block: int
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand((tokens, experts), generator=generator)
     ids = scores.topk(top_k, dim=1).indices.int()
-    size = SglangCalls(None, Quantisation(None)).slots_size(tokens, top_k, experts, block)
+    size = SglangCalls(None, None, BF16, False, Format.BF16).slots_size(tokens, top_k, experts, block)
     made = align(ids, experts, block, size)
     assert made.slots is not None
     assert (len(made.slots), len(made.experts)) == (size, -(-size // block))
@@ -151,7 +152,7 @@ def test_every_slot_is_sorted_into_a_block_of_its_expert(tokens: int, block: int
 
 
 def test_vllm_does_not_sort_a_few_tokens() -> None:
-    calls = VllmCalls(None, None, Quantisation(None))
+    calls = VllmCalls(None, None, BF16, False, Format.BF16)
     # A quarter of 384 experts is 96 slots, which 12 tokens have.
     assert calls.slots_size(12, 8, 384, 16) is None
     assert calls.slots_size(13, 8, 384, 16) == 13 * 8 * 16

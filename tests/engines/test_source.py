@@ -64,7 +64,7 @@ def test_a_config_shipped_for_the_card_is_found_by_dtype_and_size(
 ) -> None:
     import json
 
-    from autotune.engines.moe import Quantisation
+    from autotune.backends.vllm import ROWS
     from autotune.machine.devices import DEVICES
     from autotune.problem.layer import Stage
     from tests.export.winners import KIMI
@@ -82,10 +82,9 @@ def test_a_config_shipped_for_the_card_is_found_by_dtype_and_size(
     ship("E=384,N=256,device_name=NVIDIA_H100_80GB_HBM3,dtype=int8_w8a8.json", 32)
     monkeypatch.setenv("AUTOTUNE_VLLM_SRC", str(tmp_path))
     shipped_config.cache_clear()
-    int8 = Quantisation("int8_w8a8")
-    found = shipped_config("vllm", KIMI, 4, Stage.STAGE1, DEVICES["mi325x"], int8)
+    found = shipped_config(ROWS[0], KIMI, 4, Stage.STAGE1, DEVICES["mi325x"])
     assert found is not None
     assert dict(found) == {"tile_m": 16, "tile_n": 64, "group_m": 4, "waves_per_eu": None}
-    other = shipped_config("vllm", KIMI, 4, Stage.STAGE1, DEVICES["mi308x"], int8)
+    other = shipped_config(ROWS[0], KIMI, 4, Stage.STAGE1, DEVICES["mi308x"])
     assert other is None
     shipped_config.cache_clear()

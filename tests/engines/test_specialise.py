@@ -10,8 +10,7 @@ import triton.language as tl
 from triton.runtime import driver
 
 from autotune.compile.isa import gpu_target
-from autotune.engines.kernels import CapturedLaunch
-from autotune.engines.specialise import AbsentCard, compile_launch
+from autotune.engines.kernels import AbsentGpu, CapturedLaunch, compile_launch
 from autotune.machine.devices import DEVICES, Device
 
 
@@ -49,7 +48,7 @@ def test_a_launch_on_real_tensors_finds_what_was_compiled_from_tensors_without_s
         ours = compiled_for(tmp_path)
         assert ours > before
         _add.device_caches.clear()  # what the launcher remembers without looking at the disk
-        monkeypatch.setattr(driver, "_active", AbsentCard(target))
+        monkeypatch.setattr(driver, "_active", AbsentGpu(target))
         _add.run(*arguments_on("cpu", n), grid=(1,), warmup=True, **keywords)
         monkeypatch.setattr(driver, "_active", None)
         assert compiled_for(tmp_path) == ours
@@ -57,7 +56,7 @@ def test_a_launch_on_real_tensors_finds_what_was_compiled_from_tensors_without_s
 
 def test_the_process_keeps_its_own_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
-    own = AbsentCard(None)
+    own = AbsentGpu(None)
     monkeypatch.setattr(driver, "_active", own)
     compile_launch(
         CapturedLaunch(_add, arguments_on("meta", 64), {"BLOCK": 64}), gpu_target(DEVICES["mi325x"])

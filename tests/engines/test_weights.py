@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from autotune.engines.moe import INT4_GROUP, Quantisation
-from autotune.engines.weights import EngineWeights, engine_format, engine_weights, packed_bytes, scale_shape
+from autotune.engines.dtypes import BF16, FP8_W8A8, INT4_W4A16, INT8_W8A8, INT8_W8A16, Dtype
+from autotune.engines.weights import EngineWeights, engine_weights
 from autotune.errors import UserError
-from autotune.kernels.formats import Format, weight_scales
+from autotune.kernels.formats import GROUP, Format, weight_scales
 from autotune.kernels.layout import unpack_int4
 from autotune.measure.workload import make_weights
 from autotune.problem.layer import Layer
@@ -14,13 +14,12 @@ from autotune.protocol.runtime import LogicalWeights
 
 LAYER = Layer("tiny", model_dim=128, inter_dim=64, experts=3, top_k=2, tp=1)
 WEIGHTS = make_weights(LAYER, "cpu", seed=1)
-DTYPES = ["int8_w8a8", "fp8_w8a8", "int4_w4a16", "int8_w8a16", None]
+DTYPES = [INT8_W8A8, FP8_W8A8, INT4_W4A16, INT8_W8A16, BF16]
 
 
-def laid(dtype: str | None, weights: LogicalWeights = WEIGHTS) -> tuple[EngineWeights, Format]:
-    quantisation = Quantisation(dtype)
-    form = engine_format(quantisation, "sm_90")
-    return engine_weights(weights, quantisation, form), form
+def laid(dtype: Dtype, weights: LogicalWeights = WEIGHTS) -> tuple[EngineWeights, Format]:
+    form = dtype.format("sm_90")
+    return engine_weights(weights, dtype, form), form
 
 
 def values(w: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
@@ -31,11 +30,11 @@ def values(w: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
         return w.float() * scale
     # As both engines' kernels unpack: by k % 2, less 8, the scale of k // 32.
     nibbles = torch.stack((w & 0xF, w >> 4), dim=-1).flatten(2)
-    return (nibbles.float() - 8) * scale.float().repeat_interleave(INT4_GROUP, dim=2)
+    return (nibbles.float() - 8) * scale.float().repeat_interleave(GROUP, dim=2)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_every_layout_holds_the_same_experts(dtype: str | None) -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_layout_holds_the_same_experts(dtype: Dtype) -> None:
     made, form = laid(dtype)
     for w, scale, packed, by_channel in (
         (made.w1, made.w1_scale, WEIGHTS.w1, WEIGHTS.w1_scale),
@@ -44,20 +43,20 @@ def test_every_layout_holds_the_same_experts(dtype: str | None) -> None:
         k = 2 * packed.shape[-1]
         scales = weight_scales(form, by_channel, k).float()
         if scales.dim() == 3:
-            scales = scales.transpose(1, 2).repeat_interleave(INT4_GROUP, dim=2)
+            scales = scales.transpose(1, 2).repeat_interleave(GROUP, dim=2)
         else:
             scales = scales[..., None]
         assert torch.equal(values(w, scale), unpack_int4(packed).float() * scales)
-        shape = scale_shape(Quantisation(dtype), w.shape[1], k)
+        shape = dtype.scale_shape(w.shape[1], k)
         assert (None if scale is None else tuple(scale.shape[1:])) == shape
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_copys_bytes_are_what_memory_is_planned_with(dtype: str | None) -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_copys_bytes_are_what_memory_is_planned_with(dtype: Dtype) -> None:
     made, _ = laid(dtype)
     tensors = [made.w1, made.w2, *(t for t in (made.w1_scale, made.w2_scale) if t is not None)]
     total = sum(t.numel() * t.element_size() for t in tensors)
-    assert packed_bytes(Quantisation(dtype), LAYER) == total
+    assert dtype.weight_bytes.copy(LAYER) == total
 
 
 def test_a_copy_is_its_own_and_a_changed_byte_shows() -> None:
@@ -70,12 +69,11 @@ def test_a_copy_is_its_own_and_a_changed_byte_shows() -> None:
 
 
 def test_fp8_is_the_cards_own() -> None:
-    quantisation = Quantisation("fp8_w8a8")
-    assert engine_format(quantisation, "gfx942") is Format.FP8
-    assert engine_format(quantisation, "gfx950") is engine_format(quantisation, "sm_90") is Format.FP8_OCP
+    assert FP8_W8A8.format("gfx942") is Format.FP8
+    assert FP8_W8A8.format("gfx950") is FP8_W8A8.format("sm_90") is Format.FP8_OCP
 
 
 def test_a_layer_that_is_no_whole_number_of_groups_is_refused() -> None:
     layer = Layer("odd", model_dim=128, inter_dim=48, experts=2, top_k=1, tp=1)
     with pytest.raises(UserError, match="another --tp"):
-        laid("int4_w4a16", make_weights(layer, "cpu", seed=1))
+        laid(INT4_W4A16, make_weights(layer, "cpu", seed=1))

@@ -12,9 +12,8 @@ from autotune.machine.targets import Kind
 from autotune.measure.confirm import confirm
 from autotune.measure.machine import CpuMachine
 from autotune.measure.pool import Measurer
-from autotune.problem.layer import Problem, Stage
-from autotune.protocol.registry import Registration, WeightBytes, load_backend
-from autotune.report import limits
+from autotune.problem.layer import Problem, Stage, WeightBytes
+from autotune.protocol.registry import load_backend
 from autotune.results import Failure, Finalist, LayerConfig, Status
 from autotune.space.config import Config
 from autotune.statistics import Interval
@@ -124,7 +123,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setattr(beside_engine, "resolve_target", lambda _: TARGET)
     monkeypatch.setattr(beside_engine.Layer, "of", lambda *_: TINY)
     read = {OURS: WeightBytes(0.5, row=4.0), THEIRS: WeightBytes(0.5625)}
-    monkeypatch.setattr(limits, "registration", lambda name: Registration(name, name, read[name]))
+    monkeypatch.setattr(beside_engine, "weights_of", read.get)
 
     def call(*arguments: str) -> int:
         backends = ("--ours", OURS, "--engine", THEIRS)

@@ -12,6 +12,7 @@ from autotune.measure.confirm import Comparison
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
+from autotune.protocol.registry import weight_bytes
 from autotune.results import Failure, Finalist, LayerConfig, Measurement
 from autotune.space.space import BoundSpace
 from autotune.statistics import Verdict
@@ -110,7 +111,7 @@ def test_the_defaults_are_right_and_repeat_on_the_gpu(live: Any) -> None:
                 assert isinstance(again, Measurement), again
                 assert first.us == pytest.approx(again.us, rel=0.05)  # what two windows differ by
                 # It cannot be faster than its bytes at the card's bandwidth, nor sloppier than one rounding.
-                floor = problem.weight_bytes(stage) / live.bandwidth_bytes_per_s * 1e6
+                floor = weight_bytes("triton").read(problem, stage) / live.bandwidth_bytes_per_s * 1e6
                 assert 0.8 * floor < first.us < 100 * floor
                 assert 1e-3 < first.error < 2.5e-3
                 print(problem.shape, stage, f"{first.us:.2f} us, floor {floor:.2f} us, {first.error:.2e}")

@@ -9,6 +9,7 @@ from autotune.measure.settings import MeasureSettings
 from autotune.measure.workload import GIB, Workload, check_memory, expert_bytes, memory_needed, plan
 from autotune.problem.layer import Problem, Stage
 from autotune.problem.routing import Routing
+from autotune.protocol.registry import weight_bytes
 from tests.measure.conftest import PROBLEM, QUICK, TINY
 from tests.measure.fake_runtime import FakeRuntime
 from tests.spaces import KIMI
@@ -53,7 +54,7 @@ def test_too_little_memory_is_said_before_anything_is_allocated() -> None:
 def test_the_ring_is_planned_for_the_stage_with_the_smaller_weights() -> None:
     """What is cold for stage 2 is colder for stage 1."""
     assert expert_bytes(KIMI) == 7168 * (128 + 4)
-    per_step = Problem(KIMI, 1).weight_bytes(Stage.STAGE2) / Problem(KIMI, 1).expected_experts()
+    per_step = weight_bytes("triton").expert(KIMI, Stage.STAGE2)
     assert expert_bytes(KIMI) == pytest.approx(per_step)
 
 

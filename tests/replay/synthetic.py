@@ -13,7 +13,8 @@ from bench.subspace import KEPT, Values, bounded
 
 from autotune.machine.devices import DEVICES
 from autotune.machine.fingerprint import Fingerprint
-from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
+from autotune.problem.arithmetic import W4A8
+from autotune.problem.layer import Layer, Problem, Stage, WeightBytes, gemm_dims
 from autotune.problem.models import preset
 from autotune.problem.routing import UNIFORM
 from autotune.replay.table import Recorded, StageTable, Table
@@ -23,6 +24,7 @@ from autotune.space.config import Config
 from autotune.space.space import parse_space
 
 DEVICE = DEVICES["h100"]
+WEIGHTS = WeightBytes.of(W4A8[0])
 BANDWIDTH = 2.9e6  # bytes a microsecond
 LATENCY_US = 0.9
 FINGERPRINT = Fingerprint(
@@ -66,7 +68,7 @@ def true_us(layer: Layer, stage: Stage, config: Config, tokens: int) -> float:
     in_flight = running * tile_n * tile_k / 2 * min(depth - 1, 4) ** 0.8
     rounds = ceil(groups / slots)
     full = groups / (rounds * slots) if rounds > 1 else 1.0
-    moved = problem.weight_bytes(stage) * (ceil(n / tile_n) * tile_n / n)
+    moved = WEIGHTS.read(problem, stage) * (ceil(n / tile_n) * tile_n / n)
     work = groups * (tile_n * tile_k / warps) / (DEVICE.compute_units * 4e5) * ceil(k / tile_k / split) * 0.04
     time = moved * (1 / BANDWIDTH + LATENCY_US / in_flight) / full**0.5 + work
     time += 1.5 + 0.35 * (split - 1) ** 0.7 * (1 + tokens / 6) + 0.02 * ceil(k / tile_k / split)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from autotune.backends.sglang.backend import SglangFp8, SglangInt4, SglangInt8
-from autotune.backends.vllm.backend import VllmFp8, VllmInt4, VllmInt8
+from autotune.backends import sglang as sglang_rows
+from autotune.backends import vllm as vllm_rows
 from autotune.engines.backend import EngineBackend
 from autotune.engines.moe import entry
 from autotune.engines.source import EngineSource
@@ -227,7 +227,7 @@ def test_a_bundle_for_another_engine_is_an_error(bundle: MakeBundle, vllm: Engin
         verify_fused_moe(bundle("sglang"), "vllm", vllm)
 
 
-ENGINES = [SglangInt8(), SglangInt4(), SglangFp8(), VllmInt8(), VllmInt4(), VllmFp8()]
+ENGINES = [EngineBackend(row) for row in (*sglang_rows.ROWS, *vllm_rows.ROWS)]
 
 
 @pytest.mark.parametrize("family", ENGINES, ids=lambda family: family.name)

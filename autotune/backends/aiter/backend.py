@@ -20,6 +20,7 @@ from autotune.problem.arithmetic import W4A8, Computes
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.backend import Listing, Work
 from autotune.protocol.legality import require_layout
+from autotune.protocol.registry import weight_bytes
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import UNSET, Config, Value
 from autotune.space.space import BoundSpace, Space, shipped_spaces
@@ -68,7 +69,7 @@ class Aiter:
         )
 
     def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
-        return work_of(request_of(problem.layer, stage, config, ""), problem)
+        return work_of(request_of(problem.layer, stage, config, ""), problem, weight_bytes(self.name))
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
         started = time.perf_counter()

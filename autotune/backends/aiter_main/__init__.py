@@ -7,19 +7,21 @@ for INT4 weights on gfx942 are two other numeric formats, which need other check
     aiter_main_w4a16   bfloat16 activations, a scale every 32 values of K (a16wi4): FlyDSL, by tile
 """
 
-from autotune.protocol.registry import Registration, WeightBytes
+from autotune.problem.arithmetic import GROUPED_INT4, W4A8
+from autotune.problem.layer import WeightBytes
+from autotune.protocol.registry import Registration
 
 REGISTRATIONS = (
     Registration(
         "aiter_main",
         kernels="autotune.backends.aiter_main.backend:AiterMain",
-        weights=WeightBytes(0.5, row=4.0),
+        weights=WeightBytes.of(W4A8[0]),
         exporter="autotune.backends.aiter_main.export:TableExporter",
     ),
     Registration(
         "aiter_main_w4a16",
         kernels="autotune.backends.aiter_main.backend:AiterMainGrouped",
-        weights=WeightBytes(0.5 + 2 / 32),
+        weights=WeightBytes.of(GROUPED_INT4),
         exporter="autotune.backends.aiter_main.export:GroupedTableExporter",
     ),
 )

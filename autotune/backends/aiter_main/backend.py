@@ -23,6 +23,7 @@ from autotune.problem.arithmetic import GROUPED_INT4, W4A8, Computes
 from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
 from autotune.protocol.backend import CompileRefused, Listing, Work
 from autotune.protocol.legality import require_layout
+from autotune.protocol.registry import weight_bytes
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import UNSET, Config
 from autotune.space.expressions import Expression
@@ -66,7 +67,7 @@ class AiterMain:
         blocks = min(float(slots), problem.expected_experts() + slots // whole(config, "tile_m"))
         rows = problem.tokens if stage is Stage.STAGE1 else slots
         return Work(
-            bytes_moved=problem.weight_bytes(stage) + rows * k + 2 * slots * n,
+            bytes_moved=weight_bytes(self.name).read(problem, stage) + rows * k + 2 * slots * n,
             workgroups=blocks * -(-n // tile_n),
             bytes_in_flight=tile_n * min(tile_k, k) / 2,
         )
@@ -107,7 +108,8 @@ class AiterMainGrouped:
         return f"{source_digest(package)}, flydsl {wheel_version(flydsl_python())}"
 
     def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
-        return work_of(Request.of(_kernels(), problem.layer, stage, config, ""), problem)
+        request = Request.of(_kernels(), problem.layer, stage, config, "")
+        return work_of(request, problem, weight_bytes(self.name))
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
         started = time.perf_counter()

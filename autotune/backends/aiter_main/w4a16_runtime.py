@@ -13,9 +13,10 @@ from autotune.backends.aiter_main.backend import grouped_spaces
 from autotune.backends.aiter_main.pack import grouped_scales
 from autotune.backends.aiter_main.runtime import DEVICE, AiterMainRuntime, Sorted
 from autotune.backends.flydsl.request import whole
-from autotune.kernels.formats import GROUP, Format, weight_scales
+from autotune.kernels.formats import Format, weight_scales
 from autotune.measure.machine import amd_machine
 from autotune.problem.layer import Layer, Stage
+from autotune.protocol.registry import weight_bytes
 from autotune.protocol.runtime import Activations, LogicalWeights, Machine, Step, What
 from autotune.results import LayerConfig
 from autotune.space.config import UNSET, Config
@@ -51,8 +52,7 @@ class GroupedRuntime(AiterMainRuntime):
         self._arch = machine.fingerprint(self.name, "").arch
 
     def packed_bytes(self, layer: Layer) -> int:
-        weights = 3 * layer.inter_dim * layer.model_dim
-        return layer.experts * (weights // 2 + 2 * weights // GROUP)
+        return weight_bytes(self.name).copy(layer)
 
     def pack(self, weights: LogicalWeights) -> LogicalWeights:
         one, two = (

@@ -14,6 +14,7 @@ from autotune.backends.flydsl.request import whole
 from autotune.kernels.formats import Format
 from autotune.measure.machine import amd_machine
 from autotune.problem.layer import Layer, Stage
+from autotune.protocol.registry import weight_bytes
 from autotune.protocol.runtime import Activations, LogicalWeights, Step
 from autotune.results import LayerConfig
 from autotune.space.config import UNSET, Config
@@ -39,8 +40,7 @@ class CkRuntime(AiterMainRuntime):
     format = Format.FP8
 
     def packed_bytes(self, layer: Layer) -> int:
-        scales = 2 * layer.inter_dim + layer.model_dim
-        return layer.experts * (3 * layer.inter_dim * layer.model_dim // 2 + 4 * scales)
+        return weight_bytes(self.name).copy(layer)
 
     def pack(self, weights: LogicalWeights) -> LogicalWeights:
         scales = (s.float().contiguous()[..., None] for s in (weights.w1_scale, weights.w2_scale))

@@ -4,13 +4,15 @@ The `flydsl` wheel ships no MoE kernel. They come from a tree, which `--flydsl-r
 (AITER reads the same variable), and are compiled by the wheel that belongs to it, in whichever Python has it.
 """
 
-from autotune.protocol.registry import Registration, WeightBytes
+from autotune.problem.arithmetic import W4A8
+from autotune.problem.layer import WeightBytes
+from autotune.protocol.registry import Registration
 
 REGISTRATIONS = (
     Registration(
         "flydsl",
         kernels="autotune.backends.flydsl.backend:Flydsl",
-        weights=WeightBytes(0.5, row=4.0),
+        weights=WeightBytes.of(W4A8[0]),
         exporter="autotune.backends.aiter.export:EnvExporter",
         knobs="autotune.backends.flydsl.backend:knobs_of",
     ),

@@ -14,10 +14,11 @@ from autotune.compile.isa import machine_code_hash, static_facts
 from autotune.compile.occupancy import with_occupancy
 from autotune.machine.devices import Device
 from autotune.problem.arithmetic import W4A8, Computes
-from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
+from autotune.problem.layer import Layer, Problem, Stage, WeightBytes, gemm_dims
 from autotune.protocol.backend import Listing, Work
 from autotune.protocol.legality import require_layout
 from autotune.protocol.process_knobs import ProcessKnobs
+from autotune.protocol.registry import weight_bytes
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config, Value
 from autotune.space.space import BoundSpace, Space, shipped_spaces
@@ -72,7 +73,8 @@ class Flydsl:
         return f"{tree.generation} {tree.digest[:16]} flydsl {matching_wheel(tree)}"
 
     def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
-        return work_of(Request.of(find_tree(), problem.layer, stage, config, ""), problem)
+        request = Request.of(find_tree(), problem.layer, stage, config, "")
+        return work_of(request, problem, weight_bytes(self.name))
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
         return self.listing(layer, tokens, stage, config, device).compiled
@@ -107,7 +109,7 @@ def compile_request(request: Request, device: Device, *launch: object) -> Listin
     return Listing(code, Compiled(binary, facts, time.perf_counter() - started))
 
 
-def work_of(request: Request, problem: Problem) -> Work:
+def work_of(request: Request, problem: Problem, weights: WeightBytes) -> Work:
     """Weights once, activations once, outputs once; what `reduce` writes, reads and clears besides."""
     layer, stage = problem.layer, request.stage
     n, k = gemm_dims(layer, stage)
@@ -120,7 +122,7 @@ def work_of(request: Request, problem: Problem) -> Work:
         moved = slots if request.mode == "atomic" else 3 * slots + problem.tokens
         activations, out, rows = slots * k, 2 * moved * n, request.columns
     return Work(
-        bytes_moved=problem.weight_bytes(stage) + activations + out,
+        bytes_moved=weights.read(problem, stage) + activations + out,
         workgroups=blocks * request.workgroups_n,
         # The next K tile of weights is loaded while the present one is multiplied.
         bytes_in_flight=rows * min(request.tile_k, k) / 2,

@@ -22,6 +22,7 @@ from autotune.errors import UserError
 from autotune.machine.devices import DEVICES
 from autotune.measure.machine import amd_machine
 from autotune.problem.layer import Layer, Stage
+from autotune.protocol.registry import weight_bytes
 from autotune.protocol.runtime import (
     Activations,
     Launch,
@@ -76,8 +77,7 @@ class FlydslRuntime:
         return Flydsl().source_digest()
 
     def packed_bytes(self, layer: Layer) -> int:
-        scales = 2 * layer.inter_dim + layer.model_dim
-        return layer.experts * (3 * layer.inter_dim * layer.model_dim // 2 + 4 * scales)
+        return weight_bytes(self.name).copy(layer)
 
     def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
         self._layer = layer

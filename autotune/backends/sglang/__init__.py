@@ -1,36 +1,21 @@
-"""SGLang's Triton fused MoE, a backend a quantisation."""
+"""SGLang's Triton fused MoE, a backend a dtype."""
 
-from autotune.protocol.registry import Registration, WeightBytes
+from autotune.backends.sglang.calls import SGLANG
+from autotune.engines.backend import EngineBackend, registrations
+from autotune.engines.dtypes import BF16, FP8_W8A8, INT4_W4A16, INT8_W8A8, INT8_W8A16
+from autotune.engines.rows import Row
 
-REGISTRATIONS = (
-    Registration(
-        "sglang",
-        kernels="autotune.backends.sglang.backend:SglangInt8",
-        weights=WeightBytes(1.0, row=4.0),
-        exporter="autotune.backends.sglang.export:SglangExporter",
-    ),
-    Registration(
-        "sglang_w4a16",
-        kernels="autotune.backends.sglang.backend:SglangInt4",
-        weights=WeightBytes(0.5 + 2 / 32),
-        exporter="autotune.backends.sglang.export:SglangExporter",
-    ),
-    Registration(
-        "sglang_fp8",
-        kernels="autotune.backends.sglang.backend:SglangFp8",
-        weights=WeightBytes(1.0, row=4.0),
-        exporter="autotune.backends.sglang.export:SglangExporter",
-    ),
-    Registration(
-        "sglang_bf16",
-        kernels="autotune.backends.sglang.backend:SglangBf16",
-        weights=WeightBytes(2.0),
-        exporter="autotune.backends.sglang.export:SglangExporter",
-    ),
-    Registration(
-        "sglang_w8a16",
-        kernels="autotune.backends.sglang.backend:SglangInt8A16",
-        weights=WeightBytes(1.0, row=4.0),
-        exporter="autotune.backends.sglang.export:SglangExporter",
-    ),
+ROWS = (
+    Row("sglang", SGLANG, INT8_W8A8, spaces="sglang", per_channel=True),
+    Row("sglang_w4a16", SGLANG, INT4_W4A16, spaces="sglang_w4a16"),
+    Row("sglang_fp8", SGLANG, FP8_W8A8, spaces="sglang_fp8", per_channel=True),
+    Row("sglang_bf16", SGLANG, BF16, spaces="sglang"),
+    Row("sglang_w8a16", SGLANG, INT8_W8A16, spaces="sglang"),
 )
+
+REGISTRATIONS = registrations(__name__, ROWS, exporter="autotune.backends.sglang.export:SglangExporter")
+
+
+def backend(name: str) -> EngineBackend:
+    """The backend of a row."""
+    return EngineBackend(next(row for row in ROWS if row.name == name))

@@ -48,8 +48,7 @@ class SglangKey:
 
     @classmethod
     def of(cls, layer: Layer, quantisation: Quantisation, device_name: str) -> "SglangKey":
-        packed = quantisation.dtype == "int4_w4a16"
-        width = layer.inter_dim // 2 if packed else layer.inter_dim
+        width = layer.inter_dim // 2 if quantisation.packed else layer.inter_dim
         return cls(layer.experts, width, quantisation, device_name)
 
     def file_name(self, *, down: bool) -> str:

@@ -1,12 +1,14 @@
 """Our own W4A8 kernels in Triton."""
 
-from autotune.protocol.registry import Registration, WeightBytes
+from autotune.problem.arithmetic import W4A8
+from autotune.problem.layer import WeightBytes
+from autotune.protocol.registry import Registration
 
 REGISTRATIONS = (
     Registration(
         "triton",
         kernels="autotune.backends.triton.backend:TritonW4A8",
-        weights=WeightBytes(0.5, row=4.0),
+        weights=WeightBytes.of(W4A8[0]),
         exporter="autotune.backends.triton.export:OperatorExporter",
     ),
 )

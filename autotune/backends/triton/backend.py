@@ -18,6 +18,7 @@ from autotune.problem.arithmetic import W4A8, Computes
 from autotune.problem.layer import Layer, Problem, Stage, gemm_dims
 from autotune.protocol.backend import CompileRefused, Listing, Work
 from autotune.protocol.legality import require_layout
+from autotune.protocol.registry import weight_bytes
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace, Space, shipped_spaces
@@ -73,7 +74,10 @@ class TritonW4A8:
             activations, out = slots * k, 2 * problem.tokens * n
             partials = 0 if loops else slots * n * knobs.split_k
         return Work(
-            bytes_moved=problem.weight_bytes(stage) + activations + out + 2 * 4 * partials,
+            bytes_moved=weight_bytes(TritonW4A8.name).read(problem, stage)
+            + activations
+            + out
+            + 2 * 4 * partials,
             workgroups=n_tiles if loops else blocks * n_tiles * knobs.split_k,
             # The software pipeline has num_stages - 1 weight tiles in flight.
             bytes_in_flight=knobs.tile_n * min(knobs.tile_k, k) / 2 * max(1, knobs.num_stages - 1),

@@ -11,6 +11,7 @@ from autotune.kernels import sort as sorting
 from autotune.kernels import spec as specs
 from autotune.measure.machine import CpuMachine, GpuMachine
 from autotune.problem.layer import Layer, Stage
+from autotune.protocol.registry import weight_bytes
 from autotune.protocol.runtime import (
     Activations,
     Launch,
@@ -60,8 +61,7 @@ class TritonRuntime:
         return kernel_source()
 
     def packed_bytes(self, layer: Layer) -> int:
-        scales = 2 * layer.inter_dim + layer.model_dim
-        return layer.experts * (3 * layer.inter_dim * layer.model_dim // 2 + 4 * scales)
+        return weight_bytes(self.name).copy(layer)
 
     def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
         self._layer = layer

@@ -1,36 +1,21 @@
-"""vLLM's Triton fused MoE, a backend a quantisation."""
+"""vLLM's Triton fused MoE, a backend a dtype. One config serves both stages there."""
 
-from autotune.protocol.registry import Registration, WeightBytes
+from autotune.backends.vllm.calls import VLLM
+from autotune.engines.backend import EngineBackend, registrations
+from autotune.engines.dtypes import BF16, FP8_W8A8, INT4_W4A16, INT8_W8A8, INT8_W8A16
+from autotune.engines.rows import Row
 
-REGISTRATIONS = (
-    Registration(
-        "vllm",
-        kernels="autotune.backends.vllm.backend:VllmInt8",
-        weights=WeightBytes(1.0, row=4.0),
-        exporter="autotune.backends.vllm.export:VllmExporter",
-    ),
-    Registration(
-        "vllm_w4a16",
-        kernels="autotune.backends.vllm.backend:VllmInt4",
-        weights=WeightBytes(0.5 + 2 / 32),
-        exporter="autotune.backends.vllm.export:VllmExporter",
-    ),
-    Registration(
-        "vllm_fp8",
-        kernels="autotune.backends.vllm.backend:VllmFp8",
-        weights=WeightBytes(1.0, row=4.0),
-        exporter="autotune.backends.vllm.export:VllmExporter",
-    ),
-    Registration(
-        "vllm_bf16",
-        kernels="autotune.backends.vllm.backend:VllmBf16",
-        weights=WeightBytes(2.0),
-        exporter="autotune.backends.vllm.export:VllmExporter",
-    ),
-    Registration(
-        "vllm_w8a16",
-        kernels="autotune.backends.vllm.backend:VllmInt8A16",
-        weights=WeightBytes(1.0, row=4.0),
-        exporter="autotune.backends.vllm.export:VllmExporter",
-    ),
+ROWS = (
+    Row("vllm", VLLM, INT8_W8A8, spaces="vllm"),
+    Row("vllm_w4a16", VLLM, INT4_W4A16, spaces="vllm_w4a16"),
+    Row("vllm_fp8", VLLM, FP8_W8A8, spaces="vllm_fp8"),
+    Row("vllm_bf16", VLLM, BF16, spaces="vllm"),
+    Row("vllm_w8a16", VLLM, INT8_W8A16, spaces="vllm"),
 )
+
+REGISTRATIONS = registrations(__name__, ROWS, exporter="autotune.backends.vllm.export:VllmExporter")
+
+
+def backend(name: str) -> EngineBackend:
+    """The backend of a row."""
+    return EngineBackend(next(row for row in ROWS if row.name == name))

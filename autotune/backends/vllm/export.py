@@ -18,7 +18,6 @@ Rules as in vLLM 0.33.0, `model_executor/layers/fused_moe/fused_moe.py`:
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
 
 from autotune.engines.backend import EngineBackend
 from autotune.engines.export import engine_default, intended, preview, table_json, winners_table
@@ -31,7 +30,6 @@ from autotune.store.records import WinnerRecord
 
 FOLDER = "vllm"
 VARIABLE = "VLLM_TUNED_CONFIG_FOLDER"
-_GROUPED: Final = ("int4_w4a16", "int8_w8a16")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class VllmKey:
 
 def needs_split_k(quantisation: Quantisation) -> bool:
     """Whether vLLM launches the kernel that takes SPLIT_K from the file."""
-    return quantisation.dtype in _GROUPED
+    return quantisation.weight_only
 
 
 def vllm_content(

@@ -134,4 +134,4 @@ def test_slots_are_sorted_as_aiters_sort_does() -> None:
 
 def test_without_an_amd_gpu_it_only_compiles() -> None:
     with pytest.raises(UserError, match="offline:mi325x"):
-        load_runtime("flydsl")
+        load_runtime(load_backend("flydsl").runtime)

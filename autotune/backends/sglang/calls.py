@@ -6,10 +6,14 @@ GEMM with router weights into a slot each, sum over slots.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from autotune.engines.moe import Quantisation
-from autotune.engines.order import Sorted
+from autotune.engines.calls import Sorted
+from autotune.engines.dtypes import FP8_W8A8, Dtype
+from autotune.engines.moe import fused_by_sglang
+from autotune.engines.rows import Engine
+from autotune.kernels.formats import Format
 from autotune.problem.layer import Stage
 
 if TYPE_CHECKING:
@@ -21,13 +25,14 @@ class SglangCalls:
 
     silu_bf16 = True
 
-    def __init__(self, moe: Any, quantisation: Quantisation) -> None:
+    def __init__(self, moe: Any, quantise: Any, dtype: Dtype, per_channel: bool, form: Format) -> None:
         """
         Args:
             moe: SGLang's module of kernels.
         """
         self.moe = moe
-        self._quantisation = quantisation
+        self._dtype = dtype
+        self._per_channel = per_channel
 
     def slots_size(self, tokens: int, top_k: int, experts: int, block: int) -> int:
         """As `moe_align_block_size.py` allocates them, with room for a filtered expert."""
@@ -52,7 +57,6 @@ class SglangCalls:
     ) -> None:
         import triton.language as tl
 
-        quantisation = self._quantisation
         one = stage is Stage.STAGE1
         with self._quantised(a_scale):
             self.moe.invoke_fused_moe_kernel(
@@ -72,12 +76,9 @@ class SglangCalls:
                 top_k if one else 1,
                 dict(knobs),
                 compute_type=tl.bfloat16,
-                use_fp8_w8a8=quantisation.dtype == "fp8_w8a8",
-                use_int8_w8a8=quantisation.dtype == "int8_w8a8",
-                use_int8_w8a16=quantisation.dtype == "int8_w8a16",
-                use_int4_w4a16=quantisation.dtype == "int4_w4a16",
-                per_channel_quant=quantisation.per_channel,
-                block_shape=None if quantisation.block_shape is None else list(quantisation.block_shape),
+                **self._dtype.switches(),
+                per_channel_quant=self._per_channel,
+                block_shape=[0, self._dtype.group] if self._dtype.group else None,
                 filter_expert=False,
                 router_topk=top_k,
             )
@@ -101,10 +102,54 @@ class SglangCalls:
         if scale is None:
             yield
             return
-        name = "per_token_quant_int8" if self._quantisation.dtype == "int8_w8a8" else "scaled_fp8_quant"
+        name = "per_token_quant_int8" if self._dtype.activations == "int8" else "scaled_fp8_quant"
         own = getattr(self.moe, name)
         setattr(self.moe, name, lambda a, *_, **__: (a, scale))
         try:
             yield
         finally:
             setattr(self.moe, name, own)
+
+
+def stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
+    """Attributes of the modules that SGLang's kernel files import and that are not run.
+
+    They are what these functions return on such a GPU with SGLang's own defaults.
+    """
+    from autotune.engines.glue import quantise_fp8
+
+    hip = runtime == "hip"
+    major = 0 if hip else int(arch.removeprefix("sm_")[:-1])
+    fp8 = FP8_W8A8.format(arch)
+    return {
+        "sglang.srt.utils": {
+            "is_cuda": lambda: not hip,
+            "is_hip": lambda: hip,
+            "is_cpu": lambda: False,
+            "cpu_has_amx_support": lambda: False,
+            "is_sm90_supported": lambda *_: major == 9,
+        },
+        "sglang.srt.environ": {"envs": SimpleNamespace(SGLANG_USE_AITER=SimpleNamespace(get=lambda: False))},
+        "sglang.srt.batch_invariant_ops": {"is_batch_invariant_mode_enabled": lambda: False},
+        "sglang.srt.layers.moe.utils": {"get_moe_padding_size": lambda *_: 0},
+        # A compiled extension there.
+        "sglang.kernels.ops.quantization.fp8_kernel": {
+            "scaled_fp8_quant": lambda a, *_, **__: quantise_fp8(a, fp8),
+        },
+        # Programmatic dependent launch, which SGLang uses from Hopper on.
+        "sglang.kernels.jit.utils": {"is_arch_support_pdl": lambda: major >= 9},
+    }
+
+
+SGLANG = Engine(
+    name="sglang",
+    title="SGLang",
+    files=(
+        "sglang/kernels/ops/moe/fused_moe_triton_kernels.py",
+        "sglang/kernels/ops/quantization/int8_kernel.py",
+    ),
+    stand_ins=stand_ins,
+    calls=SglangCalls,
+    configs="sglang/srt/layers/moe/moe_runner/triton_utils/configs",
+    fused=fused_by_sglang,
+)

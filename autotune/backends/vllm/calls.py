@@ -9,10 +9,12 @@ most six tokens (`should_moe_wna16_use_cuda`): there the Triton kernel, which is
 """
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from autotune.engines.moe import Quantisation
-from autotune.engines.order import Sorted
+from autotune.engines.calls import Sorted
+from autotune.engines.dtypes import Dtype
+from autotune.engines.rows import Engine
 from autotune.errors import UserError
 from autotune.kernels.formats import Format
 from autotune.problem.layer import Stage
@@ -29,9 +31,7 @@ class VllmCalls:
 
     silu_bf16 = False
 
-    def __init__(
-        self, moe: Any, quantise: Any, quantisation: Quantisation, form: Format = Format.INT8
-    ) -> None:
+    def __init__(self, moe: Any, quantise: Any, dtype: Dtype, per_channel: bool, form: Format) -> None:
         """
         Args:
             moe: vLLM's module of kernels.
@@ -40,14 +40,13 @@ class VllmCalls:
         """
         self.moe = moe
         self.quantise = quantise
-        self._quantisation = quantisation
+        self._dtype = dtype
         self._form = form
-        self._grouped = quantisation.dtype == "int4_w4a16"
 
     def slots_size(self, tokens: int, top_k: int, experts: int, block: int) -> int | None:
         """As `_prepare_expert_assignment` and `moe_align_block_size.py` have it."""
         slots = tokens * top_k
-        if slots * _SPARSE <= experts and not self._grouped:
+        if slots * _SPARSE <= experts and not self._dtype.group:
             return None
         padded = slots + experts * (block - 1)
         return min(slots * block, padded) if slots < experts else padded
@@ -69,54 +68,49 @@ class VllmCalls:
     ) -> None:
         import triton.language as tl
 
-        quantisation = self._quantisation
         tokens, top = ids.shape
         if not self.serves(tokens, top, len(w)):
             raise UserError(
-                f"at {tokens} tokens vLLM serves {quantisation.dtype} on this GPU by a compiled CUDA kernel,"
-                " not by its Triton kernel: raise --concurrency, or tune the like kernel of backend"
+                f"at {tokens} tokens vLLM serves {self._dtype.selector} on this GPU by a compiled CUDA"
+                " kernel, not by its Triton kernel: raise --concurrency, or tune the like kernel of backend"
                 " sglang_w4a16"
             )
         if a_scale is None:
             a, a_scale = self._quantise(a)
         one = stage is Stage.STAGE1
         places = (order.slots, order.experts, order.padded, not one, top_k if one else 1)
-        if self._grouped:
+        if self._dtype.group:
             self.moe.invoke_fused_moe_wna16_triton_kernel(
                 *(a, w, out, w_scale, None, router, *places),
                 {**knobs, "SPLIT_K": 1},  # only the file can give it: see `entry`
                 compute_type=tl.bfloat16,
-                use_int8_w8a16=False,
-                use_int4_w4a16=True,
-                block_shape=list(quantisation.block_shape or ()),
+                use_int8_w8a16=self._dtype.weights == "int8",
+                use_int4_w4a16=self._dtype.weights == "int4",
+                block_shape=[0, self._dtype.group],
             )
             return
         self.moe.invoke_fused_moe_triton_kernel(
             *(a, w, out, a_scale, w_scale, router, *places),
             dict(knobs),
             compute_type=tl.bfloat16,
-            use_fp8_w8a8=quantisation.dtype == "fp8_w8a8",
-            use_int8_w8a8=quantisation.dtype == "int8_w8a8",
-            use_int8_w8a16=quantisation.dtype == "int8_w8a16",
-            use_int4_w4a16=False,
-            per_channel_quant=quantisation.dtype is not None,
+            **self._dtype.switches(),
+            per_channel_quant=self._dtype.quantised,
             block_shape=None,
         )
 
     def serves(self, tokens: int, top_k: int, experts: int) -> bool:
-        if not self._grouped:
+        if not self._dtype.group:
             return True
-        block = self._quantisation.block_shape
-        assert block is not None
-        compiled = self.moe.should_moe_wna16_use_cuda(tokens * top_k, block[1], experts, 4)
+        bits = 4 if self._dtype.weights == "int4" else 8
+        compiled = self.moe.should_moe_wna16_use_cuda(tokens * top_k, self._dtype.group, experts, bits)
         return not compiled
 
     def _quantise(self, a: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor | None]":
-        match self._quantisation.dtype:
-            case "int8_w8a8":
+        match self._dtype.activations:
+            case "int8":
                 made: tuple[torch.Tensor, torch.Tensor] = self.quantise.per_token_quant_int8(a)
                 return made
-            case "fp8_w8a8":
+            case "fp8":
                 from autotune.engines.glue import quantise_fp8
 
                 return quantise_fp8(a, self._form)
@@ -131,3 +125,40 @@ class VllmCalls:
         from autotune.engines.glue import slot_sum
 
         slot_sum(contributions, out)
+
+
+def stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
+    """Attributes of the modules that vLLM's kernel files import and that are not run, as in `Engine`."""
+    import triton
+    import triton.language as tl
+
+    hip = runtime == "hip"
+    major = 0 if hip else int(arch.removeprefix("sm_")[:-1])
+    platform = SimpleNamespace(
+        is_rocm=lambda: hip,
+        is_cuda=lambda: not hip,
+        is_xpu=lambda: False,
+    )
+    return {
+        "vllm.platforms": {"current_platform": platform},
+        "vllm.triton_utils": {"tl": tl, "triton": triton},
+        "vllm.model_executor.layers.fused_moe.utils": {
+            "enable_swap_ab": lambda m, n: major == 9 and m < 64 <= n,
+            "resolve_moe_use_td": lambda: False,
+            "warn_if_moe_use_td_ineffective": lambda *_, **__: None,
+        },
+    }
+
+
+VLLM = Engine(
+    name="vllm",
+    title="vLLM",
+    files=(
+        "vllm/model_executor/layers/fused_moe/fused_moe.py",
+        "vllm/model_executor/layers/quantization/utils/int8_utils.py",
+    ),
+    stand_ins=stand_ins,
+    calls=VllmCalls,
+    configs="vllm/model_executor/layers/fused_moe/configs",
+    one_config=True,
+)
