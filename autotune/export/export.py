@@ -1,7 +1,7 @@
 """From winners in the store to a bundle on disk."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +16,7 @@ from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer
 from autotune.problem.models import FUSED_SHARED, known_needs, requantised
 from autotune.protocol.backend import Backend
-from autotune.protocol.bundle import MANIFEST
+from autotune.protocol.bundle import ENV_FILE, MANIFEST
 from autotune.protocol.exporter import Place, Preview, Request, estimate_note, load_exporter
 from autotune.protocol.legality import require_computed
 from autotune.protocol.mix import UNTOLD, Mix, MixDecision
@@ -142,6 +142,7 @@ def plan(
         winners = deployed(own, knobs, decision) if decision else own
     content = exporter.content(Request(winners, backend, store, place, variables))
     winners = winners if content.winners is None else content.winners
+    _refuse_other_places(selection.backend, content.files)
     lines = [
         f"autotune: {winners[0].problem.layer.model}, {winners[0].environment.device}",
         estimate_note(winners),
@@ -168,6 +169,21 @@ def plan(
         },
     )
     return Plan(winners, {**files, MANIFEST: manifest}, content.previews, content.notes, decision)
+
+
+def _refuse_other_places(backend: str, names: Iterable[str]) -> None:
+    """Keeps an exporter to files of its own in the bundle.
+
+    Raises:
+        UserError: one is not in the folder, or is the bundle's.
+    """
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if not parts or parts[0] in ("/", "env", "deploy", ENV_FILE, MANIFEST) or ".." in parts:
+            raise UserError(
+                f"the exporter of backend {backend} names a file {name!r}, which is not its own: name one"
+                " in a folder of the exporter's"
+            )
 
 
 def _decision(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from autotune.errors import UserError
 from autotune.machine.targets import Kind
@@ -157,6 +157,7 @@ class Stack:
     arguments: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Exporter(Protocol):
     """Makes of a backend's winners the files and variables that their engine reads; it has no state.
 
@@ -182,7 +183,7 @@ def load_exporter(backend: str) -> Exporter:
     """The exporter that a backend's registration names.
 
     Raises:
-        UserError: the backend is unknown, or brings none.
+        UserError: the backend is unknown, brings none, or what it brings is none.
     """
     path = registration(backend).exporter
     if not path:
@@ -190,7 +191,12 @@ def load_exporter(backend: str) -> Exporter:
             f"backend {backend!r} brings no exporter, so nothing is known that would read its winners: name"
             " one in its registration (docs/add-a-backend.md)"
         )
-    exporter: Exporter = instance(backend, path)
+    exporter = instance(backend, path)
+    if not isinstance(exporter, Exporter):
+        raise UserError(
+            f"{path} of backend {backend!r} is no exporter: give it all that"
+            " autotune.protocol.exporter.Exporter has"
+        )
     return exporter
 
 

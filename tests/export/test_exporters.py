@@ -13,12 +13,12 @@ from autotune.cli import app
 from autotune.errors import UserError
 from autotune.export.deploy import ENGINES, deploy_files
 from autotune.protocol import registry
-from autotune.protocol.exporter import Exporter, Place, load_exporter
+from autotune.protocol.exporter import Content, Exporter, Place, load_exporter
 from autotune.protocol.process_knobs import has_process_knobs, process_knobs
 from autotune.protocol.registry import backend_names
 from autotune.store.store import Store
 from tests.export.test_export import both, win
-from tests.export.toy_exporter import EXPORTLESS, NAME
+from tests.export.toy_exporter import EXPORTLESS, NAME, ToyExporter
 from tests.export.winners import winner
 
 RUNNER = CliRunner()
@@ -102,6 +102,7 @@ def test_without_an_exporter_nothing_is_written_in_another_backends_format(
         ("tests.export.nowhere:Exporter", "cannot be loaded"),
         ("tests.export.toy_exporter:Nothing", "cannot be loaded"),
         ("tests.export.toy_exporter:NAME", "cannot be loaded"),  # no class
+        ("tests.export.toy_exporter:Toy", "is no exporter"),
     ],
 )
 def test_an_exporter_that_is_not_there_is_one_sentence(
@@ -112,6 +113,19 @@ def test_an_exporter_that_is_not_there_is_one_sentence(
     with pytest.raises(UserError, match=why) as told:
         load_exporter(NAME)
     assert path in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "autotune.env", "env/x", "deploy/x", "/etc/x", "../x", "toy/../../x", ""]
+)
+def test_an_exporter_writes_no_file_that_is_not_its_own(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    win(store, 4, [both(), both(tile_n=64)], [10.0, 8.0], backend=NAME)
+    monkeypatch.setattr(ToyExporter, "content", lambda self, request: Content({name: ""}, {}))
+    with pytest.raises(UserError, match="which is not its own"):
+        exported(NAME, "--out", str(tmp_path / "deploy"))
+    assert not list(tmp_path.rglob("*x"))
 
 
 def test_another_backends_format_is_refused(store: Store) -> None:
