@@ -101,7 +101,7 @@ WRONG = (VerdictStatus.INCORRECT, VerdictStatus.FAULT)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckVerdict:
     """What a check (`autotune.check`) says of one binary.
 
     Attributes:

@@ -14,8 +14,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from autotune.check.covering import pairwise
-from autotune.check.pool import Checked, CheckPool
+from bench.covering import pairwise
+
+from autotune.check.judged import Checked, CheckPool
 from autotune.machine.devices import DEVICES
 from autotune.problem.layer import Layer, Problem, Stage, parse_shapes
 from autotune.problem.models import preset

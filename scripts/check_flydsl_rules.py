@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from autotune.backends.flydsl.backend import Flydsl
-from autotune.backends.flydsl.check import Tiling, executions, path, tiled_executions
+from autotune.backends.flydsl.check import FlydslChecker, Tiling, tiled_executions
 from autotune.backends.flydsl.request import Request
-from autotune.backends.flydsl.tree import Generation, find_tree
+from autotune.backends.flydsl.tree import TreeGeneration, find_tree
 from autotune.check.check import run_cases
-from autotune.check.executed import Tally
-from autotune.check.pool import Checked, CheckPool
+from autotune.check.execution import Tally
+from autotune.check.judged import Checked, CheckPool
 from autotune.emulate import Kernel
 from autotune.errors import UserError
 from autotune.machine.devices import DEVICES
@@ -33,8 +33,8 @@ ONE, TWO = Stage
 LAYER, DEVICE, TOKENS = Layer.of(preset("kimi-k2.5-w4a8"), 8), DEVICES["mi325x"], 4
 BACKEND = Flydsl()
 
-VALUES: dict[Generation, list[tuple[Stage, dict[str, Any]]]] = {
-    Generation.PUBLISHED: [
+VALUES: dict[TreeGeneration, list[tuple[Stage, dict[str, Any]]]] = {
+    TreeGeneration.PUBLISHED: [
         (ONE, {"tile_n": 32}),
         (ONE, {"tile_n": 96}),
         (ONE, {"tile_n": 192, "tile_k": 128}),
@@ -50,7 +50,7 @@ VALUES: dict[Generation, list[tuple[Stage, dict[str, Any]]]] = {
         (TWO, {"tile_k": 512}),
         (TWO, {"tile_n": 1792, "tile_k": 128}),
     ],
-    Generation.MAIN: [
+    TreeGeneration.MAIN: [
         (ONE, {"tile_n": 64, "tile_k": 128}),
         (ONE, {"tile_n": 256, "tile_k": 128}),
         (ONE, {"tile_n": 64, "tile_k": 256}),
@@ -82,7 +82,7 @@ def main() -> int:
             text = outcome.verdict.text if isinstance(outcome, Checked) else outcome.reason
             print(f"{stage} {Config(knobs)} | {rule(stage, knobs)} | {text}", flush=True)
     print(f"stage1 tile_m=16, sort's block 32 | tile_m is the sort's block | {larger_sort()}")
-    if generation is Generation.PUBLISHED:
+    if generation is TreeGeneration.PUBLISHED:
         for stage, knobs in ((ONE, {"sched": False}), (TWO, {"tile_k": 256})):
             same = np.array_equal(outputs(stage, {}), outputs(stage, knobs))
             text = "the same bits as" if same else "OTHER bits than"
@@ -114,7 +114,7 @@ def larger_sort() -> str:
         listing.text,
         0,
         lambda kernel: tiled_executions(LAYER, TOKENS, ONE, tiling, kernel, 0),
-        path(ONE, config(ONE, knobs), LAYER),
+        FlydslChecker().path(ONE, config(ONE, knobs), LAYER),
     )
     return verdict.text
 
@@ -124,7 +124,7 @@ def outputs(stage: Stage, knobs: dict[str, Any]) -> np.ndarray:
     made = config(stage, knobs)
     kernel = Kernel.from_asm(BACKEND.listing(LAYER, TOKENS, stage, made, DEVICE).text)
     turn, bits = iter(range(1 << 20)), []
-    for case in executions(LAYER, TOKENS, stage, made, kernel, 0):
+    for case in FlydslChecker().executions(LAYER, TOKENS, stage, made, kernel, 0):
         case.run(kernel, 0, turn, Tally())
         bits.append(case.output.reshape(-1).copy())
     return np.concatenate(bits)

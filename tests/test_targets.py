@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from autotune.errors import UserError
-from autotune.machine import targets
+from autotune.machine import probe
 from autotune.machine.devices import DEVICES
 from autotune.tuning.targets import resolve_target
 
@@ -25,7 +25,7 @@ def _answers(monkeypatch: pytest.MonkeyPatch, *codes: int) -> None:
             command, code, told, "RuntimeError: no driver\n" if code > 0 else ""
         )
 
-    monkeypatch.setattr(targets.subprocess, "run", run)
+    monkeypatch.setattr(probe.subprocess, "run", run)
 
 
 def test_a_probe_that_was_killed_asks_once_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
-"""The numeric gate without the card: a candidate's own machine code, executed on a sample of its workgroups.
+"""The numeric gate without a GPU: a candidate's own machine code, executed on a sample of its workgroups.
 
     listing = backend.listing(layer, tokens, stage, config, device)
-    verdict = check_listing("triton", layer, tokens, stage, config, listing)
+    verdict, executed = check.execute("triton", layer, tokens, stage, config, listing)
 
 `verdict.status` is `pass` with the error, `incorrect`, `fault` (what hardware would turn into wrong numbers
 or a crash) or `not_emulated`, which judges nothing and never is a pass. The binary is the one that would be
@@ -14,10 +14,3 @@ races between workgroups, which run one after another here; anything that `autot
 
 Numpy only: no torch, no GPU.
 """
-
-from autotune.check.check import check_listing
-from autotune.check.executed import Executed
-from autotune.check.pool import Checked, CheckPool
-from autotune.results import Verdict, VerdictStatus
-
-__all__ = ["CheckPool", "Checked", "Executed", "Verdict", "VerdictStatus", "check_listing"]

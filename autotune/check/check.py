@@ -3,73 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import count
 
-from autotune.check.executed import Executed, Tally
-from autotune.check.execution import Execution
-from autotune.check.judge import Incorrect, Judge
+from autotune.check.compare import OutputErrors, WrongOutput
+from autotune.check.execution import Checker, Executed, Execution, Tally
 from autotune.emulate import EmulationError, Fault, Kernel, NotEmulated
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Stage
 from autotune.protocol.backend import Listing
+from autotune.protocol.registry import backend_names, instance, registration
 from autotune.protocol.runtime import Path
-from autotune.results import CompilerVersion, Verdict, VerdictStatus
+from autotune.results import CheckVerdict, VerdictStatus
 from autotune.space.config import Config
-
-# Modules with `compiler`, `executions` and, where outputs are rounded more than once, `path`. Imported when
-# asked for: they need their backend's compiler.
-_BACKENDS: Mapping[str, str] = {
-    "triton": "autotune.backends.triton.check",
-    "flydsl": "autotune.backends.flydsl.check",
-}
 
 
 def can_check(backend: str, device: Device) -> bool:
     """Whether a backend's binaries for a device can be executed here."""
-    return backend in _BACKENDS and device.arch == "gfx942"
+    return bool(registration(backend).checker) and device.arch == "gfx942"
 
 
-def require_checks(backend: str) -> None:
-    """Raises UserError when a backend's kernels cannot be checked."""
-    if backend not in _BACKENDS:
-        raise UserError(f"backend {backend} cannot be checked on the CPU: use {' or '.join(_BACKENDS)}")
-
-
-def compiler_of(backend: str) -> CompilerVersion:
-    """The compiler that makes a backend's binaries here: another version's are judged anew.
+def checker_of(backend: str) -> Checker:
+    """What a backend brings for checks of its machine code.
 
     Raises:
-        UserError: it is not installed.
+        UserError: nothing.
     """
-    require_checks(backend)
-    version: CompilerVersion = import_module(_BACKENDS[backend]).compiler()
-    return version
-
-
-def check_listing(
-    backend: str,
-    layer: Layer,
-    tokens: int,
-    stage: Stage,
-    config: Config,
-    listing: Listing,
-    *,
-    seed: int = 0,
-) -> Verdict:
-    """Executes a sample of a binary's workgroups and judges what they leave.
-
-    Args:
-        tokens: of the problem that it is for; the binary serves all.
-        listing: gfx942 assembly and its facts, as the backend compiled it.
-        seed: of operands, routings and poison.
-
-    Raises:
-        UserError: no kernel of this backend can be checked.
-    """
-    return execute(backend, layer, tokens, stage, config, listing, seed=seed)[0]
+    path = registration(backend).checker
+    if not path:
+        able = []
+        for name in backend_names():
+            with suppress(UserError):  # another distribution's that is broken
+                able += [name] if registration(name).checker else []
+        raise UserError(
+            f"backend {backend} brings no checker, so its machine code cannot be checked on the CPU: use"
+            f" {' or '.join(able)}"
+        )
+    checker: Checker = instance(backend, path)
+    return checker
 
 
 def execute(
@@ -81,52 +54,63 @@ def execute(
     listing: Listing,
     *,
     seed: int = 0,
-) -> tuple[Verdict, Executed | None]:
-    """`check_listing` with what was executed; None: the execution did not end."""
-    require_checks(backend)
-    cases = import_module(_BACKENDS[backend])
-    path: Path = cases.path(stage, config, layer) if hasattr(cases, "path") else Path()
+) -> tuple[CheckVerdict, Executed | None]:
+    """Executes a sample of a binary's workgroups and judges what they leave.
 
-    def executions(kernel: Kernel) -> Iterable[Execution]:
-        made: Iterable[Execution] = cases.executions(layer, tokens, stage, config, kernel, seed)
-        return made
+    Args:
+        tokens: of the problem that it is for; the binary serves all.
+        listing: gfx942 assembly and its facts, as the backend compiled it.
+        seed: of operands, routings and poison.
 
-    return run_cases(listing.text, listing.compiled.facts.lds_bytes or 0, executions, path, seed)
+    Returns:
+        The verdict, and what was executed; None: the execution did not end.
+
+    Raises:
+        UserError: no kernel of this backend can be checked.
+    """
+    checker = checker_of(backend)
+    return run_cases(
+        listing.text,
+        listing.compiled.facts.lds_bytes or 0,
+        lambda kernel: checker.executions(layer, tokens, stage, config, kernel, seed),
+        checker.path(stage, config, layer),
+        seed,
+    )
 
 
 def run_cases(
     text: str, lds_bytes: int, cases: Callable[[Kernel], Iterable[Execution]], path: Path, seed: int = 0
-) -> tuple[Verdict, Executed | None]:
+) -> tuple[CheckVerdict, Executed | None]:
     """Runs cases of one kernel and judges them together.
 
     Args:
         text: gfx942 assembly of one kernel.
         lds_bytes: of a workgroup, what the launch adds included.
-        cases: makes them; may raise Incorrect where no execution is needed to say so.
+        cases: makes them; may raise WrongOutput where no execution is needed to say so.
         path: the roundings between exact accumulators and the output.
     """
     started = time.perf_counter()
-    tally, judge = Tally(), Judge(path)
+    tally, errors = Tally(), OutputErrors(path)
 
-    def verdict(status: VerdictStatus, reason: str | None, error: float | None = None) -> Verdict:
-        return Verdict(status, error, reason, time.perf_counter() - started)
+    def verdict(status: VerdictStatus, reason: str | None, error: float | None = None) -> CheckVerdict:
+        return CheckVerdict(status, error, reason, time.perf_counter() - started)
 
     try:
         kernel = Kernel.from_asm(text)
         turn = count(seed)
         for case in cases(kernel):
             case.run(kernel, lds_bytes, turn, tally)
-            case.judge(judge)
-        error = judge.error()
+            case.judge(errors)
+        error = errors.error()
     except NotEmulated as missing:
         return verdict(VerdictStatus.NOT_EMULATED, _sentence(missing)), None
     except Fault as fault:
         return verdict(VerdictStatus.FAULT, _sentence(fault)), None
-    except Incorrect as wrong:
+    except WrongOutput as wrong:
         return verdict(VerdictStatus.INCORRECT, str(wrong), wrong.error), None
     executed = tally.executed(-(-kernel.threads // 64))
     seconds = time.perf_counter() - started
-    return Verdict(VerdictStatus.PASS, error, None, seconds, executed.summary()), executed
+    return CheckVerdict(VerdictStatus.PASS, error, None, seconds, executed.summary()), executed
 
 
 def _sentence(error: EmulationError) -> str:

@@ -82,7 +82,7 @@ def check(
 
       autotune check --config stage2:reduce=atomic --config stage2:tile_k=128,split_k=2
     """
-    from autotune.check.check import require_checks
+    from autotune.check.check import checker_of
     from autotune.check.judged import Checks
     from autotune.errors import UserError
     from autotune.problem.layer import Stage
@@ -94,7 +94,7 @@ def check(
 
     if stage is not None and stage not in list(Stage):
         raise UserError(f"--stage {stage!r} is no stage: use stage1 or stage2")
-    require_checks(backend)
+    checker_of(backend)
     if config is None:
         refuse(context, "without --config only legal configs are checked", "illegal")
     processes, capped = at_most_cores(workers)

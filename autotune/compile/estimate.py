@@ -43,7 +43,7 @@ def executed_work(work: Work, counts: Mapping[str, Any]) -> Work | None:
 
     Args:
         work: what the config promises.
-        counts: `autotune.check.executed.Executed.summary()`.
+        counts: `autotune.check.execution.Executed.summary()`.
 
     Returns:
         None: nothing was executed, or no load was waited for.

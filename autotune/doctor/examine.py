@@ -1,32 +1,37 @@
 """The whole examination, and how it is shown."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autotune.backends.aiter.doctor import aiter_findings, find_aiter, pin_findings
-from autotune.backends.flydsl.doctor import find_flydsl, flydsl_findings, linker_finding
-from autotune.doctor.ability import Ability, Facts, abilities, engines_here
-from autotune.doctor.caches import cache_findings
-from autotune.doctor.gpu import find_gpu, gpu_finding, stack_finding
-from autotune.doctor.packages import find_torch, torch_finding, triton_finding
-from autotune.protocol.finding import Finding, State
+from autotune.doctor.machine import (
+    find_gpu,
+    find_torch,
+    gpu_finding,
+    stack_finding,
+    torch_finding,
+    triton_finding,
+)
+from autotune.errors import UserError
+from autotune.protocol.doctor import Ability, Can, Doctor, Finding, Machine, State
 from autotune.protocol.host import Host
+from autotune.protocol.registry import backend_names, instance, registration
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found, and what follows for each backend."""
+    """What was found, and by backend what follows."""
 
     findings: tuple[Finding, ...]
-    abilities: tuple[Ability, ...]
+    abilities: Mapping[str, Ability]
 
     def json(self) -> dict[str, Any]:
         """As JSON-ready values."""
         return {
             "findings": [asdict(finding) for finding in self.findings],
             "backends": {
-                ability.backend: {"can": ability.can.name.lower(), "remedy": ability.remedy}
-                for ability in self.abilities
+                name: {"can": ability.can.name.lower(), "remedy": ability.remedy}
+                for name, ability in self.abilities.items()
             },
         }
 
@@ -34,20 +39,43 @@ class Examination:
 def examine(host: Host) -> Examination:
     """Looks at everything; takes less than a second and starts nothing heavy."""
     gpu, torch, triton = find_gpu(host), find_torch(host), triton_finding(host)
-    aiter, flydsl = find_aiter(host), find_flydsl(host)
-    findings = [
-        gpu_finding(gpu),
-        stack_finding(host, gpu),
-        torch_finding(torch, gpu),
-        triton,
-        *aiter_findings(aiter),
-        *flydsl_findings(flydsl),
-        *pin_findings(aiter, host.version("flydsl")),
-        linker_finding(host),
-        *cache_findings(host),
-    ]
-    facts = Facts(gpu, torch, triton.there, aiter, flydsl, engines_here(host))
-    return Examination(tuple(findings), tuple(abilities(facts)))
+    machine = Machine(host, gpu, torch, triton.there)
+    findings = [gpu_finding(gpu), stack_finding(host, gpu), torch_finding(torch, gpu), triton]
+    abilities = {}
+    for name, doctor in _doctors():
+        findings += doctor.findings(machine)
+        abilities[name] = doctor.ability(machine)
+    warnings = [finding for finding in findings if finding.state is State.WARNING]
+    rest = [finding for finding in findings if finding.state is not State.WARNING]
+    if not warnings:
+        nothing = "no stale kernel caches, no variables that override a config"
+        warnings = [Finding("caches", State.YES, nothing)]
+    return Examination((*rest, *warnings), abilities)
+
+
+class _NoDoctor(Doctor):
+    """Stands for the doctor of a backend that has none, or cannot be loaded."""
+
+    def __init__(self, ability: Ability) -> None:
+        self._ability = ability
+
+    def ability(self, machine: Machine) -> Ability:
+        return self._ability
+
+
+def _doctors() -> Iterator[tuple[str, Doctor]]:
+    """Every backend's doctor; of backends that share one the first stands for all."""
+    seen = set()
+    for name in backend_names():
+        try:
+            path = registration(name).doctor
+            doctor: Doctor = instance(name, path) if path else _NoDoctor(Ability(Can.UNKNOWN))
+        except UserError as error:
+            path, doctor = "", _NoDoctor(Ability(Can.NOTHING, str(error)))
+        if path not in seen:
+            yield name, doctor
+        if path:
+            seen.add(path)
 
 
 _STYLE = {State.YES: "green", State.NO: "red", State.WARNING: "yellow", State.NOTE: ""}
@@ -73,9 +101,9 @@ def print_examination(examination: Examination) -> None:
         if finding.remedy:
             console.print(Text(f"{'':<{width}}  -> {finding.remedy}", "dim"))
     console.print()
-    width = max((len(ability.backend) for ability in examination.abilities), default=0)
-    for ability in examination.abilities:
-        line = Text(f"backend {ability.backend:<{width}}", "bold")
+    width = max((len(name) for name in examination.abilities), default=0)
+    for name, ability in examination.abilities.items():
+        line = Text(f"backend {name:<{width}}", "bold")
         line.append(f"  {ability.can}", "not bold")
         if ability.remedy:
             line.append(f" -> {ability.remedy}", "not bold dim")

@@ -154,12 +154,14 @@ def _spaces(folder: str) -> Mapping[Stage, Space]:
     return shipped_spaces(folder)
 
 
-def registrations(package: str, rows: Iterable[Row], *, exporter: str) -> tuple[Registration, ...]:
+def registrations(
+    package: str, rows: Iterable[Row], *, exporter: str, verifiers: Mapping[str, str], doctor: str
+) -> tuple[Registration, ...]:
     """A backend a row.
 
     Args:
         package: the engine's, whose `backend` makes a backend of a row's name.
-        exporter: see `Registration`.
+        exporter, verifiers, doctor: see `Registration`.
     """
     return tuple(
         Registration(
@@ -167,6 +169,8 @@ def registrations(package: str, rows: Iterable[Row], *, exporter: str) -> tuple[
             kernels=f"{package}:backend({row.name})",
             weights=row.dtype.weight_bytes,
             exporter=exporter,
+            verifiers=verifiers,
+            doctor=doctor,
         )
         for row in rows
     )

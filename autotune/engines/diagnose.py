@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,18 +35,28 @@ def diagnose(
     bundle: Bundle,
     engine: str,
     variable: str,
-    triton_version: str | None,
+    stage_files: Sequence[str],
     intended: Mapping[str, Mapping[str, Any]],
     answer: Answer,
+    *,
+    hint: Callable[[str], str],
+    other_stack: Callable[[Sequence[Path]], Iterator[str]],
 ) -> Iterator[str]:
-    """The reasons, most fundamental first."""
+    """The reasons, most fundamental first.
+
+    Args:
+        variable: names the folder with the configs.
+        stage_files: what the engine's files are for: `up` and `down`, or `both` stages in one.
+        hint: what to do about what the engine raised; "": nothing is known.
+        other_stack: why the files that it used, which are the bundle's, are for another stack.
+    """
     where = bundle.here(variable)
     if where is None:
         yield f"variable: autotune.env does not set {variable}, so {engine} looks in its own folder only"
     elif not Path(where).is_dir():
         yield f"folder: {variable}={bundle.variables[variable]} is no folder of this bundle"
     if answer.error is not None:
-        yield f"version: {engine} raises {answer.error}{_hint(answer.error)}"
+        yield f"version: {engine} raises {answer.error}{hint(answer.error)}"
         return
     files = {path.name: path for path in bundle.folder.rglob("*.json") if path.name.startswith("E=")}
     used = [Path(entry["path"]) for entry in answer.looked_for if entry["found"]]
@@ -54,10 +64,9 @@ def diagnose(
     for path in used:
         if path not in ours:
             yield f"folder: {engine} reads {path}, which is not this bundle's"
-    for stage_file in ("up", "down") if engine == "sglang" else ("both",):
+    for stage_file in stage_files:
         yield from _missing(engine, stage_file, answer, files)
-    if engine == "sglang":
-        yield from _other_triton(ours, triton_version)
+    yield from other_stack(ours)
     yield from _wrong_entries(intended, answer, ours)
 
 
@@ -102,19 +111,6 @@ def _parts(name: str) -> dict[str, str]:
     return {key: value for key, _, value in (part.partition("=") for part in fields)}
 
 
-def _other_triton(ours: list[Path], triton_version: str | None) -> Iterator[str]:
-    """A folder of another Triton was fallen back to: a config of one Triton may lose on another."""
-    public = (triton_version or "").partition("+")[0]
-    for path in ours:
-        version = path.parent.name.removeprefix("triton_").replace("_", ".")
-        if public and version != public:
-            yield (
-                f"version: the configs are for Triton {version}, the server has {triton_version}, and SGLang"
-                " takes them all the same: tune on the serving stack"
-            )
-            return
-
-
 def _wrong_entries(
     intended: Mapping[str, Mapping[str, Any]], answer: Answer, ours: list[Path]
 ) -> Iterator[str]:
@@ -157,11 +153,3 @@ def _keys(what: str, ours: list[Path]) -> dict[int, Any]:
 
 def _out_of_order(keys: Mapping[int, Any]) -> bool:
     return list(keys) != sorted(keys)
-
-
-def _hint(error: str) -> str:
-    if "triton_version" in error:
-        return ": a body may hold token counts only, take triton_version out"
-    if "invalid literal for int" in error:
-        return ": a folder is named like triton_3_6_0+gitabc, which its search cannot take apart"
-    return ""

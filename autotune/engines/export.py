@@ -7,7 +7,7 @@ from typing import Any
 from autotune.engines.backend import EngineBackend
 from autotune.engines.moe import HIP_ONLY, entry
 from autotune.errors import UserError
-from autotune.machine.targets import known_device
+from autotune.machine.devices import known_device
 from autotune.problem.layer import Stage
 from autotune.protocol.exporter import Preview, Row, source_of
 from autotune.protocol.key_table import key_table, looked_at, nearest

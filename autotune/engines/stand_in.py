@@ -37,6 +37,9 @@ class StandIn:
     def __bool__(self) -> bool:
         return False
 
+    def __str__(self) -> str:
+        return ""
+
     def __or__(self, other: Any) -> "StandIn":
         return self
 

@@ -1,122 +1,160 @@
-"""SGLang's and vLLM's own lookup of a fused-MoE file, run on a bundle."""
+"""SGLang's and vLLM's own lookup of a fused-MoE file, run on a bundle: what both have in common."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autotune.engines.diagnose import Answer, diagnose
-from autotune.engines.source import EngineSource
-from autotune.engines.verify_process import run_worker
-from autotune.errors import UserError
+from autotune.engines.rows import Engine
+from autotune.engines.source import EngineSource, open_source
+from autotune.machine.probe import gpu_here
+from autotune.problem.arithmetic import Scales
+from autotune.processes.lookup import run_lookup
 from autotune.protocol.bundle import Bundle
-from autotune.protocol.lookup import Check, Verification, short
-
-_NEEDED = {
-    "sglang": ("sglang/srt/layers/moe/moe_runner/triton_utils",),
-    "vllm": (
-        "vllm/envs.py",
-        "vllm/utils/platform_utils.py",
-        "vllm/platforms/rocm.py",
-        "vllm/model_executor/layers/fused_moe/fused_moe.py",
-        "vllm/model_executor/layers/fused_moe/configs",
-    ),
-}
-_VARIABLES = {"sglang": "SGLANG_MOE_CONFIG_DIR", "vllm": "VLLM_TUNED_CONFIG_FOLDER"}
+from autotune.protocol.lookup import Check, Serving, Verification, Verifier, short
 
 
-def verify_fused_moe(
-    bundle: Bundle,
-    engine: str,
-    source: EngineSource,
-    *,
-    device_name: str | None = None,
-    triton_version: str | None = None,
-    asked: Mapping[str, Any] | None = None,
-) -> Verification:
-    """Runs the engine's lookup with the bundle's environment, and compares with what the export meant.
+class FusedMoeVerifier(Verifier):
+    """See `protocol.lookup.Verifier`.
 
-    Args:
-        engine: `sglang` or `vllm`.
-        device_name: the serving GPU's name as the engine makes it; for vLLM on ROCm also its PCI device id,
-            e.g. 0x74a5; None: what the bundle was exported for.
-        triton_version: of the serving stack; None: what the bundle was exported for.
-        asked: what the engine asks by for the model that is served, where the export meant something else.
-
-    Raises:
-        UserError: the bundle is not for this engine, or the source lacks what is run.
+    Attributes:
+        needed: the files and folders that are run or read, by their paths in the package's folder.
+        variable: names the folder with the configs.
+        lookup: `module:function`, a `processes.lookup.Lookup`.
+        stage_files: what the engine's files are for: `up` and `down`, or `both` stages in one.
     """
-    lookup = bundle.lookup(engine)
-    intended: Mapping[str, Mapping[str, Any]] = lookup["intended"]
-    tokens = sorted({int(m) for table in intended.values() for m in table})
-    with tempfile.TemporaryDirectory(prefix="autotune-verify-") as scratch:
-        root = source.unpack(Path(scratch), *_NEEDED[engine])
+
+    sources = 1
+    judges_gpu = True  # it looks a file up by the GPU's name
+
+    engine: Engine
+    needed: Sequence[str]
+    variable: str
+    lookup: str
+    stage_files: Sequence[str] = ("both",)
+
+    def verify(self, bundle: Bundle, serving: Serving) -> Verification:
+        source = open_source(self.engine.name, serving.source)
+        # What is not said is asked of this machine, where it is one that could serve.
+        device_name, triton_version = serving.device_name, serving.triton_version
+        if device_name is None:
+            device_name = self.device_here()
+            if triton_version is None and not serving.sources and device_name is not None:
+                triton_version = self.triton_here()
+        return self.look_up(
+            *(bundle, source),
+            device_name=device_name,
+            triton_version=triton_version,
+            asked=self.asked(serving, bundle.lookup(self.engine.name)),
+        )
+
+    def look_up(
+        self,
+        bundle: Bundle,
+        source: EngineSource,
+        *,
+        device_name: str | None = None,
+        triton_version: str | None = None,
+        asked: Mapping[str, Any] | None = None,
+    ) -> Verification:
+        """Runs the engine's lookup with the bundle's environment, and compares with what the export meant.
+
+        Args:
+            device_name: as of a `Serving`; None: what the bundle was exported for.
+            triton_version: of the serving stack; None: what the bundle was exported for.
+            asked: what the engine asks by for the model that is served, where the export meant something
+                else.
+
+        Raises:
+            UserError: the bundle is not for this engine, or the source lacks what is run.
+        """
+        meant = bundle.lookup(self.engine.name)
+        intended: Mapping[str, Mapping[str, Any]] = meant["intended"]
         request = {
-            **lookup,
+            **meant,
             **(asked or {}),
-            "engine": engine,
-            "root": str(root),
-            "tokens": tokens,
-            "device_name": _device_name(engine, root, device_name or lookup["device_name"]),
-            "triton_version": triton_version or lookup.get("triton_version"),
+            "tokens": sorted({int(m) for table in intended.values() for m in table}),
+            "triton_version": triton_version or meant.get("triton_version"),
         }
-        variable = _VARIABLES[engine]
-        answer = Answer(**_run(request, variable, bundle.here(variable)))
-    checks = tuple(_checks(intended, answer))
-    reasons = [
-        *diagnose(bundle, engine, variable, request["triton_version"], intended, answer),
-        *bundle.changed(),
-    ]
-    notes = [message for message in answer.messages if "suboptimal" not in message.lower()]
-    return Verification(f"{engine} at {source.root}", checks, tuple(dict.fromkeys(reasons)), tuple(notes))
+        with tempfile.TemporaryDirectory(prefix="autotune-verify-") as scratch:
+            root = source.unpack(Path(scratch), *self.needed)
+            request["device_name"] = self.device_name(root, device_name or meant["device_name"])
+            answer = self.ask(request, root, bundle.here(self.variable))
+        checks = tuple(_checks(intended, answer))
+        reasons = diagnose(
+            *(bundle, self.engine.name, self.variable, self.stage_files, intended, answer),
+            hint=self.hint,
+            other_stack=lambda files: self.other_stack(files, request["triton_version"]),
+        )
+        notes = [message for message in answer.messages if "suboptimal" not in message.lower()]
+        name = f"{self.engine.name} at {source.root}"
+        return Verification(name, checks, tuple(dict.fromkeys((*reasons, *bundle.changed()))), tuple(notes))
+
+    def ask(self, request: Mapping[str, Any], root: Path, value: str | None) -> Answer:
+        """What the engine below `root` says with its variable set, and without it where `value` is None."""
+        environment = {} if value is None else {self.variable: value}
+        asking = {"engine": self.engine.name, "lookup": self.lookup, "root": str(root), **request}
+        return Answer(**run_lookup(asking, environment, without=[self.variable]))
+
+    def asked(self, serving: Serving, meant: Mapping[str, Any]) -> dict[str, Any]:
+        """What the engine asks by for the model that is served, in place of what the export meant."""
+        layer = serving.layer
+        if layer is None:
+            return {}
+        quantisation = dict(meant["quantisation"])
+        scheme = layer.needs.scheme if layer.needs is not None else None
+        if scheme is not None and scheme.scales is Scales.BLOCK:
+            quantisation.update(block_shape=scheme.block, per_channel=False)
+        fused = self.engine.fused(serving.family, layer.experts, quantisation["dtype"])
+        return {
+            "experts": layer.experts + fused,
+            "model_dim": layer.model_dim,
+            "inter_dim": layer.inter_dim,
+            "top_k": layer.top_k + fused,
+            "quantisation": quantisation,
+        }
+
+    def device_here(self) -> str | None:
+        """The name of the GPU here as the engine would make it; None: there is none, or no torch sees it."""
+        gpu = gpu_here()
+        return gpu.name if gpu else None
+
+    def device_name(self, root: Path, name: str) -> str:
+        """A GPU's name as the engine below `root` makes it.
+
+        Raises:
+            UserError: the engine knows no such GPU.
+        """
+        return name
+
+    def triton_here(self) -> str | None:
+        """The version of the installed Triton, for a lookup that asks for it."""
+        return None
+
+    def hint(self, error: str) -> str:
+        """What to do about what the engine raised, to be put behind it; "": nothing is known."""
+        return ""
+
+    def other_stack(self, files: Sequence[Path], triton_version: str | None) -> Iterator[str]:
+        """Why the bundle's files that the engine used are for another stack than the serving one."""
+        yield from ()
 
 
-def _checks(intended: Mapping[str, Mapping[str, Any]], answer: Answer) -> list[Check]:
-    made = []
+def weight_shapes(request: Mapping[str, Any]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Both stages' weights as an engine holds them: [experts, 2 * inter, model] and [experts, model, inter].
+
+    INT4 is packed in pairs along the last dimension.
+    """
+    experts, k, n = request["experts"], request["model_dim"], request["inter_dim"]
+    packed = 2 if request["quantisation"]["dtype"] == "int4_w4a16" else 1
+    return (experts, 2 * n, k // packed), (experts, k, n // packed)
+
+
+def _checks(intended: Mapping[str, Mapping[str, Any]], answer: Answer) -> Iterator[Check]:
     for what, table in intended.items():
+        name = "both stages" if what == "both" else what
         for m in sorted(table, key=int):
             selected = answer.selected.get(m, {}).get(what)
             ok = selected == table[m]
-            name = "both stages" if what == "both" else what
-            made.append(Check(f"{name} at M = {m}", short(selected), ok, "" if ok else short(table[m])))
-    return made
-
-
-def _run(request: Mapping[str, Any], variable: str, value: str | None) -> dict[str, Any]:
-    """The worker's answer with `variable` set, and without it where `value` is None."""
-    return run_worker(request, {} if value is None else {variable: value}, without=_VARIABLES.values())
-
-
-def _device_name(engine: str, root: Path, name: str) -> str:
-    """The GPU's name; a PCI id is looked up in vLLM's own table.
-
-    Raises:
-        UserError: the table has no such id.
-    """
-    if engine != "vllm" or not name.lower().startswith("0x"):
-        return name
-    found = _pci_names(root / "vllm/platforms/rocm.py").get(name.lower())
-    if found is None:
-        raise UserError(
-            f"vLLM's table of ROCm GPUs has no {name}: give the marketing name with --device-name"
-        )
-    return found
-
-
-def _pci_names(path: Path) -> dict[str, str]:
-    """The table of PCI device ids in vLLM's platform file, which cannot be imported without ROCm."""
-    import ast
-
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        target = node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(target, ast.Name) and target.id == "_ROCM_DEVICE_ID_NAME_MAP":
-            assert isinstance(node, ast.AnnAssign)
-            assert node.value is not None
-            table: dict[str, str] = ast.literal_eval(node.value)
-            return table
-    return {}
-
-
-def known_engines() -> Sequence[str]:
-    """Engines with a fused-MoE file."""
-    return tuple(_NEEDED)
+            yield Check(f"{name} at M = {m}", short(selected), ok, "" if ok else short(table[m]))

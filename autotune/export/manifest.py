@@ -11,7 +11,7 @@ from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Stage
 from autotune.protocol.exporter import estimate_note
-from autotune.results import LayerConfig, Verdict
+from autotune.results import CheckVerdict, LayerConfig
 from autotune.store.records import WinnerRecord
 
 
@@ -24,7 +24,7 @@ def manifest_json(
     lookups: Mapping[str, Any] | None = None,
     decision: Mapping[str, Any] | None = None,
     requantised: bool = False,
-    checks: Mapping[int, Mapping[Stage, Verdict]] | None = None,
+    checks: Mapping[int, Mapping[Stage, CheckVerdict]] | None = None,
 ) -> str:
     """The manifest's text; equal winners and files give equal bytes.
 
@@ -71,7 +71,7 @@ def _versions(winners: Sequence[WinnerRecord], stack: Fingerprint) -> str:
     return ", ".join(sorted({w.environment.tool_version for w in winners if w.environment == stack}))
 
 
-def _winner(winner: WinnerRecord, checks: Mapping[Stage, Verdict]) -> dict[str, Any]:
+def _winner(winner: WinnerRecord, checks: Mapping[Stage, CheckVerdict]) -> dict[str, Any]:
     problem = winner.problem
     return {
         "shape": f"m{problem.verify_tokens}",
@@ -93,7 +93,7 @@ def _winner(winner: WinnerRecord, checks: Mapping[Stage, Verdict]) -> dict[str, 
     }
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def _verdict(verdict: CheckVerdict) -> dict[str, Any]:
     return {"verdict": str(verdict.status), "error": verdict.error, "reason": verdict.reason}
 
 

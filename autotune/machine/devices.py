@@ -46,3 +46,11 @@ DEVICES = {
         replace(_H100, name="h200", last_level_cache_bytes=60 * MIB, bandwidth_bytes_per_s=4.8e12),
     )
 }
+DEFAULT_OFFLINE = "offline:mi325x"
+"""The target that is prepared where there is no GPU."""
+
+
+def known_device(marketing_name: str) -> Device | None:
+    """The entry of the device table whose name appears in a marketing name, e.g. `AMD Instinct MI325X`."""
+    squeezed = marketing_name.lower().replace(" ", "")
+    return next((device for device in DEVICES.values() if device.name in squeezed), None)

@@ -1,14 +1,65 @@
-"""Prints the GPU that torch sees as JSON, the fields of `machine.devices.Device`; run as a module."""
+"""Asks the GPU of this machine, in a process of its own: the driver never holds a GPU context.
+
+The process is `python -m autotune.machine.probe module:function`, which prints the answer's fields as JSON.
+"""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
 
-from autotune.machine.devices import MIB, Device
-from autotune.machine.targets import known_device
+from autotune.errors import UserError
+from autotune.machine.devices import DEFAULT_OFFLINE, MIB, Device, known_device
+
+_NODES: Final = ("/dev/kfd", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+_DEVICE: Final = "autotune.machine.probe:live_device"
+
+
+def has_gpu() -> bool:
+    """Whether a GPU's driver is loaded here; says nothing of torch."""
+    return any(Path(node).exists() for node in _NODES)
+
+
+def gpu_here() -> Device | None:
+    """The first visible GPU; None: there is none, or no torch that sees it."""
+    try:
+        return Device(**probe()) if has_gpu() else None
+    except UserError:
+        return None
+
+
+def probe(question: str = _DEVICE) -> dict[str, Any]:
+    """The fields of the dataclass that a function returns in a process of its own.
+
+    Args:
+        question: `module:function`; it has no arguments.
+
+    Raises:
+        UserError: it failed there.
+    """
+
+    def ask() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "autotune.machine.probe", question]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    asked = ask()
+    if asked.returncode < 0:  # killed, by the OOM killer say: that tells nothing of the GPU
+        asked = ask()
+    if asked.returncode != 0:
+        last = (asked.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(
+            f"torch cannot use a GPU here ({last}): go to a machine with a GPU, its driver and its build of"
+            f" torch, or prepare offline with `autotune run --target {DEFAULT_OFFLINE}`"
+        )
+    answer: dict[str, Any] = json.loads(asked.stdout)
+    return answer
 
 
 def live_device() -> Device:
-    """The first visible device; what torch does not tell comes from the table of known devices.
+    """The first visible GPU; what torch does not tell comes from the table of known devices.
 
     Raises:
         RuntimeError: torch sees no GPU.
@@ -44,4 +95,5 @@ def live_device() -> Device:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(live_device())))
+    _module, _, _function = sys.argv[1].partition(":")
+    print(json.dumps(asdict(getattr(import_module(_module), _function)())))

@@ -2,22 +2,18 @@
 
 import importlib.metadata
 import importlib.util
-import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from autotune import __version__
 from autotune.errors import UserError
-from autotune.machine.devices import DEVICES, Device
+from autotune.machine.devices import DEFAULT_OFFLINE, DEVICES, Device
 from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.probe import has_gpu, probe
 
-DEFAULT_OFFLINE = "offline:mi325x"
 # ROCm and CUDA builds of torch bring Triton under other names than PyPI's.
 TRITON_DISTRIBUTIONS = ("triton", "triton-rocm", "pytorch-triton-rocm", "pytorch-triton")
-_GPU_NODES = ("/dev/kfd", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 
 
 class Kind(StrEnum):
@@ -71,7 +67,7 @@ def resolve_target(name: str | None) -> Target:
         return Target(name, device, live=False, why=f"{name} was asked for.")
     if name not in (None, "live"):
         raise UserError(f"unknown target {name!r}: use live, {DEFAULT_OFFLINE} or replay:TABLE")
-    if name is None and not any(Path(node).exists() for node in _GPU_NODES):
+    if name is None and not has_gpu():
         device = DEVICES[DEFAULT_OFFLINE.removeprefix("offline:")]
         why = f"There is no GPU in this machine, so {DEFAULT_OFFLINE} is prepared; every time is an estimate."
         return Target(DEFAULT_OFFLINE, device, live=False, why=why)
@@ -80,33 +76,17 @@ def resolve_target(name: str | None) -> Target:
 
 
 def _live_device() -> Device:
-    """Asks torch, in a process of its own: the driver never holds a GPU context."""
+    """The GPU here.
+
+    Raises:
+        UserError: there is no torch, or none that can use it.
+    """
     if importlib.util.find_spec("torch") is None:
         raise UserError(
             "the GPU here cannot be measured without torch: install this platform's ROCm or CUDA build of"
             f" torch, or prepare offline with `autotune run --target {DEFAULT_OFFLINE}`"
         )
-
-    def ask() -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "autotune.machine.probe"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    probe = ask()
-    if probe.returncode < 0:  # killed, by the OOM killer say: that tells nothing of the GPU
-        probe = ask()
-    if probe.returncode != 0:
-        last = (probe.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(
-            f"torch cannot use a GPU here ({last}): go to a machine with a GPU, its driver and its build of"
-            f" torch, or prepare offline with `autotune run --target {DEFAULT_OFFLINE}`"
-        )
-    return Device(**json.loads(probe.stdout))
-
-
-def known_device(marketing_name: str) -> Device | None:
-    """The entry of the device table whose name appears in a marketing name, e.g. `AMD Instinct MI325X`."""
-    squeezed = marketing_name.lower().replace(" ", "")
-    return next((device for device in DEVICES.values() if device.name in squeezed), None)
+    return Device(**probe())
 
 
 def offline_fingerprint(target: Target, *, backend: str, kernel_source: str) -> Fingerprint:

@@ -118,6 +118,15 @@ class GpuMachine:
         return _GraphReplay(graph, launches)
 
 
+def this_stack() -> Fingerprint:
+    """The stack of the first GPU, of no backend.
+
+    Raises:
+        UserError: torch is missing, or sees no GPU.
+    """
+    return GpuMachine().fingerprint("", "")
+
+
 def amd_machine(backend: str, instead: str = "use --backend triton") -> GpuMachine:
     """The first GPU, for a backend whose kernels are AMD's alone.
 

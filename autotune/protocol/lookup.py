@@ -1,8 +1,12 @@
-"""What a verification found."""
+"""An engine's own lookup, run on a bundle: who runs it, what it is told, and what it finds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
+
+from autotune.problem.layer import Layer
+from autotune.protocol.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,48 @@ class Verification:
 def short(entry: Mapping[str, Any] | None) -> str:
     """An entry of a file on one line."""
     return "nothing" if entry is None else " ".join(f"{name}={value}" for name, value in entry.items())
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What serves a bundle, as far as the user told it.
+
+    Attributes:
+        sources: wheels or source trees of the engine; empty: what is installed.
+        device_name: of the GPU, as the engine makes it; None: the GPU here, else what the bundle is for.
+        triton_version: None: this machine's where it could serve, else what the bundle is for.
+        layer: of the model that is served, with its needs; None: the manifest has none, and none was told.
+        family: `model_type` of that model; "": it is not known.
+    """
+
+    sources: Sequence[Path] = ()
+    device_name: str | None = None
+    triton_version: str | None = None
+    layer: Layer | None = None
+    family: str = ""
+
+    @property
+    def source(self) -> Path | None:
+        """The one source of an engine that has one."""
+        return self.sources[0] if self.sources else None
+
+
+class Verifier(Protocol):
+    """What a backend registers for an engine under `verifiers`: `module:class`, made without arguments.
+
+    Attributes:
+        sources: sources of the engine that it looks at, at most; 0: the lookup needs none.
+        asks_triton: whether the lookup asks for the serving stack's version of Triton.
+        judges_gpu: whether it judges the serving GPU; else its name and compute units are compared for it.
+    """
+
+    sources: int = 0
+    asks_triton: bool = False
+    judges_gpu: bool = False
+
+    def verify(self, bundle: Bundle, serving: Serving) -> Verification:
+        """Looks up everything that `bundle.lookup` says the engine must find.
+
+        Raises:
+            UserError: the bundle is not for the engine, or the engine's code is not here.
+        """

@@ -36,6 +36,9 @@ class Registration:
         exporter: a class with the methods of `protocol.exporter.Exporter`.
         knobs: `protocol.process_knobs.KnobsOf`, where knobs are variables of the process; "": they are chosen
             by the number of tokens.
+        verifiers: by engine, a class with the methods of `protocol.lookup.Verifier`.
+        checker: a class with the methods of `check.execution.Checker`.
+        doctor: a class with the methods of `protocol.doctor.Doctor`.
     """
 
     name: str

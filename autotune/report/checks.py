@@ -6,13 +6,13 @@ from math import isfinite
 from typing import Any
 
 from autotune.check.judged import Judged
-from autotune.results import Verdict, VerdictStatus
+from autotune.results import CheckVerdict, VerdictStatus
 from autotune.space.config import Config, Value
 
 _DETAILED = 40  # lines; more are summed up
 
 
-def verdict_json(verdict: Verdict) -> dict[str, Any]:
+def verdict_json(verdict: CheckVerdict) -> dict[str, Any]:
     """A verdict as JSON values; an infinite error, which JSON lacks, is text."""
     values = asdict(verdict)
     if verdict.error is not None and not isfinite(verdict.error):

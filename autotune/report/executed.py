@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from autotune.check.executed import Executed
+from autotune.check.execution import Executed
 from autotune.check.judged import Judged
 from autotune.report.checks import verdict_json
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from autotune.errors import UserError
-from autotune.machine.devices import Device
-from autotune.machine.targets import known_device
+from autotune.machine.devices import Device, known_device
 from autotune.problem.layer import Problem, Stage, WeightBytes
 from autotune.protocol.registry import weight_bytes
 

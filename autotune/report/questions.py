@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 
 from autotune.errors import UserError
-from autotune.machine.targets import Kind, known_device
+from autotune.machine.devices import known_device
+from autotune.machine.targets import Kind
 from autotune.problem.layer import Stage
 from autotune.report.content import ProblemReport
 from autotune.report.query import RACE, default_of, fastest

@@ -1,27 +1,23 @@
 """Which winners and bundles still fit the stack of this machine."""
 
 import hashlib
-import json
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.probe import has_gpu, probe
 from autotune.machine.targets import TRITON_DISTRIBUTIONS, Kind, package_version
 from autotune.protocol.bundle import MANIFEST
 from autotune.protocol.registry import load_backend
 from autotune.store.records import ExportRecord, WinnerRecord
 from autotune.store.store import Store
 
-_PROBE: Final = (
-    "import json, sys; from dataclasses import asdict; from autotune.measure.machine import GpuMachine;"
-    " print(json.dumps(asdict(GpuMachine().fingerprint('', ''))))"
-)
+_STACK: Final = "autotune.measure.machine:this_stack"
 _GPU: Final = frozenset({"device", "arch", "compute_units"})
 # What changes no result by itself.
 _IGNORED: Final = frozenset({"backend", "tool_version"})
@@ -90,9 +86,9 @@ def stack_names(stack: Fingerprint) -> list[str]:
 
 def this_stack() -> MachineStack:
     """Asks the GPU in a process of its own; without one the installed packages are all that is known."""
-    done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return MachineStack(json.loads(done.stdout), gpu=True)
+    if has_gpu():
+        with suppress(UserError):  # no torch sees it
+            return MachineStack(probe(_STACK), gpu=True)
     versions = {"triton": package_version(*TRITON_DISTRIBUTIONS)}
     return MachineStack({name: value for name, value in versions.items() if value is not None}, gpu=False)
 

@@ -7,7 +7,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
 from autotune.problem.layer import Stage
-from autotune.results import WRONG, CompilerVersion, Verdict
+from autotune.results import WRONG, CheckVerdict, CompilerVersion
 from autotune.store.base import Base
 from autotune.store.records import WinnerRecord
 from autotune.store.rows import existing, storable_error
@@ -22,7 +22,7 @@ class Verdicts(Sessions):
     """The verdicts of an open database."""
 
     def record_verdict(
-        self, binary_hash: str, compiler: CompilerVersion, arch: str, verdict: Verdict
+        self, binary_hash: str, compiler: CompilerVersion, arch: str, verdict: CheckVerdict
     ) -> None:
         """Writes a verdict; one on the same binary by the same compiler is replaced.
 
@@ -51,7 +51,7 @@ class Verdicts(Sessions):
                 insert(_TABLE).values(values).on_conflict_do_update(index_elements=_IDENTITY, set_=renewed)
             )
 
-    def verdict(self, binary_hash: str, compiler: CompilerVersion) -> Verdict | None:
+    def verdict(self, binary_hash: str, compiler: CompilerVersion) -> CheckVerdict | None:
         """The verdict on a binary; None: it was not checked, or not as this compiler made it."""
         with self.reading() as session:
             row = session.scalar(
@@ -63,7 +63,7 @@ class Verdicts(Sessions):
             )
             return None if row is None else _verdict(row)
 
-    def verdicts_of(self, winner: WinnerRecord) -> dict[Stage, Verdict]:
+    def verdicts_of(self, winner: WinnerRecord) -> dict[Stage, CheckVerdict]:
         """The verdicts on a winner's binaries, as far as they were checked; wrong ones before others."""
         with self.reading() as session:
             row = existing(session, Winner, winner.id)
@@ -99,5 +99,5 @@ def _verdicts(session: Session, winner: Winner, stage: Stage) -> list[VerdictRow
     return sorted(rows, key=lambda row: (row.status not in WRONG, -row.created_at.timestamp()))
 
 
-def _verdict(row: VerdictRow) -> Verdict:
-    return Verdict(row.status, row.error, row.reason, row.seconds, row.counts)
+def _verdict(row: VerdictRow) -> CheckVerdict:
+    return CheckVerdict(row.status, row.error, row.reason, row.seconds, row.counts)

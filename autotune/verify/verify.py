@@ -1,27 +1,19 @@
-"""A bundle against every engine that it is for."""
+"""A bundle against every engine that it is for. Backends bring the lookups: `protocol.lookup.Verifier`."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from autotune.backends.aiter.verify import verify_env
-from autotune.backends.aiter_main.verify import verify_aiter
-from autotune.backends.triton.export import VARIABLE as OPERATOR_VARIABLE
-from autotune.backends.triton.verify import verify_operator
-from autotune.engines.source import EngineSource, open_source
-from autotune.engines.verify import known_engines, verify_fused_moe
 from autotune.errors import UserError
 from autotune.kernels.tuned import Gpu
-from autotune.machine.targets import TRITON_DISTRIBUTIONS, package_version
-from autotune.problem.models import Model
+from autotune.machine.probe import gpu_here
+from autotune.problem.layer import Layer
+from autotune.problem.models import FUSED_SHARED, Model, family_of, known_needs
 from autotune.protocol.bundle import Bundle
-from autotune.protocol.lookup import Verification
-from autotune.verify.model import Served
-
-ENGINES = (*known_engines(), "aiter", "triton", "env")
+from autotune.protocol.legality import require_computed
+from autotune.protocol.lookup import Serving, Verification, Verifier
+from autotune.protocol.registry import backend_names, instance, load_backend, registration
 
 
 def verify_bundle(
@@ -37,9 +29,9 @@ def verify_bundle(
 
     Args:
         model: that is served; None: the one that the bundle names.
-        engine: one of `ENGINES`; None: each that the bundle is for.
+        engine: one that a backend brings a verifier for; None: each that the bundle is for.
         sources: wheels or source trees; empty: what is installed.
-        device_name: the serving card's name; None: the GPU here, else what the bundle was exported for.
+        device_name: the serving GPU's name; None: the GPU here, else what the bundle was exported for.
         triton_version: of the serving stack; None: what the bundle was exported for, or of this machine
             where it is its installed engine and GPU that are asked.
 
@@ -48,39 +40,103 @@ def verify_bundle(
             no engine that is asked looks at what is given.
     """
     bundle = Bundle.read(folder)
-    if engine is not None and engine not in ENGINES:
-        raise UserError(f"unknown engine {engine!r}: use one of {', '.join(ENGINES)}")
-    chosen = [engine] if engine is not None else list(bundle.manifest.get("lookups", {}))
-    if not chosen:
-        raise UserError(f"{folder} says nothing of what an engine must find: export it again")
-    _refuse_what_no_engine_looks_at(chosen, sources, triton_version)
+    verifiers = _verifiers(bundle, engine)
+    _refuse_what_no_engine_looks_at(verifiers, sources, triton_version)
+    layer, family, reason = served_layer(bundle, model)
+    serving = Serving(sources, device_name, triton_version, layer, family)
+    first = (reason,) if reason else ()
     estimated = not bundle.manifest.get("measured", True)
-    served = Served.of(bundle, model)
-    first = (served.reason,) if served.reason else ()
-    made = []
-    for name in chosen:
-        verification = _one(bundle, name, sources, device_name, triton_version, served)
-        if name not in known_engines():  # those look a file up by the GPU's name, and have judged it
+    verifications = []
+    for verifier in verifiers.values():
+        verification = verifier.verify(bundle, serving)
+        if not verifier.judges_gpu:
             verification = _of_gpu(verification, bundle, device_name)
-        made.append(replace(verification, estimated=estimated, reasons=(*first, *verification.reasons)))
-    return made
+        verifications.append(
+            replace(verification, estimated=estimated, reasons=(*first, *verification.reasons))
+        )
+    return verifications
+
+
+def _verifiers(bundle: Bundle, engine: str | None) -> dict[str, Verifier]:
+    """By engine the verifier that the bundle's own backend brings, else the first that another one brings.
+
+    Raises:
+        UserError: there is none for an engine, or the bundle is for no engine.
+    """
+    backend, lookups = bundle.manifest.get("backend"), bundle.manifest.get("lookups", {})
+    known: dict[str, tuple[str, str]] = {}
+    names = [backend] if isinstance(backend, str) else []
+    for name in dict.fromkeys([*names, *backend_names()]):
+        with suppress(UserError):  # it is not here or broken: the others' verifiers may do
+            for engine_name, path in registration(name).verifiers.items():
+                known.setdefault(engine_name, (name, path))
+    engines = [engine] if engine is not None else list(lookups)
+    if not engines:
+        raise UserError(f"{bundle.folder} says nothing of what an engine must find: export it again")
+    for each in engines:
+        if each in known:
+            continue
+        if each not in lookups:
+            raise UserError(f"unknown engine {each!r}: use one of {', '.join(known)}")
+        raise UserError(
+            f"{bundle.folder} is for {each}, for which no backend here brings a verifier: install the package"
+            f" that registers one, which should be that of backend {backend}"
+        )
+    return {each: instance(*known[each]) for each in engines}
 
 
 def _refuse_what_no_engine_looks_at(
-    engines: Sequence[str], sources: Sequence[Path], triton_version: str | None
+    verifiers: Mapping[str, Verifier], sources: Sequence[Path], triton_version: str | None
 ) -> None:
-    asked = " and ".join(engines)
-    if sources and not set(engines) - {"triton"}:
-        raise UserError(f"--engine-source has no effect for {asked}, whose lookup is our own: leave it out")
-    if len(sources) > 1 and "env" not in engines:
+    asked = " and ".join(verifiers)
+    most = max(verifier.sources for verifier in verifiers.values())
+    if sources and not most:
+        raise UserError(f"--engine-source has no effect for {asked}, whose lookup needs none: leave it out")
+    if len(sources) > most:
         raise UserError(
-            f"--engine-source names {len(sources)} sources, and {asked} has one: give one of them"
+            f"--engine-source names {len(sources)} sources, and {asked} looks at {most}: give no more"
         )
-    if triton_version is not None and "sglang" not in engines:
+    if triton_version is not None and not any(verifier.asks_triton for verifier in verifiers.values()):
         raise UserError(
-            f"--triton-version {triton_version} has no effect for {asked}, only SGLang's lookup asks for it:"
+            f"--triton-version {triton_version} has no effect for {asked}, whose lookup does not ask for it:"
             " leave it out"
         )
+
+
+def served_layer(bundle: Bundle, model: Model | None) -> tuple[Layer | None, str, str]:
+    """A bundle's layer as the model that is served has it, with its needs, and that model's family.
+
+    Args:
+        model: as told; None: it is known by the bundle's name for it.
+
+    Returns:
+        The layer, None where the manifest has none; the family, `model_type` of the model; and a sentence
+        on why the bundle's kernels are not the model's, "" where they are.
+
+    Raises:
+        UserError: the model cannot be split as the bundle's layer is.
+    """
+    raw, name = bundle.manifest.get("layer"), bundle.manifest.get("backend")
+    if not isinstance(raw, dict) or not isinstance(name, str):
+        return None, "", ""
+    kept = Layer(**{key: raw[key] for key in ("model", "model_dim", "inter_dim", "experts", "top_k", "tp")})
+    layer, family = kept, family_of(kept.model)
+    if model is not None:
+        shared = kept.model.endswith(FUSED_SHARED) and model.shared_experts > 0
+        described = model.with_fused_shared_experts() if shared else model
+        layer, family = Layer.of(described, kept.tp), "" if shared else model.family
+        if replace(layer, model=kept.model) != kept:
+            return layer, family, f"model: it is {layer.key}, and the bundle was tuned for {kept.key}"
+    else:
+        needs = known_needs(kept.model)
+        if needs is not None and bundle.manifest.get("requantised"):
+            needs = replace(needs, scheme=None)
+        layer = replace(kept, needs=needs)
+    try:
+        require_computed(load_backend(name), name, layer)
+    except UserError as error:
+        return layer, family, f"model: {error}"
+    return layer, family, ""
 
 
 def _of_gpu(verification: Verification, bundle: Bundle, device_name: str | None) -> Verification:
@@ -90,7 +146,8 @@ def _of_gpu(verification: Verification, bundle: Bundle, device_name: str | None)
         device_name: the serving GPU's name; None: it is the GPU here, if there is one.
     """
     reasons, unchecked = [], []
-    here = gpu_here() if device_name is None else None
+    device = gpu_here() if device_name is None else None
+    here = Gpu(device.name, device.compute_units) if device else None
     for environment in bundle.manifest.get("environments", {}).values():
         meant = Gpu(environment["device"], environment["compute_units"])
         # Of a GPU that was only named the compute units are not known.
@@ -104,82 +161,3 @@ def _of_gpu(verification: Verification, bundle: Bundle, device_name: str | None)
         reasons=(*reasons, *verification.reasons),
         unchecked_gpu=" and ".join(unchecked),
     )
-
-
-def gpu_here() -> Gpu | None:
-    """The GPU of this machine; None: there is none, or no torch that sees it."""
-    if not any(Path(node).exists() for node in ("/dev/kfd", "/dev/nvidiactl")):
-        return None
-    done = subprocess.run(
-        [sys.executable, "-m", "autotune.machine.probe"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        return None
-    device = json.loads(done.stdout)
-    return Gpu(device["name"], device["compute_units"])
-
-
-def _one(
-    bundle: Bundle,
-    engine: str,
-    sources: Sequence[Path],
-    device_name: str | None,
-    triton_version: str | None,
-    served: Served,
-) -> Verification:
-    if engine == "triton":
-        return verify_operator(bundle)
-    if engine == "env":
-        opened = [_env_source(path) for path in sources] or _installed_env_sources()
-        return verify_env(bundle.variables, opened, own=[OPERATOR_VARIABLE])
-    source = open_source(engine, sources[0] if sources else None)
-    if engine == "aiter":
-        return verify_aiter(bundle, source)
-    # What is not said is asked of this machine, where it is one that could serve.
-    if device_name is None:
-        device_name = card_here(engine)
-        if triton_version is None and not sources and device_name is not None:
-            triton_version = package_version(*TRITON_DISTRIBUTIONS)
-    return verify_fused_moe(
-        *(bundle, engine, source),
-        device_name=device_name,
-        triton_version=triton_version,
-        asked=served.asked(engine, bundle.lookup(engine)),
-    )
-
-
-def card_here(engine: str) -> str | None:
-    """The serving card's name as the engine would make it; None: there is no GPU here, or no torch.
-
-    SGLang takes torch's name, and so does vLLM on NVIDIA; on ROCm vLLM goes by the PCI device id.
-    """
-    if engine == "vllm" and Path("/dev/kfd").exists():
-        for card in sorted(Path("/sys/class/drm").glob("card*/device")):
-            if (card / "vendor").read_text().strip() == "0x1002":
-                return (card / "device").read_text().strip()
-    gpu = gpu_here()
-    return gpu.name if gpu else None
-
-
-def _env_source(path: Path) -> EngineSource:
-    """Any folder or wheel: what is searched for reads need not be a package."""
-    if path.is_dir():
-        return EngineSource("", path)
-    return open_source("aiter" if "aiter" in path.name else "flydsl", path)
-
-
-def _installed_env_sources() -> list[EngineSource]:
-    found = []
-    for engine in ("aiter", "flydsl"):
-        try:
-            found.append(open_source(engine))
-        except UserError:
-            continue
-    if not found:
-        raise UserError(
-            "neither AITER nor FlyDSL is installed here: give their source trees with --engine-source"
-        )
-    # An installed package lies beside all others: only its own folder is searched.
-    return [
-        EngineSource(one.engine, one.root / one.engine if one.root.is_dir() else one.root) for one in found
-    ]

@@ -2,7 +2,8 @@
 
 from itertools import combinations
 
-from autotune.check.covering import pairwise
+from bench.covering import pairwise
+
 from autotune.space.space import BoundSpace, parse_space
 from tests.spaces import KIMI, MI325X, TEXT
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotune.check.check import compiler_of
+from autotune.check.check import checker_of
 from autotune.check.judged import Candidate, Checks
 from autotune.problem.layer import Stage
 from autotune.results import CompilerVersion
@@ -37,7 +37,7 @@ def test_a_stored_verdict_counts_unless_another_compiler_made_the_binary(candida
         store.record_verdict(candidate.binary_hash, other, "gfx942", WRONG)
         with Checks("triton", MI325X, workers=1, store=store) as checks:
             assert not checks.judge([candidate])[0].wrong
-        store.record_verdict(candidate.binary_hash, compiler_of("triton"), "gfx942", WRONG)
+        store.record_verdict(candidate.binary_hash, checker_of("triton").compiler(), "gfx942", WRONG)
         with Checks("triton", MI325X, workers=1, store=store) as checks:
             assert checks.judge([candidate])[0].wrong
 

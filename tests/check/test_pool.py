@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autotune.check.pool import Checked, CheckPool
+from autotune.check.judged import Checked, CheckPool
 from autotune.errors import UserError
 from autotune.machine.devices import DEVICES
 from autotune.problem.layer import Stage
@@ -51,7 +51,7 @@ def test_what_does_not_compile_is_no_verdict() -> None:
 
 @pytest.mark.parametrize(
     ("backend", "device", "words"),
-    [("vllm", MI325X, "backend vllm cannot be checked"), ("triton", DEVICES["h100"], "h100 is sm_90: only")],
+    [("vllm", MI325X, "backend vllm brings no checker"), ("triton", DEVICES["h100"], "h100 is sm_90: only")],
 )
 def test_what_cannot_be_executed_here_is_said(backend: str, device: Any, words: str) -> None:
     assert os.cpu_count()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autotune.check.sample import SERVED, blocks_of, full, of_token, served
+from autotune.check.operands import SERVED, blocks_of, full, of_token, served
 from autotune.problem.layer import Layer
 from tests.spaces import KIMI
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from autotune.check.judged import Candidate, Checks, Judged
 from autotune.problem.layer import Stage
-from autotune.results import LayerConfig, Verdict, VerdictStatus
+from autotune.results import CheckVerdict, LayerConfig, VerdictStatus
 from autotune.space.config import Config
 from autotune.store.store import Store
 from autotune.tuning.short_list import Sifter
@@ -17,11 +17,11 @@ RANKING = [
     for one, two in ((1, 1), (1, 2), (2, 1), (2, 2), (3, 3))
 ]
 DEFAULT = RANKING[-1]
-WRONG = Verdict(VerdictStatus.INCORRECT, 0.5, "off", 0.1)
+WRONG = CheckVerdict(VerdictStatus.INCORRECT, 0.5, "off", 0.1)
 VERDICTS = {
-    "pass": Verdict(VerdictStatus.PASS, 1e-3, None, 0.1),
-    "fault": Verdict(VerdictStatus.FAULT, None, "a race", 0.1),
-    "unknown": Verdict(VerdictStatus.NOT_EMULATED, None, "v_new", 0.1),
+    "pass": CheckVerdict(VerdictStatus.PASS, 1e-3, None, 0.1),
+    "fault": CheckVerdict(VerdictStatus.FAULT, None, "a race", 0.1),
+    "unknown": CheckVerdict(VerdictStatus.NOT_EMULATED, None, "v_new", 0.1),
     "none": None,
 }
 
@@ -37,7 +37,7 @@ class Fake:
         self.asked += new
         return [Judged(each, self._verdict(each), "time was up") for each in new]
 
-    def _verdict(self, candidate: Candidate) -> Verdict | None:
+    def _verdict(self, candidate: Candidate) -> CheckVerdict | None:
         return VERDICTS[self.verdicts.get(str(candidate.config).replace("=", ""), "pass")]
 
 

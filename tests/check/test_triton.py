@@ -105,7 +105,7 @@ def test_every_tile_has_as_many_programs_as_parts(
 @pytest.mark.parametrize("stage", Stage)
 def test_a_few_configs_of_the_covering_array(stage: Stage) -> None:
     """scripts/check_coverage.py executes all of it."""
-    from autotune.check.covering import pairwise
+    from bench.covering import pairwise
 
     for config in pairwise(BACKEND.space(KIMI, 4, stage, MI325X))[1:28:13]:
         if config["num_warps"] == 8 or config["sched_strategy"] is not None:

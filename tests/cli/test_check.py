@@ -20,10 +20,10 @@ def test_the_default_of_both_stages_passes_and_the_verdict_is_stored() -> None:
         assert each["verdict"]["status"] == "pass"
         assert each["verdict"]["error"] < 3e-3
         assert each["verdict"]["counts"]["classes"]["mfma"] > 0
-    from autotune.check.check import compiler_of
+    from autotune.check.check import checker_of
 
     with Store.open(read_only=True) as store:
-        assert store.verdict(one["binary"], compiler_of("triton")) is not None
+        assert store.verdict(one["binary"], checker_of("triton").compiler()) is not None
 
 
 def test_it_reads_well() -> None:
@@ -37,7 +37,7 @@ def test_it_reads_well() -> None:
     ("options", "words"),
     [
         (("--stage", "stage3"), "is no stage"),
-        (("--backend", "vllm"), "backend vllm cannot be checked"),
+        (("--backend", "vllm"), "backend vllm brings no checker"),
         (("--config", "tile_k=1024", "--stage", "stage2"), "not in the triton stage2 space"),
         (("--config", "num_warps=8,tile_n=16"), "is illegal"),
     ],

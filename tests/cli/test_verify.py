@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from autotune.backends.sglang.verify import SglangVerifier
 from autotune.backends.triton.export import operator_content
 from autotune.cli import app
+from autotune.engines import verify as engines_verify
 from autotune.kernels.config import Stage1Config, Stage2Config
 from autotune.kernels.tuned import Gpu
+from autotune.machine.devices import DEVICES, Device
 from autotune.protocol.exporter import Place
 from autotune.protocol.lookup import Verification
 from autotune.results import LayerConfig
 from autotune.space.config import Config
-from autotune.verify import verify
+from autotune.verify.verify import verify_bundle
 from tests.export.winners import winner
 from tests.verify.conftest import write_as_bundle
 
@@ -44,6 +47,11 @@ def test_a_bundle_that_is_used_as_meant_gives_exit_code_0(bundle: Path) -> None:
     assert f"verified: found by the engine; {unchecked}\n" in done.output
 
 
+def gpu(name: str, compute_units: int) -> Device:
+    """The GPU that a probe tells of."""
+    return replace(DEVICES["h100"], name=name, compute_units=compute_units)
+
+
 H100, H200 = Gpu("NVIDIA H100 80GB HBM3", 132), Gpu("NVIDIA H200", 132)
 
 
@@ -52,12 +60,14 @@ def test_another_gpus_bundle_is_not_used_as_meant(
     measured_on: Gpu, here: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are sm_90 with 132 SMs, and the engine would find the file: it is refused by the name."""
-    monkeypatch.setattr("autotune.verify.verify.gpu_here", lambda: here)
+    monkeypatch.setattr("autotune.verify.verify.gpu_here", lambda: gpu(here.name, here.compute_units))
     folder = bundle_of(tmp_path, device=measured_on.name, arch="sm_90", compute_units=132)
     done = RUNNER.invoke(app, ["verify", str(folder)])
     assert done.exit_code == 1
     assert f"gpu: it is for {measured_on}, and the serving GPU is {here}: tune on that one" in done.output
-    monkeypatch.setattr("autotune.verify.verify.gpu_here", lambda: measured_on)
+    monkeypatch.setattr(
+        "autotune.verify.verify.gpu_here", lambda: gpu(measured_on.name, measured_on.compute_units)
+    )
     done = RUNNER.invoke(app, ["verify", str(folder)])
     assert (done.exit_code, done.output.splitlines()[-1].strip()) == (0, "verified: found by the engine")
 
@@ -70,7 +80,7 @@ def test_the_serving_gpu_may_be_named_where_there_is_none(tmp_path: Path) -> Non
 
 def test_a_part_of_the_gpu_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An eighth of an MI325X in CPX mode has the whole one's name."""
-    monkeypatch.setattr("autotune.verify.verify.gpu_here", lambda: Gpu("AMD Instinct MI325X", 38))
+    monkeypatch.setattr("autotune.verify.verify.gpu_here", lambda: gpu("AMD Instinct MI325X", 38))
     done = RUNNER.invoke(app, ["verify", str(bundle_of(tmp_path))])
     assert done.exit_code == 1
     assert "the serving GPU is AMD Instinct MI325X (38 compute units)" in done.output
@@ -79,7 +89,7 @@ def test_a_part_of_the_gpu_is_another_one(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_estimate_for_a_card_is_for_that_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = bundle_of(tmp_path, device="offline:mi325x")
     for name, code in (("AMD Instinct MI325X", 0), ("AMD Instinct MI300X", 1)):
-        here = Gpu(name, 304)
+        here = gpu(name, 304)
         monkeypatch.setattr("autotune.verify.verify.gpu_here", lambda here=here: here)
         assert RUNNER.invoke(app, ["verify", str(folder)]).exit_code == code
 
@@ -133,9 +143,9 @@ def test_a_named_card_is_asked_with_the_bundles_triton_the_card_here_with_this_m
         seen.update(asking)
         return Verification("sglang", (), (), ())
 
-    monkeypatch.setattr(verify, "open_source", lambda *_: None)
-    monkeypatch.setattr(verify, "card_here", lambda engine: "the card here")
-    monkeypatch.setattr(verify, "package_version", lambda *_: "9.9.9")
-    monkeypatch.setattr(verify, "verify_fused_moe", look_up)
-    verify.verify_bundle(bundle, engine="sglang", sources=[], device_name=named)
+    monkeypatch.setattr(engines_verify, "open_source", lambda *_: None)
+    monkeypatch.setattr(engines_verify, "gpu_here", lambda: gpu("the card here", 132))
+    monkeypatch.setattr(SglangVerifier, "triton_here", lambda _: "9.9.9")
+    monkeypatch.setattr(SglangVerifier, "look_up", look_up)
+    verify_bundle(bundle, engine="sglang", sources=[], device_name=named)
     assert (seen["device_name"], seen["triton_version"]) == (named or "the card here", asked)

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune.doctor.ability import Ability, Can
 from autotune.doctor.examine import Examination, examine
-from autotune.protocol.finding import Finding, State
+from autotune.protocol.doctor import Ability, Can, Finding, State
 from tests.doctor.machines import (
     aiter,
     bare_machine,
@@ -24,7 +23,7 @@ def finding(examination: Examination, name: str) -> Finding:
 
 
 def ability(examination: Examination, backend: str) -> Ability:
-    return next(one for one in examination.abilities if one.backend == backend)
+    return examination.abilities[backend]
 
 
 def test_the_card_with_the_published_image_measures_with_aiter(tmp_path: Path) -> None:
@@ -35,7 +34,7 @@ def test_the_card_with_the_published_image_measures_with_aiter(tmp_path: Path) -
     assert finding(seen, "AITER").detail.startswith("published, version 0.1.12")
     assert finding(seen, "tree and wheel match").there
     assert "opt/rocm/llvm/bin/ld.lld" in finding(seen, "linker").detail
-    assert ability(seen, "aiter") == Ability("aiter", Can.MEASURE)
+    assert ability(seen, "aiter") == Ability(Can.MEASURE)
     assert ability(seen, "triton").can is Can.MEASURE
     assert ability(seen, "flydsl").can is Can.MEASURE
     assert ability(seen, "aiter_main").can is Can.NOTHING
@@ -63,7 +62,7 @@ def test_a_bare_machine_is_told_the_one_thing_to_do_for_each_no(tmp_path: Path) 
         "linker",
     }
     assert all(one.remedy for one in nos)
-    assert all(one.can is Can.NOTHING and one.remedy for one in seen.abilities)
+    assert all(one.can is Can.NOTHING and one.remedy for one in seen.abilities.values())
 
 
 @pytest.mark.parametrize(("conversion", "state"), [(1, State.NO), (2, State.YES)])

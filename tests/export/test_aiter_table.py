@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from autotune.backends.aiter.source import Generation, generation_of
+from autotune.backends.aiter.source import AiterGeneration, generation_of
 from autotune.cli import app
 from autotune.errors import UserError
 from autotune.problem.layer import Problem
@@ -25,7 +25,7 @@ from tests.standins import SITE_MAIN
 
 RUNNER = CliRunner()
 SOURCE = os.environ.get("AUTOTUNE_AITER_SRC")
-IS_MAIN = SOURCE is not None and generation_of(Path(SOURCE, "aiter")) is Generation.MAIN
+IS_MAIN = SOURCE is not None and generation_of(Path(SOURCE, "aiter")) is AiterGeneration.MAIN
 REAL = pytest.param(
     Path(SOURCE or "."),
     marks=[

@@ -1,6 +1,6 @@
 """The questions that a result raises, answered from the records."""
 
-from autotune.machine.targets import known_device
+from autotune.machine.devices import known_device
 from autotune.problem.layer import Problem, Stage
 from autotune.report.content import ProblemReport, Report, Scope, gather
 from autotune.report.questions import answers, gain_text, legal_configs

@@ -8,13 +8,13 @@ from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.problem.models import preset
 from autotune.results import (
+    CheckVerdict,
     CompilerVersion,
     Confirmation,
     Finalist,
     LayerConfig,
     Round,
     Status,
-    Verdict,
     VerdictStatus,
 )
 from autotune.space.config import Config
@@ -41,8 +41,8 @@ MI325X = Fingerprint(
 OFFLINE = replace(MI325X, device="offline:mi325x", power_cap_w=None, driver=None, runtime="none")
 
 TRITON = CompilerVersion("triton", "3.9.0")
-PASS = Verdict(VerdictStatus.PASS, 1.7e-3, None, 0.4, {"workgroups": 5})
-WRONG = Verdict(VerdictStatus.INCORRECT, 0.7, "relative error 7.0e-01", 0.4)
+PASS = CheckVerdict(VerdictStatus.PASS, 1.7e-3, None, 0.4, {"workgroups": 5})
+WRONG = CheckVerdict(VerdictStatus.INCORRECT, 0.7, "relative error 7.0e-01", 0.4)
 
 
 def config(tile_k: int) -> Config:

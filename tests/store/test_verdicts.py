@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from autotune.problem.layer import Stage
-from autotune.results import CompilerVersion, Verdict, VerdictStatus
+from autotune.results import CheckVerdict, CompilerVersion, VerdictStatus
 from autotune.store.records import ShortListed
 from autotune.store.store import Store
 from tests.store.examples import (
@@ -26,7 +26,7 @@ from tests.store.examples import (
 )
 
 BINARY, OTHER = "ab" * 32, "cd" * 32
-FAULT = Verdict(VerdictStatus.FAULT, None, "ds_read_b32 v1, v2 (line 7): LDS race", 0.1)
+FAULT = CheckVerdict(VerdictStatus.FAULT, None, "ds_read_b32 v1, v2 (line 7): LDS race", 0.1)
 
 
 def test_a_verdict_comes_back_as_it_was(store: Store) -> None:
@@ -46,14 +46,14 @@ def test_another_compilers_binary_is_not_judged_by_it(store: Store) -> None:
     [replace(PASS, reason="off"), replace(PASS, error=None), replace(WRONG, reason=None)],
     ids=["a pass with a reason", "a pass without an error", "a failure without a reason"],
 )
-def test_contradictions_are_refused(store: Store, contradiction: Verdict) -> None:
+def test_contradictions_are_refused(store: Store, contradiction: CheckVerdict) -> None:
     with pytest.raises(IntegrityError):
         store.record_verdict(BINARY, TRITON, "gfx942", contradiction)
 
 
 @pytest.mark.parametrize("verdict", [WRONG, FAULT], ids=["incorrect", "fault"])
 def test_a_winner_whose_binary_is_found_wrong_later_cannot_be_exported(
-    store: Store, run: int, verdict: Verdict
+    store: Store, run: int, verdict: CheckVerdict
 ) -> None:
     store.record_trial(run, trial(stage=Stage.STAGE2, config=config(64), binary_hash=BINARY))
     winner = win(store, run)
@@ -87,7 +87,7 @@ def test_a_wrong_binary_cannot_be_short_listed(store: Store, run: int) -> None:
 
 
 def test_what_could_not_be_judged_forbids_nothing(store: Store, run: int) -> None:
-    unknown = Verdict(VerdictStatus.NOT_EMULATED, None, "v_new_b32 v0, v1 (line 9): unknown", 0.1)
+    unknown = CheckVerdict(VerdictStatus.NOT_EMULATED, None, "v_new_b32 v0, v1 (line 9): unknown", 0.1)
     store.record_trial(run, trial(config=config(256), binary_hash=BINARY))
     store.record_verdict(BINARY, TRITON, "gfx942", unknown)
     store.record_export(Path("/deploy"), "00" * 32, [win(store, run)])

@@ -14,8 +14,9 @@ import platformdirs
 import pytest
 
 from autotune.engines.source import SOURCE_VARIABLES, EngineSource, open_source
-from autotune.engines.verify import _NEEDED
+from autotune.engines.verify import FusedMoeVerifier
 from autotune.errors import UserError
+from autotune.protocol.registry import instance, registration
 
 
 def engine_source(engine: str, unpacked: Path) -> EngineSource:
@@ -26,7 +27,9 @@ def engine_source(engine: str, unpacked: Path) -> EngineSource:
         source = open_source(engine)
     except UserError as error:
         pytest.skip(f"{error}; or set AUTOTUNE_FETCH_ENGINES=1 to download it once")
-    return EngineSource(engine, source.unpack(unpacked, *_NEEDED[engine]))
+    verifier = instance(engine, registration(engine).verifiers[engine])
+    assert isinstance(verifier, FusedMoeVerifier)
+    return EngineSource(engine, source.unpack(unpacked, *verifier.needed))
 
 
 def _fetched(engine: str) -> Path:

@@ -9,10 +9,11 @@ import pytest
 
 from autotune.backends import sglang as sglang_rows
 from autotune.backends import vllm as vllm_rows
+from autotune.backends.sglang.verify import SglangVerifier
+from autotune.backends.vllm.verify import VllmVerifier
 from autotune.engines.backend import EngineBackend
 from autotune.engines.moe import entry
 from autotune.engines.source import EngineSource
-from autotune.engines.verify import _run, verify_fused_moe
 from autotune.errors import UserError
 from autotune.machine.devices import DEVICES
 from autotune.problem.models import from_hf_config
@@ -21,6 +22,8 @@ from autotune.protocol.lookup import Verification
 from autotune.verify.verify import verify_bundle
 from tests.export.winners import KIMI
 from tests.verify.conftest import CONTENTS, MakeBundle, plant
+
+SGLANG, VLLM = SglangVerifier(), VllmVerifier()
 
 
 def files(folder: Path, *, down: bool = False) -> Path:
@@ -85,7 +88,7 @@ def found(verification: Verification, subject: str) -> str:
 def test_sglang_finds_the_sentinels_at_every_shape(
     backend: str, bundle: MakeBundle, sglang: EngineSource
 ) -> None:
-    verification = verify_fused_moe(bundle(backend), "sglang", sglang)
+    verification = SGLANG.look_up(bundle(backend), sglang)
     assert verification.reasons == ()
     assert verification.ok
     for m in (*range(1, 9), 160):
@@ -103,7 +106,7 @@ def test_sglang_finds_the_sentinels_at_every_shape(
 def test_vllm_finds_the_sentinels_at_every_shape(
     backend: str, bundle: MakeBundle, vllm: EngineSource
 ) -> None:
-    verification = verify_fused_moe(bundle(backend), "vllm", vllm)
+    verification = VLLM.look_up(bundle(backend), vllm)
     assert verification.reasons == ()
     assert verification.ok
     for m in (*range(1, 9), 160):
@@ -114,7 +117,7 @@ def test_a_triton_with_a_local_version_is_served_from_the_public_folder(
     bundle: MakeBundle, sglang: EngineSource
 ) -> None:
     made = bundle("sglang")
-    assert verify_fused_moe(made, "sglang", sglang, triton_version="3.6.0+gitabc").ok
+    assert SGLANG.look_up(made, sglang, triton_version="3.6.0+gitabc").ok
 
 
 # fmt: off
@@ -149,7 +152,7 @@ def test_each_silent_failure_of_sglang_is_caught(
     bundle: MakeBundle,
     sglang: EngineSource,
 ) -> None:
-    verification = verify_fused_moe(plant(bundle("sglang"), change), "sglang", sglang, **stack)
+    verification = SGLANG.look_up(plant(bundle("sglang"), change), sglang, **stack)
     assert not verification.ok
     assert _matches(reason, verification.reasons), verification.reasons
 
@@ -158,7 +161,7 @@ def test_int4_named_by_the_unpacked_width_as_sglangs_own_tuner_does(
     bundle: MakeBundle, sglang: EngineSource
 ) -> None:
     planted = plant(bundle("sglang_w4a16"), rename("N=128", "N=256"))
-    verification = verify_fused_moe(planted, "sglang", sglang)
+    verification = SGLANG.look_up(planted, sglang)
     assert _matches("name: .*N is '256' instead of '128'", verification.reasons)
 
 
@@ -190,41 +193,41 @@ def test_each_silent_failure_of_vllm_is_caught(
     bundle: MakeBundle,
     vllm: EngineSource,
 ) -> None:
-    verification = verify_fused_moe(plant(bundle("vllm"), change), "vllm", vllm, **stack)
+    verification = VLLM.look_up(plant(bundle("vllm"), change), vllm, **stack)
     assert not verification.ok
     assert _matches(reason, verification.reasons), verification.reasons
 
 
 def test_grouped_weights_without_split_k_are_caught(bundle: MakeBundle, vllm: EngineSource) -> None:
     planted = plant(bundle("vllm_w4a16"), edit(without_split_k))
-    verification = verify_fused_moe(planted, "vllm", vllm)
+    verification = VLLM.look_up(planted, vllm)
     assert _matches("body: the entry at key 1 lacks SPLIT_K", verification.reasons)
 
 
 def test_vllm_takes_a_triton_version_in_the_body(bundle: MakeBundle, vllm: EngineSource) -> None:
-    assert verify_fused_moe(plant(bundle("vllm"), edit(with_version)), "vllm", vllm).ok
+    assert VLLM.look_up(plant(bundle("vllm"), edit(with_version)), vllm).ok
 
 
 def test_vllm_names_a_rocm_card_by_its_pci_id(bundle: MakeBundle, vllm: EngineSource) -> None:
-    assert verify_fused_moe(bundle("vllm"), "vllm", vllm, device_name="0x74a5").ok
-    assert verify_fused_moe(bundle("vllm"), "vllm", vllm, device_name="0x74b9").ok
-    assert not verify_fused_moe(bundle("vllm"), "vllm", vllm, device_name="0x74a1").ok
+    assert VLLM.look_up(bundle("vllm"), vllm, device_name="0x74a5").ok
+    assert VLLM.look_up(bundle("vllm"), vllm, device_name="0x74b9").ok
+    assert not VLLM.look_up(bundle("vllm"), vllm, device_name="0x74a1").ok
     with pytest.raises(UserError, match="no 0x1234"):
-        verify_fused_moe(bundle("vllm"), "vllm", vllm, device_name="0x1234")
+        VLLM.look_up(bundle("vllm"), vllm, device_name="0x1234")
 
 
 def test_a_file_that_was_edited_after_the_export_is_told(bundle: MakeBundle, sglang: EngineSource) -> None:
     made = bundle("sglang")
     path = files(made.folder)
     path.write_text(path.read_text() + "\n")
-    verification = verify_fused_moe(made, "sglang", sglang)
+    verification = SGLANG.look_up(made, sglang)
     assert all(check.ok for check in verification.checks)
     assert _matches("was changed since the export", verification.reasons)
 
 
 def test_a_bundle_for_another_engine_is_an_error(bundle: MakeBundle, vllm: EngineSource) -> None:
     with pytest.raises(UserError, match="is not for vllm"):
-        verify_fused_moe(bundle("sglang"), "vllm", vllm)
+        VLLM.look_up(bundle("sglang"), vllm)
 
 
 ENGINES = [EngineBackend(row) for row in (*sglang_rows.ROWS, *vllm_rows.ROWS)]
@@ -238,10 +241,8 @@ def test_our_spaces_defaults_are_the_engines_own(
     source: EngineSource = request.getfixturevalue(family.engine)
     device = DEVICES[card]
     tokens = [1, 2, 8, 16, 32, 33, 64, 65, 96, 97, 128, 129, 160, 384, 385, 512, 513, 4096, 16384]
-    answer = _run(
+    answer = {"sglang": SGLANG, "vllm": VLLM}[family.engine].ask(
         {
-            "engine": family.engine,
-            "root": str(source.root),
             "arch": device.arch,
             "device_name": "nothing is tuned for this one",
             "triton_version": "3.6.0",
@@ -256,13 +257,13 @@ def test_our_spaces_defaults_are_the_engines_own(
                 "per_channel": family.quantisation.per_channel,
             },
         },
-        "NOTHING",
+        source.root,
         None,
     )
-    assert answer["error"] is None
+    assert answer.error is None
     for m in tokens:
         ours = family.default(KIMI, m, device)
-        for what, theirs in answer["defaults"][str(m)].items():
+        for what, theirs in answer.defaults[str(m)].items():
             config = ours.stage2 if what == "stage2" else ours.stage1
             assert entry(config) == {k: v for k, v in theirs.items() if k != "SPLIT_K"}, (m, what)
 

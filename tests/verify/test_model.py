@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from autotune.backends.sglang.verify import SglangVerifier
+from autotune.backends.vllm.verify import VllmVerifier
+from autotune.engines.verify import FusedMoeVerifier
 from autotune.problem.layer import Layer
-from autotune.problem.models import from_hf_config
+from autotune.problem.models import Model, from_hf_config
 from autotune.protocol.bundle import Bundle
-from autotune.verify.model import Served
+from autotune.protocol.lookup import Serving
+from autotune.verify.verify import served_layer
 
 LOOKUP = {"quantisation": {"dtype": "fp8_w8a8", "block_shape": None, "per_channel": True}}
 
@@ -19,26 +23,36 @@ def bundle(layer: Layer, backend: str = "sglang_fp8", **more: Any) -> Bundle:
     return Bundle(Path(), {"layer": layer.dims, "backend": backend, **more}, {})
 
 
+def asked(bundle: Bundle, model: Model | None = None, by: FusedMoeVerifier | None = None) -> dict[str, Any]:
+    """What the engine asks by, SGLang unless another is given."""
+    layer, family, _ = served_layer(bundle, model)
+    return (by or SglangVerifier()).asked(Serving(layer=layer, family=family), LOOKUP)
+
+
+def reason(bundle: Bundle) -> str:
+    return served_layer(bundle, None)[2]
+
+
 DEEPSEEK = Layer("deepseek-v3", 7168, 256, 256, 8, 8)
 
 
 def test_a_checkpoint_in_blocks_is_asked_for_by_its_blocks_and_its_fused_expert() -> None:
-    served = Served.of(bundle(DEEPSEEK), None)
-    assert "weight_block_size=[128, 128]" in served.reason
-    asked = served.asked("sglang", LOOKUP)
-    assert asked["quantisation"] == {"dtype": "fp8_w8a8", "block_shape": (128, 128), "per_channel": False}
-    assert (asked["experts"], asked["top_k"]) == (257, 9)
-    assert served.asked("vllm", LOOKUP)["experts"] == 256
+    served = bundle(DEEPSEEK)
+    assert "weight_block_size=[128, 128]" in reason(served)
+    by_sglang = asked(served)
+    assert by_sglang["quantisation"] == {"dtype": "fp8_w8a8", "block_shape": (128, 128), "per_channel": False}
+    assert (by_sglang["experts"], by_sglang["top_k"]) == (257, 9)
+    assert asked(served, by=VllmVerifier())["experts"] == 256
 
 
 def test_a_bundle_of_requantised_experts_is_asked_for_as_its_backend_has_them() -> None:
-    served = Served.of(bundle(DEEPSEEK, requantised=True), None)
-    assert served.reason == ""
-    assert served.asked("sglang", LOOKUP)["quantisation"] == LOOKUP["quantisation"]
+    served = bundle(DEEPSEEK, requantised=True)
+    assert reason(served) == ""
+    assert asked(served)["quantisation"] == LOOKUP["quantisation"]
 
 
 @pytest.mark.parametrize(
-    ("layer", "backend", "reason"),
+    ("layer", "backend", "words"),
     [
         (Layer("nemotron_h", 2688, 232, 128, 6, 8), "sglang_bf16", "relu2"),
         (replace(DEEPSEEK, model="deepseek-v3+shared", experts=257, top_k=9), "sglang_fp8", "[128, 128]"),
@@ -49,10 +63,10 @@ def test_a_bundle_of_requantised_experts_is_asked_for_as_its_backend_has_them() 
     ],
 )  # fmt: skip
 def test_an_older_bundle_is_judged_by_what_is_known_of_its_model(
-    layer: Layer, backend: str, reason: str
+    layer: Layer, backend: str, words: str
 ) -> None:
-    told = Served.of(bundle(layer, backend), None).reason
-    assert (reason in told) if reason else told == ""
+    told = reason(bundle(layer, backend))
+    assert (words in told) if words else told == ""
 
 
 def test_a_model_that_is_told_is_taken_for_the_one_that_is_served(tmp_path: Path) -> None:
@@ -65,13 +79,13 @@ def test_a_model_that_is_told_is_taken_for_the_one_that_is_served(tmp_path: Path
     }
     path.write_text(json.dumps({"model_type": "glm4_moe", "n_shared_experts": 1, **dims}))
     glm = from_hf_config(path)
-    asked = Served.of(bundle(Layer("mine", 4096, 352, 128, 8, 4)), glm).asked("sglang", LOOKUP)
-    assert (asked["experts"], asked["top_k"], asked["inter_dim"]) == (129, 9, 352)
+    by = asked(bundle(Layer("mine", 4096, 352, 128, 8, 4)), glm)
+    assert (by["experts"], by["top_k"], by["inter_dim"]) == (129, 9, 352)
     # A layer with the shared expert counted in is compared with the model's, counted in likewise.
-    asked = Served.of(bundle(Layer("mine+shared", 4096, 352, 129, 9, 4)), glm).asked("sglang", LOOKUP)
-    assert (asked["experts"], asked["top_k"]) == (129, 9)
+    by = asked(bundle(Layer("mine+shared", 4096, 352, 129, 9, 4)), glm)
+    assert (by["experts"], by["top_k"]) == (129, 9)
 
 
 def test_a_bundle_that_names_no_layer_is_asked_for_as_it_says() -> None:
-    served = Served.of(Bundle(Path(), {}, {}), None)
-    assert (served.reason, served.asked("sglang", LOOKUP)) == ("", {})
+    served = Bundle(Path(), {}, {})
+    assert (reason(served), asked(served)) == ("", {})

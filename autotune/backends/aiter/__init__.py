@@ -11,5 +11,7 @@ REGISTRATIONS = (
         weights=WeightBytes.of(W4A8[0]),
         exporter="autotune.backends.aiter.export:EnvExporter",
         knobs="autotune.backends.aiter.knobs:knobs_of",
+        verifiers={"env": "autotune.backends.aiter.verify:EnvVerifier"},
+        doctor="autotune.backends.aiter.doctor:AiterDoctor",
     ),
 )

@@ -12,7 +12,7 @@ from autotune.backends.aiter.source import find_package, require_published
 from autotune.backends.flydsl.backend import compile_request, work_of
 from autotune.backends.flydsl.compiler import Unsupported
 from autotune.backends.flydsl.request import GATES, Request, whole
-from autotune.backends.flydsl.tree import FlydslTree, Generation, find_tree
+from autotune.backends.flydsl.tree import FlydslTree, TreeGeneration, find_tree
 from autotune.backends.flydsl.wheel import flydsl_python, wheel_version
 from autotune.errors import UserError
 from autotune.machine.devices import Device
@@ -113,7 +113,7 @@ def aiter_digest() -> str:
 
 def _published_tree() -> FlydslTree:
     tree = find_tree()
-    if tree.generation is not Generation.PUBLISHED:
+    if tree.generation is not TreeGeneration.PUBLISHED:
         raise UserError(
             f"{tree.root} is of generation {tree.generation}, which this AITER cannot load: set DSL2_ROOT to"
             " FlyDSL a1d8312 (feature/w4a8-moe-port-rebased), or use --backend flydsl"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from autotune.backends.aiter.knobs import MODE_VARIABLE, TILE_VARIABLES, TRIM_VARIABLE
-from autotune.backends.aiter.source import Generation
+from autotune.backends.aiter.source import AiterGeneration
 from autotune.backends.aiter_main.csv import KEY_COLUMNS
 from autotune.backends.flydsl.request import GATES
 from autotune.problem.layer import Stage
@@ -19,8 +19,8 @@ _SORT = ("topk_ids", "topk_weights", "num_experts", "model_dim", "moebuf_dtype",
 _COMMON = ("sorted_token_ids", "sorted_expert_ids", "num_valid_ids", "out", "topk")
 
 # The parameters that we pass, in the order of those that we pass by position.
-AITER_FUNCTIONS: Mapping[Generation, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-    Generation.PUBLISHED: {
+AITER_FUNCTIONS: Mapping[AiterGeneration, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    AiterGeneration.PUBLISHED: {
         "fused_moe.py": {
             "moe_sorting": _SORT,
             "fused_moe": ("hidden_states", "w1", "w2", "topk_weight", "topk_ids"),
@@ -28,7 +28,7 @@ AITER_FUNCTIONS: Mapping[Generation, Mapping[str, Mapping[str, tuple[str, ...]]]
             "flydsl_moe_stage2": ("a2", "w1", "w2", *_COMMON),
         }
     },
-    Generation.MAIN: {
+    AiterGeneration.MAIN: {
         "fused_moe.py": {
             "moe_sorting": _SORT,
             "fused_moe": ("hidden_states", "w1", "w2", "topk_weight", "topk_ids"),
@@ -78,7 +78,7 @@ FLYDSL_PARAMETERS = {
 }
 
 
-def check_aiter(package: Path, generation: Generation) -> list[str]:
+def check_aiter(package: Path, generation: AiterGeneration) -> list[str]:
     """What of an AITER's folder `aiter/` does not fit."""
     found: list[str] = []
     for file, functions in AITER_FUNCTIONS.get(generation, {}).items():
@@ -86,9 +86,9 @@ def check_aiter(package: Path, generation: Generation) -> list[str]:
         if tree is None:
             found.append(f"{file} is missing or no Python")
             continue
-        keywords = _MAIN_KEYWORDS if generation is Generation.MAIN else {}
+        keywords = _MAIN_KEYWORDS if generation is AiterGeneration.MAIN else {}
         found += _functions(tree, file, functions, {**_AITER_KEYWORDS, **keywords})
-        if generation is Generation.PUBLISHED:
+        if generation is AiterGeneration.PUBLISHED:
             found += _variables(tree, file, AITER_VARIABLES)
             found += _defaults(tree, file)
     return [*found, *_tables(package / "configs")]

@@ -10,7 +10,7 @@ from autotune.errors import UserError
 SOURCE_VARIABLE = "AUTOTUNE_AITER_SRC"
 
 
-class Generation(StrEnum):
+class AiterGeneration(StrEnum):
     """How AITER's MoE kernels are configured."""
 
     PUBLISHED = "published"  # 511df6a, b5757d6: process environment
@@ -18,16 +18,16 @@ class Generation(StrEnum):
     OTHER = "neither published nor main"
 
 
-def generation_of(package: Path) -> Generation:
+def generation_of(package: Path) -> AiterGeneration:
     """The generation of the AITER whose folder `aiter/` this is.
 
     The published one has a switch of its own for INT8 activations; main looks kernels up by name.
     """
     if "AITER_W4A8_USE_INT8" in _text(package / "fused_moe.py"):
-        return Generation.PUBLISHED
+        return AiterGeneration.PUBLISHED
     if "get_flydsl_kernel_params" in _text(package / "ops/flydsl/moe_kernels.py"):
-        return Generation.MAIN
-    return Generation.OTHER
+        return AiterGeneration.MAIN
+    return AiterGeneration.OTHER
 
 
 def find_package() -> Path | None:
@@ -50,7 +50,7 @@ def require_published() -> None:
         UserError: it is another.
     """
     package = find_package()
-    if package is None or generation_of(package) is Generation.PUBLISHED:
+    if package is None or generation_of(package) is AiterGeneration.PUBLISHED:
         return
     raise UserError(
         f"the AITER at {package} is of generation {generation_of(package)}, which has no INT8 x INT4 kernel:"

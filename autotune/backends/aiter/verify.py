@@ -8,16 +8,30 @@ their own parameter to one of these, and options that a class declares below an 
 
 import ast
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.engines.source import EngineSource
-from autotune.protocol.lookup import Check, Verification
+from autotune.backends.triton.export import VARIABLE as OPERATOR_VARIABLE
+from autotune.engines.source import EngineSource, open_source
+from autotune.errors import UserError
+from autotune.protocol.bundle import Bundle
+from autotune.protocol.lookup import Check, Serving, Verification, Verifier
 
 _NATIVE = (".h", ".hpp", ".cuh", ".c", ".cc", ".cpp", ".cu")
 _TESTS = re.compile(r"(^|/)(tests?|op_tests|benchmarks?)(/|$)|(^|/)test_[^/]*$")
 _READERS = frozenset({"get", "getenv", "pop", "setdefault"})
+
+
+class EnvVerifier(Verifier):
+    """Of AITER's and FlyDSL's sources, in each of which some of a bundle's variables may be read."""
+
+    sources = sys.maxsize
+
+    def verify(self, bundle: Bundle, serving: Serving) -> Verification:
+        opened = [_env_source(path) for path in serving.sources] or _installed_env_sources()
+        return verify_env(bundle.variables, opened, own=[OPERATOR_VARIABLE])
 
 
 @dataclass(frozen=True)
@@ -190,3 +204,28 @@ def _name(argument: ast.expr) -> str | re.Pattern[str] | None:
         # A name of nothing but a placeholder could be any.
         return re.compile("".join(parts)) if any(part != r"\w+" for part in parts) else None
     return None
+
+
+def _env_source(path: Path) -> EngineSource:
+    """Any folder or wheel: what is searched for reads need not be a package."""
+    if path.is_dir():
+        return EngineSource("", path)
+    return open_source("aiter" if "aiter" in path.name else "flydsl", path)
+
+
+def _installed_env_sources() -> list[EngineSource]:
+    installed = []
+    for engine in ("aiter", "flydsl"):
+        try:
+            installed.append(open_source(engine))
+        except UserError:
+            continue
+    if not installed:
+        raise UserError(
+            "neither AITER nor FlyDSL is installed here: give their source trees with --engine-source"
+        )
+    # An installed package lies beside all others: only its own folder is searched.
+    return [
+        EngineSource(each.engine, each.root / each.engine if each.root.is_dir() else each.root)
+        for each in installed
+    ]

@@ -11,17 +11,23 @@ from autotune.problem.arithmetic import GROUPED_INT4, W4A8
 from autotune.problem.layer import WeightBytes
 from autotune.protocol.registry import Registration
 
+_VERIFIERS = {"aiter": "autotune.backends.aiter_main.verify:AiterVerifier"}
+
 REGISTRATIONS = (
     Registration(
         "aiter_main",
         kernels="autotune.backends.aiter_main.backend:AiterMain",
         weights=WeightBytes.of(W4A8[0]),
         exporter="autotune.backends.aiter_main.export:TableExporter",
+        verifiers=_VERIFIERS,
+        doctor="autotune.backends.aiter_main.doctor:AiterMainDoctor",
     ),
     Registration(
         "aiter_main_w4a16",
         kernels="autotune.backends.aiter_main.backend:AiterMainGrouped",
         weights=WeightBytes.of(GROUPED_INT4),
         exporter="autotune.backends.aiter_main.export:GroupedTableExporter",
+        verifiers=_VERIFIERS,
+        doctor="autotune.backends.aiter_main.doctor:AiterMainGroupedDoctor",
     ),
 )

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from autotune.backends.aiter.pack import flydsl_misfit
-from autotune.backends.aiter.source import Generation, find_package, generation_of
+from autotune.backends.aiter.source import AiterGeneration, find_package, generation_of
 from autotune.backends.aiter_main.instances import f8i4_instances
 from autotune.backends.aiter_main.names import CkName
 from autotune.backends.aiter_main.pack import ck_misfit
@@ -138,7 +138,7 @@ def require_main() -> Path:
             " AUTOTUNE_AITER_SRC (git clone https://github.com/ROCm/aiter)"
         )
     generation = generation_of(package)
-    if generation is not Generation.MAIN:
+    if generation is not AiterGeneration.MAIN:
         raise UserError(
             f"the AITER at {package} is of generation {generation}, not of main: use --backend aiter, or"
             " another AITER"

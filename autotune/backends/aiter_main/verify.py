@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from autotune.backends.aiter_main.csv import VARIABLE
-from autotune.backends.aiter_main.verify_worker import CORE, FUSED_MOE
-from autotune.engines.source import EngineSource
-from autotune.engines.verify_process import run_worker
+from autotune.backends.aiter_main.lookup import CORE, FUSED_MOE
+from autotune.engines.source import EngineSource, open_source
 from autotune.errors import UserError
+from autotune.processes.lookup import run_lookup
 from autotune.protocol.bundle import Bundle
-from autotune.protocol.lookup import Check, Verification
+from autotune.protocol.lookup import Check, Serving, Verification, Verifier
 
 _NEEDED = (FUSED_MOE, CORE, "aiter/configs")
+
+
+class AiterVerifier(Verifier):
+    """See `protocol.lookup.Verifier`."""
+
+    sources = 1
+
+    def verify(self, bundle: Bundle, serving: Serving) -> Verification:
+        return verify_aiter(bundle, open_source("aiter", serving.source))
 
 
 def verify_aiter(bundle: Bundle, source: EngineSource) -> Verification:
@@ -80,13 +89,13 @@ def _ask(
     environment = {**bundle.variables, VARIABLE: os.pathsep.join(map(str, tables))}
     request = {
         "engine": "aiter",
-        "lookup": "autotune.backends.aiter_main.verify_worker:aiter_lookup",
+        "lookup": "autotune.backends.aiter_main.lookup:aiter_lookup",
         "root": str(root),
         "scratch": str(scratch / "merged"),
         "key": lookup["key"],
         "tokens": list(tokens),
     }
-    answer = run_worker(request, environment)
+    answer = run_lookup(request, environment)
     if answer["error"] is not None and "No module named 'pandas'" in answer["error"]:
         raise UserError(
             "AITER's lookup reads its tables with pandas, which is missing here: pip install pandas"

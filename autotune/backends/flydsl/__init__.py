@@ -15,5 +15,8 @@ REGISTRATIONS = (
         weights=WeightBytes.of(W4A8[0]),
         exporter="autotune.backends.aiter.export:EnvExporter",
         knobs="autotune.backends.flydsl.backend:knobs_of",
+        verifiers={"env": "autotune.backends.aiter.verify:EnvVerifier"},
+        checker="autotune.backends.flydsl.check:FlydslChecker",
+        doctor="autotune.backends.flydsl.doctor:FlydslDoctor",
     ),
 )

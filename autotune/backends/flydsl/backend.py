@@ -8,7 +8,7 @@ from autotune.backends.aiter.knobs import PUBLISHED
 from autotune.backends.aiter.pack import flydsl_misfit
 from autotune.backends.flydsl.compiler import LdsOverflow, assembly
 from autotune.backends.flydsl.request import THREADS, Request, gate_environment
-from autotune.backends.flydsl.tree import Generation, find_tree
+from autotune.backends.flydsl.tree import TreeGeneration, find_tree
 from autotune.backends.flydsl.wheel import compile_options, matching_wheel
 from autotune.compile.isa import machine_code_hash, static_facts
 from autotune.compile.occupancy import with_occupancy
@@ -50,7 +50,7 @@ class Flydsl:
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
         space = self.space(layer, tokens, stage, device)
-        if find_tree().generation is not Generation.PUBLISHED:
+        if find_tree().generation is not TreeGeneration.PUBLISHED:
             return {}  # nothing was published for these
         seeds = {"published": space.complete(_PUBLISHED[stage])}
         if stage is Stage.STAGE1:
@@ -85,7 +85,7 @@ class Flydsl:
 
 def knobs_of(kernel_source: str) -> ProcessKnobs | None:
     """Main's kernels are called with parameters, which no engine reads from its environment."""
-    return PUBLISHED if kernel_source.startswith(Generation.PUBLISHED) else None
+    return PUBLISHED if kernel_source.startswith(TreeGeneration.PUBLISHED) else None
 
 
 def compile_request(request: Request, device: Device, *launch: object) -> Listing:
@@ -130,5 +130,5 @@ def work_of(request: Request, problem: Problem, weights: WeightBytes) -> Work:
 
 
 @cache
-def _spaces(generation: Generation) -> Mapping[Stage, Space]:
+def _spaces(generation: TreeGeneration) -> Mapping[Stage, Space]:
     return shipped_spaces(f"flydsl/{generation}")

@@ -13,15 +13,17 @@ from typing import Literal
 
 import numpy as np
 
+from autotune.backends.flydsl.backend import Flydsl
 from autotune.backends.flydsl.request import Request
-from autotune.backends.flydsl.tree import Generation, find_tree
+from autotune.backends.flydsl.tree import TreeGeneration, find_tree
 from autotune.backends.flydsl.wheel import matching_wheel
-from autotune.check.execution import Argument, Execution
-from autotune.check.judge import POISON_BF16, Incorrect, Judge, bf16
-from autotune.check.operands import Array, Operands
-from autotune.check.sample import Block, blocks_of, full, of_token, served
+from autotune.check.compare import POISON_BF16, OutputErrors, WrongOutput, bf16
+from autotune.check.execution import Argument, Checker, Execution
+from autotune.check.operands import Array, Block, Operands, blocks_of, full, of_token, served
 from autotune.emulate import Kernel, Memory, Pointer
+from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Stage, gemm_dims
+from autotune.protocol.backend import Listing
 from autotune.protocol.runtime import Path
 from autotune.results import CompilerVersion
 from autotune.space.config import Config
@@ -52,7 +54,7 @@ class Tiling:
     def of(cls, request: Request, *, sort_block: int | None = None) -> Tiling:
         # FlyDSL main reads LDS that nobody wrote and does not use it: rows 16 to 31 of stage 2's table of ids
         # at tile_m 16, tile_k 128. Poison tells whether it reaches a result.
-        main = request.tree.generation is Generation.MAIN
+        main = request.tree.generation is TreeGeneration.MAIN
         return cls(
             request.tile_m,
             request.columns,
@@ -63,13 +65,26 @@ class Tiling:
         )
 
 
-def compiler() -> CompilerVersion:
-    """The FlyDSL wheel that the tree's kernels are compiled with.
+class FlydslChecker(Checker):
+    """Of the kernels of the tree that `DSL2_ROOT` names; see `check.execution.Checker`."""
 
-    Raises:
-        UserError: the tree or its wheel is not installed.
-    """
-    return CompilerVersion("flydsl", matching_wheel(find_tree()))
+    def compiler(self) -> CompilerVersion:
+        return CompilerVersion("flydsl", matching_wheel(find_tree()))
+
+    def listing(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Listing:
+        return Flydsl().listing(layer, tokens, stage, config, device)
+
+    def path(self, stage: Stage, config: Config, layer: Layer) -> Path:
+        """The roundings: atomics round each contribution, and every addition again."""
+        if stage is Stage.STAGE2 and config.get("mode", "atomic") == "atomic":
+            return Path(contributions_bf16=True, bf16_adds=layer.top_k)
+        return Path()
+
+    def executions(
+        self, layer: Layer, tokens: int, stage: Stage, config: Config, kernel: Kernel, seed: int
+    ) -> Iterator[Execution]:
+        tiling = Tiling.of(Request.of(find_tree(), layer, stage, config, "gfx942"))
+        return tiled_executions(layer, tokens, stage, tiling, kernel, seed)
 
 
 def unpack(packed: Array, rows: Array, k: int) -> Array:
@@ -90,28 +105,13 @@ def unpack(packed: Array, rows: Array, k: int) -> Array:
     return np.asarray((nibbles ^ 8) - 8, np.int8)
 
 
-def path(stage: Stage, config: Config, layer: Layer) -> Path:
-    """The roundings: atomics round each contribution, and every addition again."""
-    if stage is Stage.STAGE2 and config.get("mode", "atomic") == "atomic":
-        return Path(contributions_bf16=True, bf16_adds=layer.top_k)
-    return Path()
-
-
-def executions(
-    layer: Layer, tokens: int, stage: Stage, config: Config, kernel: Kernel, seed: int
-) -> Iterator[Execution]:
-    """The cases of a kernel of the tree that `DSL2_ROOT` names; see `sample`."""
-    tiling = Tiling.of(Request.of(find_tree(), layer, stage, config, "gfx942"))
-    return tiled_executions(layer, tokens, stage, tiling, kernel, seed)
-
-
 def tiled_executions(
     layer: Layer, tokens: int, stage: Stage, tiling: Tiling, kernel: Kernel, seed: int
 ) -> Iterator[Execution]:
     """The cases of a kernel of a given tiling.
 
     Raises:
-        Incorrect: output columns have no workgroup.
+        WrongOutput: output columns have no workgroup.
     """
     width = layer.inter_dim if stage is Stage.STAGE1 else layer.model_dim
     covered = tiling.columns * tiling.workgroups_n
@@ -123,7 +123,7 @@ def tiled_executions(
         few = served(layer, tokens, rng)
         yield _Case(layer, stage, few, tiling, kernel, rng, f"{len(few)} tokens").execution((last // 2,))
     if covered < width:
-        raise Incorrect(f"columns {covered} to {width - 1} of the output have no workgroup", float("inf"))
+        raise WrongOutput(f"columns {covered} to {width - 1} of the output have no workgroup", float("inf"))
 
 
 class _Case:
@@ -205,11 +205,11 @@ class _Case:
             (self.tiling.workgroups_n, self.grid_blocks, 1),
             workgroups,
             self.out,
-            lambda judge: self._judge(judge, tiles),
+            lambda errors: self._judge(errors, tiles),
             self.tiling.lds_rules,
         )
 
-    def _judge(self, judge: Judge, tiles: list[tuple[Block, int]]) -> None:
+    def _judge(self, errors: OutputErrors, tiles: list[tuple[Block, int]]) -> None:
         touched = np.zeros(self.out.shape, bool)
         sums: dict[int, Array] = {}
         for block, n_tile in tiles:
@@ -225,17 +225,19 @@ class _Case:
                 total = sums.setdefault(n_tile, np.zeros((len(self.out), len(columns))))
                 total[rows] += value
             else:
-                judge.compare(bf16(self.out[np.ix_(rows, columns)]), value, where)
+                errors.compare(bf16(self.out[np.ix_(rows, columns)]), value, where)
             touched[np.ix_(rows, columns)] = True
         for n_tile, total in sums.items():
             columns = np.arange(n_tile * self.tiling.columns, (n_tile + 1) * self.tiling.columns)
             rows = np.flatnonzero(touched[:, columns[0]])
             where = f"{self.name}, column tile {n_tile}"
-            judge.compare(bf16(self.out[np.ix_(rows, columns)]), total[rows], where)
+            errors.compare(bf16(self.out[np.ix_(rows, columns)]), total[rows], where)
         stray = (self.out != self.initial) & ~touched
         if stray.any():
             row, column = np.argwhere(stray)[0]
-            raise Incorrect(f"{self.name}: out[{row}, {column}] was written, which no sampled workgroup owns")
+            raise WrongOutput(
+                f"{self.name}: out[{row}, {column}] was written, which no sampled workgroup owns"
+            )
 
 
 def _arguments(kernel: Kernel, tensors: list[Pointer], numbers: list[int]) -> list[Argument]:

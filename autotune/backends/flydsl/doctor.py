@@ -1,22 +1,48 @@
-"""FlyDSL: the tree, the wheel, whether they match, and the linker."""
+"""FlyDSL: the tree, the wheel, whether they match, the linker, and what would make a search lie."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.backends.aiter.contract import check_flydsl
-from autotune.backends.flydsl.tree import ROOT_VARIABLE, FlydslTree, Generation, open_tree
+from autotune.backends.flydsl.request import GATES
+from autotune.backends.flydsl.tree import ROOT_VARIABLE, FlydslTree, TreeGeneration, open_tree
 from autotune.backends.flydsl.wheel import PYTHON_VARIABLE, fits, remedy, wheel_version
 from autotune.errors import UserError
-from autotune.protocol.finding import Finding, State, contract_finding
+from autotune.protocol.doctor import Ability, Can, Doctor, Finding, Machine, State, contract_finding
 from autotune.protocol.host import Host
 
 # Debian's default lld is 14: FlyDSL's last pass fails with it. 19 was seen working.
 _LLD_VERSIONS = range(24, 16, -1)
+_ON = ("1", "true", "True", "YES", "yes")
+
+
+class FlydslDoctor(Doctor):
+    """See `protocol.doctor.Doctor`."""
+
+    def findings(self, machine: Machine) -> Sequence[Finding]:
+        host = machine.host
+        return [
+            *flydsl_findings(find_flydsl(host)),
+            linker_finding(host),
+            *_cache(host),
+            *_gates(host),
+        ]
+
+    def ability(self, machine: Machine) -> Ability:
+        flydsl = find_flydsl(machine.host)
+        if flydsl.tree is None:
+            return Ability(Can.NOTHING, f"set {ROOT_VARIABLE} to a FlyDSL source tree")
+        if not flydsl.compiles:
+            return Ability(Can.NOTHING, "install the wheel that matches the tree")
+        if not machine.has_instinct:
+            return Ability(Can.COMPILE, "run it on a machine with an AMD Instinct GPU")
+        return machine.able()
 
 
 @dataclass(frozen=True)
-class Flydsl:
+class FlydslInstall:
     """What there is of FlyDSL.
 
     Attributes:
@@ -37,7 +63,7 @@ class Flydsl:
         return self.tree is not None and self.wheel is not None and fits(self.tree.generation, self.wheel)
 
 
-def find_flydsl(host: Host) -> Flydsl:
+def find_flydsl(host: Host) -> FlydslInstall:
     """Looks for the tree and the wheel that backends `flydsl` and `aiter` compile with."""
     tree, wrong = None, ""
     named = host.environ.get(ROOT_VARIABLE)
@@ -49,13 +75,13 @@ def find_flydsl(host: Host) -> Flydsl:
     python = host.environ.get(PYTHON_VARIABLE)
     if python and host.is_this:
         try:
-            return Flydsl(tree, wrong, python, wheel_version(python))
+            return FlydslInstall(tree, wrong, python, wheel_version(python))
         except UserError:
-            return Flydsl(tree, wrong, python, None)
-    return Flydsl(tree, wrong, python or host.python, host.version("flydsl"))
+            return FlydslInstall(tree, wrong, python, None)
+    return FlydslInstall(tree, wrong, python or host.python, host.version("flydsl"))
 
 
-def flydsl_findings(flydsl: Flydsl) -> list[Finding]:
+def flydsl_findings(flydsl: FlydslInstall) -> list[Finding]:
     """Tree, wheel and match as findings."""
     tree = flydsl.tree
     if tree is None:
@@ -64,8 +90,8 @@ def flydsl_findings(flydsl: Flydsl) -> list[Finding]:
     else:
         commit = f", {tree.commit[:10]}" if tree.commit else ""
         found = [Finding("FlyDSL tree", State.YES, f"{tree.generation}{commit}, {tree.root}")]
-        if tree.generation is not Generation.AITER:
-            misfits = check_flydsl(tree.root, gates=tree.generation is Generation.PUBLISHED)
+        if tree.generation is not TreeGeneration.AITER:
+            misfits = check_flydsl(tree.root, gates=tree.generation is TreeGeneration.PUBLISHED)
             found.append(contract_finding("FlyDSL", misfits, "a1d8312, or main of August 2026"))
     wanted = remedy(tree.generation, flydsl.python) if tree else f"{flydsl.python} -m pip install flydsl"
     if flydsl.wheel is None:
@@ -102,3 +128,29 @@ def linker_finding(host: Host) -> Finding:
         "none; compiling offline needs none, launching does",
         "apt-get install lld-19, or pip install ziglang",
     )
+
+
+def _cache(host: Host) -> list[Finding]:
+    home = host.environ.get("HOME", "/root")
+    folder = host.environ.get("FLYDSL_RUNTIME_CACHE_DIR") or f"{home}/.flydsl/cache"
+    kernels = sum(1 for _ in host.path(folder).glob("*/*.pkl"))
+    if not kernels:
+        return []
+    detail = (
+        f"{kernels} kernels in {folder}: no key has the gates, so a hit may be the other setting's kernel"
+    )
+    remedy = f"rm -r {folder} before a gate is changed in serving (autotune itself uses folders of its own)"
+    return [Finding("FlyDSL's cache", State.WARNING, detail, remedy)]
+
+
+def _gates(host: Host) -> list[Finding]:
+    found = []
+    for name in GATES.values():
+        value = host.environ.get(name)
+        if value is not None:
+            state = "on" if value in _ON else "off"
+            detail = f"{value!r} means {state} (on is {', '.join(_ON)} and nothing else)"
+            found.append(
+                Finding(name, State.WARNING, detail, f"unset {name}: autotune sets it for each candidate")
+            )
+    return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.backends.flydsl.request import Request
-from autotune.backends.flydsl.tree import Generation
+from autotune.backends.flydsl.tree import TreeGeneration
 from autotune.backends.flydsl.worker import launchers, passes
 from autotune.problem.layer import Stage
 
@@ -83,7 +83,7 @@ def bind(
         out: bfloat16 [tokens, top_k, inter_dim] in stage 1, [tokens, model_dim] in stage 2.
         slots: bfloat16 [tokens * top_k, model_dim] for FlyDSL main's `reduce`.
     """
-    layer, main = request.layer, request.tree.generation is Generation.MAIN
+    layer, main = request.layer, request.tree.generation is TreeGeneration.MAIN
     launcher = _launcher(request)
     reduces = request.stage is Stage.STAGE2 and request.mode == "reduce"
     x, x_scale = (t.reshape(-1) if main or request.stage is Stage.STAGE2 else t for t in a)
@@ -114,7 +114,7 @@ def _launcher(request: Request) -> Callable[..., object]:
     build: Any = launchers.builder(request.json())
     reduces = request.stage is Stage.STAGE2 and request.mode == "reduce"
     launcher: Callable[..., object]
-    if reduces and request.tree.generation is Generation.PUBLISHED:
+    if reduces and request.tree.generation is TreeGeneration.PUBLISHED:
         kernels = importlib.import_module(launchers.MODULES["published"])
         given = {name: value for name, value in build.keywords.items() if name != "accumulate"}
         launcher = kernels.compile_moe_gemm2_ex(**given, mode=kernels.MoeGemm2Mode.REDUCE)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autotune.backends.flydsl.tree import FlydslTree, Generation
+from autotune.backends.flydsl.tree import FlydslTree, TreeGeneration
 from autotune.problem.layer import Layer, Stage
 from autotune.space.config import UNSET, Config
 
@@ -84,7 +84,7 @@ class Request:
 
         FlyDSL main's stage 1 halves tile_n for INT4, down to 64 (kernels/moe/moe_gemm_2stage/gemm1.py).
         """
-        if self.stage is Stage.STAGE1 and self.tree.generation is Generation.MAIN:
+        if self.stage is Stage.STAGE1 and self.tree.generation is TreeGeneration.MAIN:
             return max(self.tile_n // 2, 64)
         return self.tile_n
 

@@ -15,7 +15,7 @@ from autotune.backends.aiter.pack import flydsl_weights
 from autotune.backends.flydsl.backend import Flydsl
 from autotune.backends.flydsl.launch import Order, bind, make_order
 from autotune.backends.flydsl.request import Request, whole
-from autotune.backends.flydsl.tree import FlydslTree, Generation, find_tree
+from autotune.backends.flydsl.tree import FlydslTree, TreeGeneration, find_tree
 from autotune.backends.flydsl.wheel import remedy
 from autotune.backends.flydsl.worker import shims
 from autotune.errors import UserError
@@ -92,7 +92,7 @@ class FlydslRuntime:
         return self._copies[0].digest()
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
-        if self._tree.generation is Generation.MAIN:
+        if self._tree.generation is TreeGeneration.MAIN:
             return True
         one = config.stage1 if isinstance(config, LayerConfig) else config
         return whole(one, "tile_m") == engine_block(tokens)
@@ -192,7 +192,7 @@ class FlydslRuntime:
         """A row a slot, where main's `reduce` needs it; the published generation allocates its own."""
         import torch
 
-        main = self._tree.generation is Generation.MAIN
+        main = self._tree.generation is TreeGeneration.MAIN
         if stage is Stage.STAGE1 or config["mode"] != "reduce" or not main:
             return None
         shape = (tokens * self._on().top_k, self._on().model_dim)
@@ -208,7 +208,7 @@ class FlydslRuntime:
             ValueError: the rule and its reason.
         """
         # That a block is taller than there are tokens is waste, not an error.
-        at = max(tokens, whole(config, "tile_m")) if self._tree.generation is Generation.MAIN else tokens
+        at = max(tokens, whole(config, "tile_m")) if self._tree.generation is TreeGeneration.MAIN else tokens
         rule = Flydsl().space(self._on(), at, stage, DEVICES["mi325x"]).broken_rule(config)
         if rule is not None:
             raise ValueError(f"{config} breaks the rule {rule.name}: {rule.reason}")
@@ -220,7 +220,7 @@ class FlydslRuntime:
 
 def _usable_tree() -> FlydslTree:
     tree = find_tree()
-    if tree.generation is Generation.AITER:
+    if tree.generation is TreeGeneration.AITER:
         raise UserError(
             f"{tree.root} is an AITER tree, whose kernels AITER launches: use --backend aiter_main_w4a16"
         )

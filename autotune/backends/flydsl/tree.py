@@ -19,7 +19,7 @@ _MAIN = "kernels/moe/moe_gemm_2stage/__init__.py"
 _AITER = "aiter/ops/flydsl/kernels/moe_2stage_a16wmix/__init__.py"
 
 
-class Generation(StrEnum):
+class TreeGeneration(StrEnum):
     """How a tree's MoE kernels are configured."""
 
     PUBLISHED = "published"  # a1d8312: parameters, and the scheduler gates as environment variables
@@ -32,13 +32,13 @@ class FlydslTree:
     """A tree that holds two-stage MoE kernels."""
 
     root: Path
-    generation: Generation
+    generation: TreeGeneration
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the kernels' sources, hex."""
         digest = hashlib.sha256()
-        kernels = "aiter/ops/flydsl" if self.generation is Generation.AITER else "kernels"
+        kernels = "aiter/ops/flydsl" if self.generation is TreeGeneration.AITER else "kernels"
         for path in sorted((self.root / kernels).rglob("*.py")):
             digest.update(path.relative_to(self.root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
         return digest.hexdigest()
@@ -70,10 +70,10 @@ def open_tree(root: Path) -> FlydslTree:
     Raises:
         UserError: no MoE kernels that we know are there.
     """
-    known: Sequence[tuple[str, Generation]] = (
-        (_MAIN, Generation.MAIN),
-        (_PUBLISHED, Generation.PUBLISHED),
-        (_AITER, Generation.AITER),
+    known: Sequence[tuple[str, TreeGeneration]] = (
+        (_MAIN, TreeGeneration.MAIN),
+        (_PUBLISHED, TreeGeneration.PUBLISHED),
+        (_AITER, TreeGeneration.AITER),
     )
     for path, generation in known:
         if (root / path).is_file():

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from functools import cache
 
-from autotune.backends.flydsl.tree import FlydslTree, Generation
+from autotune.backends.flydsl.tree import FlydslTree, TreeGeneration
 from autotune.errors import UserError
 
 PYTHON_VARIABLE = "AUTOTUNE_FLYDSL_PYTHON"
@@ -14,9 +14,9 @@ _ASK = "import importlib.metadata as m; print(m.version('flydsl'))"
 
 # Which wheels a generation's kernels were seen compiling with, and the one to install.
 _WANTED = {
-    Generation.PUBLISHED: ((0, 1), (0, 2), "0.1.5"),
-    Generation.MAIN: ((0, 3, 1), None, "0.5.0"),
-    Generation.AITER: ((0, 3, 1), (0, 4), "0.3.1"),
+    TreeGeneration.PUBLISHED: ((0, 1), (0, 2), "0.1.5"),
+    TreeGeneration.MAIN: ((0, 3, 1), None, "0.5.0"),
+    TreeGeneration.AITER: ((0, 3, 1), (0, 4), "0.3.1"),
 }
 
 
@@ -45,13 +45,13 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.group().split(".")) if release else ()
 
 
-def fits(generation: Generation, version: str) -> bool:
+def fits(generation: TreeGeneration, version: str) -> bool:
     """Whether a wheel is one that the generation's kernels compile with."""
     low, high, _ = _WANTED[generation]
     return numbers(version) >= low and (high is None or numbers(version) < high)
 
 
-def remedy(generation: Generation, python: str) -> str:
+def remedy(generation: TreeGeneration, python: str) -> str:
     """The command that installs a wheel that fits."""
     return f"{python} -m pip install flydsl=={_WANTED[generation][2]}"
 

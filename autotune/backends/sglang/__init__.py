@@ -13,7 +13,13 @@ ROWS = (
     Row("sglang_w8a16", SGLANG, INT8_W8A16, spaces="sglang"),
 )
 
-REGISTRATIONS = registrations(__name__, ROWS, exporter="autotune.backends.sglang.export:SglangExporter")
+REGISTRATIONS = registrations(
+    __name__,
+    ROWS,
+    exporter=f"{__name__}.export:SglangExporter",
+    verifiers={"sglang": f"{__name__}.verify:SglangVerifier"},
+    doctor=f"{__name__}.verify:SglangDoctor",
+)
 
 
 def backend(name: str) -> EngineBackend:

@@ -10,5 +10,8 @@ REGISTRATIONS = (
         kernels="autotune.backends.triton.backend:TritonW4A8",
         weights=WeightBytes.of(W4A8[0]),
         exporter="autotune.backends.triton.export:OperatorExporter",
+        verifiers={"triton": "autotune.backends.triton.verify:OperatorVerifier"},
+        checker="autotune.backends.triton.check:TritonChecker",
+        doctor="autotune.backends.triton.verify:TritonDoctor",
     ),
 )

@@ -11,16 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotune.check.execution import Argument, Execution, Grid
-from autotune.check.judge import POISON_BF16, POISON_F32, POISON_I32, Incorrect, Judge, bf16
-from autotune.check.operands import Array, Operands
-from autotune.check.sample import Block, blocks_of, full, of_token, served
+from autotune.backends.triton.backend import TritonW4A8
+from autotune.check.compare import POISON_BF16, POISON_F32, POISON_I32, OutputErrors, WrongOutput, bf16
+from autotune.check.execution import Argument, Checker, Execution, Grid
+from autotune.check.operands import Array, Block, Operands, blocks_of, full, of_token, served
 from autotune.emulate import Kernel, Memory, Pointer
 from autotune.kernels.config import Stage2Config
 from autotune.kernels.sort import TOKEN_ROWS
 from autotune.kernels.spec import KernelSpec, buffers, grid, stage_spec
+from autotune.machine.devices import Device
 from autotune.machine.targets import TRITON_DISTRIBUTIONS, package_version
 from autotune.problem.layer import Layer, Stage, gemm_dims
+from autotune.protocol.backend import Listing
 from autotune.results import CompilerVersion
 from autotune.space.config import Config
 
@@ -28,32 +30,36 @@ _WEIGHTS = 0x1000_0000_0000  # far from everything that is mapped without an add
 _DTYPES = {"bfloat16": np.uint16, "int8": np.int8, "float32": np.float32, "int32": np.int32}
 
 
-def compiler() -> CompilerVersion:
-    """The Triton that makes the binaries here."""
-    return CompilerVersion("triton", package_version(*TRITON_DISTRIBUTIONS) or "unknown")
+class TritonChecker(Checker):
+    """See `check.execution.Checker`."""
+
+    def compiler(self) -> CompilerVersion:
+        return CompilerVersion("triton", package_version(*TRITON_DISTRIBUTIONS) or "unknown")
+
+    def listing(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Listing:
+        return TritonW4A8().listing(layer, tokens, stage, config, device)
+
+    def executions(
+        self, layer: Layer, tokens: int, stage: Stage, config: Config, kernel: Kernel, seed: int
+    ) -> Iterator[Execution]:
+        """The cases of one of our kernels; see `sample`."""
+        del kernel  # everything that a launch needs follows from the config
+        spec = stage_spec(stage, config, layer, "hip")
+        assert spec.config is not None
+        tile_m, n_tiles = spec.config.tile_m, _n_tiles(spec)
+        rng = np.random.default_rng(seed)
+        loops = isinstance(spec.config, Stage2Config) and spec.config.reduce == "loop"
+        # The loop has a row for every token that it serves, and there are no more than these.
+        many = full(layer, min(tile_m, TOKEN_ROWS) if loops else tile_m, rng)
+        yield _execution(spec, layer, stage, many, rng, "a full block", [n_tiles - 1, 0])
+        few = served(layer, min(tokens, TOKEN_ROWS) if loops else tokens, rng)
+        yield _execution(spec, layer, stage, few, rng, f"{len(few)} tokens", [n_tiles // 2])
 
 
 def unpack(packed: Array, rows: Array, k: int) -> Array:
     """int8 [rows, K]: a byte holds w[j] + 8 in its low nibble and w[j + K / 2] in its high one."""
     half = packed.reshape(-1, k // 2)[rows]
     return np.concatenate([(half & 15).astype(np.int8) - 8, half.view(np.int8) >> 4], axis=1)
-
-
-def executions(
-    layer: Layer, tokens: int, stage: Stage, config: Config, kernel: Kernel, seed: int
-) -> Iterator[Execution]:
-    """The cases of one of our kernels; see `sample`."""
-    del kernel  # everything that a launch needs follows from the config
-    spec = stage_spec(stage, config, layer, "hip")
-    assert spec.config is not None
-    tile_m, n_tiles = spec.config.tile_m, _n_tiles(spec)
-    rng = np.random.default_rng(seed)
-    loops = isinstance(spec.config, Stage2Config) and spec.config.reduce == "loop"
-    # The loop has a row for every token that it serves, and there are no more than these.
-    many = full(layer, min(tile_m, TOKEN_ROWS) if loops else tile_m, rng)
-    yield _execution(spec, layer, stage, many, rng, "a full block", [n_tiles - 1, 0])
-    few = served(layer, min(tokens, TOKEN_ROWS) if loops else tokens, rng)
-    yield _execution(spec, layer, stage, few, rng, f"{len(few)} tokens", [n_tiles // 2])
 
 
 def _execution(
@@ -141,16 +147,18 @@ class _Case:
         return np.arange(n_tile * width, min((n_tile + 1) * width, end))
 
     def only(self, touched: Array) -> None:
-        """Raises Incorrect when anything but `touched` of the output was written."""
+        """Raises WrongOutput when anything but `touched` of the output was written."""
         if ((self.out != POISON_BF16) & ~touched).any():
             row, column = np.argwhere((self.out != POISON_BF16) & ~touched)[0]
-            raise Incorrect(f"{self.name}: out[{row}, {column}] was written, which no sampled workgroup owns")
+            raise WrongOutput(
+                f"{self.name}: out[{row}, {column}] was written, which no sampled workgroup owns"
+            )
 
     def counters(self, expected: Array) -> None:
-        """Raises Incorrect when a counter is not what the sampled workgroups make of it."""
+        """Raises WrongOutput when a counter is not what the sampled workgroups make of it."""
         if (self.arrivals != expected).any():
             where = [int(index) for index in np.argwhere(self.arrivals != expected)[0]]
-            raise Incorrect(f"{self.name}: arrivals{where} is left at {self.arrivals[tuple(where)]}")
+            raise WrongOutput(f"{self.name}: arrivals{where} is left at {self.arrivals[tuple(where)]}")
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,7 @@ class _Tile:
     n_tile: int
 
 
-Planned = tuple[list[_Tile], Callable[[Judge], None]]
+Planned = tuple[list[_Tile], Callable[[OutputErrors], None]]
 
 
 def _stage1(case: _Case, n_tiles: Sequence[int]) -> Planned:
@@ -170,13 +178,13 @@ def _stage1(case: _Case, n_tiles: Sequence[int]) -> Planned:
     chosen = list(zip([by_rows[-1], by_rows[0]], n_tiles, strict=False))
     case.give_weights([block for block, _ in chosen])
 
-    def judge(judge: Judge) -> None:
+    def judge(errors: OutputErrors) -> None:
         touched = np.zeros(case.out.shape, bool)
         for block, n_tile in chosen:
             columns = case.columns(n_tile)
             place = np.ix_(block.slots, columns)
             expected = case.operands.stage1(block.slots, block.expert, columns)
-            judge.compare(bf16(case.out[place]), expected, f"{case.name}, column tile {n_tile}")
+            errors.compare(bf16(case.out[place]), expected, f"{case.name}, column tile {n_tile}")
             touched[place] = True
         case.only(touched)
         case.counters(np.zeros_like(case.arrivals))
@@ -189,12 +197,12 @@ def _loop(case: _Case, n_tiles: Sequence[int]) -> Planned:
     """Whole column tiles: a program walks over every block."""
     case.give_weights(case.blocks)
 
-    def judge(judge: Judge) -> None:
+    def judge(errors: OutputErrors) -> None:
         touched = np.zeros(case.out.shape, bool)
         for n_tile in n_tiles:
             columns = case.columns(n_tile)
             expected = _sums(case, case.blocks, columns)
-            judge.compare(bf16(case.out[:, columns]), expected, f"{case.name}, column tile {n_tile}")
+            errors.compare(bf16(case.out[:, columns]), expected, f"{case.name}, column tile {n_tile}")
             touched[:, columns] = True
         case.only(touched)
         case.counters(np.zeros_like(case.arrivals))
@@ -219,26 +227,26 @@ def _tile(case: _Case, n_tiles: Sequence[int]) -> Planned:
         visits[block.slots // layer.top_k] += 1
     finished = visits == layer.top_k
 
-    def judge(judge: Judge) -> None:
+    def judge(errors: OutputErrors) -> None:
         touched = np.zeros(case.out.shape, bool)
         arrivals = np.zeros_like(case.arrivals)
         for n_tile in chosen:
             columns, where = case.columns(n_tile), f"{case.name}, column tile {n_tile}"
             expected = _sums(case, blocks, columns)
             place = np.ix_(np.flatnonzero(finished), columns)
-            judge.compare(bf16(case.out[place]), expected[finished], where)
+            errors.compare(bf16(case.out[place]), expected[finished], where)
             touched[place] = True
             arrivals[:, n_tile] = np.where(finished, 0, visits * split)
             if case.atomic:
                 # A finished sum leaves zeros behind for the next launch.
                 left = np.where(finished[:, None], 0.0, expected)
-                judge.compare_float32(partial[:, columns].astype(np.float64), left, where)
+                errors.compare_float32(partial[:, columns].astype(np.float64), left, where)
                 continue
             for block in blocks:
                 parts = partial[block.slots][:, :, columns].astype(np.float64).sum(axis=1)
                 value = case.operands.stage2(block.slots, block.expert, columns)
                 # The parts of a sum that cancel are larger than it is.
-                judge.compare_float32(parts, value, where)
+                errors.compare_float32(parts, value, where)
         case.only(touched)
         case.counters(arrivals)
 

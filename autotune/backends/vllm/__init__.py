@@ -13,7 +13,13 @@ ROWS = (
     Row("vllm_w8a16", VLLM, INT8_W8A16, spaces="vllm"),
 )
 
-REGISTRATIONS = registrations(__name__, ROWS, exporter="autotune.backends.vllm.export:VllmExporter")
+REGISTRATIONS = registrations(
+    __name__,
+    ROWS,
+    exporter=f"{__name__}.export:VllmExporter",
+    verifiers={"vllm": f"{__name__}.verify:VllmVerifier"},
+    doctor=f"{__name__}.verify:VllmDoctor",
+)
 
 
 def backend(name: str) -> EngineBackend:

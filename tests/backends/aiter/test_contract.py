@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from autotune.backends.aiter.contract import check_aiter, check_flydsl, environment_reads
-from autotune.backends.aiter.source import Generation, generation_of
-from autotune.backends.flydsl.tree import Generation as TreeGeneration
-from autotune.backends.flydsl.tree import open_tree
+from autotune.backends.aiter.source import AiterGeneration, generation_of
+from autotune.backends.flydsl.tree import TreeGeneration, open_tree
 from tests.cli.helper import ROOT
 from tests.spaces import MI325X
 from tests.standins import MAIN_TREE, PUBLISHED_TREE, SITE
@@ -30,7 +29,7 @@ def test_reads_of_the_environment_are_found_with_their_defaults() -> None:
 
 
 def test_the_stand_in_has_the_functions_that_the_adapter_calls() -> None:
-    found = check_aiter(SITE / "aiter", Generation.PUBLISHED)
+    found = check_aiter(SITE / "aiter", AiterGeneration.PUBLISHED)
     assert not any("function" in misfit or "begins with (" in misfit for misfit in found), found
     assert not any("parameter" in misfit for misfit in found), found
 
@@ -51,7 +50,7 @@ def test_every_misfit_is_one_sentence_of_a_list(tmp_path: Path) -> None:
     configs = tmp_path / "configs"
     configs.mkdir()
     (configs / "tuned_fmoe.csv").write_text("token,model_dim\n")
-    found = check_aiter(tmp_path, Generation.PUBLISHED)
+    found = check_aiter(tmp_path, AiterGeneration.PUBLISHED)
     for words in (
         "moe_sorting begins with (topk_ids, weights)",
         "no function fused_moe",
@@ -69,7 +68,7 @@ def test_the_given_aiter_fits() -> None:
     assert AITER is not None
     package = Path(AITER) / "aiter"
     generation = generation_of(package)
-    assert generation is not Generation.OTHER
+    assert generation is not AiterGeneration.OTHER
     assert check_aiter(package, generation) == []
 
 

@@ -14,7 +14,7 @@ import torch
 
 from autotune.backends.aiter.contract import check_aiter
 from autotune.backends.aiter.pack import flydsl_weights
-from autotune.backends.aiter.source import Generation, generation_of
+from autotune.backends.aiter.source import AiterGeneration, generation_of
 from autotune.backends.aiter_main.backend import _ck_name, default_block
 from autotune.backends.aiter_main.instances import f8i4_instances
 from autotune.backends.aiter_main.pack import ck_weights, grouped_scales
@@ -30,7 +30,7 @@ from tests.standins import SITE, SITE_MAIN
 
 CK, GROUPED = load_backend("aiter_main"), load_backend("aiter_main_w4a16")
 SOURCE = os.environ.get("AUTOTUNE_AITER_SRC")
-MAIN = Path(SOURCE) if SOURCE and generation_of(Path(SOURCE, "aiter")) is Generation.MAIN else None
+MAIN = Path(SOURCE) if SOURCE and generation_of(Path(SOURCE, "aiter")) is AiterGeneration.MAIN else None
 needs_main = pytest.mark.skipif(MAIN is None, reason="give AUTOTUNE_AITER_SRC, a source tree of AITER main")
 
 
@@ -89,7 +89,7 @@ def test_odd_sizes_are_refused() -> None:
 
 
 def test_the_stand_in_has_the_functions_that_the_adapters_call() -> None:
-    found = check_aiter(SITE_MAIN / "aiter", Generation.MAIN)
+    found = check_aiter(SITE_MAIN / "aiter", AiterGeneration.MAIN)
     assert not any(
         "ck_moe" in misfit or "flydsl_moe" in misfit for misfit in found if "missing" not in misfit
     )

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.backends.aiter.source import Generation, generation_of
+from autotune.backends.aiter.source import AiterGeneration, generation_of
 from autotune.backends.aiter_main.names import CkName, grouped_int4_name
 from autotune.problem.layer import Stage
 from autotune.space.config import Config
@@ -98,7 +98,7 @@ def registered(source: str, stage: int) -> set[str]:
 @pytest.mark.skipif(SOURCE is None, reason="give AUTOTUNE_AITER_SRC, a source tree of AITER main")
 def test_the_space_of_grouped_int4_is_what_aiter_main_registers() -> None:
     assert SOURCE is not None
-    if generation_of(Path(SOURCE, "aiter")) is not Generation.MAIN:
+    if generation_of(Path(SOURCE, "aiter")) is not AiterGeneration.MAIN:
         pytest.skip("the published generation registers no such kernel")
     device = replace(MI325X, lds_bytes=160 * 1024)
     for number, stage in enumerate(Stage, 1):

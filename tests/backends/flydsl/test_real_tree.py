@@ -9,7 +9,7 @@ import pytest
 
 from autotune.backends.flydsl.compiler import assembly
 from autotune.backends.flydsl.request import Request
-from autotune.backends.flydsl.tree import Generation, open_tree
+from autotune.backends.flydsl.tree import TreeGeneration, open_tree
 from autotune.compile.constraints import refusal
 from autotune.problem.layer import Stage
 from autotune.protocol.backend import CompileRefused
@@ -25,7 +25,7 @@ BACKEND = load_backend("flydsl")
 
 
 @pytest.fixture
-def generation(monkeypatch: pytest.MonkeyPatch) -> Generation:
+def generation(monkeypatch: pytest.MonkeyPatch) -> TreeGeneration:
     assert TREE is not None
     monkeypatch.setenv("DSL2_ROOT", TREE)
     from pathlib import Path
@@ -34,9 +34,9 @@ def generation(monkeypatch: pytest.MonkeyPatch) -> Generation:
 
 
 @pytest.mark.parametrize(("tile_k", "on", "off"), [(128, 399, 149), (256, 278, 291)])
-def test_the_gates_sign_turns_with_tile_k(generation: Generation, tile_k: int, on: int, off: int) -> None:
+def test_the_gates_sign_turns_with_tile_k(generation: TreeGeneration, tile_k: int, on: int, off: int) -> None:
     """s_waitcnt of stage 1, tile 16x64: the finding that was published, and what it hides."""
-    if generation is not Generation.PUBLISHED:
+    if generation is not TreeGeneration.PUBLISHED:
         pytest.skip("the gates are the published generation's")
     space = BACKEND.space(KIMI, 4, Stage.STAGE1, MI325X)
     waits = [
@@ -48,14 +48,14 @@ def test_the_gates_sign_turns_with_tile_k(generation: Generation, tile_k: int, o
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_the_default_and_the_seeds_compile(generation: Generation, stage: Stage) -> None:
+def test_the_default_and_the_seeds_compile(generation: TreeGeneration, stage: Stage) -> None:
     space = BACKEND.space(KIMI, 4, stage, MI325X)
     for config in [space.default, *BACKEND.seeds(KIMI, 4, stage, MI325X).values()]:
         made = BACKEND.compile(KIMI, 4, stage, config, MI325X)
         assert refusal(made.facts, MI325X, allow_spills=False) is None
 
 
-def test_a_tile_that_the_tree_rejects_is_refused(generation: Generation) -> None:
+def test_a_tile_that_the_tree_rejects_is_refused(generation: TreeGeneration) -> None:
     from autotune.backends.flydsl.tree import find_tree
 
     with pytest.raises(CompileRefused, match="tile_n"):

@@ -1,4 +1,4 @@
-"""Runs AITER's own lookup of a fused-MoE row, for `autotune.engines.verify_worker`.
+"""AITER's own lookup of a fused-MoE row, which `processes.lookup` runs.
 
 `aiter/fused_moe.py` is run as it is. Of `aiter/jit/core.py`, which builds kernels when it is imported, only
 the class that finds and merges the tables is run. Values of torch and of AITER's native module are stood in
@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from autotune.engines.stand_in import StandIn, StandIns
-from autotune.engines.verify_worker import Lookup
+from autotune.processes.lookup import Select
 
 FUSED_MOE = "aiter/fused_moe.py"
 CORE = "aiter/jit/core.py"
@@ -60,7 +60,7 @@ class Names:
         return Named(self._known.get(name, f"{self._prefix}.{name}"))
 
 
-def aiter_lookup(messages: list[str], request: dict[str, Any]) -> tuple[Lookup, Lookup]:
+def aiter_lookup(request: dict[str, Any], messages: list[str]) -> tuple[Select, Select]:
     """Selects by tokens, for each name of the weights' dtype: the kernels of both stages.
 
     Empty names are AITER's heuristics.

@@ -1,14 +1,17 @@
-"""The GPU, its driver, and ROCm or CUDA, from files and small programs: no GPU context is made."""
+"""A machine's GPU, driver, ROCm or CUDA, torch and Triton, from files and small programs.
+
+No GPU context is made, and nothing of these is imported.
+"""
 
 import re
-from dataclasses import dataclass
 
-from autotune.machine.devices import DEVICES
-from autotune.protocol.finding import Finding, State
+from autotune.machine.devices import known_device
+from autotune.machine.targets import TRITON_DISTRIBUTIONS
+from autotune.protocol.doctor import Finding, HostGpu, HostTorch, State
 from autotune.protocol.host import Host
 
-# PCI device ids of cards with the arch gfx942 (mi325x: card and virtual function).
-_CARDS = {
+# PCI device ids of GPUs with the arch gfx942 (mi325x: card and virtual function).
+_NAMES = {
     0x74A1: "mi300x",
     0x74A2: "mi308x",
     0x74A5: "mi325x",
@@ -18,29 +21,12 @@ _CARDS = {
 }
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """The first GPU.
-
-    Attributes:
-        runtime: `hip` or `cuda`.
-        card: our name for it; None: not in the device table.
-    """
-
-    name: str
-    arch: str
-    runtime: str
-    compute_units: int | None
-    card: str | None
-    driver: str | None
-
-
-def find_gpu(host: Host) -> Gpu | None:
+def find_gpu(host: Host) -> HostGpu | None:
     """The first GPU; None: there is none, or its driver is not loaded."""
     return _amd(host) or _nvidia(host)
 
 
-def gpu_finding(gpu: Gpu | None) -> Finding:
+def gpu_finding(gpu: HostGpu | None) -> Finding:
     """The GPU as a finding."""
     if gpu is None:
         remedy = "prepare offline: autotune run --target offline:mi325x"
@@ -50,7 +36,7 @@ def gpu_finding(gpu: Gpu | None) -> Finding:
     return Finding("GPU", State.YES, detail)
 
 
-def stack_finding(host: Host, gpu: Gpu | None) -> Finding:
+def stack_finding(host: Host, gpu: HostGpu | None) -> Finding:
     """ROCm or CUDA."""
     rocm = _rocm(host)
     if rocm:
@@ -72,7 +58,7 @@ def _rocm(host: Host) -> str | None:
     return None
 
 
-def _amd(host: Host) -> Gpu | None:
+def _amd(host: Host) -> HostGpu | None:
     nodes = host.path("/sys/class/kfd/kfd/topology/nodes")
     for node in sorted(nodes.glob("*"), key=lambda path: path.name.zfill(4)):
         properties = dict(
@@ -89,13 +75,13 @@ def _amd(host: Host) -> Gpu | None:
         arch = f"gfx{target // 10000}{target // 100 % 100}{target % 100:x}"
         simds = int(properties.get("simd_count", 0))
         per_cu = int(properties.get("simd_per_cu", 0)) or 4
-        card = _CARDS.get(int(properties.get("device_id", 0)))
+        name = _NAMES.get(int(properties.get("device_id", 0)), arch)
         driver = host.text("/sys/module/amdgpu/version")
-        return Gpu(card or arch, arch, "hip", simds // per_cu, card, driver.strip() if driver else None)
+        return HostGpu(name, arch, "hip", simds // per_cu, driver.strip() if driver else None)
     return None
 
 
-def _nvidia(host: Host) -> Gpu | None:
+def _nvidia(host: Host) -> HostGpu | None:
     query = "--query-gpu=name,compute_cap,driver_version"
     told = host.program("nvidia-smi-query") if not host.is_this else None
     told = told or host.program("nvidia-smi", query, "--format=csv,noheader")
@@ -103,9 +89,47 @@ def _nvidia(host: Host) -> Gpu | None:
     if len(fields) != 3 or "." not in fields[1]:
         return None
     name, capability, driver = fields
-    squeezed = name.lower().replace(" ", "")
-    device = next((one for one in DEVICES.values() if one.name in squeezed), None)
+    device = known_device(name)
     arch = f"sm_{capability.replace('.', '')}"
-    return Gpu(
-        name, arch, "cuda", device.compute_units if device else None, device.name if device else None, driver
+    return HostGpu(name, arch, "cuda", device.compute_units if device else None, driver)
+
+
+def find_torch(host: Host) -> HostTorch | None:
+    """The installed torch, from its own version file."""
+    folder = host.package("torch")
+    if folder is None:
+        return None
+    try:
+        text = (folder / "version.py").read_text()
+    except OSError:
+        return None
+    values = dict(re.findall(r"^(__version__|cuda|hip)\b[^=\n]*=\s*'([^']+)'", text, re.MULTILINE))
+    build = next((f"{name} {values[name]}" for name in ("hip", "cuda") if name in values), "cpu")
+    return HostTorch(values.get("__version__", "unknown"), build)
+
+
+def torch_finding(torch: HostTorch | None, gpu: HostGpu | None) -> Finding:
+    """torch as a finding."""
+    kind = "ROCm" if gpu and gpu.runtime == "hip" else "CUDA"
+    if torch is None:
+        what = f"install the {kind} build of torch that your engine uses" if gpu else "pip install torch"
+        return Finding("torch", State.NO, "not installed; measuring and FlyDSL need it", what)
+    detail = f"{torch.version} ({torch.build})"
+    if gpu and not torch.drives(gpu):
+        remedy = f"install the {kind} build of torch that your engine uses"
+        return Finding("torch", State.NO, f"{detail} cannot use the {gpu.arch} here", remedy)
+    return Finding("torch", State.YES, detail)
+
+
+def triton_finding(host: Host) -> Finding:
+    """Triton as a finding."""
+    folder = host.package("triton")
+    if folder is None:
+        remedy = "pip install 'moe-autotune[local]'"
+        return Finding("Triton", State.NO, "not installed", remedy)
+    version = next((v for name in TRITON_DISTRIBUTIONS if (v := host.version(name))), "unknown version")
+    targets = sorted(
+        path.name for path in (folder / "backends").glob("*") if (path / "compiler.py").is_file()
     )
+    compiles = f", compiles for {' and '.join(targets)}" if targets else ""
+    return Finding("Triton", State.YES, f"{version}{compiles}")

@@ -20,7 +20,7 @@ POISON_I32 = np.uint32(0x5EADBEEF)
 _F32 = 2e-6  # a few float32 roundings
 
 
-class Incorrect(Exception):
+class WrongOutput(Exception):
     """The numbers are wrong.
 
     Attributes:
@@ -44,7 +44,7 @@ def round_bf16(values: Array) -> Array:
 
 
 @dataclass
-class Judge:
+class OutputErrors:
     """Gathers comparisons of one check; `error` is their common relative error."""
 
     path: Path
@@ -57,11 +57,11 @@ class Judge:
         """Compares rows of an output, float64 [rows, columns] each.
 
         Raises:
-            Incorrect: a value is not finite: never written, or computed from what was not.
+            WrongOutput: a value is not finite: never written, or computed from what was not.
         """
         if not np.isfinite(out).all():
             row, column = (int(index) for index in np.argwhere(~np.isfinite(out))[0])
-            raise Incorrect(
+            raise WrongOutput(
                 f"{where}: row {row}, column {column} of the tile is {out[row, column]}", float("inf")
             )
         difference, square = (out - reference) ** 2, reference**2
@@ -81,28 +81,28 @@ class Judge:
         """Compares partial sums, which no bfloat16 rounding excuses.
 
         Raises:
-            Incorrect: they differ by more than a few float32 roundings.
+            WrongOutput: they differ by more than a few float32 roundings.
         """
         if not np.isfinite(out).all():
-            raise Incorrect(f"{where}: a partial sum was not written or is not finite", float("inf"))
+            raise WrongOutput(f"{where}: a partial sum was not written or is not finite", float("inf"))
         scale = np.sqrt((reference**2).mean())
         worst = float(np.abs(out - reference).max() / max(float(scale), 1e-30))
         if worst > 8 * _F32:
-            raise Incorrect(f"{where}: a partial sum is off by {worst:.1e} of their size", worst)
+            raise WrongOutput(f"{where}: a partial sum is off by {worst:.1e} of their size", worst)
 
     def error(self) -> float:
         """The relative error of everything compared.
 
         Raises:
-            Incorrect: beyond what the path's roundings explain.
+            WrongOutput: beyond what the path's roundings explain.
         """
         if not self._square:
-            raise Incorrect("no output was compared")
+            raise WrongOutput("no output was compared")
         error = float(np.sqrt(self._difference / self._square))
         limit = bound(self.path, float(np.sqrt(self._rounding / self._square)))
         if error > limit:
-            raise Incorrect(f"relative error {error:.2e}, the path's roundings explain {limit:.1e}", error)
+            raise WrongOutput(f"relative error {error:.2e}, the path's roundings explain {limit:.1e}", error)
         worst, where = self._worst
         if worst > TILE_ROOM * limit:
-            raise Incorrect(f"{where}: {worst:.2e} off, roundings explain {TILE_ROOM * limit:.1e}", error)
+            raise WrongOutput(f"{where}: {worst:.2e} off, roundings explain {TILE_ROOM * limit:.1e}", error)
         return error

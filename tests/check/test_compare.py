@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autotune.check.judge import Incorrect, Judge, bf16, round_bf16
+from autotune.check.compare import OutputErrors, WrongOutput, bf16, round_bf16
 from autotune.protocol.runtime import Path
 
 REFERENCE = np.random.default_rng(0).normal(size=(16, 256))
@@ -13,9 +13,9 @@ ONE_ROUNDING = Path()
 
 
 def error(out: np.ndarray, path: Path = ONE_ROUNDING) -> float:
-    judge = Judge(path)
-    judge.compare(out, REFERENCE, "case")
-    return judge.error()
+    errors = OutputErrors(path)
+    errors.compare(out, REFERENCE, "case")
+    return errors.error()
 
 
 def test_rounding_passes_with_its_own_error() -> None:
@@ -35,14 +35,14 @@ def test_rounding_passes_with_its_own_error() -> None:
 def test_what_is_wrong_is_found(change) -> None:
     out = round_bf16(REFERENCE)
     change(out)
-    with pytest.raises(Incorrect):
+    with pytest.raises(WrongOutput):
         error(out)
 
 
 def test_what_was_never_written_is_named() -> None:
     out = round_bf16(REFERENCE)
     out[4, 7] = np.nan
-    with pytest.raises(Incorrect, match="row 4, column 7 of the tile is nan") as wrong:
+    with pytest.raises(WrongOutput, match="row 4, column 7 of the tile is nan") as wrong:
         error(out)
     assert wrong.value.error == float("inf")
 
@@ -50,20 +50,20 @@ def test_what_was_never_written_is_named() -> None:
 def test_atomics_may_round_more_often() -> None:
     noise = 1 + 2.5e-3 * np.random.default_rng(1).normal(size=REFERENCE.shape)
     assert error(REFERENCE * noise, Path(contributions_bf16=True, bf16_adds=8)) < 3e-3
-    with pytest.raises(Incorrect, match="the path's roundings explain"):
+    with pytest.raises(WrongOutput, match="the path's roundings explain"):
         error(REFERENCE * noise * noise)
 
 
 def test_partial_sums_are_held_to_float32() -> None:
-    judge = Judge(Path())
-    judge.compare_float32(REFERENCE.astype(np.float32).astype(np.float64), REFERENCE, "case")
-    with pytest.raises(Incorrect, match="a partial sum is off"):
-        judge.compare_float32(round_bf16(REFERENCE), REFERENCE, "case")
+    errors = OutputErrors(Path())
+    errors.compare_float32(REFERENCE.astype(np.float32).astype(np.float64), REFERENCE, "case")
+    with pytest.raises(WrongOutput, match="a partial sum is off"):
+        errors.compare_float32(round_bf16(REFERENCE), REFERENCE, "case")
 
 
 def test_nothing_compared_is_no_pass() -> None:
-    with pytest.raises(Incorrect, match="no output was compared"):
-        Judge(Path()).error()
+    with pytest.raises(WrongOutput, match="no output was compared"):
+        OutputErrors(Path()).error()
 
 
 def test_bfloat16_rounds_to_the_nearest_even() -> None:

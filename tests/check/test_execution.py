@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from autotune.check.executed import Executed, Tally, Wait
+from autotune.check.execution import Executed, Tally, Wait
 from autotune.emulate import Counts, Memory, WaitSite
 
 

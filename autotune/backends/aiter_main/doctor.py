@@ -1,0 +1,39 @@
+"""What the two kinds of kernels of AITER's main need of a machine; what AITER is there, `aiter` tells."""
+
+from autotune.backends.aiter.doctor import find_aiter
+from autotune.backends.aiter.source import AiterGeneration
+from autotune.backends.flydsl.doctor import find_flydsl
+from autotune.backends.flydsl.tree import TreeGeneration
+from autotune.backends.flydsl.wheel import fits, remedy
+from autotune.protocol.doctor import Ability, Can, Doctor, Machine
+
+_NO_MAIN = Ability(Can.NOTHING, "install AITER main; it has no W4A8, only other formats")
+_ON_INSTINCT = "run it on a machine with an AMD Instinct GPU"
+
+
+class AiterMainDoctor(Doctor):
+    """Of the Composable Kernel instances, which AITER builds on the machine that serves."""
+
+    def ability(self, machine: Machine) -> Ability:
+        aiter = find_aiter(machine.host)
+        if aiter is None or aiter.generation is not AiterGeneration.MAIN:
+            return _NO_MAIN
+        return machine.able(Can.NOTHING) if machine.has_instinct else Ability(Can.NOTHING, _ON_INSTINCT)
+
+
+class AiterMainGroupedDoctor(AiterMainDoctor):
+    """Of the FlyDSL kernels in AITER itself, which the wheel compiles with a GPU or without."""
+
+    def ability(self, machine: Machine) -> Ability:
+        aiter, flydsl = find_aiter(machine.host), find_flydsl(machine.host)
+        if aiter is None or aiter.generation is not AiterGeneration.MAIN:
+            return _NO_MAIN
+        if flydsl.wheel is None or not fits(TreeGeneration.AITER, flydsl.wheel):
+            return Ability(Can.NOTHING, remedy(TreeGeneration.AITER, flydsl.python))
+        if machine.gpu is None or not machine.has_instinct:
+            return Ability(Can.COMPILE, _ON_INSTINCT)
+        able = machine.able()
+        if able.can is Can.MEASURE and machine.gpu.arch.startswith("gfx94"):
+            # LLVM aborts on stage 2 there, so a layer cannot be confirmed.
+            return Ability(Can.MEASURE, "stage 1 only: its stage 2 does not compile for gfx942")
+        return able

@@ -1,0 +1,21 @@
+"""What an engine's Triton kernels need of a machine."""
+
+from autotune.engines.rows import Engine
+from autotune.engines.source import SOURCE_VARIABLES
+from autotune.protocol.doctor import Ability, Can, Doctor, Machine
+
+
+class EngineDoctor(Doctor):
+    """See `protocol.doctor.Doctor`.
+
+    Attributes:
+        engine: whose source is installed or named.
+    """
+
+    engine: Engine
+
+    def ability(self, machine: Machine) -> Ability:
+        variable = SOURCE_VARIABLES[self.engine.name]
+        if not machine.host.environ.get(variable) and machine.host.package(self.engine.name) is None:
+            return Ability(Can.NOTHING, f"install {self.engine.name}, or name its wheel with {variable}")
+        return machine.able_with_triton()
