@@ -10,7 +10,7 @@ from autotune.export.bundle import write_bundle
 from autotune.export.env_file import env_files
 from autotune.export.global_env import choose, decision_json, deployed
 from autotune.export.manifest import manifest_json
-from autotune.export.settings_table import Setting, SettingsTable
+from autotune.export.settings_table import SettingsTable
 from autotune.export.shape_log import ShapeLog
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer
@@ -20,7 +20,7 @@ from autotune.protocol.bundle import ENV_FILE, MANIFEST
 from autotune.protocol.exporter import Place, Preview, Request, estimate_note, load_exporter
 from autotune.protocol.legality import require_computed
 from autotune.protocol.mix import UNTOLD, Mix, MixDecision
-from autotune.protocol.process_knobs import ProcessKnobs, process_knobs
+from autotune.protocol.process_knobs import ProcessKnobs, Setting, process_knobs
 from autotune.protocol.registry import load_backend
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store

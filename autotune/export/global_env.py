@@ -5,58 +5,16 @@ is a setting that was timed, as a whole, at every shape of the mix and at every 
 and tested once on others.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
-from typing import Any, TypeVar
+from typing import Any
 
 from autotune.errors import UserError
-from autotune.export.settings_table import Setting, SettingsTable, gain_text, put_to_test
+from autotune.export.settings_table import SettingsTable, gain_text, put_to_test
 from autotune.protocol.mix import Mix, MixDecision, decide, even
-from autotune.protocol.process_knobs import ProcessKnobs
-from autotune.results import LayerConfig
+from autotune.protocol.process_knobs import ProcessKnobs, Setting, setting_text
 from autotune.store.records import WinnerRecord
 from autotune.text import percent
-
-Shape = TypeVar("Shape", bound=Hashable)
-
-
-def setting_text(setting: Setting) -> str:
-    """A setting for people."""
-    return " ".join(f"{name}={value}" for name, value in setting) or "every knob unset"
-
-
-def shared_settings(
-    knobs: ProcessKnobs, defaults: Mapping[Shape, LayerConfig], best: Mapping[Shape, Sequence[LayerConfig]]
-) -> list[Setting]:
-    """The settings that deploy some shape's best, each shape's first before any shape's second.
-
-    Args:
-        defaults: the engine's default by shape.
-        best: candidates by shape, the best first; guards need none.
-    """
-    made: dict[Setting, None] = {}
-    for rank in zip_longest(*([(shape, config) for config in configs] for shape, configs in best.items())):
-        for shape, config in filter(None, rank):
-            if knobs.deployable(config, defaults[shape]):
-                made[tuple(sorted(knobs.variables(config, defaults[shape]).items()))] = None
-    return [setting for setting in made if setting]
-
-
-def shared_finalists(
-    knobs: ProcessKnobs, defaults: Mapping[Shape, LayerConfig], settings: Sequence[Setting]
-) -> dict[Shape, list[LayerConfig]]:
-    """What must be timed at each shape: the default, then each setting as the config that it makes there.
-
-    The place in the list tells the setting, so equal configs stay.
-
-    Args:
-        defaults: the engine's default by shape, for all shapes and guards.
-    """
-    return {
-        shape: [default, *(knobs.overlay(default, dict(setting)) for setting in settings)]
-        for shape, default in defaults.items()
-    }
 
 
 def choose(table: SettingsTable, mix: Mix, tuned: Sequence[int]) -> MixDecision[Setting]:

@@ -13,15 +13,12 @@ from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Layer, Stage
 from autotune.protocol.backend import Backend
 from autotune.protocol.mix import Mix, Tested
-from autotune.protocol.process_knobs import ProcessKnobs
+from autotune.protocol.process_knobs import ProcessKnobs, Setting
 from autotune.results import Confirmation, LayerConfig
 from autotune.statistics import Interval, median_interval, pair_ratios
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
 from autotune.text import counted, percent, percent_interval
-
-Setting = tuple[tuple[str, str], ...]
-"""Variables by name; none at all is the engine as it ships."""
 
 Program = Callable[[int, LayerConfig], Hashable]
 """Names what the engine launches for a layer config at so many tokens; equal names are one program."""

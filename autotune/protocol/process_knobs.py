@@ -6,15 +6,21 @@ for other shapes.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import zip_longest
+from typing import Final, TypeVar
 
 from autotune.errors import UserError
 from autotune.problem.layer import Stage
 from autotune.protocol.registry import part, registration
 from autotune.results import LayerConfig
 from autotune.space.config import Config, Value, parse_value
+
+Setting = tuple[tuple[str, str], ...]
+"""Variables by name; none at all is the engine as it ships."""
+
+Shape = TypeVar("Shape", bound=Hashable)
 
 _FLAG: Final = {"1": True, "0": False}
 
@@ -120,3 +126,41 @@ def process_knobs(backend: str, kernel_source: str) -> ProcessKnobs | None:
     path = registration(backend).knobs
     knobs_of: KnobsOf | None = part(backend, path) if path else None
     return knobs_of(kernel_source) if knobs_of else None
+
+
+def setting_text(setting: Setting) -> str:
+    """A setting for people."""
+    return " ".join(f"{name}={value}" for name, value in setting) or "every knob unset"
+
+
+def shared_settings(
+    knobs: ProcessKnobs, defaults: Mapping[Shape, LayerConfig], best: Mapping[Shape, Sequence[LayerConfig]]
+) -> list[Setting]:
+    """The settings that deploy some shape's best, each shape's first before any shape's second.
+
+    Args:
+        defaults: the engine's default by shape.
+        best: candidates by shape, the best first; guards need none.
+    """
+    settings: dict[Setting, None] = {}
+    for rank in zip_longest(*([(shape, config) for config in configs] for shape, configs in best.items())):
+        for shape, config in filter(None, rank):
+            if knobs.deployable(config, defaults[shape]):
+                settings[tuple(sorted(knobs.variables(config, defaults[shape]).items()))] = None
+    return [setting for setting in settings if setting]
+
+
+def shared_finalists(
+    knobs: ProcessKnobs, defaults: Mapping[Shape, LayerConfig], settings: Sequence[Setting]
+) -> dict[Shape, list[LayerConfig]]:
+    """What must be timed at each shape: the default, then each setting as the config that it makes there.
+
+    The place in the list tells the setting, so equal configs stay.
+
+    Args:
+        defaults: the engine's default by shape, for all shapes and guards.
+    """
+    return {
+        shape: [default, *(knobs.overlay(default, dict(setting)) for setting in settings)]
+        for shape, default in defaults.items()
+    }

@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol, runtime_checkable
 
-from autotune.export.global_env import setting_text, shared_finalists, shared_settings
-from autotune.export.settings_table import Setting
 from autotune.problem.layer import Problem, Stage
 from autotune.problem.routing import UNIFORM
 from autotune.processes import interrupt
 from autotune.protocol.backend import Backend
-from autotune.protocol.process_knobs import ProcessKnobs, process_knobs
+from autotune.protocol.process_knobs import (
+    ProcessKnobs,
+    Setting,
+    process_knobs,
+    setting_text,
+    shared_finalists,
+    shared_settings,
+)
 from autotune.results import SETTING, Confirmation, Finalist, LayerConfig
 from autotune.store.records import WinnerRecord
 from autotune.text import counted

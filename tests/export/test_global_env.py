@@ -10,12 +10,13 @@ import pytest
 from autotune.backends.aiter.knobs import PUBLISHED
 from autotune.errors import UserError
 from autotune.export.export import Plan, Selection, plan
-from autotune.export.global_env import decision_lines, shared_finalists, shared_settings
+from autotune.export.global_env import decision_lines
 from autotune.export.shape_log import LoggedShape, ShapeLog
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
 from autotune.protocol.exporter import Place
 from autotune.protocol.mix import UNTOLD, Mix
+from autotune.protocol.process_knobs import shared_finalists, shared_settings
 from autotune.results import Confirmation, Finalist, LayerConfig, Round
 from autotune.space.config import Config
 from autotune.store.store import Store
