@@ -232,6 +232,11 @@ def workers(count: Count, rng: random.Random, moments: int) -> None:
             count.faults += hurt
             moment = f"workers {what}, seed {count.faults}"
             judge_output(count, child, moment)
+            if child.process.returncode == 2:  # who died twice ends the run with a sentence: it goes on
+                child = Child(place, "live", str(database), "0")
+                while child.wait(5.0) is None:
+                    pass
+                judge_output(count, child, moment)
             audit(count, database, child.journal, moment)
             with Store.open(database) as store:
                 chosen = [winner.config for winner in store.winners()]

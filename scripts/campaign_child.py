@@ -56,6 +56,7 @@ def set_the_clock_back(readings: int) -> None:
 def live(database: str, seed: int) -> None:
     """A whole run on the stand-in: the fastest right config is known."""
     from autotune.cli.progress import Progress
+    from autotune.errors import UserError
     from autotune.measure.settings import MeasureSettings
     from autotune.problem.layer import Problem
     from autotune.store.store import Store
@@ -72,8 +73,12 @@ def live(database: str, seed: int) -> None:
         workers=1,
         measuring=MeasureSettings(cold=2.0, steps=4, timeout_s=5.0, select_rounds=2, judge_rounds=8),
     )
-    with Store.open(Path(database)) as store:
-        run(request, store, Progress())
+    try:
+        with Store.open(Path(database)) as store:
+            run(request, store, Progress())
+    except UserError as error:  # as the command line tells it
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def main() -> None:
