@@ -1,4 +1,4 @@
-"""What gfx942 assembly text says of itself: registers, LDS, spills and instruction counts."""
+"""What compiled code says of itself: registers, LDS, spills, instructions; and whether it may be launched."""
 
 import hashlib
 import re
@@ -11,6 +11,7 @@ from autotune.results import StaticFacts
 
 if TYPE_CHECKING:
     from triton.backends.compiler import GPUTarget
+
 
 _INSTRUCTION = re.compile(r"^\s+([a-z]+_[a-z0-9_]+)\b", re.MULTILINE)
 _DEBUG = (".loc", ".file", ".cfi_", ".Ltmp", ".Lfunc_", ".ident", ".section", ".set", ".globl", ".type")
@@ -80,3 +81,14 @@ def gpu_target(device: Device) -> "GPUTarget":
 
     arch: Any = device.arch if device.runtime == "hip" else int(re.sub(r"\D", "", device.arch))
     return GPUTarget(device.runtime, arch, device.wave_size)
+
+
+def refusal(facts: StaticFacts, device: Device, *, allow_spills: bool) -> str | None:
+    """Why the code may not run on `device`, as one sentence; None when it may."""
+    if facts.lds_bytes is not None and facts.lds_bytes > device.lds_bytes:
+        return f"needs {facts.lds_bytes} bytes of LDS, {device.name} has {device.lds_bytes} a workgroup"
+    if facts.workgroups_per_cu == 0:
+        return f"a workgroup's registers do not fit a compute unit of {device.name}"
+    if facts.spills and not allow_spills:
+        return f"spills {facts.spills} vector registers"
+    return None

@@ -11,16 +11,15 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
-from autotune.compile.constraints import refusal
+from autotune.compile.isa import refusal
 from autotune.machine.devices import Device
 from autotune.machine.fingerprint import Fingerprint
 from autotune.problem.layer import Problem, Stage
 from autotune.processes import interrupt
 from autotune.protocol.backend import remedy
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
-from autotune.search.clock import Clock, WallClock
 from autotune.search.doubt import Doubt
-from autotune.search.evaluate import Compiler, Estimate, Evaluator, Outcome
+from autotune.search.evaluate import Clock, Compiler, Estimate, Evaluator, Outcome, WallClock
 from autotune.search.study import Ask, StageSearch
 from autotune.space.config import Config
 from autotune.store.records import TrialRecord

@@ -1,8 +1,10 @@
-"""Where a candidate's time comes from: a live device, or an estimate."""
+"""What a search needs around it: who compiles its candidates, who times them, and the clock it waits by."""
 
-from concurrent.futures import Future
+import time
+from collections.abc import Collection
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from autotune.compile.estimate import PROMISED, estimate_us
 from autotune.machine.devices import Device
@@ -65,3 +67,26 @@ class Estimator:
         work = self._backend.work(problem, stage, config)
         future.set_result(Estimate(estimate_us(work, compiled.facts, self._device)))
         return future
+
+
+_MOMENT_S = 0.5  # after which an interrupt is looked for
+
+
+class Clock(Protocol):
+    """Time, and the waiting for something to finish."""
+
+    def now(self) -> float:
+        """Seconds since some beginning."""
+
+    def wait(self, futures: Collection[Future[Any]]) -> Collection[Future[Any]]:
+        """Waits until one of `futures` is done, or a moment; those that are done."""
+
+
+class WallClock:
+    """The clock of this machine."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wait(self, futures: Collection[Future[Any]]) -> Collection[Future[Any]]:
+        return wait(futures, timeout=_MOMENT_S, return_when=FIRST_COMPLETED).done

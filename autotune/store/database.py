@@ -16,9 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from autotune.errors import UserError
 from autotune.processes import interrupt
 from autotune.store import migrations
-from autotune.store.faults import user_errors
-from autotune.store.filesystem import not_local
-from autotune.store.location import VARIABLE, Location
+from autotune.store.location import VARIABLE, Location, not_local, user_errors
 from autotune.store.snapshot import backup_name, copy_database, snapshot
 
 BUSY_SECONDS = 10.0

@@ -1,10 +1,15 @@
-"""Where the database is: the `--db` option, else the variable AUTOTUNE_DB, else the user's data folder."""
+"""Where the database is, what its file system allows, and what is wrong with the file, as sentences."""
 
 import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+from sqlalchemy.exc import DBAPIError
 
 from autotune.errors import UserError
 
@@ -76,3 +81,73 @@ def _parse(text: str, source: str) -> Location:
     if plain and url.database and url.database != ":memory:":
         return Location(Path(url.database).absolute(), None, source)
     return Location(None, text, source)
+
+
+# The log's index is memory that all processes share, which they do only where one kernel keeps the file's
+# pages. SQLite does not notice that it fails: from one host all seems well. So what is not known to be such a
+# file system is not taken for one: FUSE can be anything, a virtual machine's share has a host behind it.
+_LOCAL = {
+    "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "jfs", "msdos", "nilfs2", "ntfs3",
+    "overlay", "ramfs", "reiserfs", "tmpfs", "udf", "vfat", "xfs", "zfs",
+}  # fmt: skip
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def not_local(path: Path) -> str | None:
+    """Why `path` is not known to lie on a local disk, as words; None: it does."""
+    target = os.fsencode(path.resolve())
+    try:
+        lines = _MOUNTS.read_bytes().splitlines()
+    except OSError:
+        return "its file system is not known"
+    kind, depth = "", -1
+    for line in lines:
+        # 36 35 98:0 /root /mount/point options [optional fields] - type source options
+        left, _, right = line.partition(b" - ")
+        # The kernel writes a space in a name as \040.
+        mount = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), left.split()[4])
+        inside = target == mount or target.startswith(mount.rstrip(b"/") + b"/")
+        # Of two mounts on one place the later one is seen.
+        if inside and len(mount) >= depth:
+            kind, depth = os.fsdecode(right.split()[0]), len(mount)
+    if kind in _LOCAL:
+        return None
+    return (
+        f"its file system is {kind}, not known to be a local disk's"
+        if kind
+        else "its file system is not known"
+    )
+
+
+@contextmanager
+def user_errors(location: Location) -> Iterator[None]:
+    """Turns what a user can mend about a database into a UserError."""
+    try:
+        yield
+    except DBAPIError as error:
+        sentence = _sentence(error.orig, location)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+    except sqlite3.Error as error:
+        sentence = _sentence(error, location)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+def _sentence(error: BaseException | None, location: Location) -> str | None:
+    if not isinstance(error, sqlite3.Error):
+        return None
+    # SQLITE_READONLY_DIRECTORY and its like are kinds of SQLITE_READONLY.
+    code = getattr(error, "sqlite_errorname", "").removeprefix("SQLITE_").partition("_")[0]
+    elsewhere = f"name another place with --db or {VARIABLE}"
+    return {
+        "NOTADB": f"{location} is not an SQLite database: {elsewhere}, or move the file away",
+        "CORRUPT": f"{location} is damaged ({error}): restore a copy, or move the file away to start anew",
+        "READONLY": f"{location} is read-only: make the file and its folder writable, or {elsewhere}",
+        "CANTOPEN": f"cannot open {location}: make the file and its folder writable, or {elsewhere}",
+        "BUSY": f"{location} is locked by another process: wait until it has ended, or {elsewhere}",
+        "FULL": f"no space is left for {location}: free some, or {elsewhere}",
+        "IOERR": f"cannot read or write {location} ({error}): check its file system, or {elsewhere}",
+    }.get(code)

@@ -18,8 +18,7 @@ from autotune.errors import UserError
 from autotune.results import WRONG
 from autotune.store.base import Base
 from autotune.store.database import open_database
-from autotune.store.faults import user_errors
-from autotune.store.location import Location
+from autotune.store.location import Location, user_errors
 from autotune.store.records import RunState
 from autotune.store.snapshot import snapshot
 from autotune.store.store import Store

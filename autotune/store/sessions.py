@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 from autotune.machine.fingerprint import Fingerprint
 from autotune.problem.layer import Problem
 from autotune.store.database import WRITES, Database, open_database
-from autotune.store.faults import user_errors
-from autotune.store.location import Location, locate
+from autotune.store.location import Location, locate, user_errors
 
 
 class Sessions:

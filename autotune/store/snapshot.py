@@ -11,8 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from autotune.errors import UserError
-from autotune.store.faults import user_errors
-from autotune.store.location import Location
+from autotune.store.location import Location, user_errors
 
 _WAL_HEADER = b"\x02\x02"  # bytes 18 and 19 of the file: write and read version
 

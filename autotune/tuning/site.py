@@ -15,8 +15,7 @@ from autotune.protocol.registry import load_backend
 from autotune.replay.files import read_table
 from autotune.replay.machine import ReplayMachine
 from autotune.replay.target import ReplayBackend, ReplayJudge
-from autotune.search.clock import Clock, WallClock
-from autotune.search.evaluate import Compiler, Estimator, Evaluator
+from autotune.search.evaluate import Clock, Compiler, Estimator, Evaluator, WallClock
 from autotune.search.live import LiveJudge
 from autotune.tuning.context import Conclusion, Listener, RunRequest, Tuning
 from autotune.tuning.finals import confirm_all

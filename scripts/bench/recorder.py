@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autotune.compile.constraints import refusal
+from autotune.compile.isa import refusal
 from autotune.compile.pool import CompilePool
 from autotune.compile.workers import Workers
 from autotune.errors import UserError

@@ -1,7 +1,7 @@
 """Every instruction is of one kind."""
 
 from autotune.compile.isa import instruction_counts
-from autotune.compile.mix import instruction_mix
+from autotune.report.isa import instruction_mix
 from tests.compile.test_static import ASM
 
 

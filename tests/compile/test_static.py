@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.compile.constraints import refusal
 from autotune.compile.estimate import estimate_us, executed_work
-from autotune.compile.isa import instruction_counts, machine_code_hash, static_facts
+from autotune.compile.isa import instruction_counts, machine_code_hash, refusal, static_facts
 from autotune.compile.occupancy import waves_by_registers, waves_per_simd, workgroups_per_cu
 from autotune.machine.devices import DEVICES, KIB
 from autotune.protocol.backend import Work

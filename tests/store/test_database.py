@@ -18,7 +18,7 @@ import pytest
 
 from autotune.errors import UserError
 from autotune.results import Sample
-from autotune.store import database, filesystem
+from autotune.store import database, location
 from autotune.store.migrations import revisions
 from autotune.store.store import Store
 from tests.store.examples import begin, trial, win
@@ -347,7 +347,7 @@ def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mount:
             f"39 22 8:1 /export {quoted} rw,relatime shared:7 - autofs auto rw\n"
             f"40 22 0:40 /export {quoted} rw,relatime shared:7 - {kind} server:/export rw,vers=4.2\n"
         )
-        monkeypatch.setattr(filesystem, "_MOUNTS", mounts)
+        monkeypatch.setattr(location, "_MOUNTS", mounts)
         return home
 
     return of
@@ -390,7 +390,7 @@ def test_on_a_local_disk_the_log_is_used(mount: Mount, kind: str) -> None:
 def test_where_nothing_tells_the_file_system_no_log_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filesystem, "_MOUNTS", tmp_path / "none")
+    monkeypatch.setattr(location, "_MOUNTS", tmp_path / "none")
     with Store.open(tmp_path / "autotune.db") as store:
         assert "its file system is not known" in store.warnings[0]
 

@@ -7,7 +7,7 @@ import pytest
 from autotune.backends.flydsl.compiler import Unsupported, assembly
 from autotune.backends.flydsl.request import Request
 from autotune.backends.flydsl.tree import find_tree
-from autotune.compile.constraints import refusal
+from autotune.compile.isa import refusal
 from autotune.errors import UserError
 from autotune.problem.layer import Problem, Stage
 from autotune.protocol.backend import CompileRefused

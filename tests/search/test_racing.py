@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autotune.measure.racing import Race
+from autotune.search.race import Race
 
 
 def windows(us: float, rng: np.random.Generator, noise: float = 0.002) -> list[float]:
