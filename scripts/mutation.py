@@ -46,8 +46,14 @@ ALL: Final = (
 )
 SAMPLED: Final = ("autotune/measure", "autotune/export", "autotune/verify")
 TESTS: Final = (
-    *("tests/measure", "tests/export", "tests/verify", "tests/search/test_choose.py", "tests/test_decide.py"),
-    *("tests/test_status.py", "tests/store/test_winners.py", "tests/store/test_confirmations.py"),
+    *(
+        "tests/measure",
+        "tests/export",
+        "tests/verify",
+        "tests/search/test_choose.py",
+        "tests/tuning/test_decide.py",
+    ),
+    *("tests/report/test_status.py", "tests/store/test_winners.py", "tests/store/test_confirmations.py"),
     *("tests/store/test_merge.py", "tests/backends/aiter", "tests/replay/test_target.py"),
 )
 # Loaded before the fork: what tests need and what costs seconds. Nothing of ours is.

@@ -43,7 +43,7 @@ PUBLISHED = Config({"tile_n": 2048, "pdl": False})
 class Finals(StandIn):
     """Publishes a config that no search would send to a final."""
 
-    name = "tests.test_decide:Finals"
+    name = "tests.tuning.test_decide:Finals"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

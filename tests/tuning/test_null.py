@@ -27,12 +27,12 @@ from autotune.tuning.context import RunRequest, Tuning
 from autotune.tuning.finals import confirm_all
 from tests.live_stand_in import TARGET
 from tests.store.examples import M4, MI325X, trial
-from tests.test_decide import Finals
+from tests.tuning.test_decide import Finals
 
 pytestmark = pytest.mark.slow
 RUNS = 100
 SETTINGS = MeasureSettings(resamples=2000)
-TABLES = Path(__file__).parents[1] / "db" / "tables"
+TABLES = Path(__file__).parents[2] / "db" / "tables"
 
 
 class Noise:
