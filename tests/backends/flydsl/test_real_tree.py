@@ -10,8 +10,6 @@ import pytest
 from autotune.backends.flydsl.compiler import assembly
 from autotune.backends.flydsl.request import Request
 from autotune.backends.flydsl.tree import TreeGeneration, open_tree
-from autotune.compile.constraints import refusal
-from autotune.backends.flydsl.tree import Generation, open_tree
 from autotune.compile.isa import refusal
 from autotune.problem.layer import Stage
 from autotune.protocol.backend import CompileRefused
