@@ -5,8 +5,8 @@
 
 Each run times several copies of both stages' defaults (a knob that changes nothing tells them apart), settles
 their order in further windows, sends the best pairs to a final against the default, and decides as
-`autotune run` does. Every winner is a false one. Run it again, and `tests/tuning/test_null.py`, after anything
-that changes how winners are picked. About ten seconds a run on an H100.
+`autotune run` does. Every winner is a false one. Run it again, and `tests/tuning/test_null.py`, after
+anything that changes how winners are picked. About ten seconds a run on an H100.
 """
 
 import argparse
