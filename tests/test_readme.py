@@ -29,6 +29,12 @@ def test_every_backend_is_in_the_table_of_what_it_can_tune(name: str) -> None:
     assert any(name == family or (more and name.startswith(family)) for family, more in families)
 
 
+@pytest.mark.parametrize("name", backend_names())
+def test_every_backend_is_explained_on_its_family_s_page(name: str) -> None:
+    pages = [ROOT / "docs" / f"{page}.md" for page in ("triton", "engines", "aiter")]
+    assert any(f"`{name}`" in page.read_text() for page in pages)
+
+
 @pytest.mark.parametrize("stage", Stage)
 def test_every_knob_of_our_kernels_is_explained(stage: Stage) -> None:
     page = (ROOT / "docs" / "triton.md").read_text()
