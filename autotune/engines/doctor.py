@@ -1,7 +1,7 @@
 """What an engine's Triton kernels need of a machine."""
 
 from autotune.engines.rows import Engine
-from autotune.engines.source import SOURCE_VARIABLES
+from autotune.engines.source import source_variable
 from autotune.protocol.doctor import Ability, Can, Doctor, Machine
 
 
@@ -15,7 +15,7 @@ class EngineDoctor(Doctor):
     engine: Engine
 
     def ability(self, machine: Machine) -> Ability:
-        variable = SOURCE_VARIABLES[self.engine.name]
+        variable = source_variable(self.engine.name)
         if not machine.host.environ.get(variable) and machine.host.package(self.engine.name) is None:
             return Ability(Can.NOTHING, f"install {self.engine.name}, or name its wheel with {variable}")
         return machine.able_with_triton()

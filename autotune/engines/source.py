@@ -10,16 +10,12 @@ from pathlib import Path
 
 from autotune.errors import UserError
 
-SOURCE_VARIABLES = {
-    "sglang": "AUTOTUNE_SGLANG_SRC",
-    "vllm": "AUTOTUNE_VLLM_SRC",
-    "aiter": "AUTOTUNE_AITER_SRC",
-    "flydsl": "AUTOTUNE_FLYDSL_SRC",
-}
-"""Names the source where nothing is installed: a wheel's file, or a folder."""
+_FOLDERS = ("", "python")  # of a source tree, in which the package may lie
 
-_PACKAGES = {"sglang": ("python", ""), "vllm": ("",), "aiter": ("",), "flydsl": ("",)}
-# Folders of a source tree in which the package lies.
+
+def source_variable(engine: str) -> str:
+    """The variable that names an engine's source where nothing is installed: a wheel's file, or a folder."""
+    return f"AUTOTUNE_{engine.upper()}_SRC"
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ def open_source(engine: str, given: str | Path | None = None) -> EngineSource:
     Raises:
         UserError: there is none.
     """
-    named = given or os.environ.get(SOURCE_VARIABLES[engine])
+    named = given or os.environ.get(source_variable(engine))
     if named:
         return _at(engine, Path(named))
     source = _installed(engine)
@@ -97,7 +93,7 @@ def open_source(engine: str, given: str | Path | None = None) -> EngineSource:
 
 def find_source(engine: str) -> EngineSource | None:
     """Like `open_source`; None where there is none."""
-    return _found(engine, os.environ.get(SOURCE_VARIABLES[engine]))
+    return _found(engine, os.environ.get(source_variable(engine)))
 
 
 @cache
@@ -119,9 +115,7 @@ def _at(engine: str, path: Path) -> EngineSource:
     if path.is_file() and zipfile.is_zipfile(path):
         return EngineSource(engine, path)
     if path.is_dir():
-        if engine == "flydsl":
-            return EngineSource(engine, path)
-        for folder in _PACKAGES[engine]:
+        for folder in _FOLDERS:
             if (path / folder / engine).is_dir():
                 return EngineSource(engine, path / folder)
     raise UserError(
@@ -131,5 +125,4 @@ def _at(engine: str, path: Path) -> EngineSource:
 
 def _where(engine: str) -> str:
     """How the user names an engine's source in every command: not all have an option for it."""
-    variable = SOURCE_VARIABLES.get(engine)
-    return f" with the variable {variable}" if variable else ""
+    return f" with the variable {source_variable(engine)}" if engine else ""

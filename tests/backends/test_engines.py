@@ -18,7 +18,7 @@ from autotune.backends.sglang.calls import SglangCalls
 from autotune.backends.vllm.calls import VllmCalls
 from autotune.engines.calls import align
 from autotune.engines.dtypes import BF16
-from autotune.engines.source import SOURCE_VARIABLES, find_source
+from autotune.engines.source import find_source, source_variable
 from autotune.kernels.formats import Format
 from autotune.machine.devices import DEVICES, Device
 from autotune.problem.layer import Problem, Stage
@@ -31,7 +31,7 @@ MI325X, H100 = DEVICES["mi325x"], DEVICES["h100"]
 
 
 def needs(engine: str) -> pytest.MarkDecorator:
-    reason = f"no {engine} here: set {SOURCE_VARIABLES[engine]} to its wheel"
+    reason = f"no {engine} here: set {source_variable(engine)} to its wheel"
     return pytest.mark.skipif(find_source(engine) is None, reason=reason)
 
 

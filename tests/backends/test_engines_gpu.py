@@ -6,7 +6,7 @@ Needs the engines' files: see `tests.verify.engines`.
 import pytest
 import torch
 
-from autotune.engines.source import SOURCE_VARIABLES, find_source
+from autotune.engines.source import find_source, source_variable
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Layer, Problem, Stage
@@ -25,7 +25,7 @@ def test_the_default_is_right_on_the_gpu(engine: str, kind: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     if find_source(engine) is None:
-        pytest.skip(f"no {engine} here: set {SOURCE_VARIABLES[engine]} to its wheel")
+        pytest.skip(f"no {engine} here: set {source_variable(engine)} to its wheel")
     device, backend = resolve_target("live").device, load_backend(f"{engine}{kind}")
     # Where vLLM has a CUDA kernel for few tokens, its Triton kernel is asked at many.
     many = backend.name == "vllm_w4a16" and device.runtime == "cuda"

@@ -4,9 +4,12 @@ import inspect
 
 import pytest
 
+from autotune.check.execution import Checker
 from autotune.errors import UserError
 from autotune.protocol.backend import Backend
-from autotune.protocol.registry import backend_names, load_backend, named
+from autotune.protocol.doctor import Doctor
+from autotune.protocol.lookup import Verifier
+from autotune.protocol.registry import backend_names, instance, load_backend, named, registration
 
 
 @pytest.mark.parametrize("name", backend_names())
@@ -24,3 +27,28 @@ def test_a_backend_has_the_whole_protocol(name: str) -> None:
 def test_a_backend_that_is_not_there(name: str) -> None:
     with pytest.raises(UserError, match="backend"):
         load_backend(name)
+
+
+def parts() -> list[tuple[str, type, str]]:
+    """Name of the backend, the protocol, and what is registered for it: once where backends share it."""
+    brought = []
+    for name in backend_names():
+        entry = registration(name)
+        brought += [(name, Verifier, path) for path in entry.verifiers.values()]
+        brought += [(name, Checker, entry.checker)] if entry.checker else []
+        brought.append((name, Doctor, entry.doctor))
+    return list({path: (name, protocol, path) for name, protocol, path in reversed(brought)}.values())
+
+
+@pytest.mark.parametrize(("name", "protocol", "path"), parts(), ids=str)
+def test_what_a_backend_brings_besides_its_kernels_has_the_whole_protocol(
+    name: str, protocol: type, path: str
+) -> None:
+    brought = instance(name, path)
+    for method, declared in inspect.getmembers(protocol, inspect.isfunction):
+        if not method.startswith("_"):
+            own = getattr(type(brought), method)
+            assert list(inspect.signature(own).parameters) == list(inspect.signature(declared).parameters), (
+                method
+            )
+            assert own is not declared or method in ("findings", "path")  # these may be left out

@@ -13,7 +13,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from autotune.engines.source import SOURCE_VARIABLES, EngineSource, open_source
+from autotune.engines.source import EngineSource, open_source, source_variable
 from autotune.engines.verify import FusedMoeVerifier
 from autotune.errors import UserError
 from autotune.protocol.registry import instance, registration
@@ -21,8 +21,8 @@ from autotune.protocol.registry import instance, registration
 
 def engine_source(engine: str, unpacked: Path) -> EngineSource:
     """The engine's source, unpacked once; skips the test where there is none."""
-    if os.environ.get("AUTOTUNE_FETCH_ENGINES") == "1" and SOURCE_VARIABLES[engine] not in os.environ:
-        os.environ[SOURCE_VARIABLES[engine]] = str(_fetched(engine))
+    if os.environ.get("AUTOTUNE_FETCH_ENGINES") == "1" and source_variable(engine) not in os.environ:
+        os.environ[source_variable(engine)] = str(_fetched(engine))
     try:
         source = open_source(engine)
     except UserError as error:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from autotune.backends.aiter.verify import Read, reads_of, verify_env
+from autotune.backends.aiter.verify import EnvVerifier, Read, reads_of, verify_env
 from autotune.engines.source import EngineSource
+from autotune.protocol.bundle import Bundle
+from autotune.protocol.lookup import Serving
 
 SOURCE = '''
 """DOCUMENTED is mentioned here, with os.environ.get("QUOTED") in a docstring."""
@@ -87,3 +89,15 @@ def test_a_variable_that_nothing_reads_fails(tree: EngineSource) -> None:
 
 def test_variables_of_the_rest_of_the_stack_are_left_out(tree: EngineSource) -> None:
     assert verify_env({"READ_A": "0", "OURS": "1"}, [tree], own=["OURS"]).ok
+
+
+def test_a_tree_that_a_variable_names_is_searched_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FlyDSL's kernels lie beside its package, not in it."""
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels/moe.py").write_text('import os\nGATE = os.environ.get("GATE")\n')
+    monkeypatch.delenv("AUTOTUNE_AITER_SRC", raising=False)
+    monkeypatch.setenv("AUTOTUNE_FLYDSL_SRC", str(tmp_path))
+    verification = EnvVerifier().verify(Bundle(tmp_path, {}, {"GATE": "1"}), Serving())
+    assert (verification.ok, verification.reasons) == (True, ())

@@ -7,6 +7,7 @@ their own parameter to one of these, and options that a class declares below an 
 """
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.backends.triton.export import VARIABLE as OPERATOR_VARIABLE
-from autotune.engines.source import EngineSource, open_source
+from autotune.engines.source import EngineSource, find_source, open_source, source_variable
 from autotune.errors import UserError
 from autotune.protocol.bundle import Bundle
 from autotune.protocol.lookup import Check, Serving, Verification, Verifier
@@ -30,7 +31,7 @@ class EnvVerifier(Verifier):
     sources = sys.maxsize
 
     def verify(self, bundle: Bundle, serving: Serving) -> Verification:
-        opened = [_env_source(path) for path in serving.sources] or _installed_env_sources()
+        opened = [_env_source(path) for path in serving.sources] or _env_sources_here()
         return verify_env(bundle.variables, opened, own=[OPERATOR_VARIABLE])
 
 
@@ -213,19 +214,17 @@ def _env_source(path: Path) -> EngineSource:
     return open_source("aiter" if "aiter" in path.name else "flydsl", path)
 
 
-def _installed_env_sources() -> list[EngineSource]:
-    installed = []
+def _env_sources_here() -> list[EngineSource]:
+    """AITER's and FlyDSL's: those that variables name, else those that are installed."""
+    sources = []
     for engine in ("aiter", "flydsl"):
-        try:
-            installed.append(open_source(engine))
-        except UserError:
-            continue
-    if not installed:
+        if named := os.environ.get(source_variable(engine)):
+            sources.append(_env_source(Path(named)))
+        elif installed := find_source(engine):
+            # It lies beside all other packages: only its own folder is searched.
+            sources.append(EngineSource(engine, installed.root / engine))
+    if not sources:
         raise UserError(
             "neither AITER nor FlyDSL is installed here: give their source trees with --engine-source"
         )
-    # An installed package lies beside all others: only its own folder is searched.
-    return [
-        EngineSource(each.engine, each.root / each.engine if each.root.is_dir() else each.root)
-        for each in installed
-    ]
+    return sources
