@@ -33,7 +33,7 @@ from autotune.protocol.mix import parse_guards, parse_mix
 from autotune.replay.files import read_table
 from autotune.resources import data_dir
 from autotune.space.config import Config
-from autotune.space.space import load_space
+from autotune.space.read import load_spaces
 from autotune.store.store import Store
 
 LAYER = Layer.of(preset("kimi-k2.5-w4a8"), 8)
@@ -281,9 +281,10 @@ def _bundle(file: Path) -> None:
 
 
 def _bound(file: Path) -> None:
-    space = load_space(file).at(LAYER, 4, DEVICES["mi325x"])
-    if space.params:
-        space.broken_rule(space.default)
+    for whole in load_spaces(file).values():
+        space = whole.at(LAYER, 4, DEVICES["mi325x"])
+        if space.params:
+            space.broken_rule(space.default)
 
 
 def _arm(file: Path) -> None:

@@ -10,7 +10,8 @@ from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.backend import Work
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
-from autotune.space.space import BoundSpace, load_space
+from autotune.space.read import parse_space
+from autotune.space.space import BoundSpace
 
 TINY = Layer("tiny", model_dim=128, inter_dim=64, experts=16, top_k=2, tp=1)
 TARGET = Target("live", DEVICES["mi325x"], live=True, why="for the test")
@@ -46,7 +47,7 @@ class StandIn:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "space.toml")
             path.write_text(text)
-            return load_space(path).at(layer, tokens, device)
+            return parse_space(path.read_text()).at(layer, tokens, device)
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
         return {}

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from autotune.machine.devices import DEVICES
-from autotune.problem.layer import Layer
+from autotune.problem.layer import Layer, Stage
 from autotune.problem.models import preset
-from autotune.space.space import BoundSpace, load_space
+from autotune.space.read import load_spaces
+from autotune.space.space import BoundSpace
 
 KIMI = Layer.of(preset("kimi-k2.5-w4a8"), tp=8)
 MI325X = DEVICES["mi325x"]
@@ -58,4 +59,4 @@ def toy_space(folder: Path, *, tokens: int = 4, text: str = TEXT) -> BoundSpace:
     """The toy space at Kimi's layer on the MI325X."""
     path = folder / "stage1.toml"
     path.write_text(text)
-    return load_space(path).at(KIMI, tokens, MI325X)
+    return load_spaces(path)[Stage.STAGE1].at(KIMI, tokens, MI325X)

@@ -8,7 +8,7 @@ import pytest
 from autotune.problem.layer import Stage
 from autotune.problem.models import PRESETS
 from autotune.protocol.registry import backend_names
-from autotune.space.space import shipped_spaces
+from autotune.space.read import shipped_spaces
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -16,7 +16,8 @@ from autotune.protocol.legality import require_layout
 from autotune.protocol.registry import Registration
 from autotune.results import Compiled, LayerConfig, StaticFacts
 from autotune.space.config import Config
-from autotune.space.space import BoundSpace, Space, shipped_spaces
+from autotune.space.read import shipped_spaces
+from autotune.space.space import BoundSpace, Space
 
 
 @dataclass(frozen=True)

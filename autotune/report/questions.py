@@ -14,7 +14,7 @@ from autotune.report.content import ProblemReport
 from autotune.report.query import RACE, default_of, fastest
 from autotune.report.wording import AS_EXECUTED
 from autotune.results import Status
-from autotune.space.space import shipped_spaces
+from autotune.space.read import shipped_spaces
 from autotune.store.records import StoredTrial
 from autotune.store.schema import SampleRow
 from autotune.store.store import Store

@@ -5,39 +5,19 @@ A `Space` is what a file says. `Space.at(...)` binds it to one layer, token coun
 """
 
 import random
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from autotune.errors import UserError
 from autotune.identity import stored_name
 from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Stage, gemm_dims
-from autotune.resources import data_dir
 from autotune.space.config import UNSET, Config, Value, value_text
 from autotune.space.digest import space_digest
 from autotune.space.expressions import Expression
-
-_GIVEN = frozenset(
-    {
-        "unset",
-        "model_dim",
-        "inter_dim",
-        "experts",
-        "top_k",
-        "tokens",
-        "n",
-        "k",
-        "arch",
-        "lds_bytes",
-        "wave_size",
-    }
-)
-"""What an expression may name beside the space's own knobs: see `Space.at`."""
 
 
 @dataclass(frozen=True)
@@ -343,86 +323,3 @@ class BoundSpace:
 def _offers(param: Param, value: Value) -> bool:
     # True == 1 in Python, but they are two values with two keys here.
     return any(type(value) is type(offered) and value == offered for offered in param.values)
-
-
-def load_space(path: Path) -> Space:
-    """Reads a search-space file.
-
-    Raises:
-        UserError: the file is not a search space.
-    """
-    try:
-        return parse_space(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no search space ({error}): compare it with the shipped ones") from error
-
-
-def parse_space(text: str) -> Space:
-    """The space that a file's text describes.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: it describes none.
-    """
-    return _space(tomllib.loads(text))
-
-
-def _space(raw: Mapping[str, Any]) -> Space:
-    params = tuple(
-        Param(
-            name=name,
-            values=tuple(_value(v) for v in entry["values"]),
-            default=_value(entry["default"]),
-            doc=entry["doc"],
-            arch=tuple(entry.get("arch", ())),
-            option=entry.get("option", ""),
-            coupled=entry.get("coupled", False),
-        )
-        for name, entry in raw["params"].items()
-    )
-    known = _GIVEN | {param.name for param in params}
-    for param in params:
-        if param.default not in param.values:
-            raise ValueError(f"{param.name}'s default is not among its values")
-    rules = tuple(
-        Rule(entry["name"], Expression.parse(entry["require"]), entry["reason"])
-        for entry in raw.get("rules", ())
-    )
-    overrides = tuple(
-        Override(Expression.parse(entry["when"]), {k: _value(v) for k, v in entry["set"].items()})
-        for entry in raw.get("defaults", ())
-    )
-    features = tuple(
-        Feature(entry["name"], Expression.parse(entry["size"]), entry["doc"])
-        for entry in raw.get("features", ())
-    )
-    for expression in (
-        *(rule.require for rule in rules),
-        *(override.when for override in overrides),
-        *(feature.size for feature in features),
-    ):
-        if unknown := expression.names - known:
-            raise ValueError(f"{expression.text!r} names {', '.join(sorted(unknown))}, which nothing defines")
-    return Space(
-        raw["backend"],
-        raw["generation"],
-        Stage(raw["stage"]),
-        raw.get("doc", ""),
-        params,
-        rules,
-        overrides,
-        features,
-    )
-
-
-def _value(raw: Any) -> Value:
-    if raw == "unset":
-        return UNSET
-    if not isinstance(raw, int | str | bool):
-        raise TypeError(f"{raw!r} is neither whole number, text nor truth value")
-    return raw
-
-
-def shipped_spaces(backend: str) -> dict[Stage, Space]:
-    """The spaces of a backend that ship with the tool, by stage; empty when it has none."""
-    found: Sequence[Path] = sorted((data_dir("search_spaces") / backend).glob("*.toml"))
-    return {space.stage: space for space in map(load_space, found)}

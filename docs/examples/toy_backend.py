@@ -7,7 +7,8 @@ from autotune.problem.layer import Layer, Problem, Stage, WeightBytes
 from autotune.protocol.backend import CompileRefused, Work
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
-from autotune.space.space import BoundSpace, parse_space
+from autotune.space.read import parse_space
+from autotune.space.space import BoundSpace
 
 _SPACE = """
 backend = "toy_backend:Toy"

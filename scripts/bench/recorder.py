@@ -1,5 +1,6 @@
 """Records a table: compiles and sweeps at the same time, then settles the order of the best."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -220,7 +221,7 @@ class Recorder:
         folder = data_dir("search_spaces") / recording.backend.name
         stages = {
             stage: StageTable(
-                (folder / f"{stage}.toml").read_text(),
+                _space_text(folder, stage),
                 tuple(self._journal.row((stage, config)) for config in configs),
             )
             for stage, configs in recording.configs.items()
@@ -266,3 +267,12 @@ def _needed(answer: Any) -> Any:
     if isinstance(answer, Failure):
         raise UserError(f"recording cannot go on ({answer.reason}): see that the GPU is free and works")
     return answer
+
+
+def _space_text(folder: Path, stage: Stage) -> str:
+    """A stage's search space as a text of its own, also where one file is for both stages."""
+    path = folder / f"{stage}.toml"
+    if path.exists():
+        return path.read_text()
+    other = next(each for each in Stage if each is not stage)
+    return re.sub(rf"(?m)^{other} = .*\n", "", (folder / "both.toml").read_text())

@@ -4,7 +4,8 @@ from itertools import combinations
 
 from bench.covering import pairwise
 
-from autotune.space.space import BoundSpace, parse_space
+from autotune.space.read import parse_space
+from autotune.space.space import BoundSpace
 from tests.spaces import KIMI, MI325X, TEXT
 
 RULE = """

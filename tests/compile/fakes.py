@@ -12,7 +12,8 @@ from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.backend import CompileRefused, Work
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
-from autotune.space.space import BoundSpace, load_space
+from autotune.space.read import parse_space
+from autotune.space.space import BoundSpace
 
 NAME = "tests.compile.fakes:FaultyBackend"
 SPACE = """
@@ -45,7 +46,7 @@ class FaultyBackend:
         path = folder / f"{stage}.toml"
         if not path.exists():
             path.write_text(SPACE.replace("STAGE", str(stage)))
-        return load_space(path).at(layer, tokens, device)
+        return parse_space(path.read_text()).at(layer, tokens, device)
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
         return {}

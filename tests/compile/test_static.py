@@ -12,7 +12,7 @@ from autotune.compile.occupancy import waves_by_registers, waves_per_simd, workg
 from autotune.machine.devices import DEVICES, KIB
 from autotune.protocol.backend import Work
 from autotune.results import StaticFacts
-from autotune.space.space import parse_space
+from autotune.space.read import parse_space
 from tests.spaces import KIMI, MI325X, TEXT
 
 ASM = """

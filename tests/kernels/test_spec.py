@@ -14,7 +14,7 @@ from autotune.kernels.tuned import LOOP_TOKENS, TunedLayer, default_config, pars
 from autotune.machine.devices import DEVICES
 from autotune.problem.layer import Layer, Stage
 from autotune.problem.models import PRESETS
-from autotune.space.space import shipped_spaces
+from autotune.space.read import shipped_spaces
 
 KIMI = LayerDims(7168, 256, 384, 8)
 SPACES = shipped_spaces("triton")

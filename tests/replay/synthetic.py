@@ -21,7 +21,7 @@ from autotune.replay.table import Recorded, StageTable, Table
 from autotune.resources import data_dir
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
 from autotune.space.config import Config
-from autotune.space.space import parse_space
+from autotune.space.read import parse_space
 
 DEVICE = DEVICES["h100"]
 WEIGHTS = WeightBytes.of(W4A8[0])

@@ -11,7 +11,7 @@ from autotune.problem.layer import Stage
 from autotune.replay.files import SUFFIX, read_table
 from autotune.replay.table import Table
 from autotune.resources import data_dir
-from autotune.space.space import shipped_spaces
+from autotune.space.read import shipped_spaces
 
 FOLDER = data_dir("db") / "tables"
 PATHS = {path.name.removesuffix(SUFFIX): path for path in sorted(FOLDER.glob(f"*{SUFFIX}"))}

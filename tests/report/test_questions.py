@@ -4,7 +4,7 @@ from autotune.machine.devices import known_device
 from autotune.problem.layer import Problem, Stage
 from autotune.report.content import ProblemReport, Report, Scope, gather
 from autotune.report.questions import answers, gain_text, legal_configs
-from autotune.space.space import shipped_spaces
+from autotune.space.read import shipped_spaces
 from autotune.store.store import Store
 from tests.store.examples import LAYER, begin, estimated, trial
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from autotune.search.features import Encoder
 from autotune.space.config import UNSET, Config, Value, value_text
-from autotune.space.space import BoundSpace, parse_space
+from autotune.space.read import parse_space
+from autotune.space.space import BoundSpace
 from tests.spaces import KIMI, MI325X
 
 HEAD = 'backend = "toy"\ngeneration = "one"\nstage = "stage1"\n'

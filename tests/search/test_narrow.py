@@ -11,8 +11,9 @@ from autotune.errors import UserError
 from autotune.problem.layer import Problem, Stage
 from autotune.search.study import Ask, StageSearch
 from autotune.space.config import Config, Value
+from autotune.space.read import shipped_spaces
 from autotune.space.restrict import narrowed, parse_restriction
-from autotune.space.space import BoundSpace, shipped_spaces
+from autotune.space.space import BoundSpace
 from autotune.store.store import Store
 from autotune.tuning.run import RunRequest, run
 from tests.live_stand_in import TARGET, TINY, StandIn

@@ -1,7 +1,9 @@
 """Search spaces: what is legal, why something is not, and the default."""
 
 import random
+import re
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from autotune.problem.models import PRESETS
 from autotune.resources import data_dir
 from autotune.space.config import UNSET, Config
 from autotune.space.expressions import Expression
-from autotune.space.space import BoundSpace, load_space, parse_space, shipped_spaces
+from autotune.space.read import load_spaces, parse_space, parse_spaces, shipped_spaces
+from autotune.space.space import BoundSpace
 from tests.spaces import KIMI, TEXT, toy_space
 
 TOY = parse_space(TEXT).at(KIMI, 4, DEVICES["mi325x"])
@@ -76,7 +79,7 @@ def test_unset_reaches_the_rules(tmp_path: Path) -> None:
 def test_a_knob_of_another_architecture_is_not_offered_and_is_unset_in_rules(tmp_path: Path) -> None:
     path = tmp_path / "stage1.toml"
     path.write_text(TEXT)
-    space = load_space(path).at(KIMI, 4, DEVICES["h100"])
+    space = parse_space(path.read_text()).at(KIMI, 4, DEVICES["h100"])
     assert "waves_per_eu" not in space.default
     assert space.is_legal(space.default.replaced(tile_n=128, split_k=2))
 
@@ -84,7 +87,7 @@ def test_a_knob_of_another_architecture_is_not_offered_and_is_unset_in_rules(tmp
 def test_a_knob_that_the_installed_compiler_lacks_is_not_offered(tmp_path: Path) -> None:
     path = tmp_path / "stage1.toml"
     path.write_text(TEXT)
-    space = load_space(path).at(KIMI, 4, DEVICES["mi325x"], options=frozenset({"num_warps"}))
+    space = parse_space(path.read_text()).at(KIMI, 4, DEVICES["mi325x"], options=frozenset({"num_warps"}))
     assert "waves_per_eu" not in space.default
 
 
@@ -118,9 +121,23 @@ def test_neighbours_differ_in_one_knob_and_are_legal(tmp_path: Path) -> None:
         assert space.is_legal(other)
 
 
+BOTH = re.sub(r'stage = "stage1"\ndoc = .*', '[stages]\nstage1 = "up"\nstage2 = "down"', TEXT)
+
+
+def test_one_file_may_be_for_both_stages() -> None:
+    assert BOTH != TEXT
+    spaces = parse_spaces(BOTH)
+    assert {stage: space.doc for stage, space in spaces.items()} == {Stage.STAGE1: "up", Stage.STAGE2: "down"}
+    alone = parse_space(TEXT)
+    for stage, space in spaces.items():
+        assert space == replace(alone, stage=stage, doc=space.doc)
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        BOTH.replace("stage2", "stage3"),
+        TEXT.replace('stage = "stage1"', "stages = {}"),
         TEXT.replace("default = 64", "default = 65"),
         TEXT.replace("% (64", "@ (64"),
         TEXT.replace("tile_n <= 64", "open('x')"),
@@ -133,9 +150,11 @@ def test_neighbours_differ_in_one_knob_and_are_legal(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str) -> None:
-    assert text != TEXT
-    with pytest.raises(UserError, match="is no search space"):
-        toy_space(tmp_path, text=text)
+    assert text not in (TEXT, BOTH)
+    path = tmp_path / "both.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"both\.toml is no search space"):
+        load_spaces(path)
 
 
 FEATURE = """
@@ -162,7 +181,7 @@ def test_features_are_sizes_of_knobs_and_dimensions(tmp_path: Path) -> None:
 def test_a_knob_of_another_architecture_is_unset_in_features(tmp_path: Path) -> None:
     path = tmp_path / "stage1.toml"
     path.write_text(TEXT + FEATURE)
-    space = load_space(path).at(KIMI, 4, DEVICES["h100"])
+    space = parse_space(path.read_text()).at(KIMI, 4, DEVICES["h100"])
     assert space.features(space.default) == [64 * 4, 7168 / 64]
 
 
@@ -246,15 +265,18 @@ def test_both_stages_ship_one_block_size_by_default(backend: str) -> None:
             assert len(blocks) == 1
 
 
-FEATURED = sorted(path for path in ROOT.rglob("*.toml") if load_space(path).features)
+FOLDERS = sorted({path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.toml")})
+FEATURED = [
+    (name, stage) for name in FOLDERS for stage, space in shipped_spaces(name).items() if space.features
+]
 
 
 def test_our_own_kernels_name_features() -> None:
-    assert {ROOT / "triton" / f"{stage}.toml" for stage in Stage} <= set(FEATURED)
+    assert {("triton", stage) for stage in Stage} <= set(FEATURED)
 
 
 @pytest.mark.parametrize("device", ["h100", "mi325x"])
-@pytest.mark.parametrize("path", FEATURED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("featured", FEATURED, ids=str)
 @settings(max_examples=60, deadline=None)
 @given(
     layer=st.sampled_from(LAYERS),
@@ -262,10 +284,11 @@ def test_our_own_kernels_name_features() -> None:
     seed=st.integers(0, 10**6),
 )
 def test_a_shipped_feature_is_positive_for_every_legal_config(
-    path: Path, device: str, layer: Layer, tokens: int, seed: int
+    featured: tuple[str, Stage], device: str, layer: Layer, tokens: int, seed: int
 ) -> None:
     """Its logarithm is taken; a knob that is unset, or that the device lacks, must not break it."""
-    space = load_space(path).at(layer, tokens, DEVICES[device])
+    name, stage = featured
+    space = shipped_spaces(name)[stage].at(layer, tokens, DEVICES[device])
     config = space.sample(random.Random(seed))
     for other in (space.default, config, *space.neighbours(config)):
         sizes = space.features(other)

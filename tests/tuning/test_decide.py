@@ -15,7 +15,8 @@ from autotune.problem.layer import Layer, Problem, Stage
 from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Round, Status
 from autotune.search.study import StageSearch
 from autotune.space.config import Config
-from autotune.space.space import BoundSpace, load_space
+from autotune.space.read import parse_space
+from autotune.space.space import BoundSpace
 from autotune.store.store import Store
 from autotune.tuning.context import RunRequest, Tuning
 from autotune.tuning.finals import confirm_all
@@ -51,7 +52,7 @@ class Finals(StandIn):
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         path = self._folder / f"{stage}.toml"
         path.write_text(SPACE.replace("STAGE", str(stage)))
-        return load_space(path).at(layer, tokens, device)
+        return parse_space(path.read_text()).at(layer, tokens, device)
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
         return {"published": PUBLISHED}

@@ -23,7 +23,8 @@ from autotune.protocol.legality import require_layout
 from autotune.protocol.registry import weight_bytes
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import UNSET, Config, Value
-from autotune.space.space import BoundSpace, Space, shipped_spaces
+from autotune.space.read import shipped_spaces
+from autotune.space.space import BoundSpace, Space
 
 # What was published for 40 sequences: FLYDSL_MOE_STAGE1_SCHED=0 and AITER_FLYDSL_STAGE2_TILE_K=256.
 _PUBLISHED: Mapping[Stage, Mapping[str, Value]] = {

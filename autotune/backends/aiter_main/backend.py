@@ -27,7 +27,8 @@ from autotune.protocol.registry import weight_bytes
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import UNSET, Config
 from autotune.space.expressions import Expression
-from autotune.space.space import BoundSpace, Param, Rule, Space, shipped_spaces
+from autotune.space.read import shipped_spaces
+from autotune.space.space import BoundSpace, Param, Rule, Space
 
 _SOURCES = ("fused_moe.py", "ops/moe_op.py", "ops/flydsl/moe_kernels.py")
 

@@ -21,7 +21,8 @@ from autotune.protocol.process_knobs import ProcessKnobs
 from autotune.protocol.registry import weight_bytes
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config, Value
-from autotune.space.space import BoundSpace, Space, shipped_spaces
+from autotune.space.read import shipped_spaces
+from autotune.space.space import BoundSpace, Space
 
 # FLYDSL_MOE_STAGE1_SCHED=0 and AITER_FLYDSL_STAGE2_TILE_K=256 over the defaults of 40 sequences with AITER.
 _PUBLISHED: Mapping[Stage, Mapping[str, Value]] = {

@@ -21,7 +21,8 @@ from autotune.protocol.legality import require_layout
 from autotune.protocol.registry import weight_bytes
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
-from autotune.space.space import BoundSpace, Space, shipped_spaces
+from autotune.space.read import shipped_spaces
+from autotune.space.space import BoundSpace, Space
 
 if TYPE_CHECKING:
     pass

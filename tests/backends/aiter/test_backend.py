@@ -15,7 +15,8 @@ from autotune.problem.layer import Stage
 from autotune.protocol.registry import load_backend
 from autotune.results import LayerConfig
 from autotune.space.config import UNSET, Config
-from autotune.space.space import BoundSpace, shipped_spaces
+from autotune.space.read import shipped_spaces
+from autotune.space.space import BoundSpace
 from tests.spaces import KIMI, MI325X
 from tests.standins import MAIN_TREE, PUBLISHED_TREE, python_with_wheel
 

@@ -17,7 +17,7 @@ from autotune.backends.aiter.source import AiterGeneration, generation_of
 from autotune.backends.aiter_main.names import CkName, grouped_int4_name
 from autotune.problem.layer import Stage
 from autotune.space.config import Config
-from autotune.space.space import shipped_spaces
+from autotune.space.read import shipped_spaces
 from tests.spaces import KIMI, MI325X
 
 SOURCE = os.environ.get("AUTOTUNE_AITER_SRC")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from autotune.problem.layer import Layer, Stage
 from autotune.space.config import Config
-from autotune.space.space import BoundSpace, shipped_spaces
+from autotune.space.read import shipped_spaces
+from autotune.space.space import BoundSpace
 from tests.spaces import KIMI, MI325X
 
 PUBLISHED = shipped_spaces("flydsl/published")
