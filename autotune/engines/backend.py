@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from autotune.engines.moe import Quantisation
@@ -155,23 +155,19 @@ def _spaces(folder: str) -> Mapping[Stage, Space]:
     return shipped_spaces(folder)
 
 
-def registrations(
-    package: str, rows: Iterable[Row], *, exporter: str, verifiers: Mapping[str, str], doctor: str
-) -> tuple[Registration, ...]:
+def registrations(package: str, rows: Iterable[Row], engine: Registration) -> tuple[Registration, ...]:
     """A backend a row.
 
     Args:
         package: the engine's, whose `backend` makes a backend of a row's name.
-        exporter, verifiers, doctor: see `Registration`.
+        engine: what is the same in all rows.
     """
     return tuple(
-        Registration(
-            row.name,
+        replace(
+            engine,
+            name=row.name,
             kernels=f"{package}:backend({row.name})",
             weights=row.dtype.weight_bytes,
-            exporter=exporter,
-            verifiers=verifiers,
-            doctor=doctor,
         )
         for row in rows
     )

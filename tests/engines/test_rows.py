@@ -23,7 +23,6 @@ from tests.export.winners import KIMI, winner
 
 INT4_W4A8 = Dtype("int4_w4a8", weights="int4", activations="int8")
 NAME = "sglang_w4a8"
-EXPORTER = registration("sglang").exporter
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def row(monkeypatch: pytest.MonkeyPatch) -> Iterator[Row]:
     row = Row(NAME, SGLANG, INT4_W4A8, spaces="sglang_w4a16", per_channel=True)
     monkeypatch.setattr(sglang, "ROWS", (*sglang.ROWS, row))
     monkeypatch.setattr(
-        sglang, "REGISTRATIONS", registrations(sglang.__name__, sglang.ROWS, exporter=EXPORTER)
+        sglang, "REGISTRATIONS", registrations(sglang.__name__, sglang.ROWS, registration("sglang"))
     )
     registry._own.cache_clear()
     yield row

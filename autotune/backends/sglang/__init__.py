@@ -4,6 +4,7 @@ from autotune.backends.sglang.calls import SGLANG
 from autotune.engines.backend import EngineBackend, registrations
 from autotune.engines.dtypes import BF16, FP8_W8A8, INT4_W4A16, INT8_W8A8, INT8_W8A16
 from autotune.engines.rows import Row
+from autotune.protocol.registry import Registration
 
 ROWS = (
     Row("sglang", SGLANG, INT8_W8A8, spaces="sglang", per_channel=True),
@@ -16,9 +17,13 @@ ROWS = (
 REGISTRATIONS = registrations(
     __name__,
     ROWS,
-    exporter=f"{__name__}.export:SglangExporter",
-    verifiers={"sglang": f"{__name__}.verify:SglangVerifier"},
-    doctor=f"{__name__}.verify:SglangDoctor",
+    Registration(
+        "sglang",
+        kernels="",
+        exporter=f"{__name__}.export:SglangExporter",
+        verifiers={"sglang": f"{__name__}.verify:SglangVerifier"},
+        doctor=f"{__name__}.verify:SglangDoctor",
+    ),
 )
 
 

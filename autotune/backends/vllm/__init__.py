@@ -4,6 +4,7 @@ from autotune.backends.vllm.calls import VLLM
 from autotune.engines.backend import EngineBackend, registrations
 from autotune.engines.dtypes import BF16, FP8_W8A8, INT4_W4A16, INT8_W8A8, INT8_W8A16
 from autotune.engines.rows import Row
+from autotune.protocol.registry import Registration
 
 ROWS = (
     Row("vllm", VLLM, INT8_W8A8, spaces="vllm"),
@@ -16,9 +17,13 @@ ROWS = (
 REGISTRATIONS = registrations(
     __name__,
     ROWS,
-    exporter=f"{__name__}.export:VllmExporter",
-    verifiers={"vllm": f"{__name__}.verify:VllmVerifier"},
-    doctor=f"{__name__}.verify:VllmDoctor",
+    Registration(
+        "vllm",
+        kernels="",
+        exporter=f"{__name__}.export:VllmExporter",
+        verifiers={"vllm": f"{__name__}.verify:VllmVerifier"},
+        doctor=f"{__name__}.verify:VllmDoctor",
+    ),
 )
 
 
