@@ -110,12 +110,12 @@ class Checks:
 
     def judge(self, candidates: Iterable[Candidate]) -> list[Judged]:
         """Verdicts on all candidates, in their order; what is not done in time has none."""
-        found: dict[int, Judged] = {}
+        judged: dict[int, Judged] = {}
         started: dict[int, tuple[Candidate, Future[Checked | Failure]]] = {}
         for index, candidate in enumerate(candidates):
             known = self._known(candidate)
             if known is not None:
-                found[index] = known
+                judged[index] = known
                 continue
             problem = candidate.problem
             future = self._pool.submit(problem.layer, problem.tokens, candidate.stage, candidate.config)
@@ -123,8 +123,8 @@ class Checks:
         left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         interrupt.wait_for([future for _, future in started.values()], left)
         for index, (candidate, future) in started.items():
-            found[index] = self._judged(candidate, future)
-        return [found[index] for index in sorted(found)]
+            judged[index] = self._judged(candidate, future)
+        return [judged[index] for index in sorted(judged)]
 
     def _known(self, candidate: Candidate) -> Judged | None:
         if not self._reuse or candidate.binary_hash is None:

@@ -170,7 +170,7 @@ def _candidates(
                 if config.keys() == space.default.keys():
                     named.setdefault(config, "short list")
         return [Candidate(problem, stage, config, label) for config, label in named.items()]
-    made = []
+    candidates = []
     for knobs in configs:
         text = knobs.get(stage, knobs.get(None))
         if text is None:
@@ -182,5 +182,5 @@ def _candidates(
                 f"{config} is illegal for {backend.name} {stage}: {rule.reason}; choose another value, or see"
                 " what it does with --illegal"
             )
-        made.append(Candidate(problem, stage, config, "asked for"))
-    return made
+        candidates.append(Candidate(problem, stage, config, "asked for"))
+    return candidates

@@ -13,7 +13,10 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder that autotune export wrote.")],
     engine: Annotated[
         str | None,
-        typer.Option(help="sglang, vllm, aiter, triton, or env; default: each that the bundle is for."),
+        typer.Option(
+            help="sglang, vllm, aiter, triton, env, or another that an installed backend verifies;"
+            " default: each that the bundle is for."
+        ),
     ] = None,
     engine_source: Annotated[
         list[Path] | None,
@@ -60,7 +63,7 @@ def verify(
     from autotune.problem.models import from_hf_config
     from autotune.verify.verify import verify_bundle
 
-    found = verify_bundle(
+    verifications = verify_bundle(
         bundle,
         engine=engine,
         sources=engine_source or [],
@@ -69,22 +72,22 @@ def verify(
         model=from_hf_config(model_config) if model_config else None,
     )
     if as_json:
-        print_json([{**asdict(one), "ok": one.ok} for one in found])
+        print_json([{**asdict(verification), "ok": verification.ok} for verification in verifications])
     else:
-        for one in found:
-            if quiet and one.ok:
+        for verification in verifications:
+            if quiet and verification.ok:
                 continue
-            typer.echo(one.engine)
-            for check in one.checks:
+            typer.echo(verification.engine)
+            for check in verification.checks:
                 if quiet and check.ok:
                     continue
                 mark = "ok  " if check.ok else "FAIL"
                 meant = "" if check.ok else f"  (meant: {check.expected})"
                 typer.echo(f"  {mark} {check.subject}: {check.found}{meant}")
-            for note in one.notes:
+            for note in verification.notes:
                 typer.echo(f"  the engine says: {note}")
-            for reason in one.reasons:
+            for reason in verification.reasons:
                 typer.echo(f"  {reason}")
-            typer.echo(f"  {one.verdict}")
-    if not all(one.ok for one in found):
+            typer.echo(f"  {verification.verdict}")
+    if not all(verification.ok for verification in verifications):
         raise typer.Exit(1)

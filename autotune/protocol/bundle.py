@@ -72,8 +72,8 @@ class Bundle:
             raise UserError(
                 f"{self.folder} is not for {engine} (it is for: {known}): choose another --engine"
             )
-        found: Mapping[str, Any] = lookups[engine]
-        return found
+        intended: Mapping[str, Any] = lookups[engine]
+        return intended
 
     def changed(self) -> list[str]:
         """What differs from what was exported, a sentence each."""

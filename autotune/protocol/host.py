@@ -66,8 +66,8 @@ class Host:
     def version(self, name: str) -> str | None:
         """An installed distribution's version; None: it is not installed."""
         if not self.is_this:
-            found = [info for folder in self.site for info in folder.glob(f"{name}-*.dist-info")]
-            return found[0].name.removesuffix(".dist-info").split("-", 1)[1] if found else None
+            infos = [info for folder in self.site for info in folder.glob(f"{name}-*.dist-info")]
+            return infos[0].name.removesuffix(".dist-info").split("-", 1)[1] if infos else None
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -125,11 +125,11 @@ def aiter_findings(aiter: AiterInstall | None) -> list[Finding]:
         aiter.commit and aiter.commit[:10],
     ]
     detail = ", ".join([*(str(part) for part in known if part), str(aiter.package)])
-    found = [Finding("AITER", State.YES, detail), _fmha(aiter)]
+    findings = [Finding("AITER", State.YES, detail), _fmha(aiter)]
     if aiter.generation is not AiterGeneration.OTHER:
         misfits = check_aiter(aiter.package, aiter.generation)
-        found.append(contract_finding("AITER", misfits, "511df6a, b5757d6, or main of August 2026"))
-    return found
+        findings.append(contract_finding("AITER", misfits, "511df6a, b5757d6, or main of August 2026"))
+    return findings
 
 
 def pin_findings(aiter: AiterInstall | None, wheel: str | None) -> list[Finding]:
@@ -169,7 +169,7 @@ def _fmha(aiter: AiterInstall) -> Finding:
 
 
 def _tiles(host: Host) -> list[Finding]:
-    found = []
+    findings = []
     for name in _TILES:
         value = host.environ.get(name)
         if value is None:
@@ -180,17 +180,17 @@ def _tiles(host: Host) -> list[Finding]:
             detail = f"{value!r}: unlike the sort's block size it gives wrong numbers"
         else:
             detail = f"{value!r}: no default is the shipped one with it"
-        found.append(Finding(name, State.WARNING, detail, f"unset {name}"))
-    return found
+        findings.append(Finding(name, State.WARNING, detail, f"unset {name}"))
+    return findings
 
 
 def _tables(host: Host) -> list[Finding]:
-    found = []
+    findings = []
     named = host.environ.get("AITER_CONFIG_FMOE")
     if named:
         detail = f"{named}: it replaces every table that AITER ships"
-        found.append(Finding("AITER_CONFIG_FMOE", State.NOTE, detail))
+        findings.append(Finding("AITER_CONFIG_FMOE", State.NOTE, detail))
     if host.path(_MERGED_TABLE).is_file():
         detail = f"{_MERGED_TABLE} was merged by an earlier process, and is again when AITER is next imported"
-        found.append(Finding("AITER's merged table", State.NOTE, detail))
-    return found
+        findings.append(Finding("AITER's merged table", State.NOTE, detail))
+    return findings

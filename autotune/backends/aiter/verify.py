@@ -46,7 +46,7 @@ class Read:
 def reads_of(source: EngineSource, names: Iterable[str]) -> dict[str, list[Read]]:
     """The reads of each name outside of tests, in the order of the files."""
     wanted = frozenset(names)
-    found: dict[str, list[Read]] = {name: [] for name in wanted}
+    reads_by_name: dict[str, list[Read]] = {name: [] for name in wanted}
     for file, text in _files(source):
         if not any(name in text for name in wanted) and "environ" not in text:
             continue
@@ -55,8 +55,8 @@ def reads_of(source: EngineSource, names: Iterable[str]) -> dict[str, list[Read]
             matched = [name] if isinstance(name, str) else [w for w in wanted if name.fullmatch(w)]
             for match in matched:
                 if match in wanted:
-                    found[match].append(Read(file, line))
-    return found
+                    reads_by_name[match].append(Read(file, line))
+    return reads_by_name
 
 
 def verify_env(
@@ -75,7 +75,7 @@ def verify_env(
     for source in sources:
         roots.append(str(source.root))
         for name, lines in reads_of(source, read).items():
-            read[name] += [f"{source.root}/{one.file}:{one.line}" for one in lines]
+            read[name] += [f"{source.root}/{line.file}:{line.line}" for line in lines]
     checks = []
     for name, places in sorted(read.items()):
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
@@ -183,15 +183,15 @@ def _is_environ(node: ast.expr) -> bool:
 
 def _helpers(tree: ast.Module) -> frozenset[str]:
     """Functions that read the variable that their first parameter names."""
-    found = set()
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.args.args:
             parameters = [argument.arg for argument in node.args.args if argument.arg not in ("self", "cls")]
             for inner in ast.walk(node):
                 argument = _read_argument(inner, frozenset())
                 if parameters and isinstance(argument, ast.Name) and argument.id == parameters[0]:
-                    found.add(node.name)
-    return frozenset(found)
+                    names.add(node.name)
+    return frozenset(names)
 
 
 def _name(argument: ast.expr) -> str | re.Pattern[str] | None:

@@ -21,7 +21,7 @@ from autotune.processes.lookup import Select
 FUSED_MOE = "aiter/fused_moe.py"
 CORE = "aiter/jit/core.py"
 _MERGED = "/tmp/aiter_configs/"
-_CHOICE = re.compile(r"kernelName1='(?P<one>[^']*)', kernelName2='(?P<two>[^']*)'")
+_CHOICE = re.compile(r"kernelName1='(?P<stage1>[^']*)', kernelName2='(?P<stage2>[^']*)'")
 
 
 class Named:
@@ -108,9 +108,9 @@ def aiter_lookup(request: dict[str, Any], messages: list[str]) -> tuple[Select, 
     engine.fused_moe_1stage_dict = {gfx: {}}
 
     def select(tokens: int) -> dict[str, Any]:
-        return {name: choice(tokens, name) for name in key["q_dtypes_w"]}
+        return {name: chosen(tokens, name) for name in key["q_dtypes_w"]}
 
-    def choice(tokens: int, q_dtype_w: str) -> dict[str, Any]:
+    def chosen(tokens: int, q_dtype_w: str) -> dict[str, Any]:
         before = len(messages)
         failed = None
         arguments = (
@@ -127,10 +127,10 @@ def aiter_lookup(request: dict[str, Any], messages: list[str]) -> tuple[Select, 
         said = [text for text in messages[before:] if "[fused_moe] using" in text]
         if not said:
             raise failed or RuntimeError("AITER does not say what it chose: its log line is another one")
-        found = _CHOICE.search(said[-1])
-        one, two = (found["one"], found["two"]) if found else ("", "")
+        choice = _CHOICE.search(said[-1])
+        kernels = (choice["stage1"], choice["stage2"]) if choice else ("", "")
         engine.get_2stage_cfgs.cache_clear()
-        return {"kernelName1": one, "kernelName2": two, "bucket": engine.get_padded_M(tokens)}
+        return {"kernelName1": kernels[0], "kernelName2": kernels[1], "bucket": engine.get_padded_M(tokens)}
 
     return select, lambda tokens: {}
 

@@ -48,8 +48,8 @@ def verify_aiter(bundle: Bundle, source: EngineSource) -> Verification:
         if answer["error"] is None:
             for q_dtype_w in lookup["key"]["q_dtypes_w"]:
                 selected = {m: chosen[q_dtype_w] for m, chosen in answer["selected"].items()}
-                found, why = _compare(intended, selected, q_dtype_w, bundle.variables, root)
-                checks += found
+                compared, why = _compare(intended, selected, q_dtype_w, bundle.variables, root)
+                checks += compared
                 reasons += why
         else:
             reasons.append(f"merge: aiter raises {answer['error'].splitlines()[0]}{_hint(answer['error'])}")
@@ -113,17 +113,17 @@ def _compare(
     checks: list[Check] = []
     reasons: list[str] = []
     for m in sorted(intended, key=int):
-        wanted, found = intended[m], selected[m]
-        ok = all(found[name] == wanted[name] for name in ("kernelName1", "kernelName2"))
-        kernels = _text(found) if found["kernelName1"] or found["kernelName2"] else "AITER's heuristic"
-        text = f"row {found['bucket']}: {kernels}"
+        wanted, row = intended[m], selected[m]
+        ok = all(row[name] == wanted[name] for name in ("kernelName1", "kernelName2"))
+        kernels = _text(row) if row["kernelName1"] or row["kernelName2"] else "AITER's heuristic"
+        text = f"row {row['bucket']}: {kernels}"
         subject = f"weights {q_dtype_w} at M = {m}"
         checks.append(Check(subject, text, ok, "" if ok else _text(wanted)))
         if ok or reasons:
             continue
-        if found["kernelName1"] or found["kernelName2"]:
+        if row["kernelName1"] or row["kernelName2"]:
             reasons.append(
-                f"bucket: {subject} takes row {found['bucket']} ({kernels}), meant was {_text(wanted)}"
+                f"bucket: {subject} takes row {row['bucket']} ({kernels}), meant was {_text(wanted)}"
             )
         elif _dsl_enforced(variables, root):
             reasons.append(

@@ -248,10 +248,10 @@ def _arguments(kernel: Kernel, tensors: list[Pointer], numbers: list[int]) -> li
     """
     slots = kernel.info.arguments
     pointers, last = iter(tensors), len(slots) - len(numbers)
-    made: list[Argument] = []
+    arguments: list[Argument] = []
     for index, slot in enumerate(slots):
         if index >= last:
-            made.append(numbers[index - last])
+            arguments.append(numbers[index - last])
         else:
-            made.append(next(pointers) if slot.kind == "global_buffer" else b"\xcc" * slot.size)
-    return made
+            arguments.append(next(pointers) if slot.kind == "global_buffer" else b"\xcc" * slot.size)
+    return arguments

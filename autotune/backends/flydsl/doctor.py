@@ -86,24 +86,26 @@ def flydsl_findings(flydsl: FlydslInstall) -> list[Finding]:
     tree = flydsl.tree
     if tree is None:
         how = f"git clone https://github.com/ROCm/FlyDSL, then set {ROOT_VARIABLE} to it"
-        found = [Finding("FlyDSL tree", State.NO, flydsl.wrong_tree or "none is named", how)]
+        findings = [Finding("FlyDSL tree", State.NO, flydsl.wrong_tree or "none is named", how)]
     else:
         commit = f", {tree.commit[:10]}" if tree.commit else ""
-        found = [Finding("FlyDSL tree", State.YES, f"{tree.generation}{commit}, {tree.root}")]
+        findings = [Finding("FlyDSL tree", State.YES, f"{tree.generation}{commit}, {tree.root}")]
         if tree.generation is not TreeGeneration.AITER:
             misfits = check_flydsl(tree.root, gates=tree.generation is TreeGeneration.PUBLISHED)
-            found.append(contract_finding("FlyDSL", misfits, "a1d8312, or main of August 2026"))
+            findings.append(contract_finding("FlyDSL", misfits, "a1d8312, or main of August 2026"))
     wanted = remedy(tree.generation, flydsl.python) if tree else f"{flydsl.python} -m pip install flydsl"
     if flydsl.wheel is None:
-        return [*found, Finding("FlyDSL wheel", State.NO, f"{flydsl.python} has none", wanted)]
-    found.append(Finding("FlyDSL wheel", State.YES, f"{flydsl.wheel} of {flydsl.python}"))
+        return [*findings, Finding("FlyDSL wheel", State.NO, f"{flydsl.python} has none", wanted)]
+    findings.append(Finding("FlyDSL wheel", State.YES, f"{flydsl.wheel} of {flydsl.python}"))
     if tree is not None:
         if flydsl.compiles:
-            found.append(Finding("tree and wheel match", State.YES, f"{tree.generation} with {flydsl.wheel}"))
+            findings.append(
+                Finding("tree and wheel match", State.YES, f"{tree.generation} with {flydsl.wheel}")
+            )
         else:
             detail = f"the {tree.generation} tree does not compile with {flydsl.wheel}"
-            found.append(Finding("tree and wheel match", State.NO, detail, wanted))
-    return found
+            findings.append(Finding("tree and wheel match", State.NO, detail, wanted))
+    return findings
 
 
 def linker_finding(host: Host) -> Finding:
@@ -114,9 +116,9 @@ def linker_finding(host: Host) -> Finding:
             return Finding("linker", State.YES, f"{path}: FlyDSL finds it by itself")
     link = "ln -s {} /opt/rocm/llvm/bin/ld.lld, where FlyDSL looks for it"
     for version in _LLD_VERSIONS:
-        found = host.which(f"ld.lld-{version}")
-        if found:
-            return Finding("linker", State.YES, f"{found}; for launching with it: {link.format(found)}")
+        linker = host.which(f"ld.lld-{version}")
+        if linker:
+            return Finding("linker", State.YES, f"{linker}; for launching with it: {link.format(linker)}")
     if host.package("ziglang"):
         detail = (
             f"ziglang's ({host.python} -m ziglang ld.lld); FlyDSL needs a script around it under ROCM_PATH"
@@ -144,13 +146,13 @@ def _cache(host: Host) -> list[Finding]:
 
 
 def _gates(host: Host) -> list[Finding]:
-    found = []
+    findings = []
     for name in GATES.values():
         value = host.environ.get(name)
         if value is not None:
             state = "on" if value in _ON else "off"
             detail = f"{value!r} means {state} (on is {', '.join(_ON)} and nothing else)"
-            found.append(
+            findings.append(
                 Finding(name, State.WARNING, detail, f"unset {name}: autotune sets it for each candidate")
             )
-    return found
+    return findings

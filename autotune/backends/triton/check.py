@@ -95,25 +95,25 @@ class _Case:
         tokens = len(operands.ids)
         self.grid: Grid = grid(spec, tokens)
         self.memory = Memory()
-        made = {
+        arrays = {
             key: np.zeros(buffer.shape, _DTYPES[buffer.dtype])
             for key, buffer in buffers(spec, tokens).items()
             if key not in ("w", "w_scale")
         }
-        self.blocks_in_grid = len(made["block_expert"])
-        self.out, self.partial, self.arrivals = made["out"], made.get("partial"), made["arrivals"]
+        self.blocks_in_grid = len(arrays["block_expert"])
+        self.out, self.partial, self.arrivals = arrays["out"], arrays.get("partial"), arrays["arrivals"]
         self.out[...] = POISON_BF16
         assert self.partial is not None
         self.partial_poison = POISON_I32 if spec.stage == "stage1" else POISON_F32
         self.atomic = isinstance(spec.config, Stage2Config) and spec.config.reduce == "atomic"
         if not self.atomic:
             self.partial.view(np.uint32)[...] = self.partial_poison
-        made["block_expert"][...], made["block_slots"][...] = -1, -1
+        arrays["block_expert"][...], arrays["block_slots"][...] = -1, -1
         for block in blocks:
-            made["block_expert"][block.number] = block.expert
-            made["block_slots"][block.number] = block.rows
+            arrays["block_expert"][block.number] = block.expert
+            arrays["block_slots"][block.number] = block.rows
         half = operands.a.shape[1] // 2
-        made |= {
+        arrays |= {
             "a": operands.a,
             "a_scale": operands.a_scale,
             "a_low_sum": operands.a[:, :half].sum(axis=1, dtype=np.int32),
@@ -122,7 +122,7 @@ class _Case:
             "w_scale": operands.w_scale,
         }
         for key in ("a", "a_scale", "a_low_sum", "topk_weight", "w_scale", "block_expert", "block_slots"):
-            made[key].setflags(write=False)
+            arrays[key].setflags(write=False)
         self.arguments: list[Argument] = []
         for key in spec.run_time:
             if key == "tokens":
@@ -130,7 +130,7 @@ class _Case:
             elif key == "w":
                 self.arguments.append(Pointer(_WEIGHTS))
             else:
-                self.arguments.append(Pointer(self.memory.map(made[key], name=key)))
+                self.arguments.append(Pointer(self.memory.map(arrays[key], name=key)))
 
     def give_weights(self, blocks: Sequence[Block]) -> None:
         """Maps the weights of the blocks' experts; every other read is a fault."""

@@ -37,9 +37,9 @@ class OperatorVerifier(Verifier):
             # Tuned counts are in the file, so whose default fills the gaps does not matter here.
             selected = tuned.at(int(m), "hip")
             for stage, entry in stages.items():
-                found = vars(getattr(selected, stage))
-                ok = all(found.get(name) == value for name, value in entry.items())
-                text = " ".join(f"{name}={value_text(found.get(name))}" for name in entry)
+                taken = vars(getattr(selected, stage))
+                ok = all(taken.get(name) == value for name, value in entry.items())
+                text = " ".join(f"{name}={value_text(taken.get(name))}" for name in entry)
                 wanted = " ".join(f"{name}={value_text(value)}" for name, value in entry.items())
                 checks.append(Check(f"{stage} at {m} tokens", text, ok, "" if ok else wanted))
         wrong = [check for check in checks if not check.ok]
