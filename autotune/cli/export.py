@@ -146,11 +146,9 @@ def export(
       autotune export --backend aiter_main --aiter-source ~/aiter --preview
     """
     from dataclasses import asdict
-    from functools import partial
 
     from autotune.errors import UserError
-    from autotune.export.deploy import deploy_files
-    from autotune.export.export import Selection, no_extras, plan, serving_folder, write
+    from autotune.export.export import Selection, plan, serving_folder, write
     from autotune.export.global_env import decision_json
     from autotune.export.shape_log import read_shape_log
     from autotune.protocol.exporter import Place, load_exporter
@@ -175,7 +173,6 @@ def export(
         fused_shared=fused_shared_experts and layer is None,
     )
     place = Place(serving_folder(out, bundle_path), device_name, triton_version, aiter_source, aiter_root)
-    extras = partial(deploy_files, deploy, place.folder) if deploy else no_extras
     with Store.open(db, create=False) as store:
         made = plan(
             store,
@@ -183,7 +180,7 @@ def export(
             place,
             mix=make_mix(mix, shape_log, guards, margin),
             log=read_shape_log(shape_log) if shape_log else None,
-            extras=extras,
+            deploy=deploy,
         )
         exported = None if preview else write(store, out, made, allow_estimates=allow_estimates)
         if as_json:

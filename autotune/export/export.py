@@ -1,12 +1,13 @@
 """From winners in the store to a bundle on disk."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from autotune.errors import UserError
 from autotune.export.bundle import write_bundle
+from autotune.export.deploy import deploy_files
 from autotune.export.env_file import env_files
 from autotune.export.global_env import choose, decision_json, deployed
 from autotune.export.manifest import manifest_json
@@ -24,14 +25,6 @@ from autotune.protocol.process_knobs import ProcessKnobs, Setting, process_knobs
 from autotune.protocol.registry import load_backend
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
-
-Extras = Callable[[Sequence[WinnerRecord], Mapping[str, str]], Mapping[str, str]]
-"""Makes further files of a bundle from its winners and its process environment."""
-
-
-def no_extras(winners: Sequence[WinnerRecord], variables: Mapping[str, str]) -> Mapping[str, str]:
-    """Nothing but the format's own files."""
-    return {}
 
 
 @dataclass(frozen=True)
@@ -115,14 +108,14 @@ def plan(
     *,
     mix: Mix = UNTOLD,
     log: ShapeLog | None = None,
-    extras: Extras = no_extras,
+    deploy: str | None = None,
 ) -> Plan:
     """What an export of the chosen winners would write.
 
     Args:
         mix: traffic over which a process-global setting is chosen.
         log: the same, recorded, in place of the mix's weights.
-        extras: further files, made from the process environment, e.g. launch examples.
+        deploy: the engine that launch examples are for.
 
     Raises:
         UserError: there is nothing that may be exported, or it fits no file.
@@ -151,7 +144,7 @@ def plan(
     files = {
         **content.files,
         **env_files(content.variables, comment),
-        **extras(winners, content.variables),
+        **(deploy_files(deploy, place.folder, winners, content.variables) if deploy else {}),
     }
     manifest = manifest_json(
         winners,

@@ -169,12 +169,14 @@ def estimate(store: Store, backend: str) -> None:
 def test_every_file_of_an_estimate_says_so_or_one_beside_it_does(
     store: Store, tmp_path: Path, backend: str
 ) -> None:
-    def extras(winners: object, variables: object) -> dict[str, str]:
-        return deploy_files(backend, "/opt/b", winners, variables) if backend != "triton" else {}  # type: ignore[arg-type]
-
     estimate(store, backend)
     place = Place("/opt/b", device_name="AMD_Instinct_MI325X", triton_version="3.6.0")
-    made = plan(store, Selection(backend, allow_estimates=True), place, extras=extras)
+    made = plan(
+        store,
+        Selection(backend, allow_estimates=True),
+        place,
+        deploy="vllm" if backend == "vllm" else "sglang",
+    )
     assert len(made.files) > 5
     for name, text in made.files.items():
         beside = made.files.get(f"{Path(name).parent}/ESTIMATES.txt", "")
