@@ -58,21 +58,6 @@ class Quantisation:
         return self.block_shape if self.block_shape and all(self.block_shape) else None
 
 
-def fused_by_sglang(family: str, experts: int, dtype: str | None) -> int:
-    """Shared experts that SGLang counts as routed ones unless it is told not to.
-
-    Rules as in SGLang 0.5.23 (`shared_experts_fusion_disable_reason` in models/deepseek_v2.py and
-    glm4_moe.py): DeepSeek-V3's one beside 256, and GLM-4.5's; not where the routed ones alone are INT4.
-
-    Args:
-        family: `model_type` of the model's config.json.
-        experts: routed ones.
-        dtype: the engine's selector.
-    """
-    fuses = (family == "deepseek_v3" and experts == 256) or (family == "glm4_moe" and experts in (128, 160))
-    return int(fuses and dtype != "int4_w4a16")
-
-
 def entry(config: Config, *, split_k: bool = False) -> dict[str, int]:
     """One entry of an engine's file, which is also what its kernel is launched with.
 

@@ -25,7 +25,8 @@ class Engine:
             multiplies.
         configs: folder of the configs that it ships.
         one_config: one config serves both stages.
-        fused: shared experts that it counts as routed ones: see `moe.fused_by_sglang`.
+        fused: shared experts that it counts as routed ones, by the model's `model_type`, its routed experts
+            and the engine's selector of the dtype.
     """
 
     name: str

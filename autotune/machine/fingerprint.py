@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Final
+from typing import Any, Final
 
 _FIRST_RELEASE: Final = "0.1.0"
 """Stands in every key where the first release had its own version, so that what it stored is found."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fingerprint:
     """The stack on which times were made. None: not applicable, or the machine does not tell.
 
@@ -30,13 +31,13 @@ class Fingerprint:
     device: str
     arch: str
     compute_units: int
-    compute_partition: str | None
-    memory_partition: str | None
-    power_cap_w: int | None
-    driver: str | None
+    compute_partition: str | None = None
+    memory_partition: str | None = None
+    power_cap_w: int | None = None
+    driver: str | None = None
     runtime: str
-    torch: str | None
-    triton: str | None
+    torch: str | None = None
+    triton: str | None = None
     backend: str
     kernel_source: str
     tool_version: str = field(compare=False)
@@ -47,7 +48,14 @@ class Fingerprint:
         stack = asdict(self) | {"tool_version": _FIRST_RELEASE}
         return hashlib.sha256(json.dumps(stack, sort_keys=True).encode()).hexdigest()
 
-    def differences(self, other: "Fingerprint") -> list[str]:
-        """What differs between two stacks, as `field: mine -> theirs`."""
-        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.compare)
-        return [f"{name}: {mine} -> {theirs}" for name, mine, theirs in pairs if mine != theirs]
+    def differences(self, other: "Fingerprint | Mapping[str, Any]") -> list[str]:
+        """The fields in which another stack differs, of those that it tells, as `field: mine -> its`."""
+        told = other if isinstance(other, Mapping) else asdict(other)
+        names = [f.name for f in fields(self) if f.compare and f.name in told]
+        pairs = ((name, getattr(self, name), told[name]) for name in names)
+        return [f"{name}: {_short(mine)} -> {_short(its)}" for name, mine, its in pairs if mine != its]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) >= 40 else text  # a digest

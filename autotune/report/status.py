@@ -4,7 +4,7 @@ import hashlib
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +19,7 @@ from autotune.store.store import Store
 
 _STACK: Final = "autotune.measure.machine:this_stack"
 _GPU: Final = frozenset({"device", "arch", "compute_units"})
-# What changes no result by itself.
-_IGNORED: Final = frozenset({"backend", "tool_version"})
+_NOT_TOLD: Final = frozenset({"backend", "kernel_source"})  # the kernels', not the machine's
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,8 @@ def this_stack() -> MachineStack:
     """Asks the GPU in a process of its own; without one the installed packages are all that is known."""
     if has_gpu():
         with suppress(UserError):  # no torch sees it
-            return MachineStack(probe(_STACK), gpu=True)
+            told = probe(_STACK)
+            return MachineStack({name: told[name] for name in told.keys() - _NOT_TOLD}, gpu=True)
     versions = {"triton": package_version(*TRITON_DISTRIBUTIONS)}
     return MachineStack({name: value for name, value in versions.items() if value is not None}, gpu=False)
 
@@ -110,21 +110,7 @@ def _winner(winner: WinnerRecord, stack: MachineStack, digests: dict[str, str | 
     if winner.kind is Kind.ESTIMATE:
         # No device had a part in it: the compiler and the kernels are all that can have changed.
         here = {name: here[name] for name in ("triton", "kernel_source") if name in here}
-    return WinnerStatus(winner, tuple(differences(winner.environment, here)), ", ".join(unknown))
-
-
-def differences(measured: Fingerprint, here: Mapping[str, Any]) -> list[str]:
-    """Fields in which a winner's stack and this one differ, of those that both tell."""
-    return [
-        f"{name}: {_short(value)} -> {_short(here[name])}"
-        for name, value in asdict(measured).items()
-        if name in here and name not in _IGNORED and value != here[name]
-    ]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return f"{text[:12]}…" if len(text) >= 40 else text
+    return WinnerStatus(winner, tuple(winner.environment.differences(here)), ", ".join(unknown))
 
 
 def _source(backend: str) -> str | UserError:

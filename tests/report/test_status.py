@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from autotune.errors import UserError
 from autotune.export.export import Selection, export
 from autotune.problem.layer import Stage
 from autotune.protocol.registry import load_backend
+from autotune.report import status
 from autotune.report.status import MachineStack, bundles_status, stack_names, this_stack, winners_status
 from autotune.store.records import ShortListed
 from autotune.store.store import Store
@@ -146,3 +148,18 @@ def test_a_bundle_of_another_gpu_with_the_same_code_is_called_that(
 
 def test_this_machine_tells_something() -> None:
     assert "triton" in this_stack().fields
+
+
+def test_kernels_that_are_not_here_are_not_told_as_a_change(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the probe says of the GPU holds no backend and no kernels."""
+
+    def gone(self: object) -> str:
+        raise UserError("no source")
+
+    monkeypatch.setattr(type(load_backend("sglang")), "source_digest", gone)
+    monkeypatch.setattr(status, "has_gpu", lambda: True)
+    monkeypatch.setattr(status, "probe", lambda _: {**MI325X, "backend": "", "kernel_source": ""})
+    (winner,) = winners_status(store, this_stack())
+    assert winner.verdict == "fits as far as can be told: the kernels of sglang are not here"

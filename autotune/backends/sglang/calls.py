@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.engines.calls import Sorted
 from autotune.engines.dtypes import FP8_W8A8, Dtype
-from autotune.engines.moe import fused_by_sglang
 from autotune.engines.rows import Engine
 from autotune.kernels.formats import Format
 from autotune.problem.layer import Stage
@@ -141,6 +140,21 @@ def stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def _fused(family: str, experts: int, dtype: str | None) -> int:
+    """Shared experts that SGLang counts as routed ones unless it is told not to.
+
+    Rules as in SGLang 0.5.23 (`shared_experts_fusion_disable_reason` in models/deepseek_v2.py and
+    glm4_moe.py): DeepSeek-V3's one beside 256, and GLM-4.5's; not where the routed ones alone are INT4.
+
+    Args:
+        family: `model_type` of the model's config.json.
+        experts: routed ones.
+        dtype: the engine's selector.
+    """
+    fuses = (family == "deepseek_v3" and experts == 256) or (family == "glm4_moe" and experts in (128, 160))
+    return int(fuses and dtype != "int4_w4a16")
+
+
 SGLANG = Engine(
     name="sglang",
     title="SGLang",
@@ -151,5 +165,5 @@ SGLANG = Engine(
     stand_ins=stand_ins,
     calls=SglangCalls,
     configs="sglang/srt/layers/moe/moe_runner/triton_utils/configs",
-    fused=fused_by_sglang,
+    fused=_fused,
 )
