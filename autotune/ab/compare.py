@@ -137,7 +137,7 @@ def left_out(repeats: Sequence[Repeat]) -> Iterator[str]:
         others = f" and in {len(absent) - 1} more" if len(absent) > 1 else ""
         yield f"{metric.name} left out: {metric.field} {what} in {first.where}{others}"
     if silent := next((repeat for repeat in repeats if repeat.speculates and not _accepts(repeat)), None):
-        yield f"the server speculates, and {silent.where} does not tell how many drafts are accepted"
+        yield f"the server speculates, and {silent.where} does not report how many drafts are accepted"
 
 
 def _accepts(repeat: Repeat) -> bool:
@@ -151,7 +151,8 @@ def differences(base: Sequence[Repeat], tuned: Sequence[Repeat]) -> Iterator[str
     """
     for name in sorted({name for repeat in (*base, *tuned) for name in repeat.told}):
         mine, theirs = (
-            list(dict.fromkeys(repeat.told.get(name, "not told") for repeat in arm)) for arm in (base, tuned)
+            list(dict.fromkeys(repeat.told.get(name, "not reported") for repeat in arm))
+            for arm in (base, tuned)
         )
         measured = len(mine) > 1 < len(theirs) and all(_MEASURED.fullmatch(text) for text in (*mine, *theirs))
         if {*mine} != {*theirs} and not measured:
@@ -195,7 +196,7 @@ def check_equal(base: Sequence[Repeat], tuned: Sequence[Repeat]) -> None:
                 " with one tool"
             )
         for name in {**first.workload, **repeat.workload}:
-            mine, theirs = (one.workload.get(name, "not told") for one in (first, repeat))
+            mine, theirs = (one.workload.get(name, "not reported") for one in (first, repeat))
             if mine != theirs:
                 raise UserError(
                     f"unequal workloads: {name} is {mine} in {first.where} and {theirs} in {repeat.where}"

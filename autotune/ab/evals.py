@@ -51,7 +51,7 @@ class Change(StrEnum):
     WORSE = "WORSE"
     BETTER = "better"
     NONE = "no difference found"
-    UNKNOWN = "differs, and neither the file nor lm-evaluation-harness tells which way is better"
+    UNKNOWN = "differs, and neither the file nor lm-evaluation-harness says which direction is better"
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ def _results(path: Path) -> Results:
         raw = load_json(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path} is no result file ({reason}): give lm-evaluation-harness's") from error
+        raise UserError(f"{path} is not a result file ({reason}): give lm-evaluation-harness's") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("results"), dict):
         raise UserError(f"{path} has no results: give lm-evaluation-harness's results file")
     return Results(str(path), raw)

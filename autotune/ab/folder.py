@@ -49,7 +49,7 @@ def read_arm(paths: Iterable[Path]) -> Arm:
                 first = files.setdefault(json.dumps(raw, sort_keys=True), file)
                 if first == file:
                     repeats.append(read_repeat(raw, where))
-                else:  # a copy is no further measurement
+                else:  # a copy is not a further measurement
                     notes.append(f"{where}: the same run as in {first}, counted once")
     return Arm(tuple(repeats), tuple(notes))
 
@@ -81,10 +81,10 @@ def _files(folder: Path, notes: list[str]) -> list[Path]:
 def _is_result(file: Path, notes: list[str]) -> bool:
     """Whether a file is one run's, or several runs', and of no other form of them."""
     if file.name.endswith("failure.json"):
-        notes.append(f"{file}: a run that failed, left out")
+        notes.append(f"{file}: a failed run, skipped")
         return False
     if file.name == "warmup.json":
-        notes.append(f"{file}: the warm-up, left out")
+        notes.append(f"{file}: the warm-up, skipped")
         return False
     listed = file.name == "summary.json" and any(file.parent.glob("run=*.json"))
     return not listed and not file.name.endswith(".pytorch.json")
@@ -103,7 +103,7 @@ def _objects(file: Path) -> Iterator[tuple[str, Any]]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            f"{file} is no result file ({reason}): give those of bench_serving or vllm bench serve"
+            f"{file} is not a result file ({reason}): give those of bench_serving or vllm bench serve"
         ) from error
     if not values:
         raise UserError(f"{file} is empty: give result files of bench_serving or vllm bench serve")

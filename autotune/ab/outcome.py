@@ -70,7 +70,7 @@ class Outcome:
             )
         if self.repeats and min(self.repeats) < REPEATS:
             return f"too few repeats: a verdict needs {REPEATS} an arm, taken in turns"
-        return "it cannot be said"
+        return "no verdict"
 
     def as_json(self) -> dict[str, Any]:
         """JSON values; every number in them is finite."""

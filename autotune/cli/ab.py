@@ -21,7 +21,7 @@ def ab(
         Path | None, typer.Option(help="lm-evaluation-harness results of the tuned arm.")
     ] = None,
     min_effect: Annotated[
-        float, typer.Option(min=0.0, max=0.5, help="Least relative difference that counts.")
+        float, typer.Option(min=0.0, max=0.5, help="Smallest relative difference that counts.")
     ] = 0.01,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -31,8 +31,7 @@ def ab(
     Unequal workloads are refused. The folders of vLLM's bench sweep serve are read as they are.
 
     Exit code 0: nothing is worse. 1: the tuned arm is surely slower somewhere, accepts fewer drafts, or
-    scores worse. 2: it cannot be said (too few repeats, no verdict on a time or rate), or the input is
-    refused.
+    scores worse. 2: no verdict (too few repeats, or no time or rate decides), or the input is refused.
 
     Example: autotune ab base/ tuned/ --eval-base lm_eval/base --eval-tuned lm_eval/tuned
     """

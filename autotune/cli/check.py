@@ -37,8 +37,9 @@ def check(
     config: Annotated[
         list[str] | None,
         typer.Option(
-            help="Knobs over the default, of one stage (stage1:tile_k=128), of both (stage1:…;stage2:…), or"
-            " with no stage named of each that is checked; `default` is the default itself. May be"
+            help="Knobs that differ from the default: of one stage (stage1:tile_k=128), of both"
+            " (stage1:…;stage2:…), or without a stage of each that is checked; `default` is the"
+            " default itself. May be"
             " repeated. Without it: the default, published configs and the database's short list.",
             metavar="CONFIG",
         ),
@@ -57,13 +58,13 @@ def check(
         typer.Option("--illegal", help="Check configs that the space refuses as well, to see what they do."),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, one a core at most; default: at most 16.")
+        int | None, typer.Option(min=1, help="Processes, at most one per core; default: at most 16.")
     ] = None,
     time_limit: Annotated[
         float,
         typer.Option(
             callback=between(0.1, YEAR_S),
-            help="Seconds that one candidate may take, its compile included.",
+            help="Time limit of one candidate in seconds, its compile included.",
         ),
     ] = 120.0,
     db: Database = None,
@@ -93,7 +94,7 @@ def check(
     from autotune.tuning.targets import resolve_target
 
     if stage is not None and stage not in list(Stage):
-        raise UserError(f"--stage {stage!r} is no stage: use stage1 or stage2")
+        raise UserError(f"unknown --stage {stage!r}: use stage1 or stage2")
     checker_of(backend)
     if config is None:
         refuse(context, "without --config only legal configs are checked", "illegal")

@@ -18,7 +18,7 @@ COMMANDS: Final = {
     "Tune": {
         "run": "Search both stages at each shape and decide each shape's layer config.",
         "measure": "Time one config on this machine's GPU, with its 95% interval over fresh routings.",
-        "compare": "Put two configs, runs or bundles through paired rounds.",
+        "compare": "Compare two configs, runs or bundles in paired rounds.",
         "confirm": "Confirm stored winners again on today's stack.",
     },
     "Deploy": {

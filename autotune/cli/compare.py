@@ -38,7 +38,7 @@ def compare(
         float,
         typer.Option(
             callback=between(0.0, 0.9),
-            help="Least difference that counts.",
+            help="Smallest difference that counts.",
             rich_help_panel="Measuring",
         ),
     ] = 0.01,
@@ -46,7 +46,7 @@ def compare(
     log_file: LogFile = None,
     as_json: Json = False,
 ) -> None:
-    """Put A and B through paired rounds; says whether B is faster, slower, the same, or whether that is open.
+    """Compare A and B in paired rounds: B is faster, slower, the same or ambiguous.
 
     Examples:
 

@@ -48,7 +48,7 @@ def confirm(
 ) -> None:
     """Confirm stored winners again on today's stack: paired rounds against today's default.
 
-    What comes out is stored as the winner of today's stack. The exit code is 1 when a winner no longer holds.
+    The result is stored as the winner for today's stack. The exit code is 1 when a winner no longer holds.
 
     Examples:
 

@@ -151,9 +151,9 @@ def forget(
     from autotune.store.store import Store
 
     if run is None and status is None and config is None:
-        raise UserError("nothing is named: give --run, --status or --config, or several")
+        raise UserError("nothing to forget is named: give --run, --status or --config, or several")
     if status is not None and status not in list(Status):
-        raise UserError(f"--status {status!r} is no status: use one of {', '.join(Status)}")
+        raise UserError(f"unknown status {status!r}: use one of {', '.join(Status)}")
     with Store.open(db, create=False) as store:
         _warn(store.warnings)
         if run is not None and run not in {record.id for record in store.runs()}:
@@ -182,7 +182,7 @@ def _file(db: str | None) -> Path:
 
     with Store.open(db, read_only=True) as store:
         if store.location.path is None:
-            raise UserError(f"{store.location} is no plain file: use its server's own tools")
+            raise UserError(f"{store.location} is not a plain file: use its server's own tools")
         return store.location.path
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-_TRIALS_SEEN: Final = 5  # after the first: one pace is no pace
+_TRIALS_SEEN: Final = 5  # after the first: one pace is not a pace
 _BURST_S: Final = 0.5  # workers that started together finish together: their trials say nothing of the pace
 _FINAL_IN_TRIALS: Final = 100
 """A problem's races and final, in trials' device time: 6 s a shape against 0.05 s a trial on an H100."""

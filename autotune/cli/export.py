@@ -59,7 +59,7 @@ def export(
         str | None, typer.Option(help="Part of the name of the device that they were measured on.")
     ] = None,
     allow_estimates: Annotated[
-        bool, typer.Option("--allow-estimates", help="Export what was never measured.")
+        bool, typer.Option("--allow-estimates", help="Also export estimates, which were never measured.")
     ] = False,
     bundle_path: Annotated[
         str | None,
@@ -68,7 +68,7 @@ def export(
     device_name: Annotated[
         str | None,
         typer.Option(
-            help="The GPU's name as the engine makes it, for file names; default: as measured.",
+            help="GPU name as the engine writes it, for file names; default: as measured.",
             rich_help_panel="Serving stack",
         ),
     ] = None,
@@ -97,15 +97,15 @@ def export(
     aiter_root: Annotated[
         str | None,
         typer.Option(
-            help="Folder that holds aiter/ where it serves, e.g. in its container; default: as here.",
+            help="Folder that holds aiter/ on the serving machine, e.g. in its container; default: as here.",
             rich_help_panel="Serving stack",
         ),
     ] = None,
     mix: Annotated[
         str | None,
         typer.Option(
-            help="Traffic over which knobs that are global to the process are chosen: tokens=share, e.g."
-            " 4=1,160=3; default: every tuned shape alike.",
+            help="Traffic for which process-wide knobs are chosen: tokens=share, e.g. 4=1,160=3; default:"
+            " every tuned shape counts the same.",
             rich_help_panel="Global knobs",
         ),
     ] = None,
@@ -118,11 +118,15 @@ def export(
     ] = None,
     guards: Annotated[
         str,
-        typer.Option(help="Tokens at which nothing may be lost; or none.", rich_help_panel="Global knobs"),
+        typer.Option(
+            help="Token counts at which nothing may get slower; or none.", rich_help_panel="Global knobs"
+        ),
     ] = "64,512,4096",
     margin: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="Loss that a guard may have.", rich_help_panel="Global knobs"),
+        typer.Option(
+            min=0.0, max=1.0, help="Slowdown that is allowed at a guard.", rich_help_panel="Global knobs"
+        ),
     ] = 0.01,
     preview: Annotated[
         bool, typer.Option("--preview", help="Print names and key tables; write nothing.")

@@ -10,7 +10,7 @@ from autotune.cli.output import print_json
 
 def history(
     device: DevicePart = None,
-    sort: Annotated[str, typer.Option(help="started, took or trials; the greatest first.")] = "started",
+    sort: Annotated[str, typer.Option(help="started, took or trials; the largest first.")] = "started",
     limit: Limit = 20,
     db: Database = None,
     as_json: Json = False,

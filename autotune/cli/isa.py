@@ -27,7 +27,8 @@ def isa(
     config: Annotated[
         list[str],
         typer.Option(
-            help="Knobs over the default, stage1:tile_k=128,sched=false or without the stage; `default` is"
+            help="Knobs that differ from the default, stage1:tile_k=128,sched=false or without the stage;"
+            " `default` is"
             " the default itself. Give it twice; one alone is compared with the default.",
             metavar="CONFIG",
         ),
@@ -78,7 +79,7 @@ def isa(
     if not 1 <= len(config) <= 2:
         raise UserError("isa compares two configs: give --config twice")
     if stage is not None and stage not in list(Stage):
-        raise UserError(f"--stage {stage!r} is no stage: use stage1 or stage2")
+        raise UserError(f"unknown --stage {stage!r}: use stage1 or stage2")
     named = [by_stage(text) for text in config]
     stages = {str(at) for parts in named for at in parts if at is not None} | ({stage} if stage else set())
     if len(stages) > 1:

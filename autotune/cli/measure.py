@@ -24,7 +24,7 @@ def measure(
         str,
         typer.Option(
             help="default, stage1:KNOB=VALUE,…, or stage1:…;stage2:… for the layer."
-            " What is left out is the default's."
+            " Knobs that are not named keep their default."
         ),
     ] = "default",
     shape: Shape = "m4",

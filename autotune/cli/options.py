@@ -107,14 +107,14 @@ Requantised = Annotated[
     bool,
     typer.Option(
         "--requantised",
-        help="The experts that are served are in the backend's numbers, not in the checkpoint's.",
+        help="The served experts use the backend's number formats, not the checkpoint's.",
         rich_help_panel="Problem",
     ),
 ]
 Shape = Annotated[
     str,
     typer.Option(
-        help="Verify tokens a sequence: m1..m8, several (m1,m4) or all.",
+        help="Verify tokens per sequence: m1..m8, several (m1,m4) or all.",
         rich_help_panel="Problem",
         autocompletion=complete.shapes,
     ),
@@ -178,14 +178,15 @@ Database = Annotated[
     typer.Option("--db", help="Database path or URL; default: $AUTOTUNE_DB, else the user's data folder."),
 ]
 DevicePart = Annotated[
-    str | None, typer.Option("--device", help="Only what was made on a device whose name holds this.")
+    str | None, typer.Option("--device", help="Only results from devices whose name contains this.")
 ]
-Limit = Annotated[int, typer.Option(min=0, help="How many at most; 0: all.")]
+Limit = Annotated[int, typer.Option(min=0, help="Number of rows at most; 0: all.")]
 Cold = Annotated[
     float,
     typer.Option(
         callback=between(0.0, 1000.0),
-        help="Bytes touched between two uses of one expert's weights, in last-level caches; 0 measures hot.",
+        help="Bytes touched between two uses of one expert's weights, in multiples of the last-level cache;"
+        " 0 measures hot.",
         rich_help_panel="Measuring",
     ),
 ]
@@ -193,13 +194,13 @@ SharedGpu = Annotated[
     bool,
     typer.Option(
         "--shared-gpu",
-        help="Measure although others are on the GPU; times are marked as those of a shared GPU.",
+        help="Measure even if other processes use the GPU; times are marked as those of a shared GPU.",
         rich_help_panel="Measuring",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines: it alone on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Say nothing of progress and success, only what needs a look.")
+    bool, typer.Option("--quiet", "-q", help="Print only what needs attention: no progress, no success.")
 ]
 
 
@@ -214,7 +215,7 @@ def _log(context: typer.Context, value: Path | None) -> Path | None:
 LogFile = Annotated[
     Path | None,
     typer.Option(
-        help="Add what is said, and every trial, to this file, with the time.", metavar="FILE", callback=_log
+        help="Append all output and every trial to this file, with timestamps.", metavar="FILE", callback=_log
     ),
 ]
 

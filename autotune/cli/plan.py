@@ -91,8 +91,8 @@ def print_plan(request: RunRequest, database: str, *, as_json: bool, quiet: bool
     processes = counted(planned["workers"], "compile process")
     compiling = f"{processes}, at most {planned['compile_timeout_s']:g} s per compile"
     typer.echo(f"{counted(trials, 'trial')}, {counted(planned['finals'], 'final')}; {compiling}{limit}")
-    spilling = "is tried" if request.allow_spills else "is refused"
+    spilling = "are tried" if request.allow_spills else "are refused"
     ends = "" if request.stop_when is None else f", ends when a gain below {request.stop_when:g} is expected"
-    typer.echo(f"sampler {request.sampler}, seed {request.seed}; what spills {spilling}{ends}")
+    typer.echo(f"sampler {request.sampler}, seed {request.seed}; spilling candidates {spilling}{ends}")
     if not quiet:
         typer.echo("Nothing was compiled, measured or stored; leave out --dry-run to run it.")

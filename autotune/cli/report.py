@@ -10,11 +10,11 @@ from autotune.cli.output import print_json
 
 
 def report(
-    out: Annotated[Path, typer.Option(help="File to write; its ending tells the format.")] = Path(
+    out: Annotated[Path, typer.Option(help="File to write; its suffix gives the format.")] = Path(
         "report.html"
     ),
     format_: Annotated[
-        str | None, typer.Option("--format", help="html, md, csv or parquet; default: by the file's ending.")
+        str | None, typer.Option("--format", help="html, md, csv or parquet; default: by the file's suffix.")
     ] = None,
     run: Annotated[int | None, typer.Option(help="Report on this run; default: the newest.", min=1)] = None,
     device: DevicePart = None,
@@ -27,7 +27,7 @@ def report(
 ) -> None:
     """Write a report on a run, a device or a bundle: one file that opens without a network.
 
-    HTML is for people, md for a pull request, csv and parquet hold one row a trial.
+    HTML is for people, md for a pull request, csv and parquet have one row per trial.
 
     Examples:
 

@@ -34,6 +34,7 @@ from autotune.cli.options import (
 )
 from autotune.cli.output import print_json
 from autotune.processes import interrupt
+from autotune.text import counted
 
 if TYPE_CHECKING:
     from autotune.cli.progress import Progress
@@ -67,7 +68,8 @@ def run(
         float | None,
         typer.Option(
             callback=between(0.1, YEAR_S),
-            help="Seconds for searching, offline with the checks of machine code; finals come on top.",
+            help="Time limit of the search in seconds, offline with the checks of machine code; finals come"
+            " on top.",
             rich_help_panel="Search",
         ),
     ] = None,
@@ -129,22 +131,22 @@ def run(
         float | None,
         typer.Option(
             callback=between(0.0, 0.5),
-            help="End a search when less gain than this fraction is to be expected, e.g. 0.001; what it left"
-            " untried is said. Default: never.",
+            help="End a search when the expected improvement falls below this fraction, e.g. 0.001; how"
+            " much was left untried is printed. Default: never.",
             rich_help_panel="Search",
         ),
     ] = None,
     guards: Annotated[
         str,
         typer.Option(
-            help="Tokens at which prefill must not lose, where knobs are variables of the process (aiter,"
-            " flydsl): settings are timed there as well. none: leave out.",
+            help="Token counts at which prefill must not get slower, where knobs are environment variables"
+            " (aiter, flydsl): settings are timed there as well. none: no guards.",
             rich_help_panel="Search",
         ),
     ] = "64,512,4096",
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show what would be searched, and how long it may take; do nothing."),
+        typer.Option("--dry-run", help="Show what would be searched and how long it may take; run nothing."),
     ] = False,
     db: Database = None,
     log_file: LogFile = None,
@@ -222,8 +224,8 @@ def run(
             if timeout is not None and chosen.live:
                 select, judge = request.measuring.select_rounds, request.measuring.judge_rounds
                 typer.echo(
-                    f"The search ends after {timeout:g} s. {len(problems)} finals follow in time of their"
-                    f" own, each with up to {select} rounds to select and {judge} to decide."
+                    f"The search ends after {timeout:g} s; then come {counted(len(problems), 'final')}, each"
+                    f" with up to {select} rounds of preselection and {judge} that decide."
                 )
             typer.echo(f"{layer.key}, backend {backend}, database {store.location}")
         try:
@@ -260,7 +262,7 @@ def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend
         refuse(context, "an estimate knows nothing of the routing", "routing")
         refuse(context, "an estimate decides nothing", "min_gain")
     if not target.live:
-        refuse(context, "settings of the process are timed on a GPU only", "guards")
+        refuse(context, "process-wide settings are timed on a GPU only", "guards")
     if not has_process_knobs(backend):
         refuse(context, f"backend {backend} has no setting of the process, but a config a shape", "guards")
 
@@ -308,15 +310,18 @@ def _print_result(
             f"\n{progress.spoken()}; compile {progress.compile_s:.0f} s, device {progress.measure_s:.0f} s"
         )
     if beside := store.trials_of(result.run, contended=True):
-        typer.echo(f"{len(beside)} windows were disturbed, marked and measured again: {beside[-1].contended}")
+        windows = counted(len(beside), "disturbed window")
+        typer.echo(f"{windows} marked and measured again: {beside[-1].contended}")
     for line in result.stopped:
         typer.echo(f"stopped early: {line}")
     if not result.complete:
-        typer.echo("Time was up before the budget was spent: the same command goes on.")
+        typer.echo(
+            "The time limit was reached before all trials were done: run the same command to continue."
+        )
     print_winners(summaries)
     for problem, reasons in result.left_out.items():
         for reason in reasons:
-            typer.echo(f"{problem.shape}: left out of the final: {reason}")
+            typer.echo(f"{problem.shape}: in the final, {reason}")
     if result.checks:
         typer.echo(f"\nMachine code of the short list, executed on the CPU: {summary(result.checks)}")
         for line in lines(result.checks, result.defaults):
@@ -324,7 +329,7 @@ def _print_result(
     for problem, reason in progress.no_winner.items():
         typer.echo(f"\n{problem.shape}: no winner, {reason}")
     if result.settings:
-        typer.echo("\nOne setting of the process for every shape:")
+        typer.echo("\nOne process-wide setting for every shape:")
     for line in result.settings:
         typer.echo(f"  {line}")
     if not summaries or quiet:

@@ -47,7 +47,7 @@ def show(
     with Store.open(db, read_only=True) as store:
         if trial is not None:
             refuse(context, f"trial {trial} is of one device", "device")
-            refuse(context, f"trial {trial} is no decision", "why")
+            refuse(context, f"trial {trial} is not a decision", "why")
             found = find_trial(store, trial)
             if as_json:
                 print_json(trial_json(store, found))

@@ -62,5 +62,5 @@ def status(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> 
     for bundle in bundles:
         export = bundle.export
         typer.echo(f"bundle {export.bundle_path} on {export.host}, {export.created_at:%Y-%m-%d %H:%M} UTC")
-        for problem in bundle.problems or ("as exported, of winners that fit",):
+        for problem in bundle.problems or ("unchanged since the export; its winners fit this machine",):
             typer.echo(f"  {problem}")

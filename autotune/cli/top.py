@@ -18,7 +18,7 @@ def top(
     run: Annotated[int | None, typer.Option(help="Only trials of this run.", min=1)] = None,
     status: Annotated[
         str | None,
-        typer.Option(help="Those with this status, e.g. incorrect; default: those with a time."),
+        typer.Option(help="Only trials with this status, e.g. incorrect; default: those with a time."),
     ] = None,
     sort: Annotated[str, typer.Option(help="us, trial, gate-error or compile.")] = "us",
     limit: Limit = 10,
@@ -27,8 +27,8 @@ def top(
 ) -> None:
     """List the best candidates of each stage and shape, and how they differ from the default.
 
-    These are times of the search: the fastest of many noisy ones is too good to be true. What was decided
-    is what autotune show tells.
+    These are times of the search, and the fastest of many noisy times is biased low: autotune show has what
+    the finals decided.
 
     Examples:
 
@@ -46,7 +46,7 @@ def top(
     from autotune.store.store import Store
 
     if stage is not None and stage not in list(Stage):
-        raise UserError(f"--stage {stage!r} is no stage: use {' or '.join(Stage)}")
+        raise UserError(f"unknown --stage {stage!r}: use {' or '.join(Stage)}")
     if status is not None and status not in list(Status):
         raise UserError(f"unknown status {status!r}: use one of {', '.join(Status)}")
     chosen = Filter(

@@ -28,7 +28,7 @@ def verify(
     device_name: Annotated[
         str | None,
         typer.Option(
-            help="The serving GPU's name as the engine makes it (vLLM on ROCm: or its PCI id, 0x74a5);"
+            help="Name of the serving GPU as the engine writes it (vLLM on ROCm: or its PCI id, 0x74a5);"
             " default: the GPU here, else what the bundle was exported for."
         ),
     ] = None,

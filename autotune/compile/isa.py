@@ -31,7 +31,7 @@ def _sum(counts: Counter[str], prefixes: str | Iterable[str]) -> int:
 def _directive(asm: str, name: str) -> int:
     found = re.search(rf"{re.escape(name)}\s+(\d+)", asm)
     if found is None:
-        raise ValueError(f"the assembly has no {name}: it is no gfx9 kernel")
+        raise ValueError(f"the assembly has no {name}: it is not a gfx9 kernel")
     return int(found.group(1))
 
 

@@ -54,7 +54,7 @@ def diagnose(
     if where is None:
         yield f"variable: autotune.env does not set {variable}, so {engine} looks in its own folder only"
     elif not Path(where).is_dir():
-        yield f"folder: {variable}={bundle.variables[variable]} is no folder of this bundle"
+        yield f"folder: {variable}={bundle.variables[variable]} is not a folder of this bundle"
     if answer.error is not None:
         yield f"version: {engine} raises {answer.error}{hint(answer.error)}"
         return

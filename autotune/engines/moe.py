@@ -90,5 +90,5 @@ def config_of(raw: Mapping[str, Any]) -> Config:
 
 def _whole(name: str, value: Value) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"{name}={value!r} is no whole number: correct the search space")
+        raise UserError(f"{name}={value!r} is not a whole number: correct the search space")
     return value

@@ -100,7 +100,7 @@ def _checked(variables: Mapping[str, str]) -> list[tuple[str, str]]:
     """The variables by name, each of which an environment can hold on one line."""
     for name, value in variables.items():
         if not _NAME.fullmatch(name):
-            raise UserError(f"{name!r} is no name of an environment variable: correct the backend")
+            raise UserError(f"{name!r} is not a name of an environment variable: correct the backend")
         if not value.isprintable():
             raise UserError(
                 f"{name}={value!r} has a control character, which no environment file can hold: take it out"

@@ -108,7 +108,9 @@ def decision_lines(decision: MixDecision[Setting]) -> Iterator[str]:
     mix = ", ".join(f"{tokens}: {share:.0%}" for tokens, share in decision.mix.weights.items())
     guards = ", ".join(map(str, decision.mix.guards))
     margin = percent(decision.mix.margin)
-    guarded = f"guards {guards} may lose {margin}" if guards else "no guards: nothing is known of prefill"
+    guarded = (
+        f"guards {guards} may lose up to {margin}" if guards else "no guards: nothing is known of prefill"
+    )
     yield f"One setting for every shape, over the mix {mix}; {guarded}."
     for note in decision.notes:
         yield f"  {note}"

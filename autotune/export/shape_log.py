@@ -155,7 +155,7 @@ def read_shape_log(path: Path) -> ShapeLog:
     calls = Counter({shape: count for shape, count in calls.items() if shape.tokens and count})
     if not calls:
         what = f"{len(torn)} lines that are no JSON object with tokens" if torn else "no call"
-        raise UserError(f"{path} is no log of shapes, it has {what}: record one with MOE_SHAPE_LOG_PATH")
+        raise UserError(f"{path} is not a log of shapes, it has {what}: record one with MOE_SHAPE_LOG_PATH")
     return ShapeLog(str(path), calls, torn, counted)
 
 

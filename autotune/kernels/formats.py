@@ -35,7 +35,7 @@ def misfit(n: int, k: int) -> str | None:
 def grouped_misfit(n: int, k: int) -> str | None:
     """The same of `Format.GROUPED`."""
     if k % (2 * GROUP):
-        return f"K={k} is no whole number of pairs of groups of {GROUP}"
+        return f"K={k} is not a whole number of pairs of groups of {GROUP}"
     return misfit(n, k)
 
 

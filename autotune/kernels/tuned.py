@@ -131,7 +131,7 @@ def load_tuned(path: Path) -> TunedConfigs:
             f"{path}: {error.strerror}: give the JSON file that `autotune export` wrote"
         ) from error
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): export it again") from error
+        raise UserError(f"{path} is not JSON ({error}): export it again") from error
     return parse_tuned(raw, str(path))
 
 
@@ -145,7 +145,7 @@ def parse_tuned(raw: Any, where: str) -> TunedConfigs:
         UserError: not of the format above.
     """
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        raise UserError(f"{where} is no {FORMAT} file: give the JSON file that `autotune export` wrote")
+        raise UserError(f"{where} is not an {FORMAT} file: give the JSON file that `autotune export` wrote")
     if raw.get("version") != VERSION:
         raise UserError(f"{where} has version {raw.get('version')}: this operator reads version {VERSION}")
     try:

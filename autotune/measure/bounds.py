@@ -152,7 +152,7 @@ def deviations(
     finite = torch.isfinite(outs)
     difference = (outs.float() - references).square()
     square = references.square()
-    # The last tile of a width that is no multiple is filled up with zeros: it is judged on what it has.
+    # The last tile of a width that is not a multiple is filled up with zeros: it is judged on what it has.
     pad = (0, -width % TILE)
     tiles = torch.nn.functional.pad(difference, pad).view(count, rows, -1, TILE).sum(dim=3)
     norms = torch.nn.functional.pad(square, pad).view(count, rows, -1, TILE).sum(dim=3)

@@ -178,7 +178,7 @@ class AmdSensors:
 
     def __init__(self, device: Path, violations: Callable[[], bool] | None = None) -> None:
         if not device.is_dir():
-            raise OSError(f"{device} is no folder")
+            raise OSError(f"{device} is not a folder")
         self._device = device
         self._violations = violations
 

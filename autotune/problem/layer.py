@@ -186,7 +186,7 @@ def parse_shapes(text: str) -> list[int]:
             and 1 <= int(digits) <= MAX_VERIFY_TOKENS
         ):
             raise UserError(
-                f"--shape {name!r} is no shape: use m1 to m{MAX_VERIFY_TOKENS}, several (m1,m4) or all"
+                f"unknown --shape {name!r}: use m1 to m{MAX_VERIFY_TOKENS}, several (m1,m4) or all"
             )
         shapes.add(int(digits))
     return sorted(shapes)
@@ -208,7 +208,7 @@ def parse_concurrency(text: str) -> list[int]:
         digits = part.strip()
         if not (digits.isdecimal() and len(digits) <= 18 and 1 <= int(digits) <= MOST_SEQUENCES):
             raise UserError(
-                f"--concurrency {digits[:40]!r} is no number of sequences: use 1 to {MOST_SEQUENCES},"
+                f"--concurrency {digits[:40]!r} is not a number of sequences: use 1 to {MOST_SEQUENCES},"
                 " e.g. 1,40"
             )
         counts.add(int(digits))

@@ -198,7 +198,7 @@ def _why_dense(raw: Mapping[str, Any]) -> str:
             f"names no number of experts that is known here (it has {', '.join(seen[:4])}): known are"
             f" {', '.join(EXPERTS)}; add one of them to a copy of the file"
         )
-    return f"is no MoE model's config.json: it has none of {', '.join(EXPERTS)}"
+    return f"is not an MoE model's config.json: it has none of {', '.join(EXPERTS)}"
 
 
 def _off(part: Any) -> Iterator[str]:

@@ -91,7 +91,7 @@ def read_scheme(raw: Mapping[str, Any], path: Path, layers: Sequence[int] = (3, 
 
 def _names(value: Any) -> list[Any]:
     if value and not isinstance(value, list | str):
-        raise TypeError(f"{value!r} is no list of modules")
+        raise TypeError(f"{value!r} is not a list of modules")
     return [value] if isinstance(value, str) else value or []
 
 

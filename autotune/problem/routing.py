@@ -31,7 +31,7 @@ _UNREADABLE: Final = (
     MemoryError,
     OverflowError,
     SyntaxError,
-    TokenError,  # numpy takes a header that is no literal for one of Python 2
+    TokenError,  # numpy takes a header that is not a literal for one of Python 2
     RecursionError,
 )
 _HELP = "use uniform, zipf:S (S > 0), correlated:P (0 <= P <= 1) or file:PATH"
@@ -75,10 +75,10 @@ class Routing:
             return cls("file", path=f"{path.resolve()}#{digest}")
         parameter = parse_number(argument)
         if parameter is None:
-            raise UserError(f"--routing {text!r} is no routing model: {_HELP}")
+            raise UserError(f"--routing {text!r} is not a routing model: {_HELP}")
         if (kind == "zipf" and 0 < parameter < 100) or (kind == "correlated" and 0 <= parameter <= 1):
             return cls(kind, abs(parameter))  # -0 is 0, under one key
-        raise UserError(f"--routing {text!r} is no routing model: {_HELP}")
+        raise UserError(f"--routing {text!r} is not a routing model: {_HELP}")
 
     @property
     def key(self) -> str:
@@ -223,7 +223,7 @@ def _load(path: str) -> "NDArray[np.integer[Any]]":
             raise UserError(f"{name} has changed since it was named as a routing: start again")
         ids = _npy(raw) if name.endswith(".npy") else _json_lines(raw)
     except _UNREADABLE as error:
-        raise UserError(f"{name} is no routing recording ({error}): write .npy or JSON lines") from error
+        raise UserError(f"{name} is not a routing recording ({error}): write .npy or JSON lines") from error
     if ids.dtype.kind not in "iu" or ids.ndim != 3 or 0 in ids.shape:
         raise UserError(
             f"{name} holds {ids.dtype} {list(ids.shape)}, and a recording is integers [steps, tokens, top_k]:"
@@ -261,7 +261,7 @@ def _json_lines(raw: bytes) -> "NDArray[Any]":
             wrong = [v for v in row if isinstance(v, bool) or not isinstance(v, int) or not -1 <= v < 1 << 31]
             if wrong:
                 raise ValueError(
-                    f"line {number}, token {token}: {json.dumps(wrong[0])} is no expert's number"
+                    f"line {number}, token {token}: {json.dumps(wrong[0])} is not an expert's number"
                 )
         if steps and len(rows) != len(steps[0]):
             raise ValueError(f"line {number}: {len(rows)} tokens, and line 1 has {len(steps[0])}")

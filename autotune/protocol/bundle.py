@@ -51,7 +51,7 @@ class Bundle:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{folder} is no bundle ({error}): give the folder that autotune export wrote"
+                f"{folder} is not a bundle ({error}): give the folder that autotune export wrote"
             ) from error
         if not _is_manifest(manifest):
             raise UserError(f"{folder}/{MANIFEST} is not a bundle's manifest: export it again")

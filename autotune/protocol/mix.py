@@ -202,7 +202,7 @@ def parse_guards(text: str) -> tuple[int, ...]:
         tokens = parse_whole(part)
         if not tokens or tokens > MOST_TOKENS:
             raise UserError(
-                f"--guards {text[:40]!r}: {part.strip()[:40]!r} is no token count: give some of 1 to"
+                f"--guards {text[:40]!r}: {part.strip()[:40]!r} is not a token count: give some of 1 to"
                 f" {MOST_TOKENS}, e.g. 64,512,4096, or none"
             )
         guards.add(tokens)

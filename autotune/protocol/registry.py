@@ -155,5 +155,5 @@ def _registered(name: str, point: EntryPoint) -> Registration:
     except (ImportError, AttributeError) as error:
         raise UserError(f"{origin} cannot be loaded ({error}): reinstall or remove it") from error
     if not isinstance(loaded, Registration) or loaded.name != name:
-        raise UserError(f"{origin} is no Registration of that name: {point.value} must be one")
+        raise UserError(f"{origin} is not a Registration of that name: {point.value} must be one")
     return loaded

@@ -48,7 +48,7 @@ def write_table(table: Table, path: Path) -> None:
     lines = [json.dumps(head)]
     for part in table.stages.values():
         lines += [_line(row, _knobs(part), table.tokens) for row in part.rows]
-    # No time of writing inside, so that a table that did not change is no change to version control.
+    # No time of writing inside, so that a table that did not change is not a change to version control.
     with replacing(path) as beside:
         beside.write_bytes(gzip.compress("\n".join(lines).encode() + b"\n", mtime=0))
 
@@ -68,7 +68,7 @@ def read_table(path: Path) -> Table:
             raise UserError(f"{path} is of version {head['version']}, this tool reads {VERSION}: upgrade it")
         return _table(head, lines)
     except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, StopIteration) as error:
-        raise UserError(f"{path} is no recorded table ({error}): make one with record_table.py") from error
+        raise UserError(f"{path} is not a recorded table ({error}): make one with record_table.py") from error
 
 
 def _table(head: Mapping[str, Any], lines: Iterator[str]) -> Table:

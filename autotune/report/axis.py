@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log, log10
 
-_NEAR = 1.2  # times the fastest: what is slower is no contender
+_NEAR = 1.2  # times the fastest: what is slower is not a contender
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def exported_winners(store: Store, folder: Path) -> list[WinnerRecord]:
     """
     manifest = folder / MANIFEST
     if not manifest.is_file():
-        raise UserError(f"{folder} is no bundle, it has no {MANIFEST}: `autotune export` writes one")
+        raise UserError(f"{folder} is not a bundle, it has no {MANIFEST}: `autotune export` writes one")
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
     export = next((one for one in reversed(store.exports()) if one.manifest_hash == digest), None)
     if export is None:

@@ -70,7 +70,7 @@ def episodes(
         UserError: no such order.
     """
     if sort not in SORTS:
-        raise UserError(f"--sort {sort!r} is no order: use one of {', '.join(SORTS)}")
+        raise UserError(f"unknown --sort {sort!r}: use one of {', '.join(SORTS)}")
     found = [
         _episode(store, run)
         for run in store.runs()

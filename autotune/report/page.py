@@ -125,7 +125,7 @@ def _name(one: ProblemReport, report: Report) -> str:
 def _summary(report: Report) -> Markup:
     made = [tag("h2", "Summary", id="summary")]
     if len(report.stacks) > 1:
-        text = f"These times are from {len(report.stacks)} unlike stacks: compare within a table only."
+        text = f"These times are from {len(report.stacks)} different stacks: compare within a table only."
         made.append(tag("p", text, class_="note"))
     for stack, problems in by_stack(report):
         kinds = dict.fromkeys(one.conditions.kind for one in problems)
@@ -257,7 +257,7 @@ def _stacks(report: Report) -> Markup:
         for name in (asdict(stacks[0]) if stacks else ())
     ]
     heads = ["field", *(f"stack {index + 1}" if len(stacks) > 1 else "value" for index in range(len(stacks)))]
-    caption = "Everything that may change a result; – is not applicable or not told by the machine"
+    caption = "Everything that may change a result; – is not applicable or not reported by the machine"
     return join(tag("h2", "Stack", id="stack"), table(heads, rows, caption=caption))
 
 

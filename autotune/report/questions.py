@@ -196,12 +196,12 @@ def _untold(one: ProblemReport) -> str:
         said += [f"{note[0].upper()}{note[1:].rstrip('.')}." for note in one.confirmation.confirmation.notes]
     default, best = one.contender("default"), fastest(one.trials[Stage.STAGE1])
     if default is not None and best and one.winner is not None and one.winner.kept_default:
-        said.append("A gain below the least one that counts may exist.")
+        said.append("A gain below the least that counts may exist.")
     stack = one.conditions.environment
     if one.conditions.kind is not Kind.MEASURED:
         said.append("What an engine runs around the two stages is not in these times.")
     said.append(
-        f"The times hold for {stack.device} with this very stack, {one.problem.tokens_text} and"
+        f"The times hold for {stack.device} with exactly this stack, {one.problem.tokens_text} and"
         f" {one.problem.routing.key} routing; end-to-end speed is another measurement (autotune ab)."
     )
     return " ".join(said)

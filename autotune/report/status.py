@@ -58,10 +58,10 @@ class WinnerStatus:
     def verdict(self) -> str:
         """In words."""
         if self.other_gpu:
-            return f"ANOTHER GPU'S: {'; '.join(self.differs)}"
+            return f"DIFFERENT GPU: {'; '.join(self.differs)}"
         if self.differs:
             return f"STALE: {'; '.join(self.differs)}"
-        return f"fits as far as can be told: {self.unknown}" if self.unknown else "fits"
+        return f"fits, as far as is known: {self.unknown}" if self.unknown else "fits"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _problems(export: ExportRecord, winners: Mapping[int, WinnerStatus]) -> list
         if not manifest.is_file():
             return ["it was deleted"]
         if hashlib.sha256(manifest.read_bytes()).hexdigest() != export.manifest_hash:
-            problems.append("another bundle, or a changed one, is in its place")
+            problems.append("the folder now holds another bundle, or a changed one")
     replaced = [winner for winner in export.winners if winner not in winners]
     if replaced:
         problems.append(f"{len(replaced)} of its {len(export.winners)} winners have newer ones: export again")
@@ -146,5 +146,5 @@ def _problems(export: ExportRecord, winners: Mapping[int, WinnerStatus]) -> list
     if stale:
         problems.append(f"{len(stale)} of its {len(export.winners)} winners are stale here: tune again")
     if export.unmeasured_allowed:
-        problems.append("it was allowed to hold what was never measured")
+        problems.append("it was exported with --allow-estimates: not all of it was measured")
     return problems

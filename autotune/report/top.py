@@ -72,7 +72,7 @@ def rankings(store: Store, chosen: Filter, *, sort: str = "us", limit: int = 10)
         UserError: no such order.
     """
     if sort not in SORTS:
-        raise UserError(f"--sort {sort!r} is no order: use one of {', '.join(SORTS)}")
+        raise UserError(f"unknown --sort {sort!r}: use one of {', '.join(SORTS)}")
     runs = [run.id for run in store.runs() if chosen.run in (None, run.id)]
     trials = [trial for run in runs for trial in store.trials_of(run)]
     made = []

@@ -192,9 +192,9 @@ def why_lines(told: Why) -> list[str]:
         )
     lines.append(
         {
-            True: f"decided again from the stored {words.round}s: the same",
-            False: f"DECIDED AGAIN from the stored {words.round}s: NOT the same",
-            None: "it cannot be decided again: the run's record does not tell its conditions",
+            True: f"decision repeated from the stored {words.round}s: the same",
+            False: f"DECISION REPEATED from the stored {words.round}s: NOT the same",
+            None: "the decision cannot be repeated: the run's record lacks its conditions",
         }[told.repeats]
     )
     return lines

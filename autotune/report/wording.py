@@ -115,5 +115,5 @@ def ties_text(kind: Kind, others: int) -> str:
         return ""
     tie = tie_text(others + 1)
     if kind is Kind.ESTIMATE:
-        return "The formula does not tell apart what ties: none of it is better before it is measured."
+        return "The formula cannot tell these configs apart: only measuring can."
     return f"{tie}: the preselection does not tell the winner from {counted(others, 'other')}."

@@ -40,11 +40,11 @@ def format_of(out: Path, named: str | None) -> ReportFormat:
         format_by_name = _SUFFIXES.get(out.suffix.lower()) if out.suffix else ReportFormat.HTML
         if format_by_name is None:
             raise UserError(
-                f"--out {out} ends as no report does: end it with {', '.join(_SUFFIXES)}, or give --format"
+                f"--out {out} has no known suffix: use one of {', '.join(_SUFFIXES)}, or give --format"
             )
         return format_by_name
     if named not in list(ReportFormat):
-        raise UserError(f"--format {named!r} is no format: use one of {', '.join(ReportFormat)}")
+        raise UserError(f"unknown --format {named!r}: use one of {', '.join(ReportFormat)}")
     return ReportFormat(named)
 
 

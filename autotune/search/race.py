@@ -18,7 +18,7 @@ from autotune.store.records import TrialRecord
 Again = Callable[[Config], Measurement | Failure | None]
 """Measures a config once more; None: there is nothing new to learn."""
 
-# Two windows of one candidate differ by 0.1 to 3 % (H100, our kernels): who is further back is no contender.
+# Two windows of one candidate differ by 0.1 to 3 % (H100, our kernels): those further back are out.
 _BAND = 1.05
 _WINDOWS = 4
 # A final's eight pairs, by the sum of their stages, reach to about the fourth of each.

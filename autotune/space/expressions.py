@@ -74,7 +74,7 @@ class Expression:
         try:
             tree = ast.parse(text, mode="eval")
         except SyntaxError as error:
-            raise ValueError(f"{text!r} is no expression: {error.msg}") from None
+            raise ValueError(f"{text!r} is not an expression: {error.msg}") from None
         for node in ast.walk(tree):
             if not isinstance(node, _ALLOWED):
                 raise ValueError(f"{text!r} may not use {type(node).__name__}")

@@ -74,7 +74,7 @@ def _parse(text: str, source: str) -> Location:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
         raise UserError(
-            f"{source} {text.partition('://')[0]}://… is no database URL: give a file's path"
+            f"{source} {text.partition('://')[0]}://… is not a database URL: give a file's path"
             " or a URL such as sqlite:////data/autotune.db or postgresql+psycopg://host/autotune"
         ) from error
     plain = url.drivername in ("sqlite", "sqlite+pysqlite") and not url.query

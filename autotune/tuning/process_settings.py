@@ -83,7 +83,7 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
     settings, refused = _legal(current, knobs, defaults, shared_settings(knobs, defaults, best))
     said = [f"{setting_text(one.setting)} cannot serve every shape: {one.reason}" for one in refused]
     if not settings:
-        return [*said, "no setting of the process was faster than the default and legal at every shape"]
+        return [*said, "no process-wide setting was faster than the default and legal at every shape"]
     for problem, configs in shared_finalists(knobs, defaults, settings).items():
         interrupt.look()
         finalists = [
@@ -101,7 +101,7 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
             kind=judge.kind,
         )
     tokens = ", ".join(str(problem.tokens) for problem in problems)
-    timed = counted(len(settings), "setting of the process", plural="settings of the process")
+    timed = counted(len(settings), "process-wide setting")
     return [*said, f"timed {timed} at {tokens} tokens: export chooses"]
 
 

@@ -112,7 +112,7 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
     if default not in times:
         reason = "the default has no estimate here, so there is nothing to compare with"
         if not all(current.searches[problem, stage].was_told(default.of(stage)) for stage in Stage):
-            reason = "time was up before the default was compiled: give --timeout more seconds"
+            reason = "the time limit was reached before the default was compiled: raise --timeout"
         current.listener.on_no_winner(problem, reason)
         return []
     if sifter is None:

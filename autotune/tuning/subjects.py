@@ -29,7 +29,9 @@ def by_stage(text: str) -> dict[Stage | None, str]:
         if not colon:
             name, knobs = "", name
         if not knobs or (colon and name not in tuple(Stage)):
-            raise UserError(f"{text!r} is no config: give default, stage1:KNOB=VALUE,… or stage1:…;stage2:…")
+            raise UserError(
+                f"{text!r} is not a config: give default, stage1:KNOB=VALUE,… or stage1:…;stage2:…"
+            )
         stage = Stage(name) if colon else None
         if stage in parts or (None in parts) or (stage is None and parts):
             raise UserError(f"{text!r} names a stage twice, or not at all: give stage1:…;stage2:…")
@@ -120,7 +122,7 @@ class Resolver:
     def _of_run(self, text: str, problem: Problem) -> LayerConfig:
         digits = text.removeprefix("run:")
         if self._store is None or not digits.isdecimal():
-            raise UserError(f"{text!r} is no run: give its number, as `autotune run --json` prints it")
+            raise UserError(f"{text!r} is not a run: give its number, as `autotune run --json` prints it")
         stored = self._store.winners(problem=problem, backend=self._backend.name)
         # The latest winner of a problem may be a later run's: a run's own is in its confirmation.
         for winner in reversed(stored):
@@ -142,7 +144,9 @@ class Resolver:
             ]
             backend, layer = manifest["backend"], manifest["layer"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder} is no bundle ({error}): give a folder of `autotune export`") from error
+            raise UserError(
+                f"{folder} is not a bundle ({error}): give a folder of `autotune export`"
+            ) from error
         if backend != self._backend.name:
             raise UserError(f"{folder} is a bundle of backend {backend}: add --backend {backend}")
         mine = problem.layer

@@ -72,7 +72,7 @@ class KeptRuns:
                 digest, rows = line["made_from"], line["rows"]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
-                    f"{path}, line {number}, is no kept run: delete the line or the file"
+                    f"{path}, line {number}, is not a kept run: delete the line or the file"
                 ) from error
             if digest == self._made_from(key):
                 yield key, rows

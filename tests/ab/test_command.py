@@ -100,7 +100,7 @@ def test_exit_code_2_it_cannot_be_said(tmp_path: Path) -> None:
     noisy = [lines(tmp_path / f"{i}", [sglang(s) for s in (1.0, 2.0, 1.5, 0.7)]) for i in range(2)]
     code, text = run(*noisy)
     assert code == 2  # as many drafts are accepted, which says nothing of the speed
-    assert text.splitlines()[-1] == "it cannot be said"
+    assert text.splitlines()[-1] == "no verdict"
     code, text = run(
         "--eval-base", gsm8k(tmp_path / "a", 0.9, "odd"), "--eval-tuned", gsm8k(tmp_path / "b", 0.5, "odd")
     )

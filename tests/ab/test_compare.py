@@ -81,13 +81,17 @@ PD = {"prefill": [{"tp_size": 8}], "decode": [{"tp_size": 8}, {"tp_size": 4}]}
             {"server_info": {"tp_size": 8, "speculative_num_draft_tokens": 3}},
             "speculative_num_draft_tok",
         ),
-        (sglang, {"server_info": {"tp_size": 8}}, "server speculative_num_draft_tokens is 4 .* and not told"),
-        (sglang, {"server_info": PD}, "server tp_size is 8 in base/0 and not told"),
+        (
+            sglang,
+            {"server_info": {"tp_size": 8}},
+            "server speculative_num_draft_tokens is 4 .* and not reported",
+        ),
+        (sglang, {"server_info": PD}, "server tp_size is 8 in base/0 and not reported"),
         (sglang, {"accept_length": None}, "speculative decoding is true in base/0 and false"),
         (sglang, {"total_output_tokens": 70000}, "81920 output tokens a run in the base arm and 70000"),
         (sglang, {"total_input_tokens": 1000}, "input tokens"),
         (vllm, {"model_id": "other"}, "model_id"),
-        (vllm, {"tensor_parallel_size": 4}, "tensor_parallel_size is not told .* and 4"),
+        (vllm, {"tensor_parallel_size": 4}, "tensor_parallel_size is not reported .* and 4"),
         (vllm, {"--random-input-len": 4}, "random_input_len"),
         (vllm, {"dataset-name": "sharegpt"}, "dataset_name"),
     ],
@@ -124,17 +128,19 @@ def test_what_may_differ_is_said_where_it_matters() -> None:
     base, tuned = arm(sglang), arm(sglang, name="tuned", server_info=server, tag="tuned")
     assert compare(base, tuned)
     assert list(differences(base, tuned)) == [
-        'server version is not told in the baseline and "0.5.23" in the tuned arm'
+        'server version is not reported in the baseline and "0.5.23" in the tuned arm'
     ]
     base, tuned = arm(vllm), arm(vllm, name="tuned", image="v2", date="20260102-000000", label="tuned")
-    assert list(differences(base, tuned)) == ['image is not told in the baseline and "v2" in the tuned arm']
+    assert list(differences(base, tuned)) == [
+        'image is not reported in the baseline and "v2" in the tuned arm'
+    ]
 
 
 def test_a_number_that_varies_within_an_arm_is_no_difference_of_the_arms() -> None:
     base = [*arm(vllm, energy_j=10.5), *arm(vllm, energy_j=10.6)]
     tuned = [*arm(vllm, energy_j=9.5, power_limit=300), *arm(vllm, energy_j=9.7, power_limit=300)]
     assert list(differences(base, tuned)) == [
-        "power_limit is not told in the baseline and 300 in the tuned arm"
+        "power_limit is not reported in the baseline and 300 in the tuned arm"
     ]
 
 

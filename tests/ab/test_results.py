@@ -51,8 +51,8 @@ def test_a_sweeps_runs_count_once_and_its_warm_up_and_failures_are_said(tmp_path
     arm = read_arm([folder(tmp_path, sweep(**more))])
     assert len(arm.repeats) == 5
     assert [note.rpartition("/")[2] for note in arm.notes] == [
-        "run=5.failure.json: a run that failed, left out",
-        "warmup.json: the warm-up, left out",
+        "run=5.failure.json: a failed run, skipped",
+        "warmup.json: the warm-up, skipped",
     ]
 
 
@@ -158,12 +158,12 @@ def test_failed_requests_are_refused(tmp_path: Path) -> None:
     [
         ("{}", "has neither request_throughput nor median_tpot_ms"),
         ("[1]", r"x.json\[0\] has neither"),
-        ("no JSON", "is no result file"),
+        ("no JSON", "is not a result file"),
         ("", "x.json is empty"),
         ('{"request_throughput": {"unit": "requests/sec", "avg": 4.5}}', "has neither"),  # genai-perf
-        ('{"request_throughput": 1.0, "request_throughput": 2.0}', "is no result file .*twice"),
-        ("[" * 100_000, "is no result file .*nested"),
-        (json.dumps(vllm())[:-20], "is no result file"),
+        ('{"request_throughput": 1.0, "request_throughput": 2.0}', "is not a result file .*twice"),
+        ("[" * 100_000, "is not a result file .*nested"),
+        (json.dumps(vllm())[:-20], "is not a result file"),
         (json.dumps(vllm(total_output_tokens="many")), 'x.json: total_output_tokens is "many"'),
     ],
 )

@@ -394,7 +394,7 @@ def test_a_layout_is_refused_offline_where_it_is_on_the_card_and_nowhere_else(mo
 def test_groups_that_do_not_divide_k_leave_no_space(backend: str, inter: int) -> None:
     layer = replace(KIMI, inter_dim=inter)
     with pytest.raises(
-        UserError, match=f"K={inter} is no whole number of pairs of groups of 32, choose another"
+        UserError, match=f"K={inter} is not a whole number of pairs of groups of 32, choose another"
     ):
         load_backend(backend).space(layer, 4, Stage.STAGE1, DEVICES["h100"])
 

@@ -36,7 +36,7 @@ def test_it_reads_well() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--stage", "stage3"), "is no stage"),
+        (("--stage", "stage3"), "unknown --stage"),
         (("--backend", "vllm"), "backend vllm brings no checker"),
         (("--config", "tile_k=1024", "--stage", "stage2"), "not in the triton stage2 space"),
         (("--config", "num_warps=8,tile_n=16"), "is illegal"),

@@ -126,7 +126,7 @@ def test_an_unknown_engine_or_folder_is_a_mistake(bundle: Path, tmp_path: Path) 
 
     with pytest.raises(UserError, match="unknown engine"):
         RUNNER.invoke(app, ["verify", str(bundle), "--engine", "tgi"], catch_exceptions=False)
-    with pytest.raises(UserError, match="is no bundle"):
+    with pytest.raises(UserError, match="is not a bundle"):
         RUNNER.invoke(app, ["verify", str(tmp_path / "none")], catch_exceptions=False)
 
 

@@ -168,7 +168,7 @@ def test_a_filled_cache_of_flydsl_could_lie(tmp_path: Path) -> None:
     [
         ("FLYDSL_MOE_STAGE1_SCHED", "on", "means off"),
         ("FLYDSL_MOE_STAGE2_SCHED", "yes", "means on"),
-        ("AITER_FLYDSL_STAGE1_TILE_N", "sixty-four", "is no number"),
+        ("AITER_FLYDSL_STAGE1_TILE_N", "sixty-four", "is not a number"),
         ("AITER_FLYDSL_STAGE2_TILE_M", "32", "wrong numbers"),
         ("AITER_FLYDSL_STAGE2_TILE_K", "256", "no default"),
     ],

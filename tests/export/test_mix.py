@@ -110,7 +110,7 @@ def test_guards_are_token_counts_or_none() -> None:
         ("none,64", "none"),
         ("131073", "131073"),
     ]:
-        with pytest.raises(UserError, match=f"{part!r} is no token count"):
+        with pytest.raises(UserError, match=f"{part!r} is not a token count"):
             parse_guards(wrong)
 
 

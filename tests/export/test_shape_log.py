@@ -132,7 +132,7 @@ def test_without_a_bucket_rule_only_what_was_timed_counts(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"tokens,count\n4,1\n", b"\x1f\x8b\x08", line(0).encode()])
 def test_what_is_no_log_is_one_sentence(content: bytes, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no log of shapes, it has"):
+    with pytest.raises(UserError, match="is not a log of shapes, it has"):
         log(tmp_path / "log", content)
     with pytest.raises(UserError, match="cannot be read"):
         read_shape_log(tmp_path)

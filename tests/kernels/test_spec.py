@@ -141,7 +141,7 @@ def test_an_entry_that_cannot_serve_so_many_tokens_gives_way_to_the_default() ->
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format": "x"}, "is no autotune-moe-w4a8 file"),
+        ({"format": "x"}, "is not an autotune-moe-w4a8 file"),
         ({"version": 2}, "version 2"),
         ({"entries": []}, "no entries"),
         ({"entries": [{"tokens": 4}]}, "incomplete"),

@@ -162,7 +162,7 @@ def test_confirm_without_a_winner_says_what_makes_one(store: Store, invoke: Call
     ("text", "remedy"),
     [
         ("nonsense", "names nothing to measure"),
-        ("stage3:us=1", "is no config"),
+        ("stage3:us=1", "is not a config"),
         ("stage1:us=7", "use one of 8000"),
         ("stage1:us=10000,fault=hang", "not legal at m4"),
         ("run:7", "no run"),

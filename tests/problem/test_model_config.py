@@ -128,7 +128,7 @@ def test_what_cannot_be_is_told_with_file_and_key(
 
 
 @pytest.mark.parametrize(("content", "reason"), [
-    ({"hidden_size": 4096, "intermediate_size": 11008}, "is no MoE model's config.json: it has none of"),
+    ({"hidden_size": 4096, "intermediate_size": 11008}, "is not an MoE model's config.json: it has none of"),
     ({"hidden_size": 4096, "count_of_experts": 8}, "names no number of experts that is known here .it has count_of_experts"),
     ({"text_config": {"hidden_size": 2560, "enable_moe_block": False, "num_experts": None}}, "is of a dense model: enable_moe_block is false"),
     ({"hidden_size": 2048, "moe_intermediate_size": 1408, "n_routed_experts": None}, "is of a dense model: n_routed_experts is null"),

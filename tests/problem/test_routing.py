@@ -162,7 +162,7 @@ def test_a_recording_that_is_not_of_the_layer_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("[[0, 1], [2, 3.0]]", "line 2, token 1: 3.0 is no expert's number"),
+        ("[[0, 1], [2, 3.0]]", "line 2, token 1: 3.0 is not an expert's number"),
         ("[[0, 1], [2, true]]", "line 2, token 1: true is no"),
         ("[[0, 1], [2, NaN]]", "line 2, token 1: NaN is no"),
         ('[[0, 1], [2, "3"]]', 'line 2, token 1: "3" is no'),
@@ -189,7 +189,7 @@ def test_a_header_that_is_no_header_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "steps.npy"
     np.save(path, np.zeros((1, 4, 8), np.int64))
     path.write_bytes(path.read_bytes().replace(b", }", b", ["))
-    with pytest.raises(UserError, match="is no routing recording"):
+    with pytest.raises(UserError, match="is not a routing recording"):
         Routing.parse(f"file:{path}").draw(steps=1, sequences=1, draft_tokens=4, experts=384, top_k=8, seed=0)
 
 

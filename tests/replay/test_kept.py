@@ -58,5 +58,5 @@ def test_what_is_run_goes_to_the_last_file_alone(tmp_path: Path) -> None:
 def test_another_file_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     path.write_text("evaluations,us\n")
-    with pytest.raises(UserError, match="line 1, is no kept run"):
+    with pytest.raises(UserError, match="line 1, is not a kept run"):
         KeptRuns([path], made_from)

@@ -58,7 +58,7 @@ def test_on_the_stack_that_it_was_measured_on_a_winner_fits(store: Store) -> Non
 )
 def test_each_change_of_the_stack_makes_it_stale(field: str, value: object, told: str, store: Store) -> None:
     (one,) = winners_status(store, MachineStack({**MI325X, field: value}, gpu=True))
-    stale = "ANOTHER GPU'S" if field in ("device", "compute_units") else "STALE"
+    stale = "DIFFERENT GPU" if field in ("device", "compute_units") else "STALE"
     assert one.verdict == f"{stale}: {told}"
 
 
@@ -98,7 +98,7 @@ def test_new_kernels_make_it_stale(store: Store, monkeypatch: pytest.MonkeyPatch
 
 def test_without_a_gpu_the_rest_is_compared_and_that_is_said(store: Store) -> None:
     (one,) = winners_status(store, MachineStack({"triton": "3.6.0"}, gpu=False))
-    assert one.verdict == "fits as far as can be told: no GPU here to compare with"
+    assert one.verdict == "fits, as far as is known: no GPU here to compare with"
 
 
 def test_a_bundle_is_followed_on_its_machine(store: Store, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_bundle_of_another_gpu_with_the_same_code_is_called_that(
         (bundle,) = bundles_status(store, [status])
     assert kept == status.winner.id
     differs = f"device: {measured_on} -> {here}"
-    assert status.verdict.startswith(f"ANOTHER GPU'S: {differs}")
+    assert status.verdict.startswith(f"DIFFERENT GPU: {differs}")
     assert bundle.problems == (f"it is for another GPU ({differs}): tune on this one",)
 
 

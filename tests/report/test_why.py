@@ -133,7 +133,7 @@ def test_what_became_of_each_finalist_is_told(store: Store) -> None:
     text = "\n".join(why_lines(told))
     assert "2 rounds of preselection picked the challenger, 8 more decided" in text
     assert "the lower 95% bound of its gain had to exceed 1.0%" in text
-    assert text.endswith("decided again from the stored rounds: the same")
+    assert text.endswith("decision repeated from the stored rounds: the same")
 
 
 def test_one_that_is_not_surely_faster_is_told_with_its_interval(store: Store) -> None:

@@ -195,7 +195,7 @@ def test_a_knob_of_another_architecture_is_unset_in_features(tmp_path: Path) -> 
 )
 def test_a_broken_feature_is_one_sentence(tmp_path: Path, feature: str) -> None:
     assert feature != FEATURE
-    with pytest.raises(UserError, match="is no search space"):
+    with pytest.raises(UserError, match="is not a search space"):
         toy_space(tmp_path, text=TEXT + feature)
 
 

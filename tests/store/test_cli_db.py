@@ -106,7 +106,7 @@ def test_forget_says_what_is_gone(store: Store, run: int) -> None:
     store.record_trial(run, trial())
     store.end_run(run, RunState.FINISHED)
     assert invoke("forget", "--run", str(run)) == f"{store.location}: forgot 1 trials\n"
-    with pytest.raises(UserError, match="nothing is named"):
+    with pytest.raises(UserError, match="nothing to forget is named"):
         invoke("forget")
     with pytest.raises(UserError, match="use one of ok, constraint"):
         invoke("forget", "--status", "lost")

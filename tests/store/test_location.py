@@ -59,6 +59,6 @@ def test_another_url_stays_one_and_hides_its_password() -> None:
 
 
 def test_what_is_no_url_is_refused_without_showing_a_password() -> None:
-    with pytest.raises(UserError, match=r"--db postgresql://… is no database URL") as error:
+    with pytest.raises(UserError, match=r"--db postgresql://… is not a database URL") as error:
         locate("postgresql://me:secret@host:port/autotune")
     assert "secret" not in str(error.value)

@@ -168,7 +168,7 @@ def test_trials_are_counted_by_fate(store: Store, run: int) -> None:
     [
         pytest.param(trial(time_us=None), id="ok without a figure"),
         pytest.param(trial(time_us=0.0), id="a kernel that takes no time"),
-        pytest.param(trial(time_us=math.nan), id="a time that is no number"),
+        pytest.param(trial(time_us=math.nan), id="a time that is not a number"),
         pytest.param(replace(failed(), time_us=1.0), id="a failure with a figure"),
         pytest.param(replace(failed(), reason=None), id="a failure without a reason"),
         pytest.param(trial(reason="odd"), id="ok with a reason"),

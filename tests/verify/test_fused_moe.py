@@ -130,7 +130,7 @@ SGLANG_FAILURES = [
     ("no _down file", lambda folder: files(folder, down=True).unlink(), {}, "stage 2 runs with stage 1's configs"),
     ("the configs/ level left out of the tree", lambda folder: (folder / "sglang/configs/triton_3_6_0").rename(folder / "sglang/triton_3_6_0"), {}, "folder: sglang looks for .*configs/triton_3_6_0"),
     ("the variable names the configs/ level", env("/opt/b/sglang", "/opt/b/sglang/configs"), {}, "version: sglang raises FileNotFoundError|folder: sglang looks for"),
-    ("the variable names no folder", env("/opt/b/sglang", "/opt/elsewhere"), {}, "folder: SGLANG_MOE_CONFIG_DIR=/opt/elsewhere is no folder"),
+    ("the variable names no folder", env("/opt/b/sglang", "/opt/elsewhere"), {}, "folder: SGLANG_MOE_CONFIG_DIR=/opt/elsewhere is not a folder"),
     ("the variable is not set", env("SGLANG_MOE_CONFIG_DIR", "SGLANG_CONFIG_DIR"), {}, "variable: autotune.env does not set SGLANG_MOE_CONFIG_DIR"),
     ("tuned on another Triton", lambda folder: None, {"triton_version": "3.9.0"}, "version: the configs are for Triton 3.6.0, the server has 3.9.0"),
     ("a folder with a local version", lambda folder: (folder / "sglang/configs/triton_3_6_0").rename(folder / "sglang/configs/triton_3_6_0+gitabc"), {}, "version: sglang raises ValueError: .*cannot take apart"),

@@ -57,7 +57,7 @@ def test_a_bundle_of_requantised_experts_is_asked_for_as_its_backend_has_them() 
         (Layer("nemotron_h", 2688, 232, 128, 6, 8), "sglang_bf16", "relu2"),
         (replace(DEEPSEEK, model="deepseek-v3+shared", experts=257, top_k=9), "sglang_fp8", "[128, 128]"),
         (Layer("gpt-oss-120b", 2880, 720, 128, 4, 4), "triton", "clamped"),
-        (Layer("qwen3_moe", 2048, 96, 128, 8, 8), "sglang_w4a16", "K=96 is no whole number of pairs"),
+        (Layer("qwen3_moe", 2048, 96, 128, 8, 8), "sglang_w4a16", "K=96 is not a whole number of pairs"),
         (Layer("qwen3_moe", 2048, 96, 128, 8, 8), "aiter", "K in 64s, not 2048 x 96"),
         (Layer("kimi-k2.5-w4a8", 7168, 256, 384, 8, 8), "triton", ""),
     ],

@@ -84,7 +84,7 @@ def test_a_run_times_the_guards_and_the_export_chooses_and_verify_finds_the_read
     result = run(asked(Problem(replace(LAYER, experts=4), 4)), store, Progress())
     (winner,) = result.best
     assert winner.config.stage2["tile_k"] == 256
-    assert result.settings[-1].startswith("timed 3 settings of the process at 4, 24, 129 tokens")
+    assert result.settings[-1].startswith("timed 3 process-wide settings at 4, 24, 129 tokens")
 
     made = planned(store)
     assert made.decision is not None
@@ -195,7 +195,7 @@ def test_what_prefill_cannot_have_is_not_timed_and_the_user_is_told(store: Store
     # 1,792 columns fit the LDS in blocks of 16 rows, and not in those of 64 that 4,096 tokens have.
     told = told_of(store, judge, [LayerConfig(one, two.replaced(tile_n=n)) for n in (None, 1792, 448)])
     assert told[0].startswith("AITER_FLYDSL_STAGE2_TILE_N=1792 cannot serve every shape: at 512 tokens")
-    assert told[1].startswith("timed 1 setting of the process at 4, 64, 512, 4096 tokens")
+    assert told[1].startswith("timed 1 process-wide setting at 4, 64, 512, 4096 tokens")
     assert {tokens: [c.stage2["tile_n"] for c in asked] for tokens, asked in judge.asked.items()} == {
         tokens: [None, 448] for tokens in (4, 64, 512, 4096)
     }
