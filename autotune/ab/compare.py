@@ -104,21 +104,23 @@ def compare(
         compare_values(metric, row[: len(base)], row[len(base) :], min_effect)
         for metric, row in values.items()
     ]
-    if all(one.metric is ACCEPTED for one in compared):
+    if all(comparison.metric is ACCEPTED for comparison in compared):
         raise UserError(
             f"no time or rate is a number above zero in every repeat: {'; '.join(left_out(every))}"
         )
     if undecided(compared, every):
         return [
-            replace(one, verdict=ArmVerdict.AMBIGUOUS) if one.verdict is ArmVerdict.FASTER else one
-            for one in compared
+            replace(comparison, verdict=ArmVerdict.AMBIGUOUS)
+            if comparison.verdict is ArmVerdict.FASTER
+            else comparison
+            for comparison in compared
         ]
     return compared
 
 
 def undecided(compared: Sequence[MetricComparison], repeats: Sequence[Repeat]) -> str:
     """Why nothing of the tuned arm may be called faster; "": it may."""
-    if any(one.verdict is ArmVerdict.FEWER for one in compared):
+    if any(comparison.verdict is ArmVerdict.FEWER for comparison in compared):
         return "the tuned arm accepts fewer drafts, so nothing of it counts as faster"
     if any(ACCEPTED.field in repeat.bad for repeat in repeats):
         return "how many drafts are accepted cannot be read, so nothing counts as faster"
@@ -170,14 +172,14 @@ def compare_values(
     ratio = _ratio(base, tuned)
     p = _permutation(base, tuned)
     time = Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low) if metric.higher_is_better else ratio
-    said = _FINDINGS[verdict(time, min_effect)]
-    if said in (ArmVerdict.FASTER, ArmVerdict.SLOWER) and p > 1 - LEVEL:
-        said = ArmVerdict.AMBIGUOUS
-    if metric is ACCEPTED and said is not ArmVerdict.SAME and said.said:
-        said = ArmVerdict.FEWER if said.worse else ArmVerdict.MORE
+    finding = _FINDINGS[verdict(time, min_effect)]
+    if finding in (ArmVerdict.FASTER, ArmVerdict.SLOWER) and p > 1 - LEVEL:
+        finding = ArmVerdict.AMBIGUOUS
+    if metric is ACCEPTED and finding is not ArmVerdict.SAME and finding.said:
+        finding = ArmVerdict.FEWER if finding.worse else ArmVerdict.MORE
     if min(len(base), len(tuned)) < REPEATS:
-        said = ArmVerdict.TOO_FEW
-    return MetricComparison(metric, fmean(base), fmean(tuned), ratio, p, said)
+        finding = ArmVerdict.TOO_FEW
+    return MetricComparison(metric, fmean(base), fmean(tuned), ratio, p, finding)
 
 
 def check_equal(base: Sequence[Repeat], tuned: Sequence[Repeat]) -> None:
@@ -196,7 +198,7 @@ def check_equal(base: Sequence[Repeat], tuned: Sequence[Repeat]) -> None:
                 " with one tool"
             )
         for name in {**first.workload, **repeat.workload}:
-            mine, theirs = (one.workload.get(name, "not reported") for one in (first, repeat))
+            mine, theirs = (each.workload.get(name, "not reported") for each in (first, repeat))
             if mine != theirs:
                 raise UserError(
                     f"unequal workloads: {name} is {mine} in {first.where} and {theirs} in {repeat.where}"

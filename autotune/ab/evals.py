@@ -159,8 +159,10 @@ def compare_evals(base: Path, tuned: Path) -> Evals:
         if (task, metric) not in judged
     ]
     if not judged:
-        told = f", only {_few(unjudged)}" if unjudged else ": run the same tasks"
-        raise UserError(f"{mine.where} and {theirs.where} share no score with a standard error{told}")
+        unjudged_text = f", only {_few(unjudged)}" if unjudged else ": run the same tasks"
+        raise UserError(
+            f"{mine.where} and {theirs.where} share no score with a standard error{unjudged_text}"
+        )
     groups = {key: _ancestors(key[0], mine.raw) for key in judged}
     own = [key for key in judged if not any((group, key[1]) in judged for group in groups[key])]
     compared = []
@@ -225,23 +227,24 @@ def _higher(key: tuple[str, str], *arms: Results) -> bool | None:
     """
     task, metric = key
     stem = metric.partition(",")[0]
-    told: dict[str, bool | None] = {}
+    directions: dict[str, bool | None] = {}
     for arm in arms:
         of_task = _dict(_dict(arm.raw.get("higher_is_better")).get(task))
         listed = _dict(_dict(arm.raw.get("configs")).get(task)).get("metric_list")
         for entry in listed if isinstance(listed, list) else ():
             if isinstance(entry, dict) and entry.get("metric") == stem:
                 of_task = {"": entry.get("higher_is_better"), **of_task}
-        told[arm.where] = next(
+        directions[arm.where] = next(
             (of_task[name] for name in (metric, stem, "") if isinstance(of_task.get(name), bool)), None
         )
-    said = {one for one in told.values() if one is not None}
-    if len(said) > 1:
+    known = {direction for direction in directions.values() if direction is not None}
+    if len(known) > 1:
         raise UserError(
-            f"higher_is_better of {task} {metric} is {' and '.join(f'{v} in {k}' for k, v in told.items())}"
+            f"higher_is_better of {task} {metric} is"
+            f" {' and '.join(f'{v} in {k}' for k, v in directions.items())}"
         )
-    if said:
-        return said.pop()
+    if known:
+        return known.pop()
     return True if stem in _HIGHER else False if stem in _LOWER else None
 
 
@@ -283,7 +286,7 @@ def _read(path: Path) -> Results:
     every = [_results(file) for file in files]
     if len(every) == 1:
         return every[0]
-    dates = [one.raw.get("date") for one in every]
+    dates = [each.raw.get("date") for each in every]
     if not all(is_number(date) for date in dates):
         stamps = [_STAMP.search(file.stem) for file in files]
         dates = [_seconds(stamp[0]) if stamp else None for stamp in stamps]
@@ -293,7 +296,7 @@ def _read(path: Path) -> Results:
             f"{path} has {len(files)} results and no date tells the newest: give one, e.g. {files[-1]}"
         )
     chosen = every[dates.index(newest)]
-    models = sorted({str(one.model) for one in every})
+    models = sorted({str(each.model) for each in every})
     of = f" of the models {_few(models)}" if len(models) > 1 else ""
     note = f"{path} has {len(files)} results{of}: the newest is taken, {chosen.where}, of {chosen.model}"
     return replace(chosen, notes=(note,))

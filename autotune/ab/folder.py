@@ -110,7 +110,7 @@ def _objects(file: Path) -> Iterator[tuple[str, Any]]:
     for line, value in values:
         where = f"{file}:{line}" if len(values) > 1 else str(file)
         if isinstance(value, list) and not file.name.endswith(".pytorch.json"):
-            yield from ((f"{where}[{number}]", one) for number, one in enumerate(value))
+            yield from ((f"{where}[{number}]", item) for number, item in enumerate(value))
         else:
             yield where, value
 

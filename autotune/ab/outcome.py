@@ -134,26 +134,26 @@ def compare_arms(
     )
 
 
-def _json(one: MetricComparison) -> dict[str, Any]:
+def _json(comparison: MetricComparison) -> dict[str, Any]:
     """A comparison as JSON values; of too few repeats no interval and no p, which they cannot tell."""
-    values = asdict(one)
-    if one.verdict is ArmVerdict.TOO_FEW:
-        values |= {"ratio": {"value": one.ratio.value, "low": None, "high": None}, "p": None}
+    values = asdict(comparison)
+    if comparison.verdict is ArmVerdict.TOO_FEW:
+        values |= {"ratio": {"value": comparison.ratio.value, "low": None, "high": None}, "p": None}
     return values
 
 
-def _row(one: MetricComparison) -> list[str]:
-    ratio = one.ratio
-    few = one.verdict is ArmVerdict.TOO_FEW
+def _row(comparison: MetricComparison) -> list[str]:
+    ratio = comparison.ratio
+    few = comparison.verdict is ArmVerdict.TOO_FEW
     change = "" if few else f"{percent(ratio.low - 1, signed=True)} to {percent(ratio.high - 1, signed=True)}"
-    means = (f"{mean:.2f}" if mean >= 1 else f"{mean:.3g}" for mean in (one.base, one.tuned))
+    means = (f"{mean:.2f}" if mean >= 1 else f"{mean:.3g}" for mean in (comparison.base, comparison.tuned))
     return [
-        one.metric.name,
+        comparison.metric.name,
         *means,
         percent(ratio.value - 1, signed=True),
         change,
-        "" if few else _p(one.p),
-        str(one.verdict),
+        "" if few else _p(comparison.p),
+        str(comparison.verdict),
     ]
 
 

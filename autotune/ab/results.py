@@ -166,11 +166,11 @@ def read_repeat(raw: Any, where: str) -> Repeat:
     workload = {name: raw.get(name) for name in _SETTINGS[tool]}
     workload |= {"completed": completed, "speculative decoding": ACCEPTED.field in {*values, *bad}}
     workload |= dict(_arguments(server, _SERVER))
-    told = dict(_arguments(server, _SERVER_TOLD))
+    reported = dict(_arguments(server, _SERVER_TOLD))
     if tool is Tool.VLLM:
         extra = {_plain(name): value for name, value in raw.items() if not _VLLM.fullmatch(name)}
         workload |= {name: value for name, value in extra.items() if _SWEPT.fullmatch(name)}
-        told |= {
+        reported |= {
             name: value
             for name, value in extra.items()
             if name not in workload and not isinstance(value, list | dict)
@@ -182,7 +182,7 @@ def read_repeat(raw: Any, where: str) -> Repeat:
         input_tokens=whole(raw.get("total_input_tokens") or 0, f"{where}: total_input_tokens"),
         output_tokens=whole(raw.get("total_output_tokens") or 0, f"{where}: total_output_tokens"),
         values=values,
-        told={name: _canonical(value) for name, value in told.items()},
+        reported={name: _canonical(value) for name, value in reported.items()},
         bad=bad,
     )
 
@@ -222,9 +222,9 @@ def per_accepted(repeats: Sequence[Repeat]) -> tuple[list[float], str]:
     if (
         repeats[0].tool is Tool.SGLANG
         and sum(
-            log(step / one) - log(tokens) / 2
-            for step, one, tokens in zip(steps, tpot, accepted, strict=True)
-            if one
+            log(step / latency) - log(tokens) / 2
+            for step, latency, tokens in zip(steps, tpot, accepted, strict=True)
+            if latency
         )
         <= 0
     ):

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 def _in_list(incomplete: str, values: Iterable[str]) -> list[str]:
     """Completions of the last of several values with commas between them."""
     before, comma, _ = incomplete.rpartition(",")
-    said = before.split(",")
-    return [f"{before}{comma}{value}" for value in values if value not in said]
+    chosen = before.split(",")
+    return [f"{before}{comma}{value}" for value in values if value not in chosen]
 
 
 def shapes(incomplete: str) -> list[str]:

@@ -207,20 +207,20 @@ def export(
     _print(made, out, exported, preview)
 
 
-def _print(made: "Plan", out: Path, exported: "Exported | None", preview: bool) -> None:
+def _print(planned: "Plan", out: Path, exported: "Exported | None", preview: bool) -> None:
     from autotune.export.global_env import decision_lines
     from autotune.report.winners import verdict
 
-    for winner in made.winners:
+    for winner in planned.winners:
         typer.echo(f"{winner.problem.shape} ({winner.problem.tokens_text}): {verdict(winner)}")
-    for line in (line for each in made.previews for line in each.lines()) if preview else ():
+    for line in (line for each in planned.previews for line in each.lines()) if preview else ():
         typer.echo(line)
-    for line in decision_lines(made.decision) if made.decision else ():
+    for line in decision_lines(planned.decision) if planned.decision else ():
         typer.echo(line)
-    for note in made.notes:
+    for note in planned.notes:
         typer.echo(f"note: {note}")
     if exported is None:
-        typer.echo(f"nothing written; it would be {', '.join(made.files)} in {out}")
+        typer.echo(f"nothing written; it would be {', '.join(planned.files)} in {out}")
         return
     typer.echo(f"wrote {', '.join(exported.files)} to {exported.folder}")
     typer.echo("Rollback: delete the folder and restart the server; nothing else was changed.")

@@ -28,11 +28,11 @@ def history(
     from autotune.store.store import Store
 
     with Store.open(db, read_only=True) as store:
-        found = episodes(store, device=device, sort=sort, limit=limit)
+        listed = episodes(store, device=device, sort=sort, limit=limit)
         if as_json:
-            print_json([episode_json(episode) for episode in found])
-        elif found:
-            typer.echo("\n".join(history_lines(found, terminal_width())))
+            print_json([episode_json(episode) for episode in listed])
+        elif listed:
+            typer.echo("\n".join(history_lines(listed, terminal_width())))
         else:
             on = f" on a device called {device}" if device else ""
             typer.echo(f"No runs{on} in {store.location}: autotune run --shape m4 makes one.")

@@ -45,18 +45,20 @@ def report(
 
     chosen = format_of(out, format_)
     with Store.open(db, read_only=True) as store:
-        made = write_report(store, Scope(run, device, bundle), out, chosen)
+        written = write_report(store, Scope(run, device, bundle), out, chosen)
     if as_json:
         print_json(
             {
                 "file": str(out),
                 "format": str(chosen),
                 "bytes": out.stat().st_size,
-                "problems": [one.problem.key for one in made.problems],
-                "candidates": made.candidates,
+                "problems": [chapter.problem.key for chapter in written.problems],
+                "candidates": written.candidates,
             }
         )
     if as_json or quiet:
         return
-    shapes = ", ".join(dict.fromkeys(one.problem.shape for one in made.problems))
-    typer.echo(f"wrote {out} ({out.stat().st_size / 1e3:,.0f} kB): {shapes}, {made.candidates:,} candidates")
+    shapes = ", ".join(dict.fromkeys(chapter.problem.shape for chapter in written.problems))
+    typer.echo(
+        f"wrote {out} ({out.stat().st_size / 1e3:,.0f} kB): {shapes}, {written.candidates:,} candidates"
+    )

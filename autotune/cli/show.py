@@ -48,25 +48,25 @@ def show(
         if trial is not None:
             refuse(context, f"trial {trial} is of one device", "device")
             refuse(context, f"trial {trial} is not a decision", "why")
-            found = find_trial(store, trial)
+            stored = find_trial(store, trial)
             if as_json:
-                print_json(trial_json(store, found))
+                print_json(trial_json(store, stored))
             else:
-                typer.echo("\n".join(trial_lines(store, found, terminal_width())))
+                typer.echo("\n".join(trial_lines(store, stored, terminal_width())))
             return
         summaries = winners_at_a_glance(store, device=device)
         if why and summaries:
             from autotune.report.why import why as decision
             from autotune.report.why import why_json, why_lines
 
-            told = [decision(store, summary.winner) for summary in summaries]
+            decisions = [decision(store, summary.winner) for summary in summaries]
             if as_json:
-                print_json([why_json(one) for one in told])
+                print_json([why_json(each) for each in decisions])
             else:
                 width = terminal_width()
                 pages = (
-                    [part for line in why_lines(one) for part in wrapped(line, width, indent=4)]
-                    for one in told
+                    [part for line in why_lines(each) for part in wrapped(line, width, indent=4)]
+                    for each in decisions
                 )
                 typer.echo("\n\n".join("\n".join(page) for page in pages))
         elif as_json:

@@ -58,15 +58,15 @@ def top(
         status=Status(status) if status else None,
     )
     with Store.open(db, read_only=True) as store:
-        found = rankings(store, chosen, sort=sort, limit=limit)
+        ranked = rankings(store, chosen, sort=sort, limit=limit)
         if as_json:
-            print_json([row for ranking in found for row in ranking_json(ranking)])
+            print_json([row for ranking in ranked for row in ranking_json(ranking)])
             return
-        if not found:
+        if not ranked:
             typer.echo(
                 f"No such candidates in {store.location}: autotune history lists the runs,"
                 " autotune run --shape m4 makes one."
             )
         width = terminal_width()
-        for index, ranking in enumerate(found):
+        for index, ranking in enumerate(ranked):
             typer.echo("\n".join([*([""] if index else []), *ranking_lines(ranking, width)]))

@@ -22,7 +22,7 @@ def exported_winners(store: Store, folder: Path) -> list[WinnerRecord]:
     if not manifest.is_file():
         raise UserError(f"{folder} is not a bundle, it has no {MANIFEST}: `autotune export` writes one")
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    export = next((one for one in reversed(store.exports()) if one.manifest_hash == digest), None)
+    export = next((record for record in reversed(store.exports()) if record.manifest_hash == digest), None)
     if export is None:
         raise UserError(
             f"{store.location} knows no bundle like {folder}: name the database that it was exported from"

@@ -60,11 +60,11 @@ def interval_chart(marks: Sequence[Mark], title: str) -> Markup:
 
 def _track(axis: Axis, mark: Mark) -> list[Markup]:
     low, high = axis.place(mark.us.low), axis.place(mark.us.high)
-    made = []
+    marks = []
     if high > low:
-        made.append(tag("i", class_="bar", style=f"left:{_percent(low)};width:{_percent(high - low)}"))
-    made.append(tag("i", class_="dot", style=f"left:{_percent(axis.place(mark.us.value))}"))
-    return made
+        marks.append(tag("i", class_="bar", style=f"left:{_percent(low)};width:{_percent(high - low)}"))
+    marks.append(tag("i", class_="dot", style=f"left:{_percent(axis.place(mark.us.value))}"))
+    return marks
 
 
 def _ticks(axis: Axis) -> Markup:
@@ -214,12 +214,14 @@ def bar_chart(bars: Sequence[Bar], title: str) -> Markup:
     return tag("figure", tag("figcaption", title), *rows, class_="bars")
 
 
-def importance_chart(found: Sequence[Effect], title: str) -> Markup:
+def importance_chart(effects: Sequence[Effect], title: str) -> Markup:
     """Bars of the knobs' shares; those that round to nothing are named in a line."""
-    seen = [one for one in found if round(100 * one.share) > 0]
-    unseen = ", ".join(one.knob for one in found if one not in seen)
+    seen = [effect for effect in effects if round(100 * effect.share) > 0]
+    unseen = ", ".join(effect.knob for effect in effects if effect not in seen)
     return join(
-        bar_chart([Bar("winner", tag("code", one.knob), one.share) for one in seen], title) if seen else None,
+        bar_chart([Bar("winner", tag("code", effect.knob), effect.share) for effect in seen], title)
+        if seen
+        else None,
         tag("p", f"Not told from chance: {unseen}.", class_="note") if unseen else None,
     )
 

@@ -87,7 +87,7 @@ class ProblemReport:
 
     def contender(self, label: str) -> Contender | None:
         """The first one of a label."""
-        return next((one for one in self.contenders if one.label == label), None)
+        return next((each for each in self.contenders if each.label == label), None)
 
     def compiled_us(self, config: LayerConfig) -> dict[str, float]:
         """An estimate's microseconds as compiled, by stage and for both; a stage that was not tried lacks."""
@@ -115,17 +115,19 @@ class Report:
 
     @property
     def stacks(self) -> list[Fingerprint]:
-        return list(dict.fromkeys(one.conditions.environment for one in self.problems))
+        return list(dict.fromkeys(chapter.conditions.environment for chapter in self.problems))
 
     @property
     def trials(self) -> list[StoredTrial]:
         """Every trial, by id."""
-        return sorted((trial for one in self.problems for trial in one.rows), key=lambda trial: trial.id)
+        return sorted(
+            (trial for chapter in self.problems for trial in chapter.rows), key=lambda trial: trial.id
+        )
 
     @property
     def candidates(self) -> int:
         """How many configs were tried, each counted once a problem and stage."""
-        return sum(len(one.trials[stage]) for one in self.problems for stage in Stage)
+        return sum(len(chapter.trials[stage]) for chapter in self.problems for stage in Stage)
 
 
 def gather(store: Store, scope: Scope) -> Report:
@@ -163,10 +165,10 @@ def _subject(problems: Sequence[ProblemReport]) -> str:
     def told(texts: Iterable[str]) -> str:
         return ", ".join(dict.fromkeys(texts))
 
-    shapes = list(dict.fromkeys(one.problem.shape for one in problems))
+    shapes = list(dict.fromkeys(chapter.problem.shape for chapter in problems))
     shown = told(shapes) if len(shapes) <= 3 else f"{shapes[0]} to {shapes[-1]}"
-    model = told(Path(one.problem.layer.model).name for one in problems)
-    return f"{model} {shown} on {told(one.conditions.environment.device for one in problems)}"
+    model = told(Path(chapter.problem.layer.model).name for chapter in problems)
+    return f"{model} {shown} on {told(chapter.conditions.environment.device for chapter in problems)}"
 
 
 def _run(store: Store, wanted: int | None) -> RunRecord:
@@ -244,8 +246,8 @@ def _problem(
     )
 
 
-def _order(one: ProblemReport) -> tuple[str, str, str, int, int]:
-    conditions = one.conditions
+def _order(chapter: ProblemReport) -> tuple[str, str, str, int, int]:
+    conditions = chapter.conditions
     kinds = {Kind.MEASURED: "0", Kind.REPLAYED: "1", Kind.ESTIMATE: "2"}
     problem = conditions.problem
     stack = f"{conditions.environment.device} {conditions.environment.key}"
@@ -254,5 +256,5 @@ def _order(one: ProblemReport) -> tuple[str, str, str, int, int]:
 
 def by_stack(report: Report) -> list[tuple[Fingerprint, list[ProblemReport]]]:
     """Problems by the stack that their times are from."""
-    pairs = groupby(report.problems, key=lambda one: one.conditions.environment)
+    pairs = groupby(report.problems, key=lambda chapter: chapter.conditions.environment)
     return [(stack, list(group)) for stack, group in pairs]

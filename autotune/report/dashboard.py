@@ -85,16 +85,16 @@ def copy_studies(report: Report, file: Path) -> Copy:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = _names(report)
     studies = {}
-    for one in report.problems:
+    for chapter in report.problems:
         for stage in Stage:
-            if trials := one.trials[stage]:
-                name = names[id(one), stage]
+            if trials := chapter.trials[stage]:
+                name = names[id(chapter), stage]
                 study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
                 with warnings.catch_warnings():
                     # A metric's name is experimental in Optuna, and the one way to name the dashboard's axis.
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    study.set_metric_names([_metric(one)])
-                for attribute, value in _attributes(one, stage).items():
+                    study.set_metric_names([_metric(chapter)])
+                for attribute, value in _attributes(chapter, stage).items():
                     study.set_user_attr(attribute, value)
                 study.add_trials(_frozen(trials))
                 _note(study, trials)
@@ -102,15 +102,15 @@ def copy_studies(report: Report, file: Path) -> Copy:
     return Copy(storage, studies)
 
 
-def _metric(one: ProblemReport) -> str:
+def _metric(chapter: ProblemReport) -> str:
     """The name and unit of the axis."""
-    basis = f", {one.conditions.basis}" if one.conditions.basis else ""
-    return f"{one.words.adjective} time a launch in µs{basis}"
+    basis = f", {chapter.conditions.basis}" if chapter.conditions.basis else ""
+    return f"{chapter.words.adjective} time a launch in µs{basis}"
 
 
 def _note(study: "Study", trials: Sequence[StoredTrial]) -> None:
     """Puts the report's importances beside the dashboard's, which are other numbers, and says why."""
-    shares = "\n".join(f"| {one.knob} | {one.share:.0%} |" for one in effects(trials))
+    shares = "\n".join(f"| {effect.knob} | {effect.share:.0%} |" for effect in effects(trials))
     text = f"{IMPORTANCES}\n\n| knob | share in the report |\n|---|--:|\n{shares}\n"
     study.set_user_attr("importances", text)
     if importlib.util.find_spec("optuna_dashboard") is not None:
@@ -123,23 +123,23 @@ def _names(report: Report) -> dict[tuple[int, Stage], str]:
     """A name a study that tells shape, stage, kind and device; equal ones are numbered."""
     seen: Counter[str] = Counter()
     names = {}
-    for one in report.problems:
+    for chapter in report.problems:
         for stage in Stage:
-            conditions = one.conditions
-            routing = "" if one.problem.routing.key == "uniform" else f" {one.problem.routing.key}"
+            conditions = chapter.conditions
+            routing = "" if chapter.problem.routing.key == "uniform" else f" {chapter.problem.routing.key}"
             name = (
-                f"{one.problem.shape}{routing} {stage}, {conditions.kind},"
+                f"{chapter.problem.shape}{routing} {stage}, {conditions.kind},"
                 f" {conditions.backend} on {conditions.environment.device}"
             )
             seen[name] += 1
-            names[id(one), stage] = name if seen[name] == 1 else f"{name} ({seen[name]})"
+            names[id(chapter), stage] = name if seen[name] == 1 else f"{name} ({seen[name]})"
     return names
 
 
-def _attributes(one: ProblemReport, stage: Stage) -> dict[str, Any]:
-    conditions = one.conditions
+def _attributes(chapter: ProblemReport, stage: Stage) -> dict[str, Any]:
+    conditions = chapter.conditions
     return {
-        "problem": one.problem.key,
+        "problem": chapter.problem.key,
         "stage": str(stage),
         "kind": str(conditions.kind),
         "conditions": conditions.workload,
@@ -157,8 +157,8 @@ def _frozen(trials: Sequence[StoredTrial]) -> "list[FrozenTrial]":
         for knob, value in trial.config.items():
             values.setdefault(knob, set()).add(value)
     distributions: dict[str, BaseDistribution] = {
-        knob: CategoricalDistribution([_choice(value) for value in ordered(list(found))])
-        for knob, found in values.items()
+        knob: CategoricalDistribution([_choice(value) for value in ordered(list(choices))])
+        for knob, choices in values.items()
     }
     made = []
     for trial in trials:

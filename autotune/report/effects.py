@@ -79,7 +79,7 @@ def effects(trials: Sequence[StoredTrial]) -> list[Effect]:
     """Every knob that took more than one value among trials with a time, the most important first."""
     timed = [(trial.config, trial.time_us) for trial in trials if trial.time_us is not None]
     knobs = list(timed[0][0]) if timed else []
-    made = []
+    ranked = []
     for knob in knobs:
         groups: dict[Value, list[float]] = defaultdict(list)
         for config, us in timed:
@@ -89,8 +89,8 @@ def effects(trials: Sequence[StoredTrial]) -> list[Effect]:
                 ValueEffect(value, len(groups[value]), min(groups[value]), median(groups[value]))
                 for value in ordered(groups)
             )
-            made.append(Effect(knob, _share(list(groups.values())), values))
-    return sorted(made, key=lambda effect: (-effect.share, effect.knob))
+            ranked.append(Effect(knob, _share(list(groups.values())), values))
+    return sorted(ranked, key=lambda effect: (-effect.share, effect.knob))
 
 
 def _share(groups: Sequence[Sequence[float]]) -> float:
@@ -125,21 +125,21 @@ def ordered(values: "Sequence[Value] | Mapping[Value, object]") -> list[Value]:
 def heat_maps(trials: Sequence[StoredTrial], most: int = 3) -> list[HeatMap]:
     """Maps of the pairs among the three most important knobs."""
     leading = effects(trials)[:3]
-    made = []
-    for one, two in list(combinations(leading, 2))[:most]:
+    maps = []
+    for first, second in list(combinations(leading, 2))[:most]:
         # The knob with more values gets the rows: a page is longer than it is wide.
-        row, column = (one, two) if len(one.values) >= len(two.values) else (two, one)
-        found: dict[tuple[Value, Value], list[float]] = defaultdict(list)
+        row, column = (first, second) if len(first.values) >= len(second.values) else (second, first)
+        cells: dict[tuple[Value, Value], list[float]] = defaultdict(list)
         for trial in trials:
             if trial.time_us is not None:
-                found[trial.config.get(row.knob), trial.config.get(column.knob)].append(trial.time_us)
-        made.append(
+                cells[trial.config.get(row.knob), trial.config.get(column.knob)].append(trial.time_us)
+        maps.append(
             HeatMap(
                 row.knob,
                 column.knob,
                 tuple(effect.value for effect in row.values),
                 tuple(effect.value for effect in column.values),
-                {pair: Cell(len(us), min(us)) for pair, us in found.items()},
+                {pair: Cell(len(us), min(us)) for pair, us in cells.items()},
             )
         )
-    return made
+    return maps

@@ -77,12 +77,12 @@ def of_confirmation(stored: StoredConfirmation, planned: int | None = None) -> l
     confirmation = stored.confirmation
     last = deciding(confirmation.rounds, planned)
     first = list(confirmation.rounds[: len(confirmation.rounds) - len(last)])
-    made = []
+    listed = []
     for index, finalist in enumerate(confirmation.finalists):
         decided = any(paired.us[index] for paired in last)
         rounds = last if decided else first[len(first) % 2 :]
         label = "winner" if index == confirmation.winner and index else finalist.label
-        made.append(
+        listed.append(
             Contender(
                 label,
                 finalist.config,
@@ -96,7 +96,10 @@ def of_confirmation(stored: StoredConfirmation, planned: int | None = None) -> l
             )
         )
     order = {"default": 0, "published": 1, "winner": 2}
-    return sorted(made, key=lambda one: (order.get(one.label, 3), not one.decided, _layer_us(one)))
+    return sorted(
+        listed,
+        key=lambda contender: (order.get(contender.label, 3), not contender.decided, _layer_us(contender)),
+    )
 
 
 def tied(
@@ -110,32 +113,32 @@ def tied(
     Args:
         planned: see `deciding`.
     """
-    chosen = next((one for one in listed if one.label == "winner"), None)
-    chosen = chosen or next((one for one in listed if one.label == "default"), None)
+    chosen = next((contender for contender in listed if contender.label == "winner"), None)
+    chosen = chosen or next((contender for contender in listed if contender.label == "default"), None)
     if chosen is None or "layer" not in chosen.us:
         return []
-    others = [one for one in listed if one is not chosen and "layer" in one.us]
+    others = [contender for contender in listed if contender is not chosen and "layer" in contender.us]
     if confirmation is None:
         best = f"{chosen.us['layer'].value:.2f}"
-        return [one for one in others if f"{one.us['layer'].value:.2f}" == best]
+        return [contender for contender in others if f"{contender.us['layer'].value:.2f}" == best]
     finalists = confirmation.confirmation.finalists
     rounds = confirmation.confirmation.rounds
     first = list(rounds[: len(rounds) - len(deciding(rounds, planned))])
     first = first[len(first) % 2 :]
-    place = next(index for index, one in enumerate(finalists) if one.config == chosen.config)
-    made = []
-    for one in others:
-        index = next(index for index, finalist in enumerate(finalists) if finalist.config == one.config)
+    place = next(index for index, contender in enumerate(finalists) if contender.config == chosen.config)
+    ties = []
+    for contender in others:
+        index = next(index for index, finalist in enumerate(finalists) if finalist.config == contender.config)
         if index == 0 or chosen.label == "default" or not _both_ran(first, place, index):
             continue  # that it beat the default is what the final decided; a kept default needs no equal
         ratio = ratio_of(first, index, place, "layer", MeasureSettings())
         if ratio.low <= 1 <= ratio.high:
-            made.append(one)
-    return made
+            ties.append(contender)
+    return ties
 
 
-def _both_ran(rounds: Sequence[Round], one: int, other: int) -> bool:
-    return any(all("layer" in r.us[i] for r in pair for i in (one, other)) for pair in _pairs(rounds))
+def _both_ran(rounds: Sequence[Round], first: int, second: int) -> bool:
+    return any(all("layer" in r.us[i] for r in pair for i in (first, second)) for pair in _pairs(rounds))
 
 
 def _left_out(confirmation: Confirmation, index: int) -> str:
@@ -147,17 +150,17 @@ def _left_out(confirmation: Confirmation, index: int) -> str:
     return notes[0].removeprefix(name).removeprefix("was not timed: ") if notes else "not timed"
 
 
-def _layer_us(one: Contender) -> float:
-    return one.us["layer"].value if "layer" in one.us else float("inf")
+def _layer_us(contender: Contender) -> float:
+    return contender.us["layer"].value if "layer" in contender.us else float("inf")
 
 
 def _intervals(rounds: Sequence[Round], index: int) -> dict[str, Interval]:
     settings = MeasureSettings()
-    found = {}
+    intervals = {}
     for what in ("layer", "stage1", "stage2"):
-        if any(what in one.us[index] and what in two.us[index] for one, two in _pairs(rounds)):
-            found[what] = interval_of(rounds, index, what, settings)
-    return found
+        if any(what in first.us[index] and what in second.us[index] for first, second in _pairs(rounds)):
+            intervals[what] = interval_of(rounds, index, what, settings)
+    return intervals
 
 
 def _pairs(rounds: Sequence[Round]) -> list[tuple[Round, Round]]:
@@ -180,15 +183,15 @@ def _gain(stored: StoredConfirmation, rounds: Sequence[Round], index: int) -> In
 
 def _estimated(store: Store, winner: WinnerRecord) -> list[Contender]:
     """The entries of a short list: the default, the best, the others."""
-    made = []
+    listed = []
     for entry in store.short_list(winner):
         us = _estimates(store, entry)
         kept = entry.config == winner.default
         label = "default" if kept else "winner" if entry.rank == 0 else "candidate"
         gain = None if kept else Interval(entry.gain, entry.gain, entry.gain)
-        made.append(Contender(label, entry.config, us, gain, None, False, 0, number=entry.rank))
+        listed.append(Contender(label, entry.config, us, gain, None, False, 0, number=entry.rank))
     order = {"default": 0, "winner": 1}
-    return sorted(made, key=lambda one: order.get(one.label, 2))
+    return sorted(listed, key=lambda contender: order.get(contender.label, 2))
 
 
 def _estimates(store: Store, entry: WinnerRecord) -> dict[str, Interval]:

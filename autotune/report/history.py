@@ -71,24 +71,24 @@ def episodes(
     """
     if sort not in SORTS:
         raise UserError(f"unknown --sort {sort!r}: use one of {', '.join(SORTS)}")
-    found = [
+    listed = [
         _episode(store, run)
         for run in store.runs()
         if device is None or (run.environment and device.lower() in run.environment.device.lower())
     ]
-    found.sort(key=SORTS[sort])
-    return found[:limit] if limit else found
+    listed.sort(key=SORTS[sort])
+    return listed[:limit] if limit else listed
 
 
 def _episode(store: Store, run: RunRecord) -> Episode:
     counts = store.trial_counts(run.id)
-    made = winners_of(store, run.id)
+    winners = winners_of(store, run.id)
     trials = sum(counts.values())
-    faster = sum(not winner.kept_default and winner.kind is not Kind.ESTIMATE for winner in made)
-    return Episode(run, trials, trials - counts.get(Status.OK, 0), len(made), faster)
+    faster = sum(not winner.kept_default and winner.kind is not Kind.ESTIMATE for winner in winners)
+    return Episode(run, trials, trials - counts.get(Status.OK, 0), len(winners), faster)
 
 
-def history_lines(found: Sequence[Episode], width: int | None = None) -> list[str]:
+def history_lines(listed: Sequence[Episode], width: int | None = None) -> list[str]:
     """A table of runs for people, in lines of at most `width` characters."""
     rows = [
         [
@@ -103,7 +103,7 @@ def history_lines(found: Sequence[Episode], width: int | None = None) -> list[st
             str(episode.faster),
             episode.run.command,
         ]
-        for episode in found
+        for episode in listed
     ]
     return text_table(COLUMNS, rows, width)
 

@@ -31,17 +31,17 @@ def markdown(store: Store, report: Report) -> str:
             f" ({_cell(', '.join(part for part in (stack.runtime, versions) if part))}).",
             "",
         ]
-        for kind in dict.fromkeys(one.conditions.kind for one in problems):
-            lines += [*_table([one for one in problems if one.conditions.kind is kind]), ""]
-        limits = {one.limit.source for one in problems if one.limit}
+        for kind in dict.fromkeys(chapter.conditions.kind for chapter in problems):
+            lines += [*_table([chapter for chapter in problems if chapter.conditions.kind is kind]), ""]
+        limits = {chapter.limit.source for chapter in problems if chapter.limit}
         if limits:
             lines += [f"Byte limit: the expected weights of a step at {'; '.join(sorted(limits))}.", ""]
-    for one in report.problems:
-        lines += _details(store, one)
+    for chapter in report.problems:
+        lines += _details(store, chapter)
     lines += ["<details><summary>Stack and commands</summary>", ""]
     for stack in report.stacks:
-        told = {name: value for name, value in asdict(stack).items() if value is not None}
-        lines += [f"- {_cell(', '.join(f'{name} {value}' for name, value in told.items()))}"]
+        fields = {name: value for name, value in asdict(stack).items() if value is not None}
+        lines += [f"- {_cell(', '.join(f'{name} {value}' for name, value in fields.items()))}"]
     lines += [f"- run {run.id}, {run.started_at:%Y-%m-%d %H:%M} UTC: `{run.command}`" for run in report.runs]
     return "\n".join([*lines, "", "</details>", ""])
 
@@ -63,7 +63,7 @@ def _table(problems: Sequence[ProblemReport]) -> list[str]:
         "of byte limit",
         "changed",
     ]
-    rows = [_row(one) for one in problems]
+    rows = [_row(chapter) for chapter in problems]
     kept = [place for place in range(len(heads)) if any(row[place] not in ("", "–") for row in rows)]
     numbers = range(1, len(heads) - 1)
     rules = ["--:" if place in numbers and heads[place] != "kind" else "---" for place in kept]
@@ -74,36 +74,36 @@ def _table(problems: Sequence[ProblemReport]) -> list[str]:
     ]
 
 
-def _row(one: ProblemReport) -> list[str]:
-    default, winner = one.contender("default"), one.contender("winner")
-    gain = "no final" if one.winner is None else "kept default"
+def _row(chapter: ProblemReport) -> list[str]:
+    default, winner = chapter.contender("default"), chapter.contender("winner")
+    gain = "no final" if chapter.winner is None else "kept default"
     if winner is not None and winner.gain is not None:
         gain = gain_text(winner.gain.value, winner.gain.low, winner.gain.high)
     chosen, reached = winner or default, ""
-    if one.limit is not None and chosen is not None and "layer" in chosen.us:
-        reached = f"{one.limit.fraction('layer', chosen.us['layer'].value):.0%}"
-    changed = layer_changes(winner.config, one.ships) if winner and one.ships else ""
+    if chapter.limit is not None and chosen is not None and "layer" in chosen.us:
+        reached = f"{chapter.limit.fraction('layer', chosen.us['layer'].value):.0%}"
+    changed = layer_changes(winner.config, chapter.ships) if winner and chapter.ships else ""
     return [
-        one.problem.shape,
-        str(one.problem.tokens),
-        " ".join(filter(None, (str(one.conditions.kind), one.basis))),
+        chapter.problem.shape,
+        str(chapter.problem.tokens),
+        " ".join(filter(None, (str(chapter.conditions.kind), chapter.basis))),
         _time(default),
-        _time(one.contender("published")),
+        _time(chapter.contender("published")),
         _time(winner),
-        _as_compiled(one, default),
-        _as_compiled(one, winner),
+        _as_compiled(chapter, default),
+        _as_compiled(chapter, winner),
         gain,
-        tie_text(len(one.ties) + 1) if one.ties else "",
+        tie_text(len(chapter.ties) + 1) if chapter.ties else "",
         reached,
         f"`{changed}`" if changed else "",
     ]
 
 
-def _as_compiled(one: ProblemReport, contender: Contender | None) -> str:
+def _as_compiled(chapter: ProblemReport, contender: Contender | None) -> str:
     """What an estimate as executed was as compiled; "": it is none."""
-    if contender is None or one.basis != AS_EXECUTED:
+    if contender is None or chapter.basis != AS_EXECUTED:
         return ""
-    us = one.compiled_us(contender.config)
+    us = chapter.compiled_us(contender.config)
     return f"{us['layer']:.2f}" if "layer" in us else ""
 
 
@@ -112,8 +112,8 @@ def _time(contender: Contender | None) -> str:
 
 
 def _details(store: Store, one: ProblemReport) -> list[str]:
-    said = verdict(one.winner, len(one.ties)) if one.winner else "nothing was decided"
-    lines = [f"<details><summary>{one.problem.shape}: {_html(said)}</summary>", ""]
+    decision = verdict(one.winner, len(one.ties)) if one.winner else "nothing was decided"
+    lines = [f"<details><summary>{one.problem.shape}: {_html(decision)}</summary>", ""]
     for stage in Stage:
         trials = one.trials[stage]
         if not trials:

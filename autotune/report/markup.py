@@ -46,7 +46,7 @@ def join(*children: Child) -> Markup:
         elif isinstance(child, str):
             parts.append(escape(child, quote=False))
         else:
-            parts.extend(str(one) for one in child)
+            parts.extend(str(item) for item in child)
     return Markup("".join(parts))
 
 

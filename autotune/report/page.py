@@ -24,7 +24,7 @@ _OPEN = 2
 
 def page(store: Store, report: Report) -> str:
     """The whole page; equal databases give equal pages."""
-    anchors = {id(one): f"p{index}" for index, one in enumerate(report.problems)}
+    anchors = {id(chapter): f"p{index}" for index, chapter in enumerate(report.problems)}
     folded = len(report.problems) > _OPEN
     body = tag(
         "body",
@@ -33,7 +33,10 @@ def page(store: Store, report: Report) -> str:
         tag(
             "main",
             _summary(report),
-            [_problem(store, one, anchors[id(one)], _name(one, report), folded) for one in report.problems],
+            [
+                _problem(store, chapter, anchors[id(chapter)], _name(chapter, report), folded)
+                for chapter in report.problems
+            ],
             _stacks(report),
             _runs(report),
             _words(report),
@@ -52,7 +55,7 @@ def page(store: Store, report: Report) -> str:
 
 def _header(report: Report, anchors: dict[int, str]) -> Markup:
     links = [("#summary", "Summary")]
-    links += [(f"#{anchors[id(one)]}", _name(one, report)) for one in report.problems]
+    links += [(f"#{anchors[id(chapter)]}", _name(chapter, report)) for chapter in report.problems]
     links += [("#stack", "Stack"), ("#runs", "Runs"), ("#words", "Words")]
     items = [tag("li", tag("a", text, href=where)) for where, text in links]
     return tag(
@@ -66,85 +69,87 @@ def _header(report: Report, anchors: dict[int, str]) -> Markup:
 
 def _lede(report: Report) -> list[str]:
     """The result in a sentence or two."""
-    layers = sorted({one.problem.layer.key for one in report.problems})
+    layers = sorted({chapter.problem.layer.key for chapter in report.problems})
     devices = sorted({stack.device for stack in report.stacks})
-    said = [f"{', '.join(layers)} on {', '.join(devices)}: {report.candidates:,} candidates."]
-    decided = [one for one in report.problems if one.winner]
+    sentences = [f"{', '.join(layers)} on {', '.join(devices)}: {report.candidates:,} candidates."]
+    decided = [chapter for chapter in report.problems if chapter.winner]
     if len(decided) <= 2:
-        said += [f"{_name(one, report)}: {_verdict(one)}." for one in decided]
+        sentences += [f"{_name(chapter, report)}: {_verdict(chapter)}." for chapter in decided]
     else:
-        said += [_tally(kind, [one for one in decided if one.conditions.kind is kind]) for kind in Kind]
+        sentences += [
+            _tally(kind, [chapter for chapter in decided if chapter.conditions.kind is kind]) for kind in Kind
+        ]
     if len(decided) < len(report.problems):
-        said.append(f"{len(report.problems) - len(decided)} of {len(report.problems)} have no final.")
-    return [line for line in said if line]
+        sentences.append(f"{len(report.problems) - len(decided)} of {len(report.problems)} have no final.")
+    return [line for line in sentences if line]
 
 
-def _verdict(one: ProblemReport) -> str:
+def _verdict(chapter: ProblemReport) -> str:
     """What was decided, in words; "": nothing was."""
-    return verdict(one.winner, ties=len(one.ties)) if one.winner else ""
+    return verdict(chapter.winner, ties=len(chapter.ties)) if chapter.winner else ""
 
 
 def _tally(kind: Kind, decided: Sequence[ProblemReport]) -> str:
     """How many problems of a kind have a config that beats the default, by how much; "": it has none."""
-    winners = [one.winner for one in decided if one.winner]
+    winners = [chapter.winner for chapter in decided if chapter.winner]
     if not winners:
         return ""
     faster = [winner for winner in winners if not winner.kept_default]
     kept = len(winners) - len(faster)
     have = "has" if len(faster) == 1 else "have"
     are = "is estimated to be" if kind is Kind.ESTIMATE else "is"
-    said = f"{len(faster)} of {len(winners)} problems {have} a config that {are} faster than the default"
+    text = f"{len(faster)} of {len(winners)} problems {have} a config that {are} faster than the default"
     if faster:
         gains = [winner.gain for winner in faster]
         least, most = percent(min(gains)), percent(max(gains))
-        said += f", by {least}" + (f" to {most}" if most != least else "")
-    tied = sum(bool(one.ties) for one in decided)
+        text += f", by {least}" + (f" to {most}" if most != least else "")
+    tied = sum(bool(chapter.ties) for chapter in decided)
     if tied:
-        said += f"; at {tied} of them several configs tie"
-    return f"{said} ({kind})" + (f"; at {kept} the default is kept." if kept else ".")
+        text += f"; at {tied} of them several configs tie"
+    return f"{text} ({kind})" + (f"; at {kept} the default is kept." if kept else ".")
 
 
-def _name(one: ProblemReport, report: Report) -> str:
+def _name(chapter: ProblemReport, report: Report) -> str:
     """A chapter's name, with as much besides the shape as tells it from the others."""
-    parts = [one.problem.shape]
-    if one.problem.routing.key != "uniform":
-        parts[0] += f", {one.problem.routing.key}"
+    parts = [chapter.problem.shape]
+    if chapter.problem.routing.key != "uniform":
+        parts[0] += f", {chapter.problem.routing.key}"
     if len(report.stacks) > 1:
-        parts.append(f"on {one.conditions.environment.device}")
+        parts.append(f"on {chapter.conditions.environment.device}")
     alike = [
         other
         for other in report.problems
-        if (other.problem, other.conditions.environment) == (one.problem, one.conditions.environment)
+        if (other.problem, other.conditions.environment) == (chapter.problem, chapter.conditions.environment)
     ]
     for text in (lambda c: c.backend, lambda c: str(c.kind), lambda c: c.workload):
         if len({text(other.conditions) for other in alike}) > 1:
-            parts.append(f"({text(one.conditions)})")
+            parts.append(f"({text(chapter.conditions)})")
     return " ".join(parts)
 
 
 def _summary(report: Report) -> Markup:
-    made = [tag("h2", "Summary", id="summary")]
+    parts = [tag("h2", "Summary", id="summary")]
     if len(report.stacks) > 1:
         text = f"These times are from {len(report.stacks)} different stacks: compare within a table only."
-        made.append(tag("p", text, class_="note"))
+        parts.append(tag("p", text, class_="note"))
     for stack, problems in by_stack(report):
-        kinds = dict.fromkeys(one.conditions.kind for one in problems)
+        kinds = dict.fromkeys(chapter.conditions.kind for chapter in problems)
         for kind in kinds:
-            made.append(_summary_table(report, stack, [p for p in problems if p.conditions.kind is kind]))
-    limits = {one.limit.source for one in report.problems if one.limit}
+            parts.append(_summary_table(report, stack, [p for p in problems if p.conditions.kind is kind]))
+    limits = {chapter.limit.source for chapter in report.problems if chapter.limit}
     if limits:
         text = (
             "The byte limit is the time in which the weights of the experts that a step is expected to visit"
             f" can be read at {'; '.join(sorted(limits))}. That bandwidth was not measured here."
         )
-        if any(one.limit and not one.limit.uniform for one in report.problems):
+        if any(chapter.limit and not chapter.limit.uniform for chapter in report.problems):
             text += " It counts the experts of uniform routing; skewed or correlated routing visits fewer."
-        made.append(tag("p", text, class_="note"))
+        parts.append(tag("p", text, class_="note"))
     elif report.problems:
-        made.append(
+        parts.append(
             tag("p", "The bandwidth of this device is not known, so there is no byte limit.", class_="note")
         )
-    return tag("section", *made, aria_labelledby="summary")
+    return tag("section", *parts, aria_labelledby="summary")
 
 
 def _summary_table(report: Report, stack: Fingerprint, problems: Sequence[ProblemReport]) -> Markup:
@@ -159,14 +164,14 @@ def _summary_table(report: Report, stack: Fingerprint, problems: Sequence[Proble
         "of the byte limit",
         "changed",
     ]
-    bases = dict.fromkeys(one.basis for one in problems if one.basis)
+    bases = dict.fromkeys(chapter.basis for chapter in problems if chapter.basis)
     how = f", {' or '.join(bases)}," if bases else ""
     caption = join(
         badge(kind),
         f" Time of the {words.whole} in µs{how} on {stack.device} with {_built(stack)}",
         "; below it the 95% CI" if words.round else None,
     )
-    rows = [_summary_row(one, _name(one, report)) for one in problems]
+    rows = [_summary_row(chapter, _name(chapter, report)) for chapter in problems]
     return table(heads, rows, caption=caption, right=(1, 2, 3, 4, 5), config=6)
 
 
@@ -175,27 +180,27 @@ def _built(stack: Fingerprint) -> str:
     return f"Triton {stack.triton}" if stack.runtime == "none" and stack.triton else stack.runtime
 
 
-def _summary_row(one: ProblemReport, name: str) -> list[str | Markup]:
-    default, winner = one.contender("default"), one.contender("winner")
+def _summary_row(chapter: ProblemReport, name: str) -> list[str | Markup]:
+    default, winner = chapter.contender("default"), chapter.contender("winner")
     chosen = winner or default
-    gain = join("no final" if one.winner is None else "kept default")
+    gain = join("no final" if chapter.winner is None else "kept default")
     if winner is not None and winner.gain is not None:
         text, _, interval = gain_text(winner.gain.value, winner.gain.low, winner.gain.high).partition(" ")
         gain = join(text, _sub(interval.strip("()")) if interval else None)
-    ties = tie_text(len(one.ties) + 1) if one.ties else ""
+    ties = tie_text(len(chapter.ties) + 1) if chapter.ties else ""
     reached: list[str] = []
-    if one.limit is not None:
+    if chapter.limit is not None:
         for contender in [default] if chosen is default else [default, chosen]:
             if contender is not None and "layer" in contender.us:
-                reached.append(f"{one.limit.fraction('layer', contender.us['layer'].value):.0%}")
+                reached.append(f"{chapter.limit.fraction('layer', contender.us['layer'].value):.0%}")
     return [
-        join(name, _sub(one.problem.tokens_text)),
+        join(name, _sub(chapter.problem.tokens_text)),
         join(gain, _sub(ties) if ties else None),
-        _time(one, default),
-        _time(one, winner) if winner else join("= default") if one.winner else "",
-        _time(one, one.contender("published")),
+        _time(chapter, default),
+        _time(chapter, winner) if winner else join("= default") if chapter.winner else "",
+        _time(chapter, chapter.contender("published")),
         " → ".join(reached),
-        layer_code(winner.config, one.ships) if winner and one.ships else "",
+        layer_code(winner.config, chapter.ships) if winner and chapter.ships else "",
     ]
 
 
@@ -203,44 +208,44 @@ def _sub(text: str) -> Markup:
     return tag("span", text, class_="sub")
 
 
-def _time(one: ProblemReport, contender: Contender | None) -> Markup:
+def _time(chapter: ProblemReport, contender: Contender | None) -> Markup:
     """A time with its interval, or an estimate as executed with what it was as compiled."""
     if contender is None or "layer" not in contender.us:
         return join("–")
     us = contender.us["layer"]
     text = f"{us.low:.2f} to {us.high:.2f}" if us.low < us.high else ""
-    if one.basis == AS_EXECUTED and "layer" in (compiled := one.compiled_us(contender.config)):
+    if chapter.basis == AS_EXECUTED and "layer" in (compiled := chapter.compiled_us(contender.config)):
         text = f"{AS_COMPILED} {compiled['layer']:.2f}"
     return join(f"{us.value:.2f}", _sub(text) if text else None)
 
 
-def _problem(store: Store, one: ProblemReport, anchor: str, name: str, folded: bool) -> Markup:
+def _problem(store: Store, chapter: ProblemReport, anchor: str, name: str, folded: bool) -> Markup:
     title = tag(
         "h2",
-        f"{name}: {one.problem.tokens_text}, {one.problem.routing.key} routing ",
-        badge(one.conditions.kind),
+        f"{name}: {chapter.problem.tokens_text}, {chapter.problem.routing.key} routing ",
+        badge(chapter.conditions.kind),
         id=f"{anchor}-title",
     )
-    said = _verdict(one)
-    texts = [ties_text(one.conditions.kind, len(one.ties))]
-    if said and not folded:
-        texts.insert(0, f"{said[0].upper()}{said[1:]}.")
+    decision = _verdict(chapter)
+    texts = [ties_text(chapter.conditions.kind, len(chapter.ties))]
+    if decision and not folded:
+        texts.insert(0, f"{decision[0].upper()}{decision[1:]}.")
     facts = (
-        f"Layer {one.problem.layer.key}, backend {one.conditions.backend}, on"
-        f" {one.conditions.environment.device}. Conditions: {one.conditions.workload}."
+        f"Layer {chapter.problem.layer.key}, backend {chapter.conditions.backend}, on"
+        f" {chapter.conditions.environment.device}. Conditions: {chapter.conditions.workload}."
     )
-    stages = [part for stage in Stage for part in stage_section(one, stage, f"{anchor}-{stage}")]
+    stages = [part for stage in Stage for part in stage_section(chapter, stage, f"{anchor}-{stage}")]
     content = join(
         # Within the fold: a link to it opens it.
         tag("div", id=anchor),
         [tag("p", text, class_="lede") for text in texts if text],
         tag("p", facts, class_="note"),
-        final(one),
-        join(tag("h3", "Questions"), doubts(answers(store, one))),
+        final(chapter),
+        join(tag("h3", "Questions"), doubts(answers(store, chapter))),
         stages,
     )
     if folded:
-        heading = join(title, tag("span", said or "no final", class_="note"))
+        heading = join(title, tag("span", decision or "no final", class_="note"))
         content = details(heading, content, class_="chapter")
     else:
         content = join(title, content)
@@ -280,8 +285,10 @@ def _runs(report: Report) -> Markup:
 
 
 def _words(report: Report) -> Markup:
-    kinds = [kind for kind in Kind if any(one.conditions.kind is kind for one in report.problems)]
-    bases = {one.basis for one in report.problems} | {one.conditions.basis for one in report.problems}
+    kinds = [kind for kind in Kind if any(chapter.conditions.kind is kind for chapter in report.problems)]
+    bases = {chapter.basis for chapter in report.problems} | {
+        chapter.conditions.basis for chapter in report.problems
+    }
     lines: list[tuple[str | Markup, str]] = [(badge(kind), wording(kind).definition) for kind in kinds]
     lines += [(basis, text) for basis, text in ESTIMATES.items() if basis in bases]
     lines += [("gain", "; ".join(wording(kind).gain for kind in kinds))]

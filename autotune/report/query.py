@@ -91,7 +91,7 @@ def grouped(trials: Iterable[StoredTrial]) -> dict[Conditions, dict[Stage, list[
             known[trial.config.key] = trial
     return {
         conditions: {
-            stage: [_with_windows(one, races[conditions, stage, key]) for key, one in known.items()]
+            stage: [_with_windows(first, races[conditions, stage, key]) for key, first in known.items()]
             for stage, known in stages.items()
         }
         for conditions, stages in tried.items()

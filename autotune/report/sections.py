@@ -39,40 +39,40 @@ _IMPORTANCE = (
 _SEEDS = ("published", "earlier", "seed")
 
 
-def final(one: ProblemReport) -> list[Markup]:
+def final(chapter: ProblemReport) -> list[Markup]:
     """The contenders' times as charts and as a table."""
-    if not one.contenders:
+    if not chapter.contenders:
         return [tag("p", "Nothing was decided here: there was no final.")]
-    words = one.words
-    made = []
+    words = chapter.words
+    parts = []
     for what in ("layer", *Stage):
-        timed = [c for c in one.contenders if what in c.us]
+        timed = [c for c in chapter.contenders if what in c.us]
         if not timed:
             continue
         named = [c for c in timed if c.label != "candidate"]
         others = [c for c in timed if c.label == "candidate"]
-        if isinstance(what, Stage) and one.conditions.kind is Kind.ESTIMATE:
+        if isinstance(what, Stage) and chapter.conditions.kind is Kind.ESTIMATE:
             # A stage's estimate is its config's: layers that share it would be the same row again and again.
             known = {c.config.of(what) for c in named}
             others = list({c.config.of(what): c for c in others if c.config.of(what) not in known}.values())
         shown = [*named, *others[:_OTHERS]]
-        marks = [Mark(c.label, who(one, c), c.us[what]) for c in shown]
+        marks = [Mark(c.label, who(chapter, c), c.us[what]) for c in shown]
         interval = f", median and 95% CI of the {words.round}s" if words.round else ""
-        made.append(interval_chart(marks, f"{_what(one, what)}: µs {_kind(one)}{interval}"))
-    made.append(_of_limit(one))
-    compiled = one.basis == AS_EXECUTED
+        parts.append(interval_chart(marks, f"{_what(chapter, what)}: µs {_kind(chapter)}{interval}"))
+    parts.append(_of_limit(chapter))
+    compiled = chapter.basis == AS_EXECUTED
     rows = [
         [
-            who(one, c),
+            who(chapter, c),
             gain_text(c.gain.value, c.gain.low, c.gain.high) if c.gain else "–",
             f"{c.us['layer'].value:.2f}" if compiled and "layer" in c.us else "",
-            f"{us['layer']:.2f}" if compiled and "layer" in (us := one.compiled_us(c.config)) else "",
+            f"{us['layer']:.2f}" if compiled and "layer" in (us := chapter.compiled_us(c.config)) else "",
             "" if c.error is None else f"{c.error:.1e}",
-            _rounds(one, c),
+            _rounds(chapter, c),
             c.left_out,
-            layer_code(c.config, one.ships) if one.ships else "",
+            layer_code(c.config, chapter.ships) if chapter.ships else "",
         ]
-        for c in one.contenders
+        for c in chapter.contenders
     ]
     heads = [
         "",
@@ -85,43 +85,43 @@ def final(one: ProblemReport) -> list[Markup]:
         "changed from the default",
     ]
     caption = f"All {words.contenders}: {words.adjective} gain of the {words.whole}"
-    made.append(table(heads, rows, caption=caption, right=(1, 2, 3, 4), config=7))
-    if one.left:
-        made.append(details(f"Among the fastest of a stage, but not in the {words.final}", _left(one)))
-    return made
+    parts.append(table(heads, rows, caption=caption, right=(1, 2, 3, 4), config=7))
+    if chapter.left:
+        parts.append(details(f"Among the fastest of a stage, but not in the {words.final}", _left(chapter)))
+    return parts
 
 
-def _left(one: ProblemReport) -> Markup:
+def _left(chapter: ProblemReport) -> Markup:
     """Configs that the search found fast and no finalist has, with why."""
     rows = [
         [
             str(left.stage),
             "" if left.us is None else f"{left.us:.2f}",
             left.reason,
-            _config(changes(left.config, one.ships.of(left.stage) if one.ships else None)),
+            _config(changes(left.config, chapter.ships.of(left.stage) if chapter.ships else None)),
         ]
-        for left in one.left
+        for left in chapter.left
     ]
     heads = ["stage", "µs", "why", "changed from the default"]
-    return table(heads, rows, caption=f"µs of the search, {_kind(one)}", right=(1,), config=3)
+    return table(heads, rows, caption=f"µs of the search, {_kind(chapter)}", right=(1,), config=3)
 
 
-def _what(one: ProblemReport, what: str) -> str:
-    return one.words.whole if what == "layer" else str(what)
+def _what(chapter: ProblemReport, what: str) -> str:
+    return chapter.words.whole if what == "layer" else str(what)
 
 
-def _kind(one: ProblemReport, basis: str | None = None) -> str:
+def _kind(chapter: ProblemReport, basis: str | None = None) -> str:
     """`measured`, `replayed`, `estimated as executed`."""
-    return " ".join(filter(None, (one.words.adjective, one.basis if basis is None else basis)))
+    return " ".join(filter(None, (chapter.words.adjective, chapter.basis if basis is None else basis)))
 
 
-def who(one: ProblemReport, contender: Contender) -> str:
+def who(chapter: ProblemReport, contender: Contender) -> str:
     """A contender's name. What ties with the first is not passed over as one that lost."""
     if contender.label == "default":
-        return "default, ties" if contender in one.ties else "default"
+        return "default, ties" if contender in chapter.ties else "default"
     if contender.label == "winner":
-        return f"{one.words.chosen}, ties" if one.ties else one.words.chosen
-    return f"{contender.name}, ties" if contender in one.ties else contender.name
+        return f"{chapter.words.chosen}, ties" if chapter.ties else chapter.words.chosen
+    return f"{contender.name}, ties" if contender in chapter.ties else contender.name
 
 
 def layer_code(config: LayerConfig, ships: LayerConfig) -> Markup:
@@ -135,23 +135,23 @@ def _config(text: str) -> Markup:
     return tag("code", parts[0], *(join(Markup(",<wbr>"), part) for part in parts[1:]))
 
 
-def _rounds(one: ProblemReport, contender: Contender) -> str:
+def _rounds(chapter: ProblemReport, contender: Contender) -> str:
     if not contender.rounds:
         return ""
     return f"{contender.rounds} ({'final' if contender.decided else 'preselection'})"
 
 
-def _of_limit(one: ProblemReport) -> Markup:
+def _of_limit(chapter: ProblemReport) -> Markup:
     """How near the default, the published config and the chosen one come to what memory allows."""
-    limit = one.limit
+    limit = chapter.limit
     if limit is None:
         return join()
-    named = [c for c in one.contenders if c.label != "candidate"]
-    names = {"winner": one.words.chosen}
+    named = [c for c in chapter.contenders if c.label != "candidate"]
+    names = {"winner": chapter.words.chosen}
     bars = [
         Bar(
             c.label,
-            f"{_what(one, what)}, {names.get(c.label, c.label)}",
+            f"{_what(chapter, what)}, {names.get(c.label, c.label)}",
             limit.fraction(what, c.us[what].value),
             f"of {limit.us[what]:.2f} µs",
         )
@@ -160,59 +160,63 @@ def _of_limit(one: ProblemReport) -> Markup:
         if what in c.us
     ]
     mb = ", ".join(f"{what} {limit.megabytes[what]:.0f} MB" for what in Stage)
-    title = f"Fraction of the byte limit reached (time {_kind(one)}; weights of {mb} at {limit.source})"
+    title = f"Fraction of the byte limit reached (time {_kind(chapter)}; weights of {mb} at {limit.source})"
     return bar_chart(bars, title) if bars else join()
 
 
-def stage_section(one: ProblemReport, stage: Stage, anchor: str) -> list[Markup]:
+def stage_section(chapter: ProblemReport, stage: Stage, anchor: str) -> list[Markup]:
     """Progress, what mattered, heat maps, candidates, failures and facts of a stage."""
-    trials = one.trials[stage]
+    trials = chapter.trials[stage]
     if not trials:
         return []
-    kind, device = _kind(one, one.conditions.basis), one.conditions.environment.device
+    kind, device = _kind(chapter, chapter.conditions.basis), chapter.conditions.environment.device
     timed = fastest(trials)
-    made = [tag("h3", f"{one.problem.shape} {stage}: search ", badge(one.conditions.kind), id=anchor)]
+    parts = [
+        tag("h3", f"{chapter.problem.shape} {stage}: search ", badge(chapter.conditions.kind), id=anchor)
+    ]
     if timed:
-        made.append(_progress(one, stage, kind))
+        parts.append(_progress(chapter, stage, kind))
         ties = tie_text(equally_fast(timed))
         if ties:
-            made.append(tag("p", f"{ties} at the fastest time, {timed[0].time_us:.2f} µs {kind}."))
-        found = effects(trials)
-        if found:
-            made.append(
+            parts.append(tag("p", f"{ties} at the fastest time, {timed[0].time_us:.2f} µs {kind}."))
+        ranked = effects(trials)
+        if ranked:
+            parts.append(
                 importance_chart(
-                    found,
+                    ranked,
                     f"What mattered: share of the differences in time, {kind}, that a knob explains alone",
                 )
             )
-            made.append(tag("p", _IMPORTANCE, class_="note"))
-            made.append(_marginals(trials, kind))
+            parts.append(tag("p", _IMPORTANCE, class_="note"))
+            parts.append(_marginals(trials, kind))
         maps = heat_maps(trials)
         if maps:
-            made.append(tag("div", [heat_map(heat) for heat in maps], class_="heats"))
-        made.append(
+            parts.append(tag("div", [heat_map(heat) for heat in maps], class_="heats"))
+        parts.append(
             details(
                 f"The fastest {min(_TOP, len(timed))} of {len(timed):,} candidates",
                 _top(trials, timed, kind, device),
             )
         )
-    executed = one.executed.get(stage, ())
+    executed = chapter.executed.get(stage, ())
     if executed:
-        made.append(details(f"Estimated again by execution: {len(executed)} configs", _executed(one, stage)))
-    made.append(details(f"All {len(trials):,} candidates by status, with reasons", _statuses(trials)))
-    facts = _facts(one, stage, timed)
+        parts.append(
+            details(f"Estimated again by execution: {len(executed)} configs", _executed(chapter, stage))
+        )
+    parts.append(details(f"All {len(trials):,} candidates by status, with reasons", _statuses(trials)))
+    facts = _facts(chapter, stage, timed)
     if facts:
-        made.append(details("Compiled code of the default and of the fastest, side by side", facts))
+        parts.append(details("Compiled code of the default and of the fastest, side by side", facts))
     errors = _errors([*trials, *executed])
     if errors:
-        made.append(details("Errors in the numeric gate", errors))
-    return made
+        parts.append(details("Errors in the numeric gate", errors))
+    return parts
 
 
-def _executed(one: ProblemReport, stage: Stage) -> Markup:
+def _executed(chapter: ProblemReport, stage: Stage) -> Markup:
     """How execution changed the estimates of a stage's short list."""
-    default = default_of(one.trials[stage])
-    compiled = {trial.config: trial.time_us for trial in one.trials[stage]}
+    default = default_of(chapter.trials[stage])
+    compiled = {trial.config: trial.time_us for trial in chapter.trials[stage]}
     rows = [
         [
             "default" if default and trial.config == default.config else "listed",
@@ -220,7 +224,7 @@ def _executed(one: ProblemReport, stage: Stage) -> Markup:
             f"{us:.2f}" if (us := compiled.get(trial.config)) else "",
             _config(changes(trial.config, default.config if default else None)),
         ]
-        for trial in fastest(one.executed[stage])
+        for trial in fastest(chapter.executed[stage])
     ]
     heads = ["", f"µs {AS_EXECUTED}", f"µs {AS_COMPILED}", "changed from the default"]
     return table(heads, rows, caption="The same configs, two estimates", right=(1, 2), config=3)
@@ -231,11 +235,11 @@ def badge(kind: Kind) -> Markup:
     return tag("span", str(kind), class_=f"kind {kind}")
 
 
-def _progress(one: ProblemReport, stage: Stage, kind: str) -> Markup:
+def _progress(chapter: ProblemReport, stage: Stage, kind: str) -> Markup:
     groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
     samplers = set()
     line, failed, best = [], [], float("inf")
-    for number, trial in enumerate(one.trials[stage]):
+    for number, trial in enumerate(chapter.trials[stage]):
         if trial.time_us is None:
             failed.append(float(number))
             continue
@@ -255,11 +259,11 @@ def _progress(one: ProblemReport, stage: Stage, kind: str) -> Markup:
     }
     dots = [Dots(name, f"{text} ({len(groups[name]):,})", groups[name]) for name, text in texts.items()]
     levels = {}
-    default = default_of(one.trials[stage])
+    default = default_of(chapter.trials[stage])
     if default is not None and default.time_us is not None:
         levels["default"] = default.time_us
-    if one.limit is not None:
-        levels["limit"] = one.limit.us[str(stage)]
+    if chapter.limit is not None:
+        levels["limit"] = chapter.limit.us[str(stage)]
     title = f"Progress of the search: µs a launch of each candidate, {kind}"
     return scatter(
         dots,
@@ -315,9 +319,9 @@ def _statuses(trials: Sequence[StoredTrial]) -> Markup:
         reasons[trial.status][trial.reason or ""] += 1
     rows = []
     for status in sorted(reasons, key=lambda status: -reasons[status].total()):
-        found = reasons[status].most_common(_REASONS)
-        rest = reasons[status].total() - sum(count for _, count in found)
-        texts = [f"{count:,} × {reason}" for reason, count in found if reason]
+        commonest = reasons[status].most_common(_REASONS)
+        rest = reasons[status].total() - sum(count for _, count in commonest)
+        texts = [f"{count:,} × {reason}" for reason, count in commonest if reason]
         texts += [f"{rest:,} × other reasons"] if rest else []
         lines = [tag("div", text) for text in texts]
         total = reasons[status].total()
@@ -327,12 +331,12 @@ def _statuses(trials: Sequence[StoredTrial]) -> Markup:
     return table(heads, rows, caption="Candidates", right=(1, 2), config=3)
 
 
-def _facts(one: ProblemReport, stage: Stage, timed: Sequence[StoredTrial]) -> Markup | None:
-    trials = {trial.config: trial for trial in one.trials[stage]}
-    winner = one.contender("winner")
+def _facts(chapter: ProblemReport, stage: Stage, timed: Sequence[StoredTrial]) -> Markup | None:
+    trials = {trial.config: trial for trial in chapter.trials[stage]}
+    winner = chapter.contender("winner")
     columns: dict[str, StoredTrial | None] = {
-        "default": default_of(one.trials[stage]),
-        one.words.chosen: trials.get(winner.config.of(stage)) if winner else None,
+        "default": default_of(chapter.trials[stage]),
+        chapter.words.chosen: trials.get(winner.config.of(stage)) if winner else None,
         "fastest of the search": timed[0] if timed else None,
     }
     known = {name: asdict(trial.facts) for name, trial in columns.items() if trial is not None}
@@ -363,6 +367,6 @@ def _errors(trials: Sequence[StoredTrial]) -> Markup | None:
     return table(heads, rows, caption=caption, right=(1, 2, 3, 4)) if rows else None
 
 
-def doubts(found: Sequence[AnsweredQuestion]) -> Markup:
+def doubts(answers: Sequence[AnsweredQuestion]) -> Markup:
     """Questions with answers."""
-    return tag("dl", [join(tag("dt", one.question), tag("dd", one.text)) for one in found])
+    return tag("dl", [join(tag("dt", answer.question), tag("dd", answer.text)) for answer in answers])

@@ -35,13 +35,13 @@ def winners_at_a_glance(store: Store, *, device: str | None = None) -> list[Winn
     Args:
         device: part of the device's name; None: any.
     """
-    found = [
+    winners = [
         winner
         for winner in store.winners()
         if device is None or device.lower() in winner.environment.device.lower()
     ]
-    found.sort(key=lambda w: (w.backend, w.environment.device, w.kind, w.problem.tokens, w.created_at))
-    return [summarise(store, winner) for winner in found]
+    winners.sort(key=lambda w: (w.backend, w.environment.device, w.kind, w.problem.tokens, w.created_at))
+    return [summarise(store, winner) for winner in winners]
 
 
 def winner_lines(summaries: Sequence[WinnerSummary], width: int | None = None) -> list[str]:

@@ -51,8 +51,8 @@ class WinnerStatus:
     @property
     def other_gpu(self) -> str:
         """How the GPU here differs from the one that it was measured on; "": it does not, or none is here."""
-        told = [line for line in self.differs if line.partition(":")[0] in _GPU]
-        return "; ".join(told)
+        lines = [line for line in self.differs if line.partition(":")[0] in _GPU]
+        return "; ".join(lines)
 
     @property
     def verdict(self) -> str:

@@ -90,8 +90,8 @@ def write_parquet(report: Report, path: Path) -> None:
             "Parquet needs pyarrow, which is not installed: pip install 'moe-autotune[report]',"
             " or use --format csv"
         ) from error
-    made = rows(report)
-    data = {name: _column([row[name] for row in made]) for name in columns(report)}
+    table_rows = rows(report)
+    data = {name: _column([row[name] for row in table_rows]) for name in columns(report)}
     pq.write_table(pa.table(data), path)
 
 

@@ -17,9 +17,9 @@ class Column:
 
 def terminal_width() -> int | None:
     """Columns of the terminal that is printed to, or what COLUMNS says; None: it goes to a file or pipe."""
-    told = os.environ.get("COLUMNS", "")
-    if told.isdecimal() and int(told) > 0:
-        return int(told)
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or None
     except (OSError, ValueError, AttributeError):
@@ -45,8 +45,8 @@ def text_table(
         return [*(line for head, more in zip(heads, [names, *under], strict=True) for line in (head, *more))]
     paragraphs = []
     for row in rows:
-        said = (f"{column.name} {cell}" for column, cell in zip(columns, row, strict=True) if cell)
-        paragraphs += wrapped("; ".join(said), width, indent=2)
+        cells = (f"{column.name} {cell}" for column, cell in zip(columns, row, strict=True) if cell)
+        paragraphs += wrapped("; ".join(cells), width, indent=2)
     return paragraphs
 
 

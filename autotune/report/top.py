@@ -75,7 +75,7 @@ def rankings(store: Store, chosen: Filter, *, sort: str = "us", limit: int = 10)
         raise UserError(f"unknown --sort {sort!r}: use one of {', '.join(SORTS)}")
     runs = [run.id for run in store.runs() if chosen.run in (None, run.id)]
     trials = [trial for run in runs for trial in store.trials_of(run)]
-    made = []
+    ranked = []
     groups = grouped(trials)
     for conditions, stages in groups.items():
         if not _fits(conditions, chosen):
@@ -85,10 +85,10 @@ def rankings(store: Store, chosen: Filter, *, sort: str = "us", limit: int = 10)
             if wanted and chosen.stage in (None, stage):
                 wanted.sort(key=SORTS[sort])
                 shown = wanted[:limit] if limit else wanted
-                made.append(
+                ranked.append(
                     Ranking(conditions, stage, _default(groups, conditions, stage), shown, len(wanted))
                 )
-    return made
+    return ranked
 
 
 def _default(
@@ -96,13 +96,13 @@ def _default(
 ) -> StoredTrial | None:
     """The trial of the default; of estimates as executed, the search tells which config that is."""
     group = groups[conditions][stage]
-    told = (
+    defaults = (
         default_of(stages[stage])
         for other, stages in groups.items()
         if (other.problem, other.backend, other.environment, other.kind)
         == (conditions.problem, conditions.backend, conditions.environment, conditions.kind)
     )
-    ships = {default.config for default in told if default is not None}
+    ships = {default.config for default in defaults if default is not None}
     return default_of(group) or next((trial for trial in group if trial.config in ships), None)
 
 

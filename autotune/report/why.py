@@ -66,11 +66,11 @@ class Why:
 def settings_of(store: Store, stored: StoredConfirmation) -> MeasureSettings | None:
     """The conditions of a final, as its run's record has them; None: it has none that this tool knows."""
     spec = store.run(stored.run).spec
-    told = spec.get("measuring") or spec.get("settings")
+    settings = spec.get("measuring") or spec.get("settings")
     known = {field.name for field in fields(MeasureSettings)}
-    if not isinstance(told, dict) or not told or not set(told) <= known:
+    if not isinstance(settings, dict) or not settings or not set(settings) <= known:
         return None
-    return MeasureSettings(**told)
+    return MeasureSettings(**settings)
 
 
 def why(store: Store, winner: WinnerRecord) -> Why:
@@ -125,7 +125,7 @@ def _interval(gain: float, low: float, high: float) -> str:
 
 def left_of(store: Store, stored: StoredConfirmation) -> list[NotInFinal]:
     """Of each stage's fastest in the search those that no finalist has."""
-    made = []
+    missing = []
     for stage in Stage:
         trials = store.trials(
             problem=stored.confirmation.problem,
@@ -153,20 +153,20 @@ def left_of(store: Store, stored: StoredConfirmation) -> list[NotInFinal]:
                 if failed
                 else "other pairs of stages had smaller sums, or its machine code equals another's"
             )
-            made.append(NotInFinal(stage, config, times[config], reason))
-    return made
+            missing.append(NotInFinal(stage, config, times[config], reason))
+    return missing
 
 
-def why_lines(told: Why) -> list[str]:
+def why_lines(decision: Why) -> list[str]:
     """A decision for people."""
-    winner = told.winner
+    winner = decision.winner
     head = (
         f"{winner.problem.shape} ({winner.problem.tokens_text}, {winner.problem.routing.key}),"
         f" {winner.backend} on {winner.environment.device}"
     )
-    if told.stored is None:
+    if decision.stored is None:
         return [head, "an estimate by formula ranks it: nothing was measured, so nothing was decided"]
-    final, words = told.stored.confirmation, wording(told.stored.kind)
+    final, words = decision.stored.confirmation, wording(decision.stored.kind)
     default = final.finalists[0].config
     rows = [
         [
@@ -174,19 +174,19 @@ def why_lines(told: Why) -> list[str]:
             finalist.label,
             _text(us := _median(final, index)),
             _text_gain(us, _median(final, 0), index),
-            told.outcomes[index],
+            decision.outcomes[index],
             "" if index == 0 else layer_changes(finalist.config, default),
         ]
         for index, finalist in enumerate(final.finalists)
     ]
     lines = [head, *text_table(_COLUMNS, rows)]
-    if told.settings is not None:
-        selecting, judging = split(final, told.settings)
+    if decision.settings is not None:
+        selecting, judging = split(final, decision.settings)
         lines.append(
             f"{words.rounds(len(selecting))} of preselection picked the challenger, {len(judging)} more"
-            f" decided: the lower 95% bound of its gain had to exceed {percent(told.settings.min_gain)}"
+            f" decided: the lower 95% bound of its gain had to exceed {percent(decision.settings.min_gain)}"
         )
-    for left in told.left:
+    for left in decision.left:
         lines.append(
             f"not in the {words.final}: {left.stage} {left.config}, {_text(left.us)} µs: {left.reason}"
         )
@@ -195,7 +195,7 @@ def why_lines(told: Why) -> list[str]:
             True: f"decision repeated from the stored {words.round}s: the same",
             False: f"DECISION REPEATED from the stored {words.round}s: NOT the same",
             None: "the decision cannot be repeated: the run's record lacks its conditions",
-        }[told.repeats]
+        }[decision.repeats]
     )
     return lines
 
@@ -213,10 +213,10 @@ def _text_gain(us: float | None, default: float | None, index: int) -> str:
     return "" if us is None or default is None or index == 0 else percent(1 - us / default, signed=True)
 
 
-def why_json(told: Why) -> dict[str, Any]:
+def why_json(decision: Why) -> dict[str, Any]:
     """A decision as JSON values, with every round: enough to decide it elsewhere."""
-    winner, stored = told.winner, told.stored
-    made: dict[str, Any] = {
+    winner, stored = decision.winner, decision.stored
+    content: dict[str, Any] = {
         "problem": winner.problem.key,
         "shape": winner.problem.shape,
         "tokens": winner.problem.tokens,
@@ -227,33 +227,33 @@ def why_json(told: Why) -> dict[str, Any]:
         "kept_default": winner.kept_default,
     }
     if stored is None:
-        return made
+        return content
     final = stored.confirmation
     return {
-        **made,
+        **content,
         "confirmation": stored.id,
         "run": stored.run,
         "workload": stored.workload,
-        "measuring": None if told.settings is None else asdict(told.settings),
+        "measuring": None if decision.settings is None else asdict(decision.settings),
         "finalists": [
             {
                 "label": finalist.label,
                 "config": _config(finalist.config),
                 "gate_error": final.errors[index],
-                "fate": told.outcomes[index],
+                "fate": decision.outcomes[index],
                 "layer_us": [r.us[index].get("layer") for r in final.rounds],
             }
             for index, finalist in enumerate(final.finalists)
         ],
         "left_out": [
             {"stage": str(left.stage), "config": dict(left.config), "us": left.us, "reason": left.reason}
-            for left in told.left
+            for left in decision.left
         ],
         "notes": list(final.notes),
         "winner": final.winner,
         "gain": final.gain,
         "gain_95": [final.gain_low, final.gain_high],
-        "repeats": told.repeats,
+        "repeats": decision.repeats,
     }
 
 

@@ -105,7 +105,7 @@ def test_exit_code_2_it_cannot_be_said(tmp_path: Path) -> None:
         "--eval-base", gsm8k(tmp_path / "a", 0.9, "odd"), "--eval-tuned", gsm8k(tmp_path / "b", 0.5, "odd")
     )
     assert code == 2
-    assert "neither the file nor lm-evaluation-harness tells which way is better" in text
+    assert "neither the file nor lm-evaluation-harness says which direction is better" in text
 
 
 @pytest.mark.parametrize("arguments", [("a",), ("--eval-base", "a"), ()])
