@@ -19,7 +19,7 @@ TOKENS_APART: Final = 0.01
 """Greatest relative difference of the arms' tokens: with another seed or another stop, it is another load."""
 
 REPEATS: Final = 4
-"""Least repeats an arm: with fewer no permutation test falls below 5 %."""
+"""Least repeats per arm: with fewer no permutation test falls below 5 %."""
 
 LEVEL: Final = 0.95
 _RESAMPLES: Final = 10_000
@@ -209,7 +209,7 @@ def check_equal(base: Sequence[Repeat], tuned: Sequence[Repeat]) -> None:
         mean_tuned = fmean(getattr(repeat, name) for repeat in tuned)
         if abs(mean_tuned - mean_base) > TOKENS_APART * max(mean_base, 1.0):
             raise UserError(
-                f"unequal workloads: {mean_base:.0f} {name.replace('_', ' ')} a run in the base arm and"
+                f"unequal workloads: {mean_base:.0f} {name.replace('_', ' ')} per run in the base arm and"
                 f" {mean_tuned:.0f} in the tuned one: use the same seed and --ignore-eos"
             )
 

@@ -69,7 +69,7 @@ class Outcome:
                 else "nothing is worse"
             )
         if self.repeats and min(self.repeats) < REPEATS:
-            return f"too few repeats: a verdict needs {REPEATS} an arm, taken in turns"
+            return f"too few repeats: a verdict needs {REPEATS} per arm, taken in turns"
         return "no verdict"
 
     def as_json(self) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def read_repeat(raw: Any, where: str) -> Repeat:
         bool(error) for error in (errors if isinstance(errors, list) else ())
     )
     if failed:
-        raise UserError(f"{where}: {failed} requests failed, so it measures another load: run it again")
+        raise UserError(f"{where}: {failed} requests failed, so it measured another load: run it again")
     completed = raw.get("completed")
     if completed is not None and not whole(completed, f"{where}: completed"):
         raise UserError(f"{where}: no request was completed: run it again")
@@ -182,7 +182,7 @@ def read_repeat(raw: Any, where: str) -> Repeat:
         input_tokens=whole(raw.get("total_input_tokens") or 0, f"{where}: total_input_tokens"),
         output_tokens=whole(raw.get("total_output_tokens") or 0, f"{where}: total_output_tokens"),
         values=values,
-        reported={name: _canonical(value) for name, value in reported.items()},
+        told={name: _canonical(value) for name, value in reported.items()},
         bad=bad,
     )
 
@@ -230,7 +230,7 @@ def per_accepted(repeats: Sequence[Repeat]) -> tuple[list[float], str]:
     ):
         return steps, "mean ITL, for bench_serving spreads a verify step over its tokens"
     times = [step / tokens for step, tokens in zip(steps, accepted, strict=True)]
-    return times, "mean ITL / accepted tokens a step, for an ITL is a verify step"
+    return times, "mean ITL / accepted tokens per step, for an ITL is a verify step"
 
 
 def _accepted(raw: Mapping[str, Any], server: Any) -> Any:
@@ -250,7 +250,7 @@ def _accepted(raw: Mapping[str, Any], server: Any) -> Any:
 
 
 def _lengths(info: Any, depth: int = _DEPTH) -> Iterator[Any]:
-    """The accepted tokens a step of every rank of the servers that decode."""
+    """The accepted tokens per step of every rank of the servers that decode."""
     if isinstance(info, dict):
         states = info.get("internal_states")
         own = [state.get("avg_spec_accept_length") for state in _dicts(states)]

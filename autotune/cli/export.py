@@ -251,6 +251,6 @@ def _refuse_what_has_no_effect(
         if name not in exporter.options:
             refuse(context, f"{why}, {reason}", option)
     if not has_process_knobs(backend):
-        refuse(context, f"{why}, a config a shape", "mix", "shape_log", "guards", "margin")
+        refuse(context, f"{why}, a config per shape", "mix", "shape_log", "guards", "margin")
     elif not parse_guards(guards):
         refuse(context, "there is no guard", "margin")

@@ -264,7 +264,7 @@ def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend
     if not target.live:
         refuse(context, "process-wide settings are timed on a GPU only", "guards")
     if not has_process_knobs(backend):
-        refuse(context, f"backend {backend} has no setting of the process, but a config a shape", "guards")
+        refuse(context, f"backend {backend} has no process-wide setting, but a config per shape", "guards")
 
 
 def _progress(silent: bool, kind: str, timeout_s: float | None) -> "Progress":

@@ -46,7 +46,7 @@ class Row:
     Attributes:
         name: of the backend.
         spaces: folder under `search_spaces/`.
-        per_channel: SGLang is told, and has in the file's name, that weights have a scale a channel and
+        per_channel: SGLang is told, and has in the file's name, that weights have a scale per channel and
             activations one a token.
     """
 

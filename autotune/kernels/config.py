@@ -28,7 +28,7 @@ class LayerDims:
         model_dim: hidden size, even.
         inter_dim: an expert's intermediate size on this GPU, even.
         experts: routed experts.
-        top_k: experts a token visits.
+        top_k: experts per token visits.
     """
 
     model_dim: int

@@ -42,11 +42,11 @@ def grouped_misfit(n: int, k: int) -> str | None:
 class Format(StrEnum):
     """What a kernel multiplies; the first is W4A8."""
 
-    INT8 = "int8 x int4"  # INT8 activations by token, a scale a channel
-    FP8 = "fp8 x int4"  # float8_e4m3fnuz activations by token, a scale a channel
+    INT8 = "int8 x int4"  # INT8 activations by token, a scale per channel
+    FP8 = "fp8 x int4"  # float8_e4m3fnuz activations by token, a scale per channel
     GROUPED = "bf16 x grouped int4"  # bfloat16 activations, a bfloat16 scale every 32 values of K
     FP8_OCP = "ocp fp8 x int4"  # float8_e4m3fn activations by token, the FP8 of NVIDIA GPUs and of gfx95
-    BF16 = "bf16 x int4"  # bfloat16 activations, a scale a channel
+    BF16 = "bf16 x int4"  # bfloat16 activations, a scale per channel
 
 
 PEAKS: Final[Mapping[Format, float]] = {Format.FP8: 240.0, Format.FP8_OCP: 448.0}

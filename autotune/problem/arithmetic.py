@@ -13,10 +13,10 @@ from typing import Final
 class Scales(StrEnum):
     """Which values of an expert's weights share a scale."""
 
-    TENSOR = "a tensor"
-    CHANNEL = "a channel"
-    GROUP = "a group"
-    BLOCK = "a block"
+    TENSOR = "per tensor"
+    CHANNEL = "per channel"
+    GROUP = "per group"
+    BLOCK = "per block"
     UNKNOWN = "unknown"
 
 

@@ -290,8 +290,8 @@ class _Reader:
         return experts
 
     def top_k(self) -> int:
-        """Routed experts a token."""
-        return self.required("top_k", TOP_K, "the experts a token")
+        """Routed experts per token."""
+        return self.required("top_k", TOP_K, "the experts per token")
 
     def width(self, family: Family) -> int:
         """An expert's intermediate size before it is split."""

@@ -21,7 +21,7 @@ class Model:
         model_dim: hidden size, elements.
         moe_intermediate: an expert's intermediate size, elements.
         experts: routed experts.
-        top_k: routed experts a token.
+        top_k: routed experts per token.
         shared_experts: experts that every token visits.
         needs: what the experts compute and how the checkpoint holds them, unless that is plain.
         family: `model_type` of its config.json.

@@ -186,7 +186,7 @@ def _checked(path: str, tokens: int, experts: int, top_k: int) -> "NDArray[np.in
     name, ids = _DIGEST.sub("", path), _load(path)
     if ids.shape[1:] != (tokens, top_k):
         raise UserError(
-            f"{name} has {ids.shape[1]} tokens a step and {ids.shape[2]} experts a token, and this shape"
+            f"{name} has {ids.shape[1]} tokens per step and {ids.shape[2]} experts per token, and this shape"
             f" needs {tokens} and {top_k}: record it anew, or give the recording's --shape and --concurrency"
         )
     beyond = (ids < 0) | (ids >= experts)
@@ -267,7 +267,7 @@ def _json_lines(raw: bytes) -> "NDArray[Any]":
             raise ValueError(f"line {number}: {len(rows)} tokens, and line 1 has {len(steps[0])}")
         if steps and len(rows[0]) != len(steps[0][0]):
             raise ValueError(
-                f"line {number}: {len(rows[0])} experts a token, and line 1 has {len(steps[0][0])}"
+                f"line {number}: {len(rows[0])} experts per token, and line 1 has {len(steps[0][0])}"
             )
         steps.append(rows)
     if not steps:

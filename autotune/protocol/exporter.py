@@ -194,7 +194,7 @@ def load_exporter(backend: str) -> Exporter:
     exporter = instance(backend, path)
     if not isinstance(exporter, Exporter):
         raise UserError(
-            f"{path} of backend {backend!r} is no exporter: give it all that"
+            f"{path} of backend {backend!r} is not an exporter: give it all that"
             " autotune.protocol.exporter.Exporter has"
         )
     return exporter

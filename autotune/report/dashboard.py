@@ -105,7 +105,7 @@ def copy_studies(report: Report, file: Path) -> Copy:
 def _metric(chapter: ProblemReport) -> str:
     """The name and unit of the axis."""
     basis = f", {chapter.conditions.basis}" if chapter.conditions.basis else ""
-    return f"{chapter.words.adjective} time a launch in µs{basis}"
+    return f"{chapter.words.adjective} time per launch in µs{basis}"
 
 
 def _note(study: "Study", trials: Sequence[StoredTrial]) -> None:

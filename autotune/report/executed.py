@@ -6,6 +6,7 @@ from typing import Any
 from autotune.check.execution import Executed
 from autotune.check.judged import Judged
 from autotune.report.checks import verdict_json
+from autotune.text import counted
 
 _WAITS = 12  # of each candidate's waits, those with most bytes in flight
 
@@ -59,6 +60,11 @@ def executed_json(judged: Sequence[Judged]) -> dict[str, Any]:
     }
 
 
+def _shown(name: str) -> str:
+    """A fact's name for people; in JSON it keeps the older one."""
+    return name.replace(" a wave", " per wave")
+
+
 def print_executed(content: dict[str, Any]) -> None:
     """Prints what `executed_json` made, for people."""
     from rich.table import Table
@@ -66,21 +72,21 @@ def print_executed(content: dict[str, Any]) -> None:
     from autotune.report.console import Console
 
     console = Console()
-    console.print("\nExecuted on the CPU, a workgroup on average", style="bold", highlight=False)
+    console.print("\nExecuted on the CPU, average per workgroup", style="bold", highlight=False)
     for name, verdict, groups in zip("AB", content["verdicts"], content["workgroups"], strict=True):
-        of = f" ({groups} workgroups)" if groups else ""
+        of = f" ({counted(groups, 'workgroup')})" if groups else ""
         console.print(f"  {name}: {verdict['text']}{of}", highlight=False, soft_wrap=True)
     table = Table("", "[bold]A", "[bold]B", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, row in content["facts"].items():
-        table.add_row(name, *("" if row[key] is None else f"{row[key]:,.6g}" for key in "ab"))
+        table.add_row(_shown(name), *("" if row[key] is None else f"{row[key]:,.6g}" for key in "ab"))
     console.print(table, highlight=False)
     for name, waits in zip("AB", content["waits"], strict=True):
         most = sorted(waits, key=lambda wait: -wait["mean_bytes"])[:_WAITS]
         if most:
-            console.print(f"{name}: load bytes in flight a wave at its waits", highlight=False)
+            console.print(f"{name}: load bytes in flight per wave at its waits", highlight=False)
             for wait in sorted(most, key=lambda wait: int(wait["line"])):
                 mean, most_bytes = f"{wait['mean_bytes']:,.0f}", f"{wait['max_bytes']:,}"
-                text = f"{mean} on average, {most_bytes} at most, reached {wait['reached']} times"
+                text = f"{mean} on average, {most_bytes} at most, reached {counted(wait['reached'], 'time')}"
                 console.print(f"  line {wait['line']}: {text}", highlight=False)

@@ -1,4 +1,4 @@
-"""Two candidates' machine code side by side."""
+"""Sets two candidates' machine code side by side."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from autotune.protocol.backend import Listing
 from autotune.space.config import Config
 
 _FACTS = {
-    "vgprs": "VGPR a lane",
-    "agprs": "AGPR a lane",
-    "sgprs": "SGPR a wave",
+    "vgprs": "VGPR per lane",
+    "agprs": "AGPR per lane",
+    "sgprs": "SGPR per wave",
     "spills": "spilled VGPR",
-    "lds_bytes": "LDS bytes a workgroup",
-    "workgroups_per_cu": "workgroups a CU",
-    "waves_per_simd": "waves a SIMD",
+    "lds_bytes": "LDS bytes per workgroup",
+    "workgroups_per_cu": "workgroups per CU",
+    "waves_per_simd": "waves per SIMD",
     "instructions": "instructions",
 }
 

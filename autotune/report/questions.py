@@ -94,8 +94,8 @@ def _luck(chapter: ProblemReport) -> str:
     if chapter.conditions.kind is Kind.REPLAYED:
         return (
             "As much as the recording: nothing ran. The sums of one recorded sample per stage,"
-            f" {chapter.words.rounds(winner.rounds)}, were compared with as many of the default; the search saw"
-            " the same recording. The interval is a bootstrap over pairs of draws."
+            f" {chapter.words.rounds(winner.rounds)}, were compared with as many of the default; the search"
+            " saw the same recording. The interval is a bootstrap over pairs of draws."
         )
     parts = []
     for stage in Stage:

@@ -264,7 +264,7 @@ def _progress(chapter: ProblemReport, stage: Stage, kind: str) -> Markup:
         levels["default"] = default.time_us
     if chapter.limit is not None:
         levels["limit"] = chapter.limit.us[str(stage)]
-    title = f"Progress of the search: µs a launch of each candidate, {kind}"
+    title = f"Progress of the search: µs per launch of each candidate, {kind}"
     return scatter(
         dots,
         line,
@@ -272,7 +272,7 @@ def _progress(chapter: ProblemReport, stage: Stage, kind: str) -> Markup:
         levels=levels,
         title=title,
         x_text="candidates in the order of trying",
-        y_text=f"µs a launch, {kind},",
+        y_text=f"µs per launch, {kind},",
     )
 
 

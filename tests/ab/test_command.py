@@ -41,7 +41,7 @@ def test_exit_code_0_nothing_is_worse(arms: tuple[Path, Path]) -> None:
     assert code == 0
     assert "repeats: 5 of the baseline, 5 of the tuned arm" in text
     assert "TPOT median, ms" in text
-    assert "ms/accepted token = mean ITL / accepted tokens a step" in text
+    assert "ms/accepted token = mean ITL / accepted tokens per step" in text
     assert text.splitlines()[-1] == "better in 9 of 10, and nothing is worse"
 
 

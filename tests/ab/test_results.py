@@ -108,7 +108,7 @@ def test_accepted_tokens_are_read_as_either_tool_writes_them() -> None:
 def test_milliseconds_an_accepted_token_are_a_steps_time_over_its_tokens() -> None:
     times, formula = per_accepted([read_repeat(vllm(), "x")])
     assert times == [pytest.approx(117.9 / 3.93)]
-    assert formula.startswith("mean ITL / accepted tokens a step")
+    assert formula.startswith("mean ITL / accepted tokens per step")
     assert per_accepted([read_repeat(sglang(), "x")]) == (times, formula)
     # bench_serving 0.5.23 spreads a step over its tokens: then the mean ITL is TPOT's like.
     assert per_accepted([read_repeat(sglang(mean_itl_ms=30.1), "x")])[0] == [30.1]

@@ -164,15 +164,15 @@ def groups(**targets: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("raw", "told"), [
-    (groups(halves=FP8, down=INT4), "unlike (gate: fp8 weights, a scale a channel, times fp8; down: int4"),
+    (groups(halves=FP8, down=INT4), "unlike (gate: fp8 weights, a scale per channel, times fp8; down: int4"),
     (groups(down=INT4), "unlike (gate: not quantised; down: int4"),
-    (groups(early=FP8, late=INT4), "unlike (layer 3: fp8 weights, a scale a channel, times fp8; layer 11: int4"),
+    (groups(early=FP8, late=INT4), "unlike (layer 3: fp8 weights, a scale per channel, times fp8; layer 11: int4"),
     ({**CHECKPOINTS["Kimi-K2.5"][0], "ignore": ["re:.*experts.*down_proj"]}, "down: not quantised"),
     ({**QUARK_W4A8, "layer_quant_config": {"*experts*down_proj": QUARK_INT4}}, "unlike (gate: int4"),
     ({**QUARK_W4A8, "layer_quant_config": {"*layers.3.*experts*": QUARK_INT4}}, "unlike (layer 3: int4"),
-    ({**GPTQ, "dynamic": {r"+:.*experts.*": {"bits": 8}}}, "int8 weights, a scale a group of 32"),
+    ({**GPTQ, "dynamic": {r"+:.*experts.*": {"bits": 8}}}, "int8 weights, a scale per group of 32"),
     ({**GPTQ, "dynamic": {r"+:.*down_proj": {"bits": 8}}}, "unlike (gate: int4"),
-    ({**ROUND, "extra_config": {".*experts.*": {"bits": 8}}}, "int8 weights, a scale a group of 32"),
+    ({**ROUND, "extra_config": {".*experts.*": {"bits": 8}}}, "int8 weights, a scale per group of 32"),
     ({**ROUND, "data_type": "mx_fp", "act_bits": 4}, "auto-round mx_fp4a4 weights"),
     ({**ROUND, "act_bits": 8}, "auto-round int4a8 weights"),
     (group(4, strategy="group", group_size=32, actorder="group"), "int4 in another order of K"),

@@ -44,7 +44,7 @@ def test_a_row_is_a_backend_with_a_space_and_a_default(row: Row) -> None:
     assert isinstance(backend, EngineBackend)
     assert backend.name == NAME
     assert {str(scheme) for scheme in backend.computes.schemes} == {
-        "int4 weights, a scale a channel, times int8"
+        "int4 weights, a scale per channel, times int8"
     }
     for stage in Stage:
         space = backend.space(KIMI, 4, stage, DEVICES["mi325x"])

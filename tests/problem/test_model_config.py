@@ -108,7 +108,7 @@ def test_every_familys_names_are_read(name: str, tmp_path: Path) -> None:
     ({"num_experts": {}}, "num_experts is {}, not"),
     ({"moe_intermediate_size": []}, r"moe_intermediate_size is \[\]"),
     ({"hidden_size": None}, r"lacks an MoE layer's hidden size \(hidden_size or"),
-    ({"num_experts_per_tok": None}, r"lacks the experts a token \(num_experts_per_tok or"),
+    ({"num_experts_per_tok": None}, r"lacks the experts per token \(num_experts_per_tok or"),
     ({"num_shared_experts": "two"}, 'num_shared_experts is "two"'),
     ({"hidden_act": 3}, "hidden_act is 3, not an activation"),
     ({"swiglu_limit": "much"}, 'swiglu_limit is "much", not a limit'),

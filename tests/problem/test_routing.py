@@ -135,9 +135,9 @@ def pickled() -> "np.ndarray[Any, Any]":
     [
         (
             lambda: recorded()[:, :3],
-            "has 3 tokens a step and 8 experts a token, and this shape needs 8 and 8",
+            "has 3 tokens per step and 8 experts per token, and this shape needs 8 and 8",
         ),
-        (lambda: recorded()[:, :, :6], "6 experts a token"),
+        (lambda: recorded()[:, :, :6], "6 experts per token"),
         (lambda: changed((2, 3, 1), 384), "expert 384 at step 2, token 3, and the layer's are 0 to 383"),
         (lambda: changed((0, 7, 0), -1), "expert -1 at step 0, token 7"),
         (lambda: recorded() * 0, r"step 0, token 0 to \[0, 0, 0, 0, 0, 0, 0, 0\], an expert twice"),
@@ -169,7 +169,7 @@ def test_a_recording_that_is_not_of_the_layer_is_refused_before_anything_runs(
         ("[[0, 1], [2, 99999999999999999999]]", "line 2, token 1: 99999999999999999999 is no"),
         ("[[0, 1], [2]]", "line 2, token 1: no list of as many"),
         ("[[0, 1]]", "line 2: 1 tokens, and line 1 has 2"),
-        ("[[0, 1, 2], [3, 4, 5]]", "line 2: 3 experts a token, and line 1 has 2"),
+        ("[[0, 1, 2], [3, 4, 5]]", "line 2: 3 experts per token, and line 1 has 2"),
         ("[0, 1]", "line 2, token 0: no list"),
         ("{}", "line 2, token 0: no list"),
         ("[[0, 1], [2,", "line 2: Expecting"),

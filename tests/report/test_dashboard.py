@@ -55,7 +55,7 @@ def test_the_axis_has_a_name_and_a_unit_and_other_importances_are_explained(
     report = gather(h100, Scope())
     copy_studies(report, tmp_path / "studies.log")
     for study in _studies(tmp_path / "studies.log").values():
-        assert study.metric_names == ["measured time a launch in µs"]
+        assert study.metric_names == ["measured time per launch in µs"]
         trials = report.problems[0].trials[Stage(study.user_attrs["stage"])]
         first = effects(trials)[0]
         attributes = study._storage.get_study_system_attrs(study._study_id)

@@ -39,7 +39,7 @@ class Aiter:
     name = "aiter"
     runtime = "autotune.backends.aiter.runtime:make"
     computes = Computes(
-        "INT4 weights, a scale a channel, times INT8 activations by token",
+        "INT4 weights, a scale per channel, times INT8 activations by token",
         W4A8,
         strict=True,
         layout=flydsl_misfit,

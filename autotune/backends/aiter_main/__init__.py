@@ -3,7 +3,7 @@
 Main has no INT8 x INT4 kernel (aiter e4048607a5, aiter/ops/flydsl/moe_kernels.py:696 refuses it). What it has
 for INT4 weights on gfx942 are two other numeric formats, which need other checkpoints than W4A8:
 
-    aiter_main         FP8 activations, a scale a channel: Composable Kernel, two stages, by kernel name
+    aiter_main         FP8 activations, a scale per channel: Composable Kernel, two stages, by kernel name
     aiter_main_w4a16   bfloat16 activations, a scale every 32 values of K (a16wi4): FlyDSL, by tile
 """
 

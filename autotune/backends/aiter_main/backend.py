@@ -39,7 +39,7 @@ class AiterMain:
     name = "aiter_main"
     runtime = "autotune.backends.aiter_main.w4a8_runtime:make"
     computes = Computes(
-        "INT4 weights, a scale a channel, times FP8 activations by token",
+        "INT4 weights, a scale per channel, times FP8 activations by token",
         W4A8[1:],
         strict=True,
         layout=ck_misfit,

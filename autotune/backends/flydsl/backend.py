@@ -37,7 +37,7 @@ class Flydsl:
     name = "flydsl"
     runtime = "autotune.backends.flydsl.runtime:make"
     computes = Computes(
-        "INT4 weights, a scale a channel, times INT8 activations by token",
+        "INT4 weights, a scale per channel, times INT8 activations by token",
         W4A8,
         strict=True,
         layout=flydsl_misfit,

@@ -139,7 +139,7 @@ def _cache(host: Host) -> list[Finding]:
     if not kernels:
         return []
     detail = (
-        f"{kernels} kernels in {folder}: no key has the gates, so a hit may be the other setting's kernel"
+        f"{counted(kernels, 'kernel')} in {folder}: no cache key includes the gates, so a hit may be a kernel of the other setting"
     )
     remedy = f"rm -r {folder} before a gate is changed in serving (autotune itself uses folders of its own)"
     return [Finding("FlyDSL's cache", State.WARNING, detail, remedy)]

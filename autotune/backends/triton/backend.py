@@ -37,7 +37,7 @@ class TritonW4A8:
     name = "triton"
     runtime = "autotune.backends.triton.runtime:make"
     computes = Computes(
-        "INT4 weights, a scale a channel, times INT8 activations by token", W4A8, layout=misfit
+        "INT4 weights, a scale per channel, times INT8 activations by token", W4A8, layout=misfit
     )
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
