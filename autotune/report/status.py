@@ -69,7 +69,7 @@ class BundleStatus:
     """A bundle against the disk and the winners.
 
     Attributes:
-        problems: a sentence each; empty: it is as it wunchanged since the export; its winners fit this machine.
+        problems: a sentence each; empty: it is as it was exported, of winners that fit.
     """
 
     export: ExportRecord

@@ -175,7 +175,9 @@ def _tiles(host: Host) -> list[Finding]:
         if value is None:
             continue
         if value and not value.strip().isdecimal():
-            detail = f"{value!r} is not a number: AITER drops it, and with it what it would have read after it"
+            detail = (
+                f"{value!r} is not a number: AITER drops it, and with it what it would have read after it"
+            )
         elif name.endswith("_M"):
             detail = f"{value!r}: unlike the sort's block size it gives wrong numbers"
         else:

@@ -12,6 +12,7 @@ from autotune.backends.flydsl.wheel import PYTHON_VARIABLE, fits, remedy, wheel_
 from autotune.errors import UserError
 from autotune.protocol.doctor import Ability, Can, Doctor, Finding, Machine, State, contract_finding
 from autotune.protocol.host import Host
+from autotune.text import counted
 
 # Debian's default lld is 14: FlyDSL's last pass fails with it. 19 was seen working.
 _LLD_VERSIONS = range(24, 16, -1)
@@ -139,7 +140,8 @@ def _cache(host: Host) -> list[Finding]:
     if not kernels:
         return []
     detail = (
-        f"{counted(kernels, 'kernel')} in {folder}: no cache key includes the gates, so a hit may be a kernel of the other setting"
+        f"{counted(kernels, 'kernel')} in {folder}: no cache key includes the gates, so a hit may be a"
+        " kernel of the other setting"
     )
     remedy = f"rm -r {folder} before a gate is changed in serving (autotune itself uses folders of its own)"
     return [Finding("FlyDSL's cache", State.WARNING, detail, remedy)]
