@@ -91,7 +91,7 @@ def test_exit_code_2_too_few_repeats(repeats: int, arms: tuple[Path, Path], tmp_
     few = lines(tmp_path / "few.jsonl", [sglang(s) for s in TUNED[:repeats]])
     code, text = run(arms[0], few)
     assert code == 2
-    assert text.splitlines()[-1] == "too few repeats: a verdict needs 4 an arm, taken in turns"
+    assert text.splitlines()[-1] == "too few repeats: a verdict needs 4 per arm, taken in turns"
     speed = json.loads(run(arms[0], few, "--json")[1])["speed"]
     assert {(one["p"], one["ratio"]["low"], one["ratio"]["high"]) for one in speed} == {(None, None, None)}
 

@@ -88,7 +88,7 @@ PD = {"prefill": [{"tp_size": 8}], "decode": [{"tp_size": 8}, {"tp_size": 4}]}
         ),
         (sglang, {"server_info": PD}, "server tp_size is 8 in base/0 and not reported"),
         (sglang, {"accept_length": None}, "speculative decoding is true in base/0 and false"),
-        (sglang, {"total_output_tokens": 70000}, "81920 output tokens a run in the base arm and 70000"),
+        (sglang, {"total_output_tokens": 70000}, "81920 output tokens per run in the base arm and 70000"),
         (sglang, {"total_input_tokens": 1000}, "input tokens"),
         (vllm, {"model_id": "other"}, "model_id"),
         (vllm, {"tensor_parallel_size": 4}, "tensor_parallel_size is not reported .* and 4"),

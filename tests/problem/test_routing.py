@@ -146,7 +146,7 @@ def pickled() -> "np.ndarray[Any, Any]":
         (lambda: recorded().astype(float), "holds float64"),
         (lambda: recorded() > 5, "holds bool"),
         (lambda: np.full((4, 8, 8), np.nan), "holds float64"),
-        (pickled, "no routing recording .*allow_pickle"),
+        (pickled, "not a routing recording .*allow_pickle"),
     ],
 )
 def test_a_recording_that_is_not_of_the_layer_is_refused_before_anything_runs(

@@ -79,12 +79,12 @@ def test_equal_tables_make_equal_files(tmp_path: Path) -> None:
 def test_what_is_no_table_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.table.json.gz"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="no recorded table"):
+    with pytest.raises(UserError, match="not a recorded table"):
         read_table(path)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no recorded table"):
+    with pytest.raises(UserError, match="not a recorded table"):
         read_table(tmp_path / "none")
 
 
@@ -93,7 +93,7 @@ def test_a_table_cut_short_is_told(tmp_path: Path) -> None:
     write_table(BASE, path)
     lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     path.write_bytes(gzip.compress("\n".join(lines[:-1]).encode()))
-    with pytest.raises(UserError, match="no recorded table"):
+    with pytest.raises(UserError, match="not a recorded table"):
         read_table(path)
 
 
