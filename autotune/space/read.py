@@ -71,7 +71,9 @@ def load_spaces(path: Path) -> dict[Stage, Space]:
     try:
         return parse_spaces(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no search space ({error}): compare it with the shipped ones") from error
+        raise UserError(
+            f"{path} is not a search space ({error}): compare it with the shipped ones"
+        ) from error
 
 
 def parse_space(text: str) -> Space:

@@ -192,7 +192,7 @@ def test_what_is_no_results_file_is_refused(content: str, tmp_path: Path) -> Non
     bad = folder(tmp_path, {"results.json": content})
     with pytest.raises(UserError, match=r"results\.json"):
         compare_evals(bad, bad)
-    with pytest.raises(UserError, match="not a result file|has no results"):
+    with pytest.raises(UserError, match=r"not a result file|has no results"):
         compare_evals(tmp_path / "absent", bad)
 
 

@@ -153,7 +153,7 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str) -> None:
     assert text not in (TEXT, BOTH)
     path = tmp_path / "both.toml"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"both\.toml is no search space"):
+    with pytest.raises(UserError, match=r"both\.toml is not a search space"):
         load_spaces(path)
 
 
