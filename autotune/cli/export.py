@@ -178,7 +178,7 @@ def export(
     )
     place = Place(serving_folder(out, bundle_path), device_name, triton_version, aiter_source, aiter_root)
     with Store.open(db, create=False) as store:
-        made = plan(
+        planned = plan(
             store,
             selection,
             place,
@@ -186,25 +186,25 @@ def export(
             log=read_shape_log(shape_log) if shape_log else None,
             deploy=deploy,
         )
-        exported = None if preview else write(store, out, made, allow_estimates=allow_estimates)
+        exported = None if preview else write(store, out, planned, allow_estimates=allow_estimates)
         if as_json:
             print_json(
                 {
                     "written": exported is not None,
                     "folder": str(exported.folder if exported else out),
-                    "files": list(made.files),
-                    "winners": [winner_json(summarise(store, winner)) for winner in made.winners],
-                    "previews": [asdict(each) for each in made.previews],
-                    "decision": decision_json(made.decision) if made.decision else None,
-                    "notes": list(made.notes),
+                    "files": list(planned.files),
+                    "winners": [winner_json(summarise(store, winner)) for winner in planned.winners],
+                    "previews": [asdict(each) for each in planned.previews],
+                    "decision": decision_json(planned.decision) if planned.decision else None,
+                    "notes": list(planned.notes),
                 }
             )
             return
     if quiet and not preview:
-        for note in made.notes:
+        for note in planned.notes:
             typer.echo(f"note: {note}", err=True)
         return
-    _print(made, out, exported, preview)
+    _print(planned, out, exported, preview)
 
 
 def _print(planned: "Plan", out: Path, exported: "Exported | None", preview: bool) -> None:

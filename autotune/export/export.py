@@ -215,20 +215,20 @@ def _decision(
     )
 
 
-def write(store: Store, folder: Path, made: Plan, *, allow_estimates: bool) -> Exported:
+def write(store: Store, folder: Path, planned: Plan, *, allow_estimates: bool) -> Exported:
     """Writes a planned bundle and records it.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    write_bundle(folder, made.files)
+    write_bundle(folder, planned.files)
     store.record_export(
         folder,
-        hashlib.sha256(made.files[MANIFEST].encode()).hexdigest(),
-        [winner.id for winner in made.winners],
+        hashlib.sha256(planned.files[MANIFEST].encode()).hexdigest(),
+        [winner.id for winner in planned.winners],
         unmeasured_allowed=allow_estimates,
     )
-    return Exported(folder, made.winners, list(made.files))
+    return Exported(folder, planned.winners, list(planned.files))
 
 
 def export(store: Store, folder: Path, selection: Selection, *, bundle_path: str | None = None) -> Exported:

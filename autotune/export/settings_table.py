@@ -48,18 +48,18 @@ class TimedShape:
 
     def places(self, program: Program) -> dict[Hashable, int]:
         """Places among the finalists of the programs that were timed."""
-        made: dict[Hashable, int] = {}
+        places: dict[Hashable, int] = {}
         for place, error in enumerate(self.table.errors):
             if error is not None:
                 name = program(self.table.problem.tokens, self.table.finalists[place].config)
-                made.setdefault(name, place)
-        return made
+                places.setdefault(name, place)
+        return places
 
     def times(self, place: int, *, choosing: bool) -> list[float]:
         """Microseconds of the layer, in the order of the rounds."""
         rounds = self.measuring.select_rounds
         part = self.table.rounds[:rounds] if choosing else self.table.rounds[rounds:]
-        return [one.us[place]["layer"] for one in part if one.us[place]]
+        return [timed.us[place]["layer"] for timed in part if timed.us[place]]
 
 
 class SettingsTable:
@@ -100,15 +100,15 @@ class SettingsTable:
 
     def choosing(self) -> dict[Setting, dict[int, float]]:
         """Median microseconds of the layer in the rounds to choose by, by setting and tokens."""
-        made: dict[Setting, dict[int, float]] = {}
+        medians: dict[Setting, dict[int, float]] = {}
         for setting in self.settings:
-            made[setting] = {}
+            medians[setting] = {}
             for tokens in self.tokens:
                 place = self._place(setting, tokens)
                 times = [] if place is None else self._shapes[tokens].times(place, choosing=True)
                 if times:
-                    made[setting][tokens] = median(times)
-        return made
+                    medians[setting][tokens] = median(times)
+        return medians
 
     def testing(self, setting: Setting, tokens: int) -> tuple[list[float], list[float]]:
         """A setting's and the default's microseconds in the rounds to test by, in order; empty: it failed."""

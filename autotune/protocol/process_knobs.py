@@ -52,7 +52,7 @@ class ProcessKnobs:
         Raises:
             UserError: a knob differs that no variable sets.
         """
-        made = {}
+        variables = {}
         for stage in Stage:
             for knob, value in config.of(stage).items():
                 if value == default.of(stage).get(knob):
@@ -62,8 +62,8 @@ class ProcessKnobs:
                         f"{stage} {knob}={value} cannot be deployed, no variable of the engine sets it:"
                         " tune with the engine's own block size, or choose another backend"
                     )
-                made[self.names[stage][knob]] = _text(value)
-        return made
+                variables[self.names[stage][knob]] = _text(value)
+        return variables
 
     def deployment(self, setting: Mapping[str, str]) -> dict[str, str]:
         """A setting's variables, with a cache of its own where the common one would mix kernels up."""

@@ -157,8 +157,8 @@ class _Final:
         confirmation = store.confirmation(winner.confirmation).confirmation
         choices = []
         for finalist in confirmation.finalists:
-            one, two = (name(stage, finalist.config.of(stage)) for stage in Stage)
-            choices.append(Choice(int(str(finalist.config.stage1["tile_m"])), one, two))
+            kernel1, kernel2 = (name(stage, finalist.config.of(stage)) for stage in Stage)
+            choices.append(Choice(int(str(finalist.config.stage1["tile_m"])), kernel1, kernel2))
         places: dict[Choice, int] = {}
         for place, choice in enumerate(choices):
             if confirmation.errors[place] is not None:
@@ -173,8 +173,8 @@ class _Final:
 
     def us(self, place: int, what: str) -> float:
         """Median microseconds of a finalist over its rounds."""
-        ran = [one.us[place][what] for one in self.confirmation.rounds if what in one.us[place]]
-        return median(ran)
+        rounds = self.confirmation.rounds
+        return median(timed.us[place][what] for timed in rounds if what in timed.us[place])
 
     def ratio(self, choice: Choice) -> float | None:
         """time(choice) / time(the default); None: it was not timed here.
@@ -210,7 +210,7 @@ class _Final:
         place = self.places.get(choice)
         if place is None:
             return []
-        ran = [one.us for one in self.confirmation.rounds if one.us[place] and one.us[0]]
+        ran = [timed.us for timed in self.confirmation.rounds if timed.us[place] and timed.us[0]]
         return [(us[place]["layer"], us[0]["layer"]) for us in ran]
 
 
@@ -238,7 +238,7 @@ def _times(finals: Sequence[_Final]) -> dict[Choice | None, dict[int, float]]:
 
 
 def _row(tokens: int, choice: Choice, finals: Sequence[_Final]) -> FmoeRow:
-    final = next(one for one in finals if one.won == choice and one.bucket == tokens)
+    final = next(each for each in finals if each.won == choice and each.bucket == tokens)
     place = final.places[choice]
     error = final.confirmation.errors[place] or 0.0
     return FmoeRow(
@@ -254,26 +254,20 @@ def _row(tokens: int, choice: Choice, finals: Sequence[_Final]) -> FmoeRow:
 
 
 def _decided(tokens: int, decision: MixDecision[Choice | None]) -> list[str]:
+    """What became of the candidates for a bucket's row, a sentence each."""
     counts = ", ".join(map(str, decision.mix.weights))
-    made = []
+    sentences = []
     for line in decision.candidates:
-        if line.setting is None:
+        end = "chosen" if line.setting == decision.setting else line.refused and f"refused, {line.refused}"
+        if line.setting is None or not end:
             continue
-        gains = ", ".join(
-            f"{percent(gain, signed=True)} at {m}"
-            for m, gain in line.gains.items()
-            if m in decision.mix.weights
+        gains = [
+            f"{percent(line.gains[m], signed=True)} at {m}" for m in decision.mix.weights if m in line.gains
+        ]
+        sentences.append(
+            f"row {tokens}, of {counts} tokens: {line.setting.kernel1} {', '.join(gains)}: {end}"
         )
-        end = (
-            "chosen"
-            if line.setting == decision.setting
-            else f"refused, {line.refused}"
-            if line.refused
-            else ""
-        )
-        if end:
-            made.append(f"row {tokens}, of {counts} tokens: {line.setting.kernel1} {gains}: {end}")
-    return made
+    return sentences
 
 
 def _installed(source: EngineSource, root: str | None) -> str:

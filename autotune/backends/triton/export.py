@@ -101,5 +101,5 @@ class OperatorExporter(Exporter):
     }
 
     def content(self, request: Request) -> Content:
-        made = operator_content(request.winners, request.place)
-        return replace(made, variables={**made.variables, **request.environment()})
+        content = operator_content(request.winners, request.place)
+        return replace(content, variables={**content.variables, **request.environment()})
