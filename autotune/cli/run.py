@@ -334,12 +334,14 @@ def _print_result(
         typer.echo(f"  {line}")
     if not summaries or quiet:
         return
+    backend = result.environment.backend
+    export = f"autotune export{'' if backend == 'triton' else f' --backend {backend}'} --out deploy"
     if target.live:
-        typer.echo("\nNext: autotune export --out deploy")
+        typer.echo(f"\nNext: {export}")
     elif target.table is not None:
         typer.echo("\nReplayed times cannot be exported: run the same command on the GPU.")
     else:
         typer.echo(
             "\nNext: run the same command on the GPU; it starts from this short list."
-            "\n      autotune export --out deploy --allow-estimates writes it out unmeasured."
+            f"\n      {export} --allow-estimates writes it out unmeasured."
         )

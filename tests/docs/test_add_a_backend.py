@@ -1,74 +1,92 @@
-"""The page "add a backend" leads to one that works: offline, and measured through gate, timer and final."""
+"""The page "add a backend" leads to one that works: ranked offline, measured, exported, verified."""
 
 import json
+import re
+import shutil
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from autotune.cli.progress import Progress
-from autotune.machine.devices import DEVICES
-from autotune.machine.targets import Kind, Target
-from autotune.measure.settings import MeasureSettings
-from autotune.problem.layer import Layer, Problem
-from autotune.results import Status
-from autotune.store.store import Store
-from autotune.tuning.run import RunRequest, run
 from tests.cli.helper import ROOT, command, env
 
-DOCS = ROOT / "docs"
-EXAMPLES = DOCS / "examples"
-TINY = Layer("tiny", model_dim=128, inter_dim=64, experts=16, top_k=2, tp=1)
+PAGE = (ROOT / "docs" / "add-a-backend.md").read_text()
+TOY = ROOT / "docs" / "examples" / "toy"
 
 
-@pytest.mark.parametrize("name", ["toy_backend.py", "toy_runtime.py"])
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example as pip installs it: its modules, and the entry points that its pyproject.toml names."""
+    site = tmp_path_factory.mktemp("site")
+    for path in TOY.glob("*.py"):
+        shutil.copy(path, site)
+    project = tomllib.loads((TOY / "pyproject.toml").read_text())["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    groups = (
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        for group, points in project["entry-points"].items()
+    )
+    (info / "entry_points.txt").write_text("".join(groups))
+    return site
+
+
+def ran(site: Path, folder: Path, *arguments: str, status: int = 0) -> str:
+    """What a command prints that is started in `folder`."""
+    where = env(PYTHONPATH=f"{ROOT}:{site}", AUTOTUNE_DB=str(folder / "autotune.db"))
+    done = subprocess.run(arguments, cwd=folder, env=where, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in TOY.glob("*.*")))
 def test_the_page_shows_the_very_files_that_run_here(name: str) -> None:
-    page = (DOCS / "add-a-backend.md").read_text()
-    assert f"```python\n{(EXAMPLES / name).read_text()}```" in page
+    kind = {"py": "python", "toml": "toml"}[name.rpartition(".")[2]]
+    assert f"```{kind}\n{(TOY / name).read_text()}```" in PAGE
 
 
-def test_the_backend_is_some_sixty_lines() -> None:
-    lines = (EXAMPLES / "toy_backend.py").read_text().splitlines()
-    assert sum(bool(line.strip()) for line in lines) <= 60
+def test_the_example_is_small() -> None:
+    lines = [line for path in TOY.glob("*.py") for line in path.read_text().splitlines()]
+    assert sum(bool(line.strip()) for line in lines) <= 200
 
 
-def test_its_offline_run_ranks_refuses_and_merges(tmp_path: Path) -> None:
-    options = ("--backend", "toy_backend:Toy", "--target", "offline:mi325x", "--workers", "1", "--json")
-    done = subprocess.run(
-        command("run", *options), capture_output=True, text=True, check=False,
-        env=env(PYTHONPATH=f"{ROOT}:{EXAMPLES}", AUTOTUNE_DB=str(tmp_path / "toy.db")),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+def test_it_is_offered_like_any_other(site: Path, tmp_path: Path) -> None:
+    assert "repeat" in ran(site, tmp_path, *command("spaces", "--backend", "toy"))
+
+
+def test_its_offline_run_ranks_refuses_and_merges(site: Path, tmp_path: Path) -> None:
+    options = ("--backend", "toy", "--target", "offline:mi325x", "--workers", "1")
+    result = json.loads(ran(site, tmp_path, *command("run", *options, "--json")))
     assert result["trials"] == {"ok": 10, "compile_error": 4}
     assert result["merged"] == 4
     (winner,) = result["winners"]
     assert winner["kind"] == "estimate"
     assert winner["config"]["stage1"]["repeat"] == 1
+    again = ran(site, tmp_path, *command("run", *options))
+    assert "autotune export --backend toy --out deploy --allow-estimates" in again
 
 
-def test_its_measured_run_finds_the_fastest_and_confirms_it(
-    own_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{EXAMPLES}")  # of compile and measure workers
-    request = RunRequest(
-        backend="toy_backend:Toy",
-        problems=[Problem(TINY, 1)],
-        target=Target("live", DEVICES["mi325x"], live=True, why="for the test"),
-        trials=2,  # the default and what is published
-        seed=0,
-        sampler="tpe",
-        workers=1,
-        measuring=MeasureSettings(
-            steps=2, window_s=0.02, warmup_s=0.02, min_samples=3, select_rounds=2, judge_rounds=4
-        ),
+def test_it_is_measured_exported_and_verified_and_a_changed_file_fails(site: Path, tmp_path: Path) -> None:
+    measured = ran(site, tmp_path, sys.executable, str(site / "measure_on_cpu.py"))
+    gain = re.search(
+        r"^m4: (\d+)% faster than the default,\n  stage1: .*repeat=1; stage2: .*repeat=1$", measured, re.M
     )
-    with Store.open(own_database) as store:
-        result = run(request, store, Progress())
-        (winner,) = result.best
-        assert winner.kind is Kind.MEASURED
-        assert not winner.kept_default
-        assert winner.config.stage1["repeat"] == winner.config.stage2["repeat"] == 1
-        assert winner.gain > 0.2
-        assert set(store.trial_counts(result.run)) == {Status.OK}
+    assert gain is not None, measured
+    assert int(gain[1]) > 20
+    ran(site, tmp_path, *command("export", "--backend", "toy", "--out", "deploy"))
+    manifest = json.loads((tmp_path / "deploy/manifest.json").read_text())
+    assert manifest["measured"]
+    table = tmp_path / "deploy/toy/toy.json"
+    assert json.loads(table.read_text())["4"]["stage1"]["repeat"] == 1
+    assert "verified" in ran(site, tmp_path, *command("verify", "deploy"))
+    table.write_text(table.read_text().replace('"repeat": 1', '"repeat": 3'))
+    said = ran(site, tmp_path, *command("verify", "deploy"), status=1)
+    assert "toy/toy.json was changed since the export" in said
+    assert "FAIL 4 tokens" in said
+    shutil.rmtree(table.parent)
+    assert "FAIL 4 tokens: nothing" in ran(site, tmp_path, *command("verify", "deploy"), status=1)

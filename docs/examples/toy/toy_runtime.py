@@ -1,14 +1,15 @@
 """The toy's kernels on the device, which here is the CPU: what the gate checks and the timer times."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import torch
+from toy import WEIGHTS
 
 from autotune.kernels.reference import layer_reference, stage1_reference, stage2_reference
 from autotune.measure.machine import CpuMachine
 from autotune.problem.layer import Layer, Stage
-from autotune.protocol.runtime import Activations, Launch, LogicalWeights, Output, Path, Step, What
+from autotune.protocol.runtime import Activations, Launch, LogicalWeights, Output, Path, Step, Subject, What
 from autotune.results import LayerConfig
 from autotune.space.config import Config
 
@@ -16,7 +17,7 @@ from autotune.space.config import Config
 class ToyRuntime:
     """See `autotune.protocol.runtime.Runtime`, which says what each method promises."""
 
-    name = "toy_backend:Toy"
+    name = "toy"
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
@@ -26,21 +27,21 @@ class ToyRuntime:
         return "toy"
 
     def packed_bytes(self, layer: Layer) -> int:
-        return layer.experts * layer.model_dim * layer.inter_dim * 3 // 2
+        return WEIGHTS.copy(layer)
 
     def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
         self._copies = [weights]  # a real backend packs them here
 
     def grow(self, copies: int) -> None:
-        self._copies = self._copies[:1] * copies
+        self._copies = self._copies[:1] * copies  # and makes real copies, so that they are cold
 
     def digest(self) -> int:
         return int(self._copies[0].w1.long().sum() + self._copies[0].w2.long().sum())
 
-    def serves(self, what: What, config: Any, tokens: int) -> bool:
+    def serves(self, what: What, config: Subject, tokens: int) -> bool:
         return True
 
-    def path(self, what: What, config: Any) -> Path:
+    def path(self, what: What, config: Subject) -> Path:
         return Path(requantised=what is What.LAYER)
 
     def stage(self, stage: Stage, config: Config, x: Activations, steps: Sequence[Step]) -> list[Launch]:
@@ -48,34 +49,35 @@ class ToyRuntime:
             w = self._copies[step.copy]
             if stage is Stage.STAGE1:
                 return stage1_reference(x.a1, x.a1_scale, w.w1, w.w1_scale, step.ids)
-            return stage2_reference(
-                x.a2.flatten(0, 1), x.a2_scale.flatten(), w.w2, w.w2_scale, step.ids, step.router
-            )
+            a2, a2_scale = x.a2.flatten(0, 1), x.a2_scale.flatten()
+            return stage2_reference(a2, a2_scale, w.w2, w.w2_scale, step.ids, step.router)
 
-        rows = x.a2.shape[:2].numel() if stage is Stage.STAGE1 else x.hidden.shape[0]
-        width = x.a2.shape[2] if stage is Stage.STAGE1 else x.hidden.shape[1]
-        return _launches(compute, int(str(config["repeat"])), (rows, width), steps)
+        slots, width = x.a2.shape[:2].numel(), x.a2.shape[2]
+        shape = (slots, width) if stage is Stage.STAGE1 else tuple(x.hidden.shape)
+        return _launches(compute, [config], shape, steps)
 
     def layer(self, config: LayerConfig, x: Activations, steps: Sequence[Step]) -> list[Launch]:
         def compute(step: Step) -> torch.Tensor:
             w = self._copies[step.copy]
             return layer_reference(x.hidden, w.w1, w.w2, w.w1_scale, w.w2_scale, step.router, step.ids)
 
-        repeat = max(int(str(config.stage1["repeat"])), int(str(config.stage2["repeat"])))
-        return _launches(compute, repeat, tuple(x.hidden.shape), steps)
+        return _launches(compute, [config.stage1, config.stage2], tuple(x.hidden.shape), steps)
 
 
 def _launches(
-    compute: Callable[[Step], torch.Tensor], repeat: int, shape: tuple[int, ...], steps: Sequence[Step]
+    compute: Callable[[Step], torch.Tensor],
+    configs: Sequence[Config],
+    shape: tuple[int, ...],
+    steps: Sequence[Step],
 ) -> list[Launch]:
     """One launch a step, all into one guarded buffer."""
     out = Output.allocate(shape, "cpu")
 
     def run(step: Step) -> None:
-        for _ in range(repeat):
+        for _ in range(max(int(str(config["repeat"])) for config in configs)):
             out.tensor.copy_(compute(step).bfloat16())
 
-    return [Launch(lambda step=step: run(step), out.tensor, guards=out.guards) for step in steps]  # type: ignore[misc]
+    return [Launch(partial(run, step), out.tensor, guards=out.guards) for step in steps]
 
 
 def make() -> ToyRuntime:

@@ -1,20 +1,22 @@
-"""A backend in sixty lines: the reference layer on the CPU, with a knob that makes it slower."""
+"""A backend: the reference layer, with a knob that makes it slower, registered with all that it brings."""
 
 import hashlib
 
 from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Problem, Stage, WeightBytes
 from autotune.protocol.backend import CompileRefused, Work
+from autotune.protocol.registry import Registration
 from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
-from autotune.space.read import parse_space
+from autotune.space.read import parse_spaces
 from autotune.space.space import BoundSpace
 
-_SPACE = """
-backend = "toy_backend:Toy"
+SPACE = """
+backend = "toy"
 generation = "one"
-stage = "STAGE"
-doc = "the reference, run several times over"
+[stages]
+stage1 = "gate and up, the reference run several times over"
+stage2 = "down, the same"
 [params.repeat]
 values = [1, 2, 3]
 default = 2
@@ -24,22 +26,29 @@ values = ["unset", 8, 16]
 default = "unset"
 doc = "does nothing; one of its values does not compile"
 [[rules]]
-name = "slow_only_by_default"
+name = "slow-only-by-default"
 require = "lanes == unset or repeat <= 2"
 reason = "shows what a rule looks like"
 """
+WEIGHTS = WeightBytes(0.5, row=4.0)  # what the kernels read: INT4, and a float32 scale a row
 
-WEIGHTS = WeightBytes(0.5, row=4.0)  # INT4 with a float32 scale a row: bytes
+REGISTRATION = Registration(
+    "toy",
+    kernels="toy:Toy",
+    weights=WEIGHTS,
+    exporter="toy_serving:ToyExporter",
+    verifiers={"toy": "toy_serving:ToyVerifier"},
+)
 
 
 class Toy:
     """Every method is what the search asks of a family of kernels; see `autotune.protocol.backend`."""
 
-    name = "toy_backend:Toy"  # what --backend is given
+    name = "toy"
     runtime = "toy_runtime:make"
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
-        return parse_space(_SPACE.replace("STAGE", stage)).at(layer, tokens, device)
+        return parse_spaces(SPACE)[stage].at(layer, tokens, device)
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> dict[str, Config]:
         return {"published": Config({"repeat": 1, "lanes": None})}  # tried after the default
@@ -51,11 +60,10 @@ class Toy:
         return {}  # no variable that a process must have before it starts
 
     def source_digest(self) -> str:
-        return hashlib.sha256(_SPACE.encode()).hexdigest()
+        return hashlib.sha256(SPACE.encode()).hexdigest()
 
     def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
-        repeat = config["repeat"]
-        assert isinstance(repeat, int)
+        repeat = int(str(config["repeat"]))
         return Work(repeat * WEIGHTS.read(problem, stage), workgroups=304, bytes_in_flight=65536)
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
