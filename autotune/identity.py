@@ -1,4 +1,4 @@
-"""What stored results are known by: digests of what sources and rules mean, not of how they are written.
+"""Digests by which stored results are known: of what sources and rules mean, not of how they are written.
 
 A comment, a docstring, a blank, a file's folder and the path of an import of ours change no kernel and no
 rule, so they change no digest. A renamed variable does: that two sources mean the same is not computed but

@@ -1,4 +1,4 @@
-"""Where the files that ship beside the code are: `search_spaces/` and `db/`.
+"""Finds the files that ship beside the code: `search_spaces/` and `db/`.
 
 A wheel carries them inside the package; an editable install and a bare checkout have them at the top
 of the repository, beside the package.

@@ -1,4 +1,4 @@
-"""What becomes of a candidate: the typed results that pass between compiling, measuring, search and store."""
+"""Results of candidates, as types that pass between compiling, measuring, search and store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What is said of two arms at the end, for people and machines, and the exit code."""
+"""Reports the comparison of two arms, for people and machines, and gives the exit code."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

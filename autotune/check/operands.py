@@ -1,4 +1,4 @@
-"""Which tokens, experts and blocks a check executes, to meet every code path, and their operands in numpy.
+"""Chooses tokens, experts and blocks of a check, to meet every code path, and their operands in numpy.
 
 Two routings. `full` fills the block of one expert to its last row; two of its tokens share all their
 experts, whose blocks are nearly empty. `served` is as many tokens as the problem has, two of which share one

@@ -1,4 +1,4 @@
-"""What a shell may complete an option's value to; what is listed is imported when it is asked for."""
+"""Completes options' values in a shell; what is listed is imported when it is asked for."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""How long a run still takes, from what was seen of it."""
+"""Estimates how long a run still takes, from what was seen of it."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the commands write to: standard streams that take any text, and JSON that is JSON."""
+"""Writes for the commands: to standard streams that take any text, and JSON that is JSON."""
 
 import codecs
 import io

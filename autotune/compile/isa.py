@@ -1,4 +1,4 @@
-"""What compiled code says of itself: registers, LDS, spills, instructions; and whether it may be launched."""
+"""Reads registers, LDS, spills and instructions from compiled code, and whether it may be launched."""
 
 import hashlib
 import re

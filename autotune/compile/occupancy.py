@@ -1,4 +1,4 @@
-"""How many workgroups of a kernel a CDNA3 CU holds at once, and how many waves a SIMD."""
+"""Computes how many workgroups of a kernel a CDNA3 CU holds at once, and how many waves a SIMD."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What is compiled for and measured on: the GPU in this machine, or a GPU that is not here."""
+"""Targets to compile for and to measure on: the GPU in this machine, or a GPU that is not here."""
 
 import importlib.metadata
 import importlib.util

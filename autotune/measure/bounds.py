@@ -1,4 +1,4 @@
-"""How far a correct output may be from its reference, and how far one is."""
+"""Bounds how far a correct output may be from its reference, and computes how far one is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whether somebody else's work is in a window's samples, told from times alone.
+"""Finds others' work in a window's samples, from times alone.
 
 Two processes on one GPU take turns of milliseconds. A sample is shorter or not much longer than that, so
 the samples of a disturbed window fall apart into groups: those that ran alone and those that waited. Where

@@ -1,4 +1,4 @@
-"""Who else works on the GPU, as far as the machine tells.
+"""Finds other processes on the GPU, as far as the machine tells.
 
 By name where the driver's list of processes speaks of the processes that are seen here. In a container it may
 speak of another namespace's, or be empty: then what counts is what was there before this process's own start,

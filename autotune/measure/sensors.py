@@ -1,4 +1,4 @@
-"""What the GPU says of itself: clock, throttling, power cap, driver, partitions.
+"""Reads the GPU's sensors: clock, throttling, power cap, driver, partitions.
 
 NVIDIA: NVML through its C library, which comes with the driver, so no package is needed. AMD: the amdgpu
 driver's sysfs, and `amdsmi` for throttling where ROCm's Python package is installed. What a machine does

@@ -1,4 +1,4 @@
-"""What a user may choose about measuring; one frozen value that crosses to the worker processes."""
+"""Settings of measuring that a user may choose; one frozen value that crosses to the worker processes."""
 
 from dataclasses import dataclass
 

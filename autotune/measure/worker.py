@@ -1,4 +1,4 @@
-"""What the process that owns the GPU does for a request: gate, window, part of a round.
+"""Serves requests in the process that owns the GPU: gate, window, part of a round.
 
 A `Worker` holds one runtime and one layer. It is only called by `requests`, which turns what goes wrong
 into values.

@@ -1,4 +1,4 @@
-"""What is launched: one layer's weights on the device, and the passes of routings over them."""
+"""Builds what is launched: one layer's weights on the device, and the passes of routings over them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""What is computed: models, layers, shapes and the routing of tokens."""
+"""Models, layers, shapes and the routing of tokens."""

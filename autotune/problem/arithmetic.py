@@ -1,4 +1,4 @@
-"""What a model's routed experts compute and in which numbers, against what a backend's kernels compute.
+"""Compares what a model's routed experts compute, and in which numbers, with a backend's kernels.
 
 A layer's `Needs` come from its model's config.json (`model_config`); a backend declares `Computes`.
 What is in the one and not in the other is refused by name: an unknown activation or format is no known one.

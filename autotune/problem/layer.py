@@ -1,4 +1,4 @@
-"""What is tuned: the two GEMM stages of one MoE layer at a number of tokens."""
+"""The problem that is tuned: the two GEMM stages of one MoE layer at a number of tokens."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields

@@ -1,4 +1,4 @@
-"""What the families of MoE models call their numbers, and what their files leave out.
+"""Names that the families of MoE models give their numbers, and values that their files leave out.
 
 Each name stands with the families that have it, as transformers 5.24, vLLM 0.33.0 and SGLang 0.5.23 do.
 """

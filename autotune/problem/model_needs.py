@@ -1,4 +1,4 @@
-"""What a model's routed experts compute, read from the part of a `config.json` that names them."""
+"""Reads what a model's routed experts compute from the part of a `config.json` that names them."""
 
 import json
 from collections.abc import Mapping

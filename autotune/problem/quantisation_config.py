@@ -1,4 +1,4 @@
-"""How a checkpoint holds its experts, read from the `quantization_config` of its config.json.
+"""Reads how a checkpoint holds its experts from the `quantization_config` of its config.json.
 
 Methods as transformers 5.24, vLLM 0.33.0 and SGLang 0.5.23 read them. A method, format or strategy that is
 not known here becomes a scheme under its own name, which no backend takes.

@@ -1,4 +1,4 @@
-"""Which keys a fused-MoE file must have, given that an engine takes the key nearest to the tokens.
+"""Chooses the keys that a fused-MoE file must have, given that an engine takes the key nearest to the tokens.
 
 SGLang 0.5.23 (`fused_moe_triton_config.py`) and vLLM 0.33.0 (`fused_moe.py`) select
 `min(keys, key=abs(key - M))`; of two keys equally near the first in the file wins. There is no way back to

@@ -1,4 +1,4 @@
-"""Whether a backend's kernels can be a layer's: asked the same way by run, measure, export and verify.
+"""Refuses layers that a backend's kernels do not compute: alike in run, measure, export and verify.
 
 What a kernel computes and how its weights must lie is declared once, by the backend (`computes`), and every
 path asks here: what is legal offline is legal on the GPU.

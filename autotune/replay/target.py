@@ -1,4 +1,4 @@
-"""What a run on a recorded table needs in place of a device: backend, machine, judge."""
+"""Stands in for a device in a run on a recorded table: backend, machine, judge."""
 
 import random
 from collections.abc import Mapping, Sequence

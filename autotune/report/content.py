@@ -1,4 +1,4 @@
-"""What a report is about: chosen runs, problems with their trials, and what was decided of each."""
+"""Gathers a report's content: the chosen runs, problems with their trials, and each decision."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What mattered: how much of the differences in time each knob explains, and how two of them act together.
+"""Computes how much of the differences in time each knob explains, and how two of them act together.
 
 A knob's share is epsilon squared: the part of the variance of log(time) that lies between the groups of
 configs with equal values of the knob, less the part that as many groups would show by chance,

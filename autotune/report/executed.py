@@ -1,4 +1,4 @@
-"""What two candidates' machine code executes, side by side: per executed workgroup, not a time."""
+"""Sets what two candidates' machine code executes side by side: per executed workgroup, not a time."""
 
 from collections.abc import Sequence
 from typing import Any

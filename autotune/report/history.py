@@ -1,4 +1,4 @@
-"""What `autotune history` shows: the runs, the newest first."""
+"""Lists the runs for `autotune history`, the newest first."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a report asks of the store beyond single records: a run's winners, and trials sorted into groups."""
+"""Queries of reports beyond single records: a run's winners, and trials sorted into groups."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

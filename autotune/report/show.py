@@ -1,4 +1,4 @@
-"""What `autotune show` shows: the winners at a glance, or all that is known of one trial."""
+"""Writes the winners at a glance, or all that is known of one trial, for `autotune show`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Which winners and bundles still fit the stack of this machine."""
+"""Finds the winners and bundles that no longer fit the stack of this machine."""
 
 import hashlib
 import socket

@@ -1,4 +1,4 @@
-"""What `autotune top` shows: the best candidates of each stage, or those of one status."""
+"""Lists the best candidates of each stage, or those of one status, for `autotune top`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

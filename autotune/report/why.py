@@ -1,4 +1,4 @@
-"""Why a winner is the winner: the final told in full, and decided once more from what is stored."""
+"""Explains a winner: the whole final, and its decision repeated from what is stored."""
 
 from dataclasses import asdict, dataclass, fields
 from statistics import median

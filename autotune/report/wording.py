@@ -1,4 +1,4 @@
-"""How the three kinds of results are spoken of: nothing is called a round or a winner that was none."""
+"""Words for the three kinds of results: nothing is called a round or a winner that was none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which layer configs go to the final: pairs of the stages' best that share the sort's block size."""
+"""Chooses the final's layer configs: pairs of the stages' best that share the sort's block size."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""Whether failures are the candidates' or the environment's.
+"""Tells failures of the environment from those of the candidates.
 
 A compiler that lacks a module, a folder or space refuses everything. Stored as the candidates' own, that
 would keep them from ever being tried again. So failures wait until something compiles, and a run that can

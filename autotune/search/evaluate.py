@@ -1,4 +1,4 @@
-"""What a search needs around it: who compiles its candidates, who times them, and the clock it waits by."""
+"""Protocols around a search: who compiles its candidates, who times them, the clock it waits by."""
 
 import time
 from collections.abc import Collection

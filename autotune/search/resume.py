@@ -1,4 +1,4 @@
-"""What an earlier run's trials still tell a search that begins again."""
+"""Gives a search that begins again the results of earlier trials."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What a search space is known by: a digest of what it means, not of how its file is written."""
+"""Digests a search space by what it means, not by how its file is written."""
 
 import json
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What all tables share: naming of constraints, UTC times, enumerations as checked text."""
+"""Base of all tables: naming of constraints, UTC times, enumerations as checked text."""
 
 from datetime import UTC, datetime
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Where the database is, what its file system allows, and what is wrong with the file, as sentences."""
+"""Finds the database, what its file system allows, and what is wrong with the file, as sentences."""
 
 import os
 import re

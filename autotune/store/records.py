@@ -1,4 +1,4 @@
-"""What goes into and comes out of the store: frozen records, never rows of the ORM."""
+"""Records that go into and come out of the store: frozen, never rows of the ORM."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

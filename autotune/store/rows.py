@@ -1,4 +1,4 @@
-"""What every part of the store needs to turn records into rows and back."""
+"""Turns records that every part of the store needs into rows and back."""
 
 import math
 from dataclasses import asdict, fields

@@ -1,4 +1,4 @@
-"""What a run times besides its finals where knobs are variables of the process.
+"""Times process-wide settings at every shape and guard, where knobs are variables of the process.
 
 One setting then serves every shape, prefill too, and the shapes' own winners contradict each other. So the
 settings that did well at some shape are timed at every shape of the run and at the guards, each against the

@@ -1,4 +1,4 @@
-"""Where nothing can be measured: a short list by estimate, without what machine code shows to be wrong."""
+"""Makes the offline short list by estimate, without what the machine code shows to be wrong."""
 
 import time
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where a run's candidates are compiled, timed and decided on: a GPU, an offline device or a recording."""
+"""Compiles, times and decides on candidates at a site: a GPU, an offline device or a recording."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

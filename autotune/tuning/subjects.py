@@ -1,4 +1,4 @@
-"""What a user names to be measured or compared: configs, runs' winners and bundles."""
+"""Resolves what a user names to be measured or compared: configs, runs' winners and bundles."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a run can be asked to tune for: a device, or a table that was recorded on one."""
+"""Resolves what a run can be asked to tune for: a device, or a table that was recorded on one."""
 
 from pathlib import Path
 
