@@ -43,6 +43,22 @@ def round_bf16(values: Array) -> Array:
     return bf16(((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16))
 
 
+def require_untouched(out: Array, initial: np.uint16, touched: Array, name: str) -> None:
+    """Makes sure that nothing but `touched` of an output was written.
+
+    Args:
+        initial: what the output held before.
+        touched: bool, like `out`.
+
+    Raises:
+        WrongOutput: something else was.
+    """
+    stray = (out != initial) & ~touched
+    if stray.any():
+        row, column = np.argwhere(stray)[0]
+        raise WrongOutput(f"{name}: out[{row}, {column}] was written, which no sampled workgroup owns")
+
+
 @dataclass
 class OutputErrors:
     """Gathers comparisons of one check; `error` is their common relative error."""

@@ -9,13 +9,14 @@ Integers are exact: products of INT8 and INT4 are summed in float64, where no su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from autotune.emulate import Memory
 from autotune.problem.layer import Layer, Stage, gemm_dims
 
 Array = npt.NDArray[Any]
@@ -23,6 +24,8 @@ Unpack = Callable[[Array, Array], Array]
 """(an expert's packed weights as uint8, row numbers) -> int8 [rows, K] in [-8, 7]."""
 
 
+WEIGHTS = 0x1000_0000_0000
+"""Where the experts' weights begin: far from everything that is mapped without an address."""
 SERVED = 24
 """Tokens of the `served` routing at most: the binary does not know their number, and buffers grow with it."""
 
@@ -144,6 +147,12 @@ class Operands:
             self._packed[expert] = self.rng.integers(0, 256, n * k // 2, dtype=np.uint8)
             self._packed[expert].setflags(write=False)
         return self._packed[expert]
+
+    def map_weights(self, memory: Memory, blocks: Iterable[Block]) -> None:
+        """Maps the weights of the blocks' experts behind `WEIGHTS`; every other read is a fault."""
+        for expert in sorted({block.expert for block in blocks}):
+            packed = self.packed(expert)
+            memory.map(packed, name=f"w of expert {expert}", address=WEIGHTS + expert * packed.size)
 
     def gemm(self, slots: Array, expert: int, columns: Array) -> Array:
         """float64 [slots, columns]: the scaled product of slots with rows `columns` of an expert."""

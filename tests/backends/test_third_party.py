@@ -7,19 +7,24 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from autotune.check.check import can_check, checker_of
 from autotune.cli import app
 from autotune.errors import UserError
+from autotune.machine.devices import DEVICES
 from autotune.protocol import registry
 from autotune.protocol.exporter import Content, Place
+from autotune.results import CompilerVersion
 from tests.export.winners import winner
 from tests.verify.conftest import write_as_bundle
 
 RUNNER = CliRunner()
 
 PARTS = """
+from autotune.check.execution import Checker
 from autotune.protocol.doctor import Ability, Can, Doctor, Finding, State
 from autotune.protocol.lookup import Check, Verification, Verifier
 from autotune.protocol.registry import Registration
+from autotune.results import CompilerVersion
 
 KERNELS = "autotune.backends.triton.backend:TritonW4A8"
 
@@ -39,23 +44,29 @@ class ToyDoctor(Doctor):
         return machine.able_with_triton() if machine.triton else Ability(Can.NOTHING, "pip install triton")
 
 
+class ToyChecker(Checker):
+    def compiler(self):
+        return CompilerVersion("lathe", "1.0")
+
+
 VERIFIERS = {"toyserve": "toy_parts:ToyVerifier"}
 TOY = Registration("toy", KERNELS, verifiers=VERIFIERS, doctor="toy_parts:ToyDoctor")
 TWIN = Registration("twin", KERNELS, doctor="toy_parts:ToyDoctor")
 BARE = Registration("bare", KERNELS)
+CHECKED = Registration("checked", KERNELS, checker="toy_parts:ToyChecker")
 LOST = Registration("lost", KERNELS, doctor="toy_parts:Nowhere")
 """
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A distribution with four backends, beside those that come with the tool."""
+    """A distribution with five backends, beside those that come with the tool."""
     site = tmp_path / "site"
     info = site / "toy-1.0.dist-info"
     info.mkdir(parents=True)
     (site / "toy_parts.py").write_text(PARTS)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
-    points = [f"{name} = toy_parts:{name.upper()}" for name in ("toy", "twin", "bare", "lost")]
+    points = [f"{name} = toy_parts:{name.upper()}" for name in ("toy", "twin", "bare", "checked", "lost")]
     (info / "entry_points.txt").write_text("\n".join(["[autotune.backends]", *points, ""]))
     monkeypatch.syspath_prepend(site)
     registry._foreign.cache_clear()
@@ -112,3 +123,10 @@ def test_its_doctor_is_listed_and_a_backend_without_one_says_nothing() -> None:
 def test_without_a_checker_its_machine_code_is_not_checked() -> None:
     with pytest.raises(UserError, match=r"backend toy brings no checker, .*: use flydsl or triton"):
         RUNNER.invoke(app, ["check", "--backend", "toy"], catch_exceptions=False)
+
+
+@pytest.mark.usefixtures("installed")
+def test_its_checker_is_asked_where_it_brings_one() -> None:
+    assert can_check("checked", DEVICES["mi325x"])
+    assert not can_check("checked", DEVICES["h100"])  # only gfx942 can be executed
+    assert checker_of("checked").compiler() == CompilerVersion("lathe", "1.0")

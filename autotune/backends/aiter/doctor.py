@@ -86,32 +86,21 @@ def rounds_to_zero(source: Path) -> bool | None:
         tree = ast.parse(source.read_text(encoding="utf-8", errors="replace"))
     except (OSError, SyntaxError):
         return None
-    defaults = {
-        node.name: default
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name in ("flash_attn_func", "flash_attn_varlen_func")
-        for default in [_default(node, "how_v3_bf16_cvt")]
-        if default is not None
-    }
-    return all(value == 2 for value in defaults.values()) if defaults else None
-
-
-def _default(function: ast.FunctionDef, parameter: str) -> object:
-    """The constant that a parameter defaults to; None: it has no such parameter or default."""
-    arguments = function.args
-    positional = [*arguments.posonlyargs, *arguments.args]
-    pairs = [
-        *zip(reversed(positional), reversed(arguments.defaults), strict=False),
-        *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
-    ]
-    return next(
-        (
-            value.value
-            for argument, value in pairs
-            if argument.arg == parameter and isinstance(value, ast.Constant)
-        ),
-        None,
-    )
+    defaults = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name in ("flash_attn_func", "flash_attn_varlen_func"):
+            arguments = node.args
+            positional = reversed([*arguments.posonlyargs, *arguments.args])
+            pairs = [
+                *zip(positional, reversed(arguments.defaults), strict=False),
+                *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+            ]
+            defaults += [
+                value.value
+                for argument, value in pairs
+                if argument.arg == "how_v3_bf16_cvt" and isinstance(value, ast.Constant)
+            ]
+    return all(value == 2 for value in defaults) if defaults else None
 
 
 def aiter_findings(aiter: AiterInstall | None) -> list[Finding]:

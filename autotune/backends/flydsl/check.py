@@ -17,9 +17,9 @@ from autotune.backends.flydsl.backend import Flydsl
 from autotune.backends.flydsl.request import Request
 from autotune.backends.flydsl.tree import TreeGeneration, find_tree
 from autotune.backends.flydsl.wheel import matching_wheel
-from autotune.check.compare import POISON_BF16, OutputErrors, WrongOutput, bf16
+from autotune.check.compare import POISON_BF16, OutputErrors, WrongOutput, bf16, require_untouched
 from autotune.check.execution import Argument, Checker, Execution
-from autotune.check.operands import Array, Block, Operands, blocks_of, full, of_token, served
+from autotune.check.operands import WEIGHTS, Array, Block, Operands, blocks_of, full, of_token, served
 from autotune.emulate import Kernel, Memory, Pointer
 from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Stage, gemm_dims
@@ -28,7 +28,6 @@ from autotune.protocol.runtime import Path
 from autotune.results import CompilerVersion
 from autotune.space.config import Config
 
-_WEIGHTS = 0x1000_0000_0000
 _NO_BLOCK = np.int32(0x7EAD_BEEF)  # what the sort leaves past its blocks is not defined
 
 
@@ -165,7 +164,7 @@ class _Case:
         tensors = [
             self._map("out", self.out, writable=True),
             self._map("x", self.operands.a),
-            Pointer(_WEIGHTS),
+            Pointer(WEIGHTS),
             self._map("scale_x", self.operands.a_scale),
             self._map("scale_w", self.operands.w_scale),
             self._map("sorted ids", rows),
@@ -188,9 +187,7 @@ class _Case:
             tiles = list(zip([by_rows[-1], by_rows[0]], n_tiles, strict=False))
         else:
             tiles = [(block, n_tiles[0]) for block in of_token(self.blocks, self.operands.ids, 0)]
-        for expert in sorted({block.expert for block, _ in tiles}):
-            packed = self.operands.packed(expert)
-            self.memory.map(packed, name=f"w of expert {expert}", address=_WEIGHTS + expert * packed.size)
+        self.operands.map_weights(self.memory, (block for block, _ in tiles))
         # Where the kernel's block is smaller than the sort's, several workgroups have its rows.
         share = max(1, self.tiling.sort_block // self.tiling.tile_m)
         workgroups = [
@@ -232,12 +229,7 @@ class _Case:
             rows = np.flatnonzero(touched[:, columns[0]])
             where = f"{self.name}, column tile {n_tile}"
             errors.compare(bf16(self.out[np.ix_(rows, columns)]), total[rows], where)
-        stray = (self.out != self.initial) & ~touched
-        if stray.any():
-            row, column = np.argwhere(stray)[0]
-            raise WrongOutput(
-                f"{self.name}: out[{row}, {column}] was written, which no sampled workgroup owns"
-            )
+        require_untouched(self.out, self.initial, touched, self.name)
 
 
 def _arguments(kernel: Kernel, tensors: list[Pointer], numbers: list[int]) -> list[Argument]:

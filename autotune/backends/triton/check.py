@@ -12,9 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotune.backends.triton.backend import TritonW4A8
-from autotune.check.compare import POISON_BF16, POISON_F32, POISON_I32, OutputErrors, WrongOutput, bf16
+from autotune.check.compare import (
+    POISON_BF16,
+    POISON_F32,
+    POISON_I32,
+    OutputErrors,
+    WrongOutput,
+    bf16,
+    require_untouched,
+)
 from autotune.check.execution import Argument, Checker, Execution, Grid
-from autotune.check.operands import Array, Block, Operands, blocks_of, full, of_token, served
+from autotune.check.operands import WEIGHTS, Array, Block, Operands, blocks_of, full, of_token, served
 from autotune.emulate import Kernel, Memory, Pointer
 from autotune.kernels.config import Stage2Config
 from autotune.kernels.sort import TOKEN_ROWS
@@ -26,7 +34,6 @@ from autotune.protocol.backend import Listing
 from autotune.results import CompilerVersion
 from autotune.space.config import Config
 
-_WEIGHTS = 0x1000_0000_0000  # far from everything that is mapped without an address
 _DTYPES = {"bfloat16": np.uint16, "int8": np.int8, "float32": np.float32, "int32": np.int32}
 
 
@@ -128,15 +135,9 @@ class _Case:
             if key == "tokens":
                 self.arguments.append(tokens)
             elif key == "w":
-                self.arguments.append(Pointer(_WEIGHTS))
+                self.arguments.append(Pointer(WEIGHTS))
             else:
                 self.arguments.append(Pointer(self.memory.map(arrays[key], name=key)))
-
-    def give_weights(self, blocks: Sequence[Block]) -> None:
-        """Maps the weights of the blocks' experts; every other read is a fault."""
-        for expert in sorted({block.expert for block in blocks}):
-            packed = self.operands.packed(expert)
-            self.memory.map(packed, name=f"w of expert {expert}", address=_WEIGHTS + expert * packed.size)
 
     def columns(self, n_tile: int) -> Array:
         """Output columns of a tile."""
@@ -145,14 +146,6 @@ class _Case:
         if self.spec.stage == "stage1":
             width, end = width // 2, self.spec.dims.inter_dim
         return np.arange(n_tile * width, min((n_tile + 1) * width, end))
-
-    def only(self, touched: Array) -> None:
-        """Raises WrongOutput when anything but `touched` of the output was written."""
-        if ((self.out != POISON_BF16) & ~touched).any():
-            row, column = np.argwhere((self.out != POISON_BF16) & ~touched)[0]
-            raise WrongOutput(
-                f"{self.name}: out[{row}, {column}] was written, which no sampled workgroup owns"
-            )
 
     def counters(self, expected: Array) -> None:
         """Raises WrongOutput when a counter is not what the sampled workgroups make of it."""
@@ -176,7 +169,7 @@ def _stage1(case: _Case, n_tiles: Sequence[int]) -> Planned:
     """The fullest and the emptiest block at unlike column tiles, and a block that is not there."""
     by_rows = sorted(case.blocks, key=lambda block: len(block.slots))
     chosen = list(zip([by_rows[-1], by_rows[0]], n_tiles, strict=False))
-    case.give_weights([block for block, _ in chosen])
+    case.operands.map_weights(case.memory, (block for block, _ in chosen))
 
     def judge(errors: OutputErrors) -> None:
         touched = np.zeros(case.out.shape, bool)
@@ -186,7 +179,7 @@ def _stage1(case: _Case, n_tiles: Sequence[int]) -> Planned:
             expected = case.operands.stage1(block.slots, block.expert, columns)
             errors.compare(bf16(case.out[place]), expected, f"{case.name}, column tile {n_tile}")
             touched[place] = True
-        case.only(touched)
+        require_untouched(case.out, POISON_BF16, touched, case.name)
         case.counters(np.zeros_like(case.arrivals))
 
     tiles = [_Tile(block.number, n_tile) for block, n_tile in chosen]
@@ -195,7 +188,7 @@ def _stage1(case: _Case, n_tiles: Sequence[int]) -> Planned:
 
 def _loop(case: _Case, n_tiles: Sequence[int]) -> Planned:
     """Whole column tiles: a program walks over every block."""
-    case.give_weights(case.blocks)
+    case.operands.map_weights(case.memory, case.blocks)
 
     def judge(errors: OutputErrors) -> None:
         touched = np.zeros(case.out.shape, bool)
@@ -204,7 +197,7 @@ def _loop(case: _Case, n_tiles: Sequence[int]) -> Planned:
             expected = _sums(case, case.blocks, columns)
             errors.compare(bf16(case.out[:, columns]), expected, f"{case.name}, column tile {n_tile}")
             touched[:, columns] = True
-        case.only(touched)
+        require_untouched(case.out, POISON_BF16, touched, case.name)
         case.counters(np.zeros_like(case.arrivals))
 
     return [_Tile(0, n_tile) for n_tile in n_tiles], judge
@@ -216,7 +209,7 @@ def _tile(case: _Case, n_tiles: Sequence[int]) -> Planned:
     Of tokens that also visit other blocks the sum stays open; what there is of it is compared.
     """
     blocks = of_token(case.blocks, case.operands.ids, 0)
-    case.give_weights(blocks)
+    case.operands.map_weights(case.memory, blocks)
     layer, config = case.operands.layer, case.spec.config
     assert config is not None
     assert case.partial is not None
@@ -247,7 +240,7 @@ def _tile(case: _Case, n_tiles: Sequence[int]) -> Planned:
                 value = case.operands.stage2(block.slots, block.expert, columns)
                 # The parts of a sum that cancel are larger than it is.
                 errors.compare_float32(parts, value, where)
-        case.only(touched)
+        require_untouched(case.out, POISON_BF16, touched, case.name)
         case.counters(arrivals)
 
     tiles = [_Tile(block.number, n_tile) for n_tile in chosen for block in blocks]
