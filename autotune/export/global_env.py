@@ -58,17 +58,17 @@ def deployed(
     winners: Sequence[WinnerRecord], knobs: ProcessKnobs, decision: MixDecision[Setting]
 ) -> list[WinnerRecord]:
     """The winners with what the setting makes of their shapes in place of their own configs and gains."""
-    made = []
+    changed = []
     for winner in winners:
         config = knobs.overlay(winner.default, dict(decision.setting))
         gain = decision.tested.gains.get(winner.problem.tokens) if decision.tested else None
         if config == winner.default or gain is None:
-            made.append(replace(winner, config=config, gain=0.0, gain_low=0.0, gain_high=0.0))
+            changed.append(replace(winner, config=config, gain=0.0, gain_low=0.0, gain_high=0.0))
         else:
-            made.append(
+            changed.append(
                 replace(winner, config=config, gain=gain.value, gain_low=gain.low, gain_high=gain.high)
             )
-    return made
+    return changed
 
 
 def decision_json(decision: MixDecision[Setting]) -> dict[str, Any]:

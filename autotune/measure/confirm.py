@@ -207,9 +207,9 @@ def confirm(
             notes.append(f"{finalist.label} {index} was not timed: {checked.status}: {checked.reason}")
     challengers = [index for index in distinct(finalists) if errors[index] is not None]
 
-    def decided(rounds: Sequence[Round], said: Decision) -> Confirmation:
+    def decided(rounds: Sequence[Round], final: Decision) -> Confirmation:
         return Confirmation(
-            problem, tuple(finalists), tuple(rounds), tuple(errors), said.winner, *said.gain, tuple(notes)
+            problem, tuple(finalists), tuple(rounds), tuple(errors), final.winner, *final.gain, tuple(notes)
         )
 
     kept = Decision(None, None, 0)

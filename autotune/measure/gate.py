@@ -336,24 +336,24 @@ def _judge_all(left: Sequence[Left], cases: Sequence[Case], what: What, path: Pa
     return worst
 
 
-def _judge(case: Case, expected: Expected, found: Deviation, of: str) -> None:
+def _judge(case: Case, expected: Expected, deviation: Deviation, of: str) -> None:
     limit, rows = expected.limit, len(expected.reference)
     where = f"at {case.name}: "
-    if found.not_finite:
+    if deviation.not_finite:
         raise Incorrect(
-            f"{where}{found.not_finite} of {rows} rows hold values that were never"
-            f" written or are not finite, the first at row {found.row}, column {found.column}",
-            found.error,
+            f"{where}{deviation.not_finite} of {rows} rows hold values that were never"
+            f" written or are not finite, the first at row {deviation.row}, column {deviation.column}",
+            deviation.error,
         )
-    if found.error > limit:
-        reason = f"{where}relative error{of} {found.error:.2e} exceeds the path's bound {limit:.2e}"
-        raise Incorrect(reason, found.error)
-    if found.tile_error > TILE_ROOM * limit * found.slack:
+    if deviation.error > limit:
+        reason = f"{where}relative error{of} {deviation.error:.2e} exceeds the path's bound {limit:.2e}"
+        raise Incorrect(reason, deviation.error)
+    if deviation.tile_error > TILE_ROOM * limit * deviation.slack:
         raise Incorrect(
-            f"{where}relative error{of} {found.tile_error:.2e} in row {found.row}, columns {found.column} to"
-            f" {found.column + TILE - 1}, exceeds {TILE_ROOM * limit * found.slack:.2e}, though the"
-            f" {found.error:.2e} overall is within its bound",
-            found.error,
+            f"{where}relative error{of} {deviation.tile_error:.2e} in row {deviation.row}, columns"
+            f" {deviation.column} to {deviation.column + TILE - 1}, exceeds {TILE_ROOM * limit * deviation.slack:.2e}, though the"
+            f" {deviation.error:.2e} overall is within its bound",
+            deviation.error,
         )
 
 

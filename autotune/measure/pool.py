@@ -123,8 +123,8 @@ class Measurer:
             answer = worker.prepare(self._problems[0].layer)
             if isinstance(answer, Failure):
                 raise UserError(f"{answer.reason}: see that the GPU is free and its driver works")
-            made: Fingerprint = answer
-            return made
+            fingerprint: Fingerprint = answer
+            return fingerprint
 
         return self._turns.submit(ask)
 

@@ -67,8 +67,8 @@ def prepare(
             _worker = Worker(backend, settings)
         return _worker.prepare(layer, problems)
 
-    made: Fingerprint | Failure = _guarded(act)
-    return made
+    outcome: Fingerprint | Failure = _guarded(act)
+    return outcome
 
 
 def measure(problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
@@ -78,7 +78,7 @@ def measure(problem: Problem, stage: Stage, config: Config) -> Measurement | Fai
 
 def check(problem: Problem, what: Sequence[What], config: Subject) -> float | Failure:
     """A finalist's numeric gate: its worst relative error."""
-    return _with_worker(lambda worker: max(worker.check(problem, one, config) for one in what))
+    return _with_worker(lambda worker: max(worker.check(problem, stage, config) for stage in what))
 
 
 def round_of(

@@ -67,8 +67,8 @@ def time_all(
             for other in (index, *(twin for twin, of in twins.items() if of == index)):
                 errors[other] = None
     shared = [
-        replace(one, us=tuple(one.us[twins.get(index, index)] for index in range(len(finalists))))
-        for one in rounds
+        replace(paired, us=tuple(paired.us[twins.get(index, index)] for index in range(len(finalists))))
+        for paired in rounds
     ]
     notes.append("a table of settings: nothing is decided here")
     return Confirmation(

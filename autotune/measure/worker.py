@@ -153,10 +153,10 @@ class Worker:
         times: dict[str, float] = {}
         taken: list[list[float]] = []
         before = self._watch.before()
-        for one in what:
-            replay, launches, passes = self._replay(problem, one, config, seed)
+        for part in what:
+            replay, launches, passes = self._replay(problem, part, config, seed)
             taken.append(replay.passes(samples, passes))
-            times[one.value] = median(taken[-1]) / len(launches)
+            times[part.value] = median(taken[-1]) / len(launches)
         key = f"{problem.key} {'+'.join(what)} {config.key}"
         return RoundTimes(times, self._watch.disturbed(before, key, launches, taken))
 
@@ -205,7 +205,7 @@ class Worker:
         if key not in self._cases:
             weights = self._load().weights
             assert weights is not None
-            made = make_cases(
+            cases = make_cases(
                 problem.layer,
                 weights,
                 tokens,
@@ -216,8 +216,8 @@ class Worker:
                 thorough=own,
                 form=format_of(self.runtime),
             )
-            self._digests |= {id(case): case.digest() for case in made}
-            self._cases[key] = made
+            self._digests |= {id(case): case.digest() for case in cases}
+            self._cases[key] = cases
         return self._cases[key]
 
     def _check_replay(

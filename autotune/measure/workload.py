@@ -123,8 +123,8 @@ def make_weights(layer: Layer, device: str, seed: int) -> LogicalWeights:
     def scales(rows: int, k: int) -> "torch.Tensor":
         spread = torch.rand((layer.experts, rows), device=device, generator=generator)
         # A row of K random INT4 (deviation 4.6) then has outputs of order one.
-        made: torch.Tensor = torch.exp2(2 * spread - 1) / (4.6 * k**0.5)
-        return made
+        values: torch.Tensor = torch.exp2(2 * spread - 1) / (4.6 * k**0.5)
+        return values
 
     (n1, k1), (n2, k2) = (gemm_dims(layer, stage) for stage in Stage)
     return LogicalWeights(packed(n1, k1), scales(n1, k1), packed(n2, k2), scales(n2, k2))
@@ -233,10 +233,10 @@ class Workload:
             device = self._machine.device
             form = format_of(self._runtime)
             inputs = make_activations(self.layer, problem.tokens, device, self._settings.seed, form)
-            made = Pass(inputs, make_steps(ring.ids, ring.copies, device, seed), ring)
+            built = Pass(inputs, make_steps(ring.ids, ring.copies, device, seed), ring)
             while len(self._passes) >= 16:
                 del self._passes[next(iter(self._passes))]
-            self._passes[key] = made
+            self._passes[key] = built
         return self._passes[key]
 
     def _plan(self, problem: Problem, seed: int) -> Ring:

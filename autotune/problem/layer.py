@@ -223,7 +223,7 @@ def problems(
     Raises:
         UserError: a recording of routings is not of such a layer at each of them.
     """
-    made = [Problem(layer, m, c, routing) for m in shapes for c in concurrency]
-    for problem in made:
+    listed = [Problem(layer, m, c, routing) for m in shapes for c in concurrency]
+    for problem in listed:
         routing.require(tokens=problem.tokens, experts=layer.experts, top_k=layer.top_k)
-    return sorted(made, key=lambda problem: (problem.tokens, problem.verify_tokens))
+    return sorted(listed, key=lambda problem: (problem.tokens, problem.verify_tokens))

@@ -28,15 +28,15 @@ def needs_of(
         name: getattr(base, name) for name in ("activation", "gated", "limit", "bias", "weighted_input")
     }
     sources = dict(base.sources)
-    told = [key for key in ACTIVATION if fields.get(key) is not None]
-    for key in told:
+    named = [key for key in ACTIVATION if fields.get(key) is not None]
+    for key in named:
         if not isinstance(fields[key], str):
             raise UserError(
                 f"{place}{key} is {shown(fields[key])}, not an activation's name: correct the config.json"
             )
-    if told:
+    if named:
         # Of two that differ the one that is not plain: which is the experts' is not known.
-        key = next((key for key in told if fields[key].lower() not in SILU), told[0])
+        key = next((key for key in named if fields[key].lower() not in SILU), named[0])
         act, plain = fields[key], fields[key].lower() in SILU
         # gpt-oss writes silu and computes clamped SwiGLU; Nemotron-H's experts go by mlp_hidden_act alone.
         others = base.activation.startswith("swiglu with") or (not base.gated and key != "mlp_hidden_act")

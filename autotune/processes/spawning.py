@@ -213,12 +213,12 @@ def _is_halted(pid: int | None) -> bool:
     return status.rpartition(")")[2].split()[0] in ("T", "t")
 
 
-def _death(exitcode: int, said: bytes) -> str:
+def _death(exitcode: int, printed: bytes) -> str:
     """How a process died, with its last words. A negative exit code is a signal's number."""
     how = (
         f"was killed by {signal.Signals(-exitcode).name}"
         if exitcode < 0
         else f"ended with exit code {exitcode}"
     )
-    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in printed.decode(errors="replace").splitlines() if line.strip()]
     return f"{how}: {lines[-1][:300]}" if lines else how

@@ -124,14 +124,14 @@ class Backend(Protocol):
 
 def default_of(backend: Backend, layer: Layer, tokens: int, device: Device) -> LayerConfig:
     """The default of a layer: what runs where nothing is tuned."""
-    one, two = (backend.space(layer, tokens, stage, device).default for stage in Stage)
-    return LayerConfig(one, two)
+    stage1, stage2 = (backend.space(layer, tokens, stage, device).default for stage in Stage)
+    return LayerConfig(stage1, stage2)
 
 
 def published_of(backend: Backend, layer: Layer, tokens: int, device: Device) -> LayerConfig | None:
     """The config that was published for a layer; None: none was, or of one stage only."""
-    one, two = (backend.seeds(layer, tokens, stage, device).get("published") for stage in Stage)
-    return LayerConfig(one, two) if one is not None and two is not None else None
+    stage1, stage2 = (backend.seeds(layer, tokens, stage, device).get("published") for stage in Stage)
+    return LayerConfig(stage1, stage2) if stage1 is not None and stage2 is not None else None
 
 
 @runtime_checkable

@@ -98,8 +98,8 @@ def require_computed(backend: object, name: str, layer: Layer) -> None:
 
 
 def _asked(backend: object, layer: Layer, needs: Needs) -> str:
-    said = backend.looked_for(layer, needs.scheme) if needs.scheme and isinstance(backend, LooksUp) else ""
-    return f" {said}." if said else ""
+    remark = backend.looked_for(layer, needs.scheme) if needs.scheme and isinstance(backend, LooksUp) else ""
+    return f" {remark}." if remark else ""
 
 
 def _remedy(computes: Computes, needs: Needs) -> str:

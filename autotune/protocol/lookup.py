@@ -54,12 +54,12 @@ class Verification:
         """What came of it, and what it is not about: the lookup says nothing of the times."""
         if not self.ok:
             return "NOT used as meant"
-        said = ["verified: found by the engine"]
+        parts = ["verified: found by the engine"]
         if self.estimated:
-            said.append("its times are estimates")
+            parts.append("its times are estimates")
         if self.unchecked_gpu:
-            said.append(f"it is for {self.unchecked_gpu}, and there is no GPU here to compare")
-        return "; ".join(said)
+            parts.append(f"it is for {self.unchecked_gpu}, and there is no GPU here to compare")
+        return "; ".join(parts)
 
 
 def short(entry: Mapping[str, Any] | None) -> str:

@@ -25,16 +25,18 @@ def pairs(
     """
     if one_config:
         other = dict(stage2)
-        equal = [(LayerConfig(one, one), us + other[one]) for one, us in stage1 if one in other]
+        equal = [
+            (LayerConfig(config, config), us + other[config]) for config, us in stage1 if config in other
+        ]
         return sorted(equal, key=lambda pair: (pair[1], pair[0].key))
     ones, twos = _by_block(stage1), _by_block(stage2)
-    made = [
-        (LayerConfig(one, two), one_us + two_us)
+    combined = [
+        (LayerConfig(config, two), one_us + two_us)
         for block in ones
-        for one, one_us in ones[block][:per_stage]
+        for config, one_us in ones[block][:per_stage]
         for two, two_us in twos[block][:per_stage]
     ]
-    return sorted(made, key=lambda pair: (pair[1], pair[0].key))
+    return sorted(combined, key=lambda pair: (pair[1], pair[0].key))
 
 
 def _by_block(ranked: Ranked) -> dict[Value, list[tuple[Config, float]]]:

@@ -51,9 +51,9 @@ class Encoder:
         columns: list[list[float]] = []
         aspects: list[int] = []
         for param in self._space.params:
-            for found in _aspects(param, [config.get(param.name) for config in configs]):
-                aspects += [max(aspects, default=-1) + 1] * len(found)
-                columns += found
+            for column in _aspects(param, [config.get(param.name) for config in configs]):
+                aspects += [max(aspects, default=-1) + 1] * len(column)
+                columns += column
         knobs = np.array(columns, np.float64).T.reshape(len(configs), len(columns))
         own = self._telling
         sizes = (self._sizes(configs)[:, own] - self._low[own]) / self._span[own]

@@ -137,8 +137,8 @@ def _forward(factor: Matrix, values: Matrix, known: NDArray[np.bool_]) -> Matrix
 def matern(squares: Matrix) -> Matrix:
     """Matern 5/2 of squared scaled distances."""
     r = np.sqrt(5 * squares)
-    made: Matrix = (1 + r + r * r / 3) * np.exp(-r)
-    return made
+    covariance: Matrix = (1 + r + r * r / 3) * np.exp(-r)
+    return covariance
 
 
 def improvement(z: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -149,16 +149,16 @@ def improvement(z: NDArray[np.float64]) -> NDArray[np.float64]:
     costs a factor z² only, so that 12 digits are left at z = -8. Below z = -38 it is 0.
     """
     tail = np.fromiter(map(erfc, (z * -sqrt(0.5)).tolist()), np.float64, len(z)) / 2
-    made: NDArray[np.float64] = np.maximum(z * tail + np.exp(-z * z / 2) / sqrt(2 * pi), 0.0)
-    return made
+    gain: NDArray[np.float64] = np.maximum(z * tail + np.exp(-z * z / 2) / sqrt(2 * pi), 0.0)
+    return gain
 
 
 def _apart(points: Matrix, aspects: NDArray[np.intp]) -> NDArray[np.float64]:
     """Squared distances by aspect: [points, points, aspects]."""
-    made = np.zeros((len(points), len(points), int(aspects.max(initial=-1)) + 1))
+    distances = np.zeros((len(points), len(points), int(aspects.max(initial=-1)) + 1))
     for column, aspect in enumerate(aspects):
-        made[:, :, aspect] += (points[:, None, column] - points[None, :, column]) ** 2
-    return made
+        distances[:, :, aspect] += (points[:, None, column] - points[None, :, column]) ** 2
+    return distances
 
 
 def _fitted(

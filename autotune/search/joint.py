@@ -185,7 +185,7 @@ class JointModel:
                     failed[row, output] = True
                 else:
                     raw[row, output] = log(us)
-        made = np.full(raw.shape, np.nan)
+        values = np.full(raw.shape, np.nan)
         for output in range(raw.shape[1]):
             column = raw[:, output]
             seen = column[~np.isnan(column)]
@@ -195,9 +195,9 @@ class JointModel:
             bent = np.where(column > knee, knee + _BEYOND * (column - knee), column)
             bent[failed[:, output]] = np.nanmax(bent)
             self._scale[output] = max(float(np.nanstd(bent)), 1e-6)
-            made[:, output] = (bent - np.nanmean(bent)) / self._scale[output]
-        self._measured = ~np.isnan(made)
-        return self._filled(made)
+            values[:, output] = (bent - np.nanmean(bent)) / self._scale[output]
+        self._measured = ~np.isnan(values)
+        return self._filled(values)
 
     def _filled(self, values: Matrix) -> Matrix:
         """Gaps filled from the nearest token count that has a result for the same config."""
@@ -217,8 +217,8 @@ class JointModel:
         if not len(started):
             return sample
         gaps = self._process.points[sample][:, None, :] - started[None, :, :]
-        made: NDArray[np.intp] = sample[np.argsort(-(gaps**2).sum(axis=2).min(axis=1))]
-        return made
+        order: NDArray[np.intp] = sample[np.argsort(-(gaps**2).sum(axis=2).min(axis=1))]
+        return order
 
     def _neighbours(self, process: GaussianProcess, values: Matrix, output: int) -> NDArray[np.intp]:
         """Pool rows one knob away from the best at `output`, the fastest by the model first."""
@@ -227,8 +227,8 @@ class JointModel:
         rows = [self._index[near] for near in self._spaces[output].neighbours(best) if near in self._index]
         near = np.array(rows, np.intp)
         mean, _ = process.posterior(values)
-        made: NDArray[np.intp] = near[np.argsort(mean[near, output])]
-        return made
+        order: NDArray[np.intp] = near[np.argsort(mean[near, output])]
+        return order
 
     def _gain(self, process: GaussianProcess, values: Matrix, output: int) -> NDArray[np.float64]:
         """Expected improvement at `output`, as a fraction of the best's time, of every pool row."""
@@ -236,5 +236,5 @@ class JointModel:
         own = values[self._measured[:, output], output]
         best = float(own.min() if len(own) else np.nanmin(values[:, output]))
         z = (best - mean[:, output]) / deviation[:, output]
-        made: NDArray[np.float64] = deviation[:, output] * improvement(z)
-        return made * self._scale.get(output, 1.0)
+        gain: NDArray[np.float64] = deviation[:, output] * improvement(z)
+        return gain * self._scale.get(output, 1.0)

@@ -289,7 +289,7 @@ class BoundSpace:
         """
         chosen = iter(sorted(rng.sample(range(self.size), count)))
         names = [param.name for param in self.params]
-        made: list[Config] = []
+        configs: list[Config] = []
         wanted = next(chosen, None)
         for block, ruled in enumerate(self._walk(0, dict(self._variables), self._last_ruled)):
             while wanted is not None and wanted < (block + 1) * self._free:
@@ -297,9 +297,9 @@ class BoundSpace:
                 for param in reversed(self.params[self._last_ruled :]):
                     rest, place = divmod(rest, len(param.values))
                     values[param.name] = param.values[place]
-                made.append(Config({name: values[name] for name in names}))
+                configs.append(Config({name: values[name] for name in names}))
                 wanted = next(chosen, None)
-        return made
+        return configs
 
     def sample(self, rng: random.Random) -> Config:
         """A legal config, at random: every one can come up.

@@ -54,7 +54,7 @@ class Confirmations(Sessions):
 
     def tables(self, run: int) -> list[StoredConfirmation]:
         """What a run timed to choose one setting of the process for all shapes, in its order."""
-        made = (
+        filled = (
             select(ConfirmationRow)
             .where(
                 ConfirmationRow.run_id == run,
@@ -66,7 +66,7 @@ class Confirmations(Sessions):
         )
         with self.reading() as session:
             reader = Reader(session)
-            return [_record(session, reader, row) for row in session.scalars(made)]
+            return [_record(session, reader, row) for row in session.scalars(filled)]
 
 
 def _add(

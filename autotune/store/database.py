@@ -126,7 +126,7 @@ def _open(location: Location, read_only: bool) -> Database:
         event.listen(engine, "commit", turns.on_commit)
     try:
         with user_errors(location):
-            found = _bring_to_version(engine, location, read_only, pragmas.warnings)
+            version = _bring_to_version(engine, location, read_only, pragmas.warnings)
     except UserError as error:
         engine.dispose()
         code = getattr(getattr(error.__cause__, "orig", None), "sqlite_errorname", "")
@@ -136,7 +136,7 @@ def _open(location: Location, read_only: bool) -> Database:
     except BaseException:
         engine.dispose()
         raise
-    return Database(engine, location, found, migrations.revisions()[-1], tuple(pragmas.warnings))
+    return Database(engine, location, version, migrations.revisions()[-1], tuple(pragmas.warnings))
 
 
 def _make_folder(path: Path) -> None:
@@ -223,8 +223,8 @@ def _set_journal(connection: sqlite3.Connection, mode: str) -> tuple[str, str]:
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            (found,) = connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()
-            return found, "SQLite refuses it there"
+            (mode_now,) = connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()
+            return mode_now, "SQLite refuses it there"
         except sqlite3.OperationalError as error:
             code = error.sqlite_errorname
             if code.startswith(("SQLITE_IOERR", "SQLITE_PROTOCOL")) and mode == "wal":
@@ -254,7 +254,7 @@ class _Turns:
 
     def _wait(self, connection: Connection, statement: str) -> None:
         # SQLite's own waiting would keep the interpreter from hearing a signal.
-        raw, started, told = _raw(connection), time.monotonic(), 3.0 - _TELL_EVERY_S
+        raw, started, last_notice = _raw(connection), time.monotonic(), 3.0 - _TELL_EVERY_S
         raw.execute(f"PRAGMA busy_timeout = {_LOOK_EVERY_MS}")
         try:
             while True:
@@ -271,8 +271,8 @@ class _Turns:
                         raise
                 if statement != "COMMIT":
                     interrupt.look()
-                if waited - told >= _TELL_EVERY_S:
-                    told = waited
+                if waited - last_notice >= _TELL_EVERY_S:
+                    last_notice = waited
                     _say(
                         f"{self._location} is being written by another process: waiting for it, up to"
                         f" {self._patience / 60:.0f} min; Ctrl-C stops"

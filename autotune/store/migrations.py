@@ -26,20 +26,20 @@ def version(connection: Connection) -> str | None:
     """The version of an open database; None: it has none."""
     if not inspect(connection).has_table("alembic_version"):
         return None
-    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return None if found is None else str(found)
+    number = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if number is None else str(number)
 
 
 def config(connection: Connection) -> "Config":
     """Alembic's configuration for the scripts under `db/`; no alembic.ini is read."""
     from alembic.config import Config
 
-    made = Config()
+    settings = Config()
     # Alembic reads the value through a ConfigParser, to which a percent sign is special.
-    made.set_main_option("script_location", str(data_dir("db")).replace("%", "%%"))
-    made.set_main_option("path_separator", "os")
-    made.attributes["connection"] = connection
-    return made
+    settings.set_main_option("script_location", str(data_dir("db")).replace("%", "%%"))
+    settings.set_main_option("path_separator", "os")
+    settings.attributes["connection"] = connection
+    return settings
 
 
 def upgrade(connection: Connection, to: str = "head") -> None:

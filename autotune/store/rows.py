@@ -33,9 +33,9 @@ def existing(session: Session, table: type[Row], id_: int) -> Row:
 
 def environment_id(session: Session, fingerprint: Fingerprint) -> int:
     """The row of a fingerprint, made where there is none."""
-    found = session.scalar(select(Environment.id).where(Environment.key == fingerprint.key))
-    if found is not None:
-        return found
+    id_ = session.scalar(select(Environment.id).where(Environment.key == fingerprint.key))
+    if id_ is not None:
+        return id_
     row = Environment(key=fingerprint.key, **asdict(fingerprint))
     session.add(row)
     session.flush()
@@ -44,9 +44,9 @@ def environment_id(session: Session, fingerprint: Fingerprint) -> int:
 
 def problem_id(session: Session, problem: Problem) -> int:
     """The row of a problem, made where there is none."""
-    found = session.scalar(select(ProblemRow.id).where(ProblemRow.key == problem.key))
-    if found is not None:
-        return found
+    id_ = session.scalar(select(ProblemRow.id).where(ProblemRow.key == problem.key))
+    if id_ is not None:
+        return id_
     layer, routing = problem.layer, problem.routing
     row = ProblemRow(
         key=problem.key,

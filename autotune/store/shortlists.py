@@ -64,9 +64,9 @@ class ShortLists(Sessions):
         )
         with self.reading() as session:
             reader = Reader(session)
-            found = [winner_record(reader, row) for row in session.scalars(query)]
+            entries = [winner_record(reader, row) for row in session.scalars(query)]
         # A later list of the same run begins again at rank 0.
-        return [record for rank, record in enumerate(found) if record.rank == rank]
+        return [record for rank, record in enumerate(entries) if record.rank == rank]
 
 
 def _add(

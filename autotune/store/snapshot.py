@@ -83,9 +83,9 @@ def backup_name(path: Path, label: str = "") -> Path:
 def _check(copy: Path) -> None:
     with closing(sqlite3.connect(copy)) as connection:
         connection.execute("PRAGMA journal_mode = delete")  # one file, whatever reads it
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise UserError(f"the copy is damaged, and so the database itself may be ({found}): check its disk")
+        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if answer != "ok":
+        raise UserError(f"the copy is damaged, and so the database itself may be ({answer}): check its disk")
 
 
 def _beside(path: Path, suffix: str) -> Path:

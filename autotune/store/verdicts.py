@@ -67,8 +67,8 @@ class Verdicts(Sessions):
         """The verdicts on a winner's binaries, as far as they were checked; wrong ones before others."""
         with self.reading() as session:
             row = existing(session, Winner, winner.id)
-            found = {stage: _verdicts(session, row, stage) for stage in Stage}
-            return {stage: _verdict(rows[0]) for stage, rows in found.items() if rows}
+            verdicts = {stage: _verdicts(session, row, stage) for stage in Stage}
+            return {stage: _verdict(rows[0]) for stage, rows in verdicts.items() if rows}
 
 
 def wrong_binary(session: Session, winner: Winner) -> str | None:

@@ -119,9 +119,9 @@ class Winners(Sessions):
         with self.reading() as session:
             reader = Reader(session)
             query = _near(problem, backend, within)
-            found = [winner_record(reader, row) for row in session.scalars(query)]
+            winners = [winner_record(reader, row) for row in session.scalars(query)]
         unlike: dict[LayerConfig, WinnerRecord] = {}
-        for record in sorted(found, key=lambda record: _distance(problem, record)):
+        for record in sorted(winners, key=lambda record: _distance(problem, record)):
             unlike.setdefault(record.config, record)
         return list(unlike.values())[:limit]
 
@@ -173,8 +173,8 @@ def _add(session: Session, run: int, confirmation: int) -> int:
     return row.id
 
 
-def _same(one: FinalistRow, other: FinalistRow) -> bool:
-    return (one.stage1_config, one.stage2_config) == (other.stage1_config, other.stage2_config)
+def _same(first: FinalistRow, second: FinalistRow) -> bool:
+    return (first.stage1_config, first.stage2_config) == (second.stage1_config, second.stage2_config)
 
 
 def _latest() -> Select[Winner]:

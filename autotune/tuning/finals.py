@@ -20,10 +20,10 @@ def confirm_all(current: Tuning, judge: Judge) -> list[WinnerRecord]:
     chosen = []
     for problem in current.request.problems:
         interrupt.look()
-        one, two = (_settle(current, judge, problem, stage) for stage in Stage)
+        stage1, stage2 = (_settle(current, judge, problem, stage) for stage in Stage)
         contenders = finalists(
-            one,
-            two,
+            stage1,
+            stage2,
             default=current.default(problem),
             published=published_of(backend, problem.layer, problem.tokens, device),
             most=FINALISTS,

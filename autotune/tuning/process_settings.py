@@ -77,13 +77,13 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
         return []
     guards = guard_problems(current.request, current.backend)
     # Of two problems with as many tokens the later one stands for both, as it does in an export.
-    problems = list({one.tokens: one for one in [*current.request.problems, *guards]}.values())
+    problems = list({each.tokens: each for each in [*current.request.problems, *guards]}.values())
     defaults = {problem: current.default(problem) for problem in problems}
     best = {winner.problem: _leaders(current, winner) for winner in winners}
     settings, refused = _legal(current, knobs, defaults, shared_settings(knobs, defaults, best))
-    said = [f"{setting_text(one.setting)} cannot serve every shape: {one.reason}" for one in refused]
+    lines = [f"{setting_text(each.setting)} cannot serve every shape: {each.reason}" for each in refused]
     if not settings:
-        return [*said, "no process-wide setting was faster than the default and legal at every shape"]
+        return [*lines, "no process-wide setting was faster than the default and legal at every shape"]
     for problem, configs in shared_finalists(knobs, defaults, settings).items():
         interrupt.look()
         finalists = [
@@ -102,7 +102,7 @@ def time_settings(current: Tuning, judge: Judge, winners: Sequence[WinnerRecord]
         )
     tokens = ", ".join(str(problem.tokens) for problem in problems)
     timed = counted(len(settings), "process-wide setting")
-    return [*said, f"timed {timed} at {tokens} tokens: export chooses"]
+    return [*lines, f"timed {timed} at {tokens} tokens: export chooses"]
 
 
 def _leaders(current: Tuning, winner: WinnerRecord) -> list[LayerConfig]:
@@ -111,7 +111,7 @@ def _leaders(current: Tuning, winner: WinnerRecord) -> list[LayerConfig]:
     final = current.store.confirmation(winner.confirmation).confirmation
     ratios = {}
     for index, finalist in enumerate(final.finalists):
-        both = [one.us for one in final.rounds if one.us[index] and one.us[0]]
+        both = [paired.us for paired in final.rounds if paired.us[index] and paired.us[0]]
         if index and both and final.errors[index] is not None:
             ratios[finalist.config] = median(us[index]["layer"] / us[0]["layer"] for us in both)
     faster = [config for config, ratio in ratios.items() if ratio < 1 or config == winner.config]

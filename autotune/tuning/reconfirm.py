@@ -94,10 +94,10 @@ def _latest(store: Store, backend: Backend, problem: Problem) -> WinnerRecord:
 def _finalists(
     resolver: Resolver, backend: Backend, target: Target, problem: Problem, winner: WinnerRecord
 ) -> list[Finalist]:
-    made = [Finalist("default", resolver.default(problem))]
+    finalists = [Finalist("default", resolver.default(problem))]
     if published := published_of(backend, problem.layer, problem.tokens, target.device):
-        made.append(Finalist("published", published))
-    return [*made, Finalist("candidate", winner.config)]
+        finalists.append(Finalist("published", published))
+    return [*finalists, Finalist("candidate", winner.config)]
 
 
 def _store(

@@ -24,7 +24,7 @@ def make_searches(request: RunRequest, backend: Backend, store: Store) -> dict[T
     Raises:
         UserError: a restriction names no knob or value, or leaves nothing; a config to try is not legal.
     """
-    made: dict[Task, StageSearch] = {}
+    searches: dict[Task, StageSearch] = {}
     # A stage's searches learn from each other: a model of its own a layer and stage.
     models: dict[tuple[Layer, Stage], JointModel] = {}
     for index, problem in enumerate(request.problems):
@@ -32,7 +32,7 @@ def make_searches(request: RunRequest, backend: Backend, store: Store) -> dict[T
         asked = asked_configs(request, backend, store, problem)
         for stage in Stage:
             model = models.setdefault((problem.layer, stage), JointModel(_stream(request.seed, len(models))))
-            made[problem, stage] = StageSearch(
+            searches[problem, stage] = StageSearch(
                 spaces[stage],
                 sampler=request.sampler,
                 # Unlike streams for unlike tasks, equal ones for equal commands.
@@ -46,7 +46,7 @@ def make_searches(request: RunRequest, backend: Backend, store: Store) -> dict[T
             )
     for model in models.values():
         model.prepare()
-    return made
+    return searches
 
 
 def _stream(seed: int, number: int) -> int:

@@ -62,8 +62,8 @@ class Sifter:
             self.judged |= dict(zip(new, judged, strict=True))
 
     def _wrong(self, problem: Problem, config: LayerConfig) -> bool:
-        found = (self.judged.get((problem, stage, config.of(stage))) for stage in Stage)
-        return any(judged is not None and judged.wrong for judged in found)
+        verdicts = (self.judged.get((problem, stage, config.of(stage))) for stage in Stage)
+        return any(judged is not None and judged.wrong for judged in verdicts)
 
     def _binary(self, problem: Problem, stage: Stage, config: Config) -> str | None:
         """The hash of the config's newest binary in this environment."""
@@ -106,9 +106,9 @@ def _sifter(current: Tuning, stack: ExitStack) -> Sifter | None:
 
 def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[int]:
     """Stores the short list of a problem; returns its entries' ids."""
-    one, two = (current.searches[problem, stage].results for stage in Stage)
+    stage1, stage2 = (current.searches[problem, stage].results for stage in Stage)
     default = current.default(problem)
-    times, workload = dict(pairs(one, two, one_config=one_config(current.backend))), PROMISED
+    times, workload = dict(pairs(stage1, stage2, one_config=one_config(current.backend))), PROMISED
     if default not in times:
         reason = "the default has no estimate here, so there is nothing to compare with"
         if not all(current.searches[problem, stage].was_told(default.of(stage)) for stage in Stage):

@@ -137,7 +137,7 @@ class Resolver:
         path = folder / "manifest.json"
         try:
             manifest = json.loads(path.read_text())
-            found = [
+            configs = [
                 LayerConfig(Config(entry["config"]["stage1"]), Config(entry["config"]["stage2"]))
                 for entry in manifest["winners"]
                 if entry["tokens"] == problem.tokens
@@ -155,9 +155,9 @@ class Resolver:
             raise UserError(
                 f"{folder} was tuned for another layer than {mine.key}: give its --model and --tp"
             )
-        if not found:
+        if not configs:
             raise UserError(f"{folder} holds nothing for {problem.tokens_text}: choose a --shape that it has")
-        return found[0]
+        return configs[0]
 
 
 def _as_stage(named: NamedSubject, stage: Stage) -> NamedSubject:
