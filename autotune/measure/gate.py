@@ -351,7 +351,8 @@ def _judge(case: Case, expected: Expected, deviation: Deviation, of: str) -> Non
     if deviation.tile_error > TILE_ROOM * limit * deviation.slack:
         raise Incorrect(
             f"{where}relative error{of} {deviation.tile_error:.2e} in row {deviation.row}, columns"
-            f" {deviation.column} to {deviation.column + TILE - 1}, exceeds {TILE_ROOM * limit * deviation.slack:.2e}, though the"
+            f" {deviation.column} to {deviation.column + TILE - 1},"
+            f" exceeds {TILE_ROOM * limit * deviation.slack:.2e}, though the"
             f" {deviation.error:.2e} overall is within its bound",
             deviation.error,
         )
