@@ -9,22 +9,15 @@ The folder is ignored by git: engines' code is never part of this repository.
 import sys
 from pathlib import Path
 
+from autotune.backends.sglang.calls import SGLANG
+from autotune.backends.sglang.verify import SglangVerifier
+from autotune.backends.vllm.calls import VLLM
+from autotune.backends.vllm.verify import VllmVerifier
 from autotune.engines.source import open_source
 
 _NEEDED = {
-    "sglang": (
-        "sglang/kernels/ops/moe/fused_moe_triton_kernels.py",
-        "sglang/kernels/ops/quantization/int8_kernel.py",
-        "sglang/srt/layers/moe/moe_runner/triton_utils",
-    ),
-    "vllm": (
-        "vllm/envs.py",
-        "vllm/utils/platform_utils.py",
-        "vllm/platforms/rocm.py",
-        "vllm/model_executor/layers/fused_moe/fused_moe.py",
-        "vllm/model_executor/layers/quantization/utils/int8_utils.py",
-        "vllm/model_executor/layers/fused_moe/configs",
-    ),
+    "sglang": (*SGLANG.files, *SglangVerifier.needed),
+    "vllm": (*VLLM.files, *VllmVerifier.needed),
 }
 
 

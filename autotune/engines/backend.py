@@ -74,17 +74,16 @@ class EngineBackend:
 
     def default(self, layer: Layer, tokens: int, device: Device) -> LayerConfig:
         """What the engine does at so many tokens without a file."""
-        one, two = (self.space(layer, tokens, stage, device).default for stage in Stage)
-        return LayerConfig(one, two)
+        return LayerConfig(*(self.space(layer, tokens, stage, device).default for stage in Stage))
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
         from autotune.engines.shipped import shipped_config
 
         space = self.space(layer, tokens, stage, device)
-        found = shipped_config(self.row, layer, tokens, stage, device)
-        if found is None:
+        shipped = shipped_config(self.row, layer, tokens, stage, device)
+        if shipped is None:
             return {}
-        config = space.complete({name: value for name, value in found.items() if name in space.default})
+        config = space.complete({name: value for name, value in shipped.items() if name in space.default})
         return {"published": config} if _offered(space, config) else {}
 
     def artefact_key(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> str:

@@ -78,14 +78,14 @@ class CapturedLaunch:
 
 def captured(module: Any, act: Callable[[], None]) -> CapturedLaunch:
     """The launch of a fused-MoE kernel that `act` makes, without making it."""
-    taken: list[CapturedLaunch] = []
+    launches: list[CapturedLaunch] = []
 
     class Recorder:
         def __init__(self, kernel: Any) -> None:
             self._kernel = kernel
 
         def __getitem__(self, grid: Any) -> Callable[..., None]:
-            return lambda *args, **keywords: taken.append(CapturedLaunch(self._kernel, args, keywords))
+            return lambda *args, **keywords: launches.append(CapturedLaunch(self._kernel, args, keywords))
 
     own = {name: getattr(module, name) for name in KERNELS}
     for name, kernel in own.items():
@@ -95,7 +95,7 @@ def captured(module: Any, act: Callable[[], None]) -> CapturedLaunch:
     finally:
         for name, kernel in own.items():
             setattr(module, name, kernel)
-    (launch,) = taken
+    (launch,) = launches
     return launch
 
 
@@ -129,16 +129,16 @@ def compile_launch(launch: CapturedLaunch, target: Any) -> Any:
     """
     kernel = launch.kernel
     with _compiling_for(target):
-        made = kernel.run(*launch.arguments, grid=(1,), warmup=True, **launch.keywords)
+        compiled = kernel.run(*launch.arguments, grid=(1,), warmup=True, **launch.keywords)
     kernel.device_caches.clear()  # a worker compiles hundreds, each once
-    return made
+    return compiled
 
 
 @contextmanager
 def _compiling_for(target: Any) -> Iterator[None]:
     from triton.runtime import driver
 
-    before = driver._active  # what `active` gives would look for a GPU
+    before = driver._active  # `driver.active` would look for a GPU; tests/engines pins the name
     driver.set_active(AbsentGpu(target))
     try:
         yield

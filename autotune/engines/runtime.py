@@ -126,15 +126,15 @@ class EngineRuntime:
         import torch
 
         layer, tokens = self._on(), inputs.hidden.shape[0]
-        one = stage is Stage.STAGE1
-        a = inputs.a1 if one else inputs.a2.flatten(0, 1)
+        first = stage is Stage.STAGE1
+        a = inputs.a1 if first else inputs.a2.flatten(0, 1)
         a_scale = None
         if a.dtype != torch.bfloat16:
-            a_scale = (inputs.a1_scale if one else inputs.a2_scale).reshape(-1, 1)
-        middle = self._empty(tokens * layer.top_k, 2 * layer.inter_dim if one else layer.model_dim)
-        shape = (tokens * layer.top_k, layer.inter_dim) if one else (tokens, layer.model_dim)
+            a_scale = (inputs.a1_scale if first else inputs.a2_scale).reshape(-1, 1)
+        middle = self._empty(tokens * layer.top_k, 2 * layer.inter_dim if first else layer.model_dim)
+        shape = (tokens * layer.top_k, layer.inter_dim) if first else (tokens, layer.model_dim)
         out = Output.allocate(shape, self.machine.device)
-        finish = self.calls.activate if one else self.calls.sum
+        finish = self.calls.activate if first else self.calls.sum
         launches = []
         for step in steps:
             gemm = self._gemm(stage, entry(config), step, a, middle, a_scale=a_scale)
@@ -144,7 +144,7 @@ class EngineRuntime:
                 finish(middle, out.tensor)
 
             launches.append(Launch(run, out.tensor, scratch=(middle,), guards=out.guards))
-        if not one:
+        if not first:
             return launches
         return [
             replace(launch, output=out.tensor.view(tokens, layer.top_k, layer.inter_dim))
@@ -158,12 +158,12 @@ class EngineRuntime:
         middle = self._empty(slots, layer.inter_dim)
         contributions = self._empty(slots, layer.model_dim)
         out = Output.allocate((tokens, layer.model_dim), self.machine.device)
-        one, two = entry(config.stage1), entry(config.stage2)
+        up_knobs, down_knobs = entry(config.stage1), entry(config.stage2)
         launches = []
         for step in steps:
-            order = self._sorted(step, one["BLOCK_SIZE_M"])
-            up = self._gemm(Stage.STAGE1, one, step, inputs.hidden, gate_up, order=order)
-            down = self._gemm(Stage.STAGE2, two, step, middle, contributions, order=order)
+            order = self._sorted(step, up_knobs["BLOCK_SIZE_M"])
+            up = self._gemm(Stage.STAGE1, up_knobs, step, inputs.hidden, gate_up, order=order)
+            down = self._gemm(Stage.STAGE2, down_knobs, step, middle, contributions, order=order)
 
             def run(up: Callable[[], None] = up, down: Callable[[], None] = down) -> None:
                 up()
@@ -200,12 +200,12 @@ class EngineRuntime:
     ) -> Callable[[], None]:
         """One GEMM of a step; its sort is made now, not when it is launched."""
         layer, weights = self._on(), self._copies[step.copy]
-        one = stage is Stage.STAGE1
+        first = stage is Stage.STAGE1
         arguments: dict[str, Any] = {
             "a": a,
             "a_scale": a_scale,
-            "w": weights.w1 if one else weights.w2,
-            "w_scale": weights.w1_scale if one else weights.w2_scale,
+            "w": weights.w1 if first else weights.w2,
+            "w_scale": weights.w1_scale if first else weights.w2_scale,
             "out": out.view(*step.ids.shape, -1),
             "router": step.router,
             "ids": step.ids,

@@ -31,14 +31,14 @@ def shipped_config(row: Row, layer: Layer, tokens: int, stage: Stage, device: De
     source = find_source(row.engine.name)
     if source is None:
         return None
-    found: list[tuple[tuple[float, ...], str]] = []
+    ranked: list[tuple[tuple[float, ...], str]] = []
     for path in source.names(row.engine.configs):
         rank = _rank(path.rsplit("/", 1)[-1], layer, stage, device, row.dtype)
         if rank is not None:
-            found.append((rank, path))
-    if not found:
+            ranked.append((rank, path))
+    if not ranked:
         return None
-    body: dict[str, Any] = json.loads(source.text(min(found)[1]))
+    body: dict[str, Any] = json.loads(source.text(min(ranked)[1]))
     entries = {int(key): value for key, value in body.items() if key.isdecimal()}
     if not entries:
         return None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.engines.diagnose import Answer, diagnose
+from autotune.engines.moe import Quantisation
 from autotune.engines.rows import Engine
 from autotune.engines.source import EngineSource, open_source
 from autotune.machine.probe import gpu_here
@@ -147,7 +148,7 @@ def weight_shapes(request: Mapping[str, Any]) -> tuple[tuple[int, int, int], tup
     INT4 is packed in pairs along the last dimension.
     """
     experts, k, n = request["experts"], request["model_dim"], request["inter_dim"]
-    packed = 2 if request["quantisation"]["dtype"] == "int4_w4a16" else 1
+    packed = 2 if Quantisation(**request["quantisation"]).packed else 1
     return (experts, 2 * n, k // packed), (experts, k, n // packed)
 
 

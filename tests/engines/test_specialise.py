@@ -1,5 +1,6 @@
 """A captured launch is compiled to the binary that Triton's launcher will look for, not to a like one."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,17 @@ def _add(x_ptr, missing_ptr, scale_ptr, out_ptr, n, odd, one, BLOCK: tl.constexp
     if missing_ptr is not None:
         x += tl.load(missing_ptr + offsets)
     tl.store(out_ptr + offsets, x * tl.load(scale_ptr) + odd, mask=offsets < n)
+
+
+def test_what_is_used_of_tritons_inside_is_there() -> None:
+    """None of it is documented. Without it no engine's kernel is compiled for a GPU that is not here:
+
+    see `compile_launch` and `_compiling_for` in engines/kernels.py.
+    """
+    assert "_active" in vars(driver), "the driver's place has another name: AbsentGpu cannot be put there"
+    assert callable(driver.set_active)
+    assert hasattr(_add, "device_caches"), "what a kernel remembers cannot be forgotten: workers grow"
+    assert "warmup" in signature(_add.run).parameters, "a launch cannot stop before the GPU"
 
 
 def compiled_for(folder: Path) -> int:

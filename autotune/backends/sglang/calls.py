@@ -56,13 +56,13 @@ class SglangCalls:
     ) -> None:
         import triton.language as tl
 
-        one = stage is Stage.STAGE1
+        first = stage is Stage.STAGE1
         with self._quantised(a_scale):
             self.moe.invoke_fused_moe_kernel(
                 a,
                 w,
                 None,
-                out.flatten(0, 1) if one else out,
+                out.flatten(0, 1) if first else out,
                 None,
                 w_scale,
                 None,
@@ -71,8 +71,8 @@ class SglangCalls:
                 order.slots,
                 order.experts,
                 order.padded,
-                not one,
-                top_k if one else 1,
+                not first,
+                top_k if first else 1,
                 dict(knobs),
                 compute_type=tl.bfloat16,
                 **self._dtype.switches(),

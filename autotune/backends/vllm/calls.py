@@ -77,8 +77,8 @@ class VllmCalls:
             )
         if a_scale is None:
             a, a_scale = self._quantise(a)
-        one = stage is Stage.STAGE1
-        places = (order.slots, order.experts, order.padded, not one, top_k if one else 1)
+        first = stage is Stage.STAGE1
+        places = (order.slots, order.experts, order.padded, not first, top_k if first else 1)
         if self._dtype.group:
             self.moe.invoke_fused_moe_wna16_triton_kernel(
                 *(a, w, out, w_scale, None, router, *places),
@@ -108,8 +108,8 @@ class VllmCalls:
     def _quantise(self, a: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor | None]":
         match self._dtype.activations:
             case "int8":
-                made: tuple[torch.Tensor, torch.Tensor] = self.quantise.per_token_quant_int8(a)
-                return made
+                quantised: tuple[torch.Tensor, torch.Tensor] = self.quantise.per_token_quant_int8(a)
+                return quantised
             case "fp8":
                 from autotune.engines.glue import quantise_fp8
 
