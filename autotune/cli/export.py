@@ -153,7 +153,7 @@ def export(
 
     from autotune.errors import UserError
     from autotune.export.export import Selection, plan, serving_folder, write
-    from autotune.export.global_env import decision_json
+    from autotune.export.process_setting import decision_json
     from autotune.export.shape_log import read_shape_log
     from autotune.protocol.exporter import Place, load_exporter
     from autotune.protocol.mix import make_mix
@@ -208,7 +208,7 @@ def export(
 
 
 def _print(planned: "Plan", out: Path, exported: "Exported | None", preview: bool) -> None:
-    from autotune.export.global_env import decision_lines
+    from autotune.export.process_setting import decision_lines
     from autotune.report.winners import verdict
 
     for winner in planned.winners:

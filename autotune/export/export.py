@@ -9,19 +9,17 @@ from autotune.errors import UserError
 from autotune.export.bundle import write_bundle
 from autotune.export.deploy import deploy_files
 from autotune.export.env_file import env_files
-from autotune.export.global_env import choose, decision_json, deployed
 from autotune.export.manifest import manifest_json
-from autotune.export.settings_table import SettingsTable
+from autotune.export.process_setting import decide_setting, decision_json, deployed
 from autotune.export.shape_log import ShapeLog
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer
 from autotune.problem.models import FUSED_SHARED, known_needs, requantised
-from autotune.protocol.backend import Backend
 from autotune.protocol.bundle import ENV_FILE, MANIFEST
 from autotune.protocol.exporter import Place, Preview, Request, estimate_note, load_exporter
 from autotune.protocol.legality import require_computed
 from autotune.protocol.mix import UNTOLD, Mix, MixDecision
-from autotune.protocol.process_knobs import ProcessKnobs, Setting, process_knobs
+from autotune.protocol.process_knobs import Setting, process_knobs
 from autotune.protocol.registry import load_backend
 from autotune.store.records import WinnerRecord
 from autotune.store.store import Store
@@ -128,7 +126,7 @@ def plan(
     winners: Sequence[WinnerRecord] = own
     decision, variables = None, None
     if knobs:
-        decision = _decision(store, own, knobs, backend, mix, log)
+        decision = decide_setting(store, own, knobs, backend, mix, log)
         # One estimate, which the user let in: there is nothing to choose from.
         setting = dict(decision.setting) if decision else knobs.variables(own[0].config, own[0].default)
         variables = knobs.deployment(setting)
@@ -177,42 +175,6 @@ def _refuse_other_places(backend: str, names: Iterable[str]) -> None:
                 f"the exporter of backend {backend} names a file {name!r}, which is not its own: name one"
                 " in a folder of the exporter's"
             )
-
-
-def _decision(
-    store: Store,
-    winners: Sequence[WinnerRecord],
-    knobs: ProcessKnobs,
-    backend: Backend,
-    mix: Mix,
-    log: ShapeLog | None,
-) -> MixDecision[Setting] | None:
-    """The setting for all shapes; None: there is but one estimate.
-
-    Raises:
-        UserError: no run has timed settings at every shape, and not every shape kept the default.
-    """
-    if any(winner.confirmation is None for winner in winners):
-        if len(winners) == 1:
-            return None
-        raise UserError(
-            "a setting for several shapes is chosen from confirmations, and estimates have none: run on the"
-            " GPU, or export one shape"
-        )
-    table = SettingsTable.read(store, winners, knobs, backend)
-    if table.tokens:
-        notes: Sequence[str] = ()
-        if log is not None:
-            shares, notes = log.traffic(winners[0].problem.layer, table.tokens, knobs.bucket)
-            mix = Mix.of(shares, mix.guards, mix.margin)
-        tuned = [winner.problem.tokens for winner in winners]
-        return replace(choose(table, mix, tuned), notes=tuple(notes))
-    if all(winner.kept_default for winner in winners):
-        return MixDecision((), mix, ())
-    raise UserError(
-        "the winners' runs have timed no setting of the whole process at every shape and guard, and one"
-        f" serves them all: repeat autotune run --backend {winners[0].backend}, which then says why"
-    )
 
 
 def write(store: Store, folder: Path, planned: Plan, *, allow_estimates: bool) -> Exported:

@@ -19,8 +19,8 @@ from autotune.space.config import Config, Value
 from autotune.store.records import ShortListed
 from autotune.store.store import Store
 from tests.backends.aiter_main.test_export import SHIPS, TALL, TALLER, final
-from tests.export import test_global_env
 from tests.export.test_export import both, win
+from tests.export.test_process_setting import MIX, SETTINGS, WIDE_TILE_LOSES_PREFILL, tuned
 from tests.export.winners import KIMI, fingerprint
 from tests.standins import SITE_MAIN
 from tests.store.examples import trial
@@ -52,7 +52,7 @@ def triton(store: Store, backend: str) -> None:
 
 
 def flydsl(store: Store, backend: str) -> None:
-    test_global_env.tuned(store, test_global_env.SETTINGS, test_global_env.WIDE_TILE_LOSES_PREFILL)
+    tuned(store, SETTINGS, WIDE_TILE_LOSES_PREFILL)
 
 
 def aiter(store: Store, backend: str) -> None:
@@ -113,6 +113,6 @@ def test_the_same_winners_give_the_same_bytes(
 ) -> None:
     tune(store, backend)
     source = {"source": SITE_MAIN, "root": "/app"} if backend.startswith("aiter_main") else {}
-    mix = test_global_env.MIX if backend == "flydsl" else UNTOLD
+    mix = MIX if backend == "flydsl" else UNTOLD
     made = plan(store, Selection(backend, allow_estimates=True), Place("/opt/b", **source), mix=mix)  # type: ignore[arg-type]
     assert digest(dict(made.files)) == expected

@@ -15,8 +15,7 @@ from autotune.backends.aiter.knobs import PUBLISHED
 from autotune.cli.progress import Progress
 from autotune.errors import UserError
 from autotune.export.export import Plan, Selection, plan, write
-from autotune.export.global_env import decision_lines
-from autotune.export.settings_table import SettingsTable, TimedShape, program_of
+from autotune.export.process_setting import SettingsTable, TimedShape, decision_lines, program_of
 from autotune.machine.devices import DEVICES
 from autotune.machine.targets import Kind, Target
 from autotune.problem.layer import Problem, Stage

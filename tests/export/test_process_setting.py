@@ -10,7 +10,7 @@ import pytest
 from autotune.backends.aiter.knobs import PUBLISHED
 from autotune.errors import UserError
 from autotune.export.export import Plan, Selection, plan
-from autotune.export.global_env import decision_lines
+from autotune.export.process_setting import decision_lines
 from autotune.export.shape_log import LoggedShape, ShapeLog
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
