@@ -25,6 +25,12 @@ from tests.verify.conftest import write_as_bundle
 RUNNER = CliRunner()
 
 
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU here, unless a test says otherwise: the tests are the same on a machine with one."""
+    monkeypatch.setattr("autotune.verify.verify.gpu_here", lambda: None)
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     return bundle_of(tmp_path)
