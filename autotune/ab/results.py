@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from autotune.errors import UserError
 from autotune.quantities import LARGEST, SMALLEST, is_number, shown, whole
+from autotune.text import counted
 
 
 class Tool(StrEnum):
@@ -154,7 +155,9 @@ def read_repeat(raw: Any, where: str) -> Repeat:
         bool(error) for error in (errors if isinstance(errors, list) else ())
     )
     if failed:
-        raise UserError(f"{where}: {failed} requests failed, so it measured another load: run it again")
+        raise UserError(
+            f"{where}: {counted(failed, 'request')} failed, so it measured another load: run it again"
+        )
     completed = raw.get("completed")
     if completed is not None and not whole(completed, f"{where}: completed"):
         raise UserError(f"{where}: no request was completed: run it again")

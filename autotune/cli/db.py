@@ -8,6 +8,7 @@ import typer
 from autotune.cli.commands import Command, Group
 from autotune.cli.options import Database, Json, Quiet
 from autotune.cli.output import print_json
+from autotune.text import counted
 
 app = typer.Typer(
     cls=Group,
@@ -167,8 +168,8 @@ def forget(
         print_json({"database": str(store.location), "forgotten": gone.trials, "kept": gone.kept})
     if as_json or quiet:
         return
-    kept = f"; {gone.kept} kept, since winners rest on them" if gone.kept else ""
-    typer.echo(f"{store.location}: forgot {gone.trials} trials{kept}")
+    kept = f"; {gone.kept} kept, because winners depend on them" if gone.kept else ""
+    typer.echo(f"{store.location}: forgot {counted(gone.trials, 'trial')}{kept}")
 
 
 def _file(db: str | None) -> Path:

@@ -7,6 +7,7 @@ import typer
 
 from autotune.cli.options import Database, DevicePart, Json, Quiet
 from autotune.cli.output import print_json
+from autotune.text import counted
 
 
 def report(
@@ -60,5 +61,6 @@ def report(
         return
     shapes = ", ".join(dict.fromkeys(chapter.problem.shape for chapter in written.problems))
     typer.echo(
-        f"wrote {out} ({out.stat().st_size / 1e3:,.0f} kB): {shapes}, {written.candidates:,} candidates"
+        f"wrote {out} ({out.stat().st_size / 1e3:,.0f} kB): {shapes},"
+        f" {counted(written.candidates, 'candidate')}"
     )

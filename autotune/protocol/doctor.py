@@ -55,8 +55,8 @@ class Can(StrEnum):
     """The most that a backend can do on a machine."""
 
     MEASURE = "measures"
-    COMPILE = "only compiles"
-    NOTHING = "does nothing"
+    COMPILE = "compiles only"
+    NOTHING = "not available"
     UNKNOWN = "says nothing of what it needs"  # it brings no doctor
 
 

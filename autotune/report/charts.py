@@ -222,7 +222,7 @@ def importance_chart(effects: Sequence[Effect], title: str) -> Markup:
         bar_chart([Bar("winner", tag("code", effect.knob), effect.share) for effect in seen], title)
         if seen
         else None,
-        tag("p", f"Not told from chance: {unseen}.", class_="note") if unseen else None,
+        tag("p", f"Not distinguishable from chance: {unseen}.", class_="note") if unseen else None,
     )
 
 

@@ -15,6 +15,7 @@ from autotune.report.winners import verdict
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, tie_text
 from autotune.results import Status
 from autotune.store.store import Store
+from autotune.text import counted
 
 _KNOBS = 3
 
@@ -122,7 +123,8 @@ def _details(store: Store, one: ProblemReport) -> list[str]:
         statuses = ", ".join(f"{counts[status]:,} {status}" for status in Status if counts[status])
         knobs = ", ".join(f"`{one.knob}` {one.share:.0%}" for one in effects(trials)[:_KNOBS])
         lines.append(
-            f"- {stage}: {len(trials):,} candidates ({statuses}); what mattered: {knobs or 'not known'}"
+            f"- {stage}: {counted(len(trials), 'candidate')} ({statuses});"
+            f" what mattered: {knobs or 'not known'}"
         )
         best, default = fastest(trials), default_of(trials)
         if best:

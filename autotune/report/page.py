@@ -16,7 +16,7 @@ from autotune.report.sections import badge, doubts, final, layer_code, stage_sec
 from autotune.report.winners import verdict
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, ESTIMATES, tie_text, ties_text, wording
 from autotune.store.store import Store
-from autotune.text import duration, percent
+from autotune.text import counted, duration, percent
 
 _OPEN = 2
 """Problems up to which a page opens whole; with more, each is folded under what came of it."""
@@ -71,7 +71,7 @@ def _lede(report: Report) -> list[str]:
     """The result in a sentence or two."""
     layers = sorted({chapter.problem.layer.key for chapter in report.problems})
     devices = sorted({stack.device for stack in report.stacks})
-    sentences = [f"{', '.join(layers)} on {', '.join(devices)}: {report.candidates:,} candidates."]
+    sentences = [f"{', '.join(layers)} on {', '.join(devices)}: {counted(report.candidates, 'candidate')}."]
     decided = [chapter for chapter in report.problems if chapter.winner]
     if len(decided) <= 2:
         sentences += [f"{_name(chapter, report)}: {_verdict(chapter)}." for chapter in decided]

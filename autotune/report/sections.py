@@ -27,7 +27,7 @@ from autotune.report.wording import AS_COMPILED, AS_EXECUTED, tie_text
 from autotune.results import LayerConfig, StaticFacts, Status
 from autotune.space.config import value_text
 from autotune.store.records import StoredTrial
-from autotune.text import percent
+from autotune.text import counted, percent
 
 _TOP = 15
 _REASONS = 8
@@ -194,16 +194,18 @@ def stage_section(chapter: ProblemReport, stage: Stage, anchor: str) -> list[Mar
             parts.append(tag("div", [heat_map(heat) for heat in maps], class_="heats"))
         parts.append(
             details(
-                f"The fastest {min(_TOP, len(timed))} of {len(timed):,} candidates",
+                f"The fastest {min(_TOP, len(timed))} of {counted(len(timed), 'candidate')}",
                 _top(trials, timed, kind, device),
             )
         )
     executed = chapter.executed.get(stage, ())
     if executed:
         parts.append(
-            details(f"Estimated again by execution: {len(executed)} configs", _executed(chapter, stage))
+            details(
+                f"Estimated again by execution: {counted(len(executed), 'config')}", _executed(chapter, stage)
+            )
         )
-    parts.append(details(f"All {len(trials):,} candidates by status, with reasons", _statuses(trials)))
+    parts.append(details(f"{counted(len(trials), 'candidate')} by status, with reasons", _statuses(trials)))
     facts = _facts(chapter, stage, timed)
     if facts:
         parts.append(details("Compiled code of the default and of the fastest, side by side", facts))

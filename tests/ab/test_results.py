@@ -144,7 +144,7 @@ def test_hidden_files_are_none_of_a_folders_results(tmp_path: Path) -> None:
 def test_failed_requests_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 requests failed"):
         read_arm([lines(tmp_path / "a", [vllm(failed=3)])])
-    with pytest.raises(UserError, match="1 requests failed"):
+    with pytest.raises(UserError, match="1 request failed"):
         read_arm([lines(tmp_path / "b", [sglang(errors=["", "timed out"])])])
     with pytest.raises(UserError, match="no request was completed"):
         read_arm([lines(tmp_path / "c", [sglang(completed=0)])])

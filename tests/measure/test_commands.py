@@ -165,7 +165,7 @@ def test_confirm_without_a_winner_says_what_makes_one(store: Store, invoke: Call
         ("stage3:us=1", "is not a config"),
         ("stage1:us=7", "use one of 8000"),
         ("stage1:us=10000,fault=hang", "not legal at m4"),
-        ("run:7", "no run"),
+        ("run:7", "is not a run"),
     ],
 )
 def test_what_cannot_be_named_is_one_sentence(text: str, remedy: str) -> None:
@@ -175,7 +175,7 @@ def test_what_cannot_be_named_is_one_sentence(text: str, remedy: str) -> None:
 
 def test_a_folder_that_is_no_bundle_or_anothers_is_refused(tmp_path: Path, store: Store) -> None:
     resolver = Resolver(StandIn(), TARGET.device)
-    with pytest.raises(UserError, match="no bundle"):
+    with pytest.raises(UserError, match="is not a bundle"):
         resolver.resolve(str(tmp_path), PROBLEM)
     won(store, Finalist("default", SLOW), Finalist("candidate", FAST))
     (tmp_path / "manifest.json").write_text(manifest_json(store.winners(problem=PROBLEM), {}))

@@ -105,7 +105,7 @@ def test_there_is_nothing_to_copy_or_forget_where_there_is_no_database(tmp_path:
 def test_forget_says_what_is_gone(store: Store, run: int) -> None:
     store.record_trial(run, trial())
     store.end_run(run, RunState.FINISHED)
-    assert invoke("forget", "--run", str(run)) == f"{store.location}: forgot 1 trials\n"
+    assert invoke("forget", "--run", str(run)) == f"{store.location}: forgot 1 trial\n"
     with pytest.raises(UserError, match="nothing to forget is named"):
         invoke("forget")
     with pytest.raises(UserError, match="use one of ok, constraint"):

@@ -87,7 +87,7 @@ def flydsl_findings(flydsl: FlydslInstall) -> list[Finding]:
     tree = flydsl.tree
     if tree is None:
         how = f"git clone https://github.com/ROCm/FlyDSL, then set {ROOT_VARIABLE} to it"
-        findings = [Finding("FlyDSL tree", State.NO, flydsl.wrong_tree or "none is named", how)]
+        findings = [Finding("FlyDSL tree", State.NO, flydsl.wrong_tree or "none is given", how)]
     else:
         commit = f", {tree.commit[:10]}" if tree.commit else ""
         findings = [Finding("FlyDSL tree", State.YES, f"{tree.generation}{commit}, {tree.root}")]
