@@ -10,7 +10,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from autotune.cli.options import expanded
 from autotune.cli.output import CLOSED_PIPE, silence
 from autotune.errors import UserError
 
@@ -123,6 +122,8 @@ def _load(name: str) -> Any:
     app = getattr(module, "app", None)
     if app is None:
         app = typer.Typer(rich_markup_mode=None, add_completion=False)
+        from autotune.cli.options import expanded
+
         function: Callable[..., None] = getattr(module, name)
         app.command(name=name, cls=Command, context_settings=CONTEXT)(expanded(function))
     command = get_command(app)

@@ -32,7 +32,15 @@ def test_help_imports_nothing_but_typer_and_the_standard_library() -> None:
     assert set(tops) <= allowed
     assert set(own) <= {
         f"autotune.{name}"
-        for name in ("__main__", "cli", "cli.commands", "cli.output", "errors", "interrupt")
+        for name in (
+            "__main__",
+            "cli",
+            "cli.commands",
+            "cli.output",
+            "errors",
+            "processes",
+            "processes.interrupt",
+        )
     }
 
 

@@ -184,7 +184,7 @@ def test_time_that_is_up_is_said(faulty: tuple[str, ...]) -> None:
         (("--model-config", "/nowhere.json"), "give the model's config.json"),
         (("--model", "gpt-oss-120b", "--fused-shared-experts"), "leave out --fused-shared-experts"),
         (("--routing", "zipf"), "use uniform, zipf:S"),
-        (("--backend", "cutlass"), "use one of triton"),
+        (("--backend", "cutlass"), "use one of aiter, "),
         (("--target", "offline:mi999"), "offline:mi325x"),
         (("--sampler", "oracle"), "use one of joint, tpe"),
         (("--db", "/proc/nowhere/x.db"), "/proc/nowhere"),
