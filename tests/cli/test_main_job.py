@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from autotune.results import Status
 from autotune.store.records import RunState, StoredTrial
 from autotune.store.store import Store
 from tests.cli.helper import autotune, command, env
@@ -142,7 +143,8 @@ def test_what_ends_a_run_stops_it_cleanly_and_the_same_command_resumes(
         counts = store.trial_counts(run.id)
     assert run.state is RunState.INTERRUPTED
     assert not any("SIG" in (trial.reason or "") for trial in _trials(own_database))
-    finished = sum(counts.values())
+    # On a busy machine a compile may outlast its limit; that is tried again.
+    finished = sum(number for status, number in counts.items() if status != Status.COMPILE_TIMEOUT)
     resumed = _result("run", *faulty, "--trials", "5", "--json")
     assert resumed["resumed"] == finished
 
@@ -171,7 +173,7 @@ def _wait_for_a_trial(database: Path) -> None:
 def test_time_that_is_up_is_said(faulty: tuple[str, ...]) -> None:
     done = autotune("run", *faulty, "--trials", "100", "--timeout", "0.1")
     assert done.returncode == 0, done.stderr
-    assert "Time was up" in done.stdout
+    assert "The time limit was reached" in done.stdout
 
 
 @pytest.mark.parametrize(
