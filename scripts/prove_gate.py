@@ -22,14 +22,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from autotune.backends import sglang, vllm
 from autotune.measure.gate import Case, Incorrect, Left, check_launches, make_cases, parts, poison
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.problem.routing import UNIFORM
 from autotune.protocol.runtime import Activations, Launch, LogicalWeights, Runtime, Step, What, format_of
 from autotune.results import LayerConfig
 
-KINDS = ("_bf16", "_fp8", "", "_w8a16", "_w4a16")
-BACKENDS = ("triton", *(f"{engine}{kind}" for engine in ("sglang", "vllm") for kind in KINDS))
+BACKENDS = ("triton", *(row.name for row in (*sglang.ROWS, *vllm.ROWS)))
 TOKENS = (1, 2, 3, 4, 5, 6, 7, 8, 160)
 TILE = 16
 """Columns of the smallest tile that a space has."""

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autotune.backends import sglang, vllm
 from autotune.backends.sglang.calls import SglangCalls
 from autotune.backends.vllm.calls import VllmCalls
 from autotune.engines.calls import align
@@ -36,11 +37,7 @@ def needs(engine: str) -> pytest.MarkDecorator:
 
 
 needs_sglang = needs("sglang")
-BACKENDS = [
-    pytest.param(f"{engine}{kind}", marks=needs(engine))
-    for engine in ("sglang", "vllm")
-    for kind in ("", "_w4a16", "_fp8", "_bf16", "_w8a16")
-]
+BACKENDS = [pytest.param(row.name, marks=needs(row.engine.name)) for row in (*sglang.ROWS, *vllm.ROWS)]
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -158,7 +155,7 @@ def test_vllm_does_not_sort_a_few_tokens() -> None:
     assert calls.slots_size(13, 8, 384, 16) == 13 * 8 * 16
 
 
-@pytest.mark.parametrize("name", ["vllm", "vllm_w4a16", "vllm_fp8", "vllm_bf16", "vllm_w8a16"])
+@pytest.mark.parametrize("name", [row.name for row in vllm.ROWS])
 def test_what_vllm_ships_is_one_config_for_both_stages(name: str) -> None:
     backend = load_backend(name)
     assert one_config(backend)

@@ -6,6 +6,8 @@ Needs the engines' files: see `tests.verify.engines`.
 import pytest
 import torch
 
+from autotune.backends import sglang, vllm
+from autotune.engines.rows import Row
 from autotune.engines.source import find_source, source_variable
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
@@ -19,14 +21,14 @@ KIMI = Layer.of(preset("kimi-k2.5-w4a8"), 8)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["", "_w4a16", "_fp8", "_bf16", "_w8a16"])
-@pytest.mark.parametrize("engine", ["sglang", "vllm"])
-def test_the_default_is_right_on_the_gpu(engine: str, kind: str) -> None:
+@pytest.mark.parametrize("row", [*sglang.ROWS, *vllm.ROWS], ids=lambda row: row.name)
+def test_the_default_is_right_on_the_gpu(row: Row) -> None:
+    engine = row.engine.name
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     if find_source(engine) is None:
         pytest.skip(f"no {engine} here: set {source_variable(engine)} to its wheel")
-    device, backend = resolve_target("live").device, load_backend(f"{engine}{kind}")
+    device, backend = resolve_target("live").device, load_backend(row.name)
     # Where vLLM has a CUDA kernel for few tokens, its Triton kernel is asked at many.
     many = backend.name == "vllm_w4a16" and device.runtime == "cuda"
     problem = Problem(KIMI, 8, 40) if many else Problem(KIMI, 4)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from autotune.engines.dtypes import BF16, FP8_W8A8, INT4_W4A16, INT8_W8A8, INT8_W8A16, Dtype
+from autotune.backends import sglang, vllm
+from autotune.engines.dtypes import FP8_W8A8, INT4_W4A16, Dtype
 from autotune.engines.weights import EngineWeights, engine_weights
 from autotune.errors import UserError
 from autotune.kernels.formats import GROUP, Format, weight_scales
@@ -14,7 +15,7 @@ from autotune.protocol.runtime import LogicalWeights
 
 LAYER = Layer("tiny", model_dim=128, inter_dim=64, experts=3, top_k=2, tp=1)
 WEIGHTS = make_weights(LAYER, "cpu", seed=1)
-DTYPES = [INT8_W8A8, FP8_W8A8, INT4_W4A16, INT8_W8A16, BF16]
+DTYPES = list(dict.fromkeys(row.dtype for row in (*sglang.ROWS, *vllm.ROWS)))
 
 
 def laid(dtype: Dtype, weights: LogicalWeights = WEIGHTS) -> tuple[EngineWeights, Format]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune.backends import sglang as sglang_rows
+from autotune.backends import vllm as vllm_rows
 from autotune.backends.sglang.export import sglang_content
 from autotune.backends.vllm.export import vllm_content
 from autotune.engines.backend import EngineBackend
@@ -58,9 +60,7 @@ def write_as_bundle(folder: Path, made: Content, place: Place, won: WinnerRecord
     write_bundle(folder, {**files, MANIFEST: manifest})
 
 
-CONTENTS = tuple(
-    f"{engine}{kind}" for engine in ("sglang", "vllm") for kind in ("", "_w4a16", "_fp8", "_bf16", "_w8a16")
-)
+CONTENTS = tuple(row.name for row in (*sglang_rows.ROWS, *vllm_rows.ROWS))
 MakeBundle = Callable[..., Bundle]
 
 
