@@ -1,10 +1,12 @@
 """The table of commands: each is imported when it is called, so that `autotune --help` answers at once."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -122,13 +124,44 @@ def _load(name: str) -> Any:
     app = getattr(module, "app", None)
     if app is None:
         app = typer.Typer(rich_markup_mode=None, add_completion=False)
-        from autotune.cli.options import expanded
-
         function: Callable[..., None] = getattr(module, name)
         app.command(name=name, cls=Command, context_settings=CONTEXT)(expanded(function))
     command = get_command(app)
     command.name = name
     return command
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose groups of options, parameters of a dataclass, are options of their own."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        if not is_dataclass(parameter.annotation):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = parameter.annotation
+        hints = get_type_hints(parameter.annotation, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=getattr(parameter.default, field.name),
+                annotation=hints[field.name],
+            )
+            for field in fields(parameter.annotation)
+        ]
+
+    def call(**values: Any) -> None:
+        told = {
+            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**values, **told)
+
+    call.__doc__ = command.__doc__
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return call
 
 
 def write_options(command: Any, ctx: Any, formatter: Any) -> None:

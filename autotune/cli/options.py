@@ -1,11 +1,10 @@
 """Options that several commands share, and the library objects that they stand for."""
 
-import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -339,39 +338,6 @@ class MeasuringOptions:
             min_gain=min_gain,
             shared_gpu=self.shared_gpu,
         )
-
-
-def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose groups of options, parameters of a dataclass above, are options of their own."""
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, Any] = {}
-    for parameter in inspect.signature(command).parameters.values():
-        if not is_dataclass(parameter.annotation):
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        groups[parameter.name] = parameter.annotation
-        hints = get_type_hints(parameter.annotation, include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=getattr(parameter.default, field.name),
-                annotation=hints[field.name],
-            )
-            for field in fields(parameter.annotation)
-        ]
-
-    def call(**values: Any) -> None:
-        told = {
-            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
-            for name, group in groups.items()
-        }
-        command(**values, **told)
-
-    call.__doc__ = command.__doc__
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return call
 
 
 def make_problems(layer: "Layer", shape: str, concurrency: str, routing: str) -> "list[Problem]":

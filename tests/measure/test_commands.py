@@ -11,10 +11,10 @@ import typer
 from typer.testing import CliRunner
 
 import autotune.tuning.targets
+from autotune.cli.commands import expanded
 from autotune.cli.compare import compare
 from autotune.cli.confirm import confirm
 from autotune.cli.measure import measure
-from autotune.cli.options import expanded
 from autotune.errors import UserError
 from autotune.export.manifest import manifest_json
 from autotune.measure.confirm import confirm as confirmed
