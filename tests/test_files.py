@@ -70,9 +70,9 @@ def test_what_the_disk_does_not_take_leaves_the_old_file(
 
 @pytest.mark.fault
 @pytest.mark.usefixtures("own_database")
-@pytest.mark.parametrize("format_", write.Format)
+@pytest.mark.parametrize("format_", write.ReportFormat)
 def test_a_report_on_a_full_disk_leaves_the_older_report(
-    tmp_path: Path, format_: write.Format, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, format_: write.ReportFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = tmp_path / f"report.{format_}"
     older.write_text("older")
