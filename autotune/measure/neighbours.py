@@ -115,7 +115,7 @@ def _ancestors(pid: int) -> list[int]:
 def _is_family(pid: int) -> bool:
     """This process, its ancestors, and its driver's descendants."""
     driver = os.getppid()
-    # With a driver that is process 1 of its container, everybody there descends from it.
+    # With a driver that is process 1 of its container, every process there descends from it.
     mine = _parent(pid) == driver or (driver > 1 and driver in _ancestors(pid))
     return mine or pid in (os.getpid(), driver, *_ancestors(driver))
 

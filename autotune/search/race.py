@@ -144,7 +144,7 @@ class Race:
         return centre - 2 * error, centre + 2 * error
 
     def ranking(self) -> list[str]:
-        """Everybody still in, best first."""
+        """Every candidate still in, best first."""
         there = [key for key in self._medians if key not in self._gone]
         return sorted(there, key=lambda key: (self._centre[key], key))
 

@@ -63,7 +63,7 @@ def test_instructions_are_counted_and_directives_are_not() -> None:
 
 
 def test_text_that_is_no_kernel_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no gfx9 kernel"):
+    with pytest.raises(ValueError, match="not a gfx9 kernel"):
         static_facts("nothing")
 
 

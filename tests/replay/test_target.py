@@ -96,7 +96,7 @@ def test_a_live_run_does_not_count_replayed_trials_as_its_own(table: Table, tabl
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "replay:/nowhere"], "no recorded table"),
+        (["--target", "replay:/nowhere"], "not a recorded table"),
         (["--target", "replay:TABLE", "--tp", "4"], "not of kimi-k2.5-w4a8/tp4"),
         (["--target", "replay:TABLE", "--shape", "m8"], "it has stage1, stage2 at m1, m2, m4"),
     ],
