@@ -42,7 +42,7 @@ def test_one_config_is_compared_with_the_default_and_printed_for_people(flydsl: 
     assert done.returncode == 0, done.stderr
     assert "A: mode=atomic,sched=true,tile_k=64" in done.stdout
     assert "B: mode=atomic,sched=true,tile_k=128" in done.stdout
-    assert "LDS bytes a workgroup" in done.stdout
+    assert "LDS bytes per workgroup" in done.stdout
 
 
 def test_equal_code_is_said(flydsl: tuple[str, ...]) -> None:

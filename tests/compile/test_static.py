@@ -123,7 +123,7 @@ def test_a_workgroup_may_use_less_lds_than_its_compute_unit_has() -> None:
     h100 = DEVICES["h100"]
     assert refusal(StaticFacts(lds_bytes=227 * KIB), h100, allow_spills=False) is None
     reason = refusal(StaticFacts(lds_bytes=227 * KIB + 1), h100, allow_spills=False)
-    assert reason == "needs 232449 bytes of LDS, h100 has 232448 a workgroup"
+    assert reason == "needs 232449 bytes of LDS, h100 has 232448 per workgroup"
     rule = '[[rules]]\nname = "fits"\nrequire = "lds_bytes == 227 * 1024"\nreason = "for the test"\n'
     space = parse_space(TEXT + rule).at(KIMI, 4, h100)
     assert space.broken_rule(space.default) is None

@@ -12,7 +12,7 @@ from tests.store.examples import LAYER, MI325X, trial
 
 DEVICE = replace(MI325X, device="Made-up MI325X", driver="<b>none & made up</b>")
 _REASONS = {
-    Status.CONSTRAINT: "needs 66560 bytes of LDS, mi325x has 65536 a workgroup",
+    Status.CONSTRAINT: "needs 66560 bytes of LDS, mi325x has 65536 per workgroup",
     Status.COMPILE_ERROR: "error: <unknown>: no such tile & no such warp",
     Status.COMPILE_TIMEOUT: "the compile took longer than 60 s",
     Status.RUNTIME_ERROR: "the worker died: exit code -9",
