@@ -88,5 +88,5 @@ def test_executed_counts_read_well() -> None:
     done = autotune("isa", *OFFLINE, "--stage", "stage2", "--config", "split_k=2,tile_k=128", "--executed")
     assert done.returncode == 0, done.stderr
     assert "A: pass, error" in done.stdout
-    assert "load bytes in flight a wave" in done.stdout
+    assert "load bytes in flight per wave" in done.stdout
     assert "reached" in done.stdout
