@@ -57,7 +57,7 @@ def named(path: str) -> Any:
     So a row of a table is named, too, and a process that knows nothing but the text can load it.
 
     Raises:
-        ModuleNotFoundError, AttributeError: there is no such thing.
+        ImportError, SyntaxError, AttributeError: there is no such thing, or its module is broken.
     """
     module, _, attribute = path.partition(":")
     function, _, argument = attribute.removesuffix(")").partition("(")
@@ -73,7 +73,7 @@ def part(backend: str, path: str) -> Any:
     """
     try:
         return named(path)
-    except (ModuleNotFoundError, AttributeError) as error:
+    except (ImportError, SyntaxError, AttributeError) as error:
         raise UserError(f"backend {backend!r} cannot be loaded ({error}): correct {path!r}") from error
 
 
@@ -152,8 +152,9 @@ def _registered(name: str, point: EntryPoint) -> Registration:
     origin = f"backend {name!r} of {point.dist.name if point.dist else 'an unknown distribution'}"
     try:
         loaded = point.load()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{origin} cannot be loaded ({error}): reinstall or remove it") from error
+    except Exception as error:  # of other people's code, which may raise anything: all backends are looked at
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"{origin} cannot be loaded ({why}): mend, reinstall or remove it") from error
     if not isinstance(loaded, Registration) or loaded.name != name:
         raise UserError(f"{origin} is not a Registration of that name: {point.value} must be one")
     return loaded

@@ -312,5 +312,7 @@ def load_runtime(name: str) -> Runtime:
         missing = error.name or path
         remedy = "correct its name" if path.startswith(missing) else f"install it: pip install {missing}"
         raise UserError(f"{name} cannot run here, {missing} is not installed: {remedy}") from error
+    except (ImportError, SyntaxError, AttributeError) as error:
+        raise UserError(f"{name} cannot run here ({error}): correct {path!r}") from error
     runtime: Runtime = make()
     return runtime

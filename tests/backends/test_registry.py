@@ -1,15 +1,19 @@
 """Every backend on the list can be loaded, whatever is installed, and has what a run asks of it."""
 
 import inspect
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
 from autotune.check.execution import Checker
 from autotune.errors import UserError
+from autotune.protocol import registry
 from autotune.protocol.backend import Backend
 from autotune.protocol.doctor import Doctor
 from autotune.protocol.lookup import Verifier
 from autotune.protocol.registry import backend_names, instance, load_backend, named, registration
+from autotune.protocol.runtime import load_runtime
 
 
 @pytest.mark.parametrize("name", backend_names())
@@ -52,3 +56,23 @@ def test_what_a_backend_brings_besides_its_kernels_has_the_whole_protocol(
                 method
             )
             assert own is not declared or method in ("findings", "path")  # these may be left out
+
+
+@pytest.mark.parametrize("broken", ["def (", "1 / 0", "import nowhere", "from autotune import nothing", ""])
+def test_another_distributions_broken_backend_is_one_sentence(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not take `doctor` and `verify` with it, which look at every backend."""
+    name = f"broken_{abs(hash(broken))}"
+    (tmp_path / f"{name}.py").write_text(broken)
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("theirs", f"{name}:REGISTRATION", registry.GROUP)
+    monkeypatch.setattr(registry, "_foreign", lambda: {"theirs": point})
+    with pytest.raises(UserError, match=r"backend 'theirs' of .* cannot be loaded \(\w+Error: "):
+        registry.registration("theirs")
+
+
+@pytest.mark.parametrize("path", ["no.module:make", "os:no_function", "autotune.backends.no_runtime:make"])
+def test_a_runtime_that_is_not_there_is_one_sentence(path: str) -> None:
+    with pytest.raises(UserError, match="cannot run here"):
+        load_runtime(path)
