@@ -21,8 +21,9 @@ from autotune.engines.moe import entry
 from autotune.engines.rows import Row
 from autotune.engines.weights import EngineWeights, engine_weights
 from autotune.kernels.formats import PEAKS, Format
+from autotune.measure.copies import HoldsCopies
 from autotune.measure.machine import CpuMachine, GpuMachine
-from autotune.problem.layer import Layer, Stage, gemm_dims
+from autotune.problem.layer import Stage, gemm_dims
 from autotune.protocol.registry import load_backend
 from autotune.protocol.runtime import (
     Activations,
@@ -63,7 +64,7 @@ def make_runtime(name: str) -> "EngineRuntime":
     return EngineRuntime(row, machine, calls, arch, interpret=False)
 
 
-class EngineRuntime:
+class EngineRuntime(HoldsCopies[EngineWeights]):
     """Launches an engine's kernel through the engine's own function.
 
     Attributes:
@@ -79,6 +80,7 @@ class EngineRuntime:
         *,
         interpret: bool,
     ) -> None:
+        super().__init__()
         self.name = row.name
         self.machine = machine
         self.calls = calls
@@ -86,34 +88,20 @@ class EngineRuntime:
         self._row = row
         self._interpret = interpret
         self._sums = _NARROW_SUMS if self.format is Format.FP8_OCP and arch in _NARROW else 0.0
-        self._layer: Layer | None = None
-        self._copies: list[EngineWeights] = []
 
     def kernel_source(self) -> str:
         return kernel_digest(self._row.engine)
 
-    def packed_bytes(self, layer: Layer) -> int:
-        return self._row.dtype.weight_bytes.copy(layer)
-
-    def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
-        self._layer = layer
-        self._copies = []  # an earlier layer's go before this one's come
-        self._copies = [engine_weights(weights, self._row.dtype, self.format)]
-
-    def grow(self, copies: int) -> None:
-        while len(self._copies) < copies:
-            self._copies.append(self._copies[0].clone())
-
-    def digest(self) -> int:
-        return self._copies[0].digest()
+    def pack(self, weights: LogicalWeights) -> EngineWeights:
+        return engine_weights(weights, self._row.dtype, self.format)
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
-        layer = self._on()
+        layer = self.on
         return self.calls.serves(tokens, layer.top_k, layer.experts)
 
     def path(self, what: What, config: Subject) -> Path:
         return Path(
-            sums=self._sums * gemm_dims(self._on(), Stage.STAGE1)[1] ** 0.5,
+            sums=self._sums * gemm_dims(self.on, Stage.STAGE1)[1] ** 0.5,
             gate_up_bf16=True,
             silu_bf16=self.calls.silu_bf16,
             contributions_bf16=what is not What.STAGE1,
@@ -125,7 +113,7 @@ class EngineRuntime:
     def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
         import torch
 
-        layer, tokens = self._on(), inputs.hidden.shape[0]
+        layer, tokens = self.on, inputs.hidden.shape[0]
         first = stage is Stage.STAGE1
         a = inputs.a1 if first else inputs.a2.flatten(0, 1)
         a_scale = None
@@ -152,7 +140,7 @@ class EngineRuntime:
         ]
 
     def layer(self, config: LayerConfig, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
-        layer, tokens = self._on(), inputs.hidden.shape[0]
+        layer, tokens = self.on, inputs.hidden.shape[0]
         slots = tokens * layer.top_k
         gate_up = self._empty(slots, 2 * layer.inter_dim)
         middle = self._empty(slots, layer.inter_dim)
@@ -175,17 +163,13 @@ class EngineRuntime:
             launches.append(Launch(run, out.tensor, scratch=scratch, guards=out.guards, intermediate=middle))
         return launches
 
-    def _on(self) -> Layer:
-        assert self._layer is not None, "prepare() comes first"
-        return self._layer
-
     def _empty(self, rows: int, width: int) -> "torch.Tensor":
         import torch
 
         return torch.zeros((rows, width), dtype=torch.bfloat16, device=self.machine.device)
 
     def _sorted(self, step: Step, block: int) -> Sorted:
-        return make_order(self.calls, step.ids, self._on().experts, block)
+        return make_order(self.calls, step.ids, self.on.experts, block)
 
     def _gemm(
         self,
@@ -199,7 +183,7 @@ class EngineRuntime:
         order: Sorted | None = None,
     ) -> Callable[[], None]:
         """One GEMM of a step; its sort is made now, not when it is launched."""
-        layer, weights = self._on(), self._copies[step.copy]
+        layer, weights = self.on, self.copies[step.copy]
         first = stage is Stage.STAGE1
         arguments: dict[str, Any] = {
             "a": a,

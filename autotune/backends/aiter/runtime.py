@@ -19,9 +19,9 @@ from autotune.backends.flydsl.request import GATES, whole
 from autotune.backends.flydsl.tree import find_tree
 from autotune.errors import UserError
 from autotune.machine.devices import DEVICES
+from autotune.measure.copies import HoldsCopies
 from autotune.measure.machine import amd_machine
-from autotune.problem.layer import Layer, Stage
-from autotune.protocol.registry import weight_bytes
+from autotune.problem.layer import Stage
 from autotune.protocol.runtime import (
     Activations,
     Launch,
@@ -49,37 +49,25 @@ def make() -> "AiterRuntime":
     return AiterRuntime(amd_machine("aiter"))
 
 
-class AiterRuntime:
-    """Calls `aiter.fused_moe`. Copy 0 of the weights is packed from the logical ones, the others cloned."""
+class AiterRuntime(HoldsCopies[LogicalWeights]):
+    """Calls `aiter.fused_moe`."""
 
     name = "aiter"
 
     def __init__(self, machine: Machine) -> None:
+        super().__init__()
         prepare_environment()
         self._aiter, self._moe = _import_aiter()
         self.machine = machine
-        self._layer: Layer | None = None
-        self._copies: list[LogicalWeights] = []
 
     def kernel_source(self) -> str:
         return Aiter().source_digest()
 
-    def packed_bytes(self, layer: Layer) -> int:
-        return weight_bytes(self.name).copy(layer)
-
-    def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
-        self._layer = layer
+    def pack(self, weights: LogicalWeights) -> LogicalWeights:
         # Another dtype of the scales would be converted at every call (fused_moe.py:2082 and 2556).
         scales = (weights.w1_scale.float().contiguous(), weights.w2_scale.float().contiguous())
         w1, w2 = (flydsl_weights(packed) for packed in (weights.w1, weights.w2))
-        self._copies = [LogicalWeights(w1, scales[0], w2, scales[1])]
-
-    def grow(self, copies: int) -> None:
-        while len(self._copies) < copies:
-            self._copies.append(self._copies[0].clone())
-
-    def digest(self) -> int:
-        return self._copies[0].digest()
+        return LogicalWeights(w1, scales[0], w2, scales[1])
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
         one = config.stage1 if isinstance(config, LayerConfig) else config
@@ -90,13 +78,13 @@ class AiterRuntime:
         if what is What.STAGE1:
             return Path()
         two = config.stage2 if isinstance(config, LayerConfig) else config
-        adds = 0 if two["mode"] == "reduce" else self._on().top_k
+        adds = 0 if two["mode"] == "reduce" else self.on.top_k
         return Path(contributions_bf16=True, bf16_adds=adds, requantised=what is What.LAYER)
 
     def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
         tokens = inputs.hidden.shape[0]
         self._require_legal(stage, config, tokens)
-        layer = self._on()
+        layer = self.on
         shape = (tokens, layer.top_k, layer.inter_dim) if stage is Stage.STAGE1 else (tokens, layer.model_dim)
         output = Output.allocate(shape, self.machine.device)
         launch = self._stage1 if stage is Stage.STAGE1 else self._stage2
@@ -113,7 +101,7 @@ class AiterRuntime:
         tokens = inputs.hidden.shape[0]
         for stage in Stage:
             self._require_legal(stage, config.of(stage), tokens)
-        output = Output.allocate((tokens, self._on().model_dim), self.machine.device)
+        output = Output.allocate((tokens, self.on.model_dim), self.machine.device)
         # Stage 1's config brings the grid trim, which is one variable for both.
         variables = launch_variables(config.stage2) | launch_variables(config.stage1)
         return [
@@ -128,11 +116,11 @@ class AiterRuntime:
     def _stage1(
         self, config: Config, inputs: Activations, step: Step, out: "torch.Tensor"
     ) -> Callable[[], object]:
-        weights = self._copies[step.copy]
+        weights = self.copies[step.copy]
         ids, _, experts, valid, _ = self._sorted(config, step)
         return partial(
             self._moe.flydsl_moe_stage1,
-            *(inputs.a1, weights.w1, weights.w2, ids, experts, valid, out, self._on().top_k),
+            *(inputs.a1, weights.w1, weights.w2, ids, experts, valid, out, self.on.top_k),
             block_m=whole(config, "tile_m"),
             a1_scale=inputs.a1_scale.view(-1, 1),
             w1_scale=weights.w1_scale,
@@ -143,11 +131,11 @@ class AiterRuntime:
     def _stage2(
         self, config: Config, inputs: Activations, step: Step, out: "torch.Tensor"
     ) -> Callable[[], object]:
-        weights = self._copies[step.copy]
+        weights = self.copies[step.copy]
         ids, router, experts, valid, _ = self._sorted(config, step)
         launch = partial(
             self._moe.flydsl_moe_stage2,
-            *(inputs.a2, weights.w1, weights.w2, ids, experts, valid, out, self._on().top_k),
+            *(inputs.a2, weights.w1, weights.w2, ids, experts, valid, out, self.on.top_k),
             w2_scale=weights.w2_scale,
             a2_scale=inputs.a2_scale.view(-1, 1),
             block_m=whole(config, "tile_m"),
@@ -165,7 +153,7 @@ class AiterRuntime:
         return zeroed_first
 
     def _run_layer(self, inputs: Activations, step: Step, out: "torch.Tensor") -> None:
-        weights = self._copies[step.copy]
+        weights = self.copies[step.copy]
         # It allocates its own output; a copy brings it to where the gate looks, the same for all configs.
         out.copy_(
             self._moe.fused_moe(
@@ -180,7 +168,7 @@ class AiterRuntime:
     def _sorted(self, config: Config, step: Step) -> "tuple[torch.Tensor, ...]":
         import torch
 
-        layer = self._on()
+        layer = self.on
         made: tuple[torch.Tensor, ...] = self._moe.moe_sorting(
             *(step.ids, step.router, layer.experts, layer.model_dim, torch.bfloat16),
             block_size=whole(config, "tile_m"),
@@ -193,14 +181,10 @@ class AiterRuntime:
         Raises:
             ValueError: the rule and its reason.
         """
-        bound = spaces()[stage].at(self._on(), tokens, DEVICES["mi325x"])
+        bound = spaces()[stage].at(self.on, tokens, DEVICES["mi325x"])
         rule = bound.broken_rule(config)
         if rule is not None:
             raise ValueError(f"{config} breaks the rule {rule.name}: {rule.reason}")
-
-    def _on(self) -> Layer:
-        assert self._layer is not None, "prepare() comes first"
-        return self._layer
 
 
 def prepare_environment() -> None:

@@ -6,7 +6,7 @@ aiter/fused_moe.py:3080-3360): sort, quantise, stage 1, quantise, stage 2.
 """
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from autotune.backends.flydsl.request import whole
 from autotune.errors import UserError
 from autotune.kernels.formats import Format
 from autotune.machine.devices import DEVICES
-from autotune.problem.layer import Layer, Stage
+from autotune.measure.copies import HoldsCopies
+from autotune.problem.layer import Stage
 from autotune.protocol.runtime import (
     Activations,
     Launch,
@@ -48,27 +49,19 @@ Sorted = tuple[Any, Any, Any, Any, Any]
 """What AITER's sort gives: ids, router weights, experts of blocks, count of rows, the zeroed output."""
 
 
-class AiterMainRuntime(ABC):
-    """What both formats share; subclasses pack the weights and launch their kernels.
-
-    Copy 0 of the weights is packed from the logical ones, the others cloned.
-    """
+class AiterMainRuntime(HoldsCopies[LogicalWeights]):
+    """What both formats share; subclasses pack the weights and launch their kernels."""
 
     name: str
     format: Format
 
     def __init__(self, machine: Machine) -> None:
+        super().__init__()
         for name in SCRUBBED:
             os.environ.pop(name, None)
         self._package = require_main()
         self.aiter, self.moe = _import_aiter(self.name)
         self.machine = machine
-        self._layer: Layer | None = None
-        self.copies: list[LogicalWeights] = []
-
-    @abstractmethod
-    def pack(self, weights: LogicalWeights) -> LogicalWeights:
-        """The format's layout of weights and scales."""
 
     @abstractmethod
     def space(self, stage: Stage, tokens: int) -> BoundSpace:
@@ -90,7 +83,7 @@ class AiterMainRuntime(ABC):
     def run_layer(self, config: LayerConfig, inputs: Activations, step: Step, out: "torch.Tensor") -> None:
         """The layer from `inputs.hidden` into `out`."""
 
-    def refuse(self, what: What) -> None:  # noqa: B027  by default nothing is refused
+    def refuse(self, what: What) -> None:
         """Refuses what cannot run on this device.
 
         Raises:
@@ -100,17 +93,6 @@ class AiterMainRuntime(ABC):
     def kernel_source(self) -> str:
         return source_digest(self._package)
 
-    def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
-        self._layer = layer
-        self.copies = [self.pack(weights)]
-
-    def grow(self, copies: int) -> None:
-        while len(self.copies) < copies:
-            self.copies.append(self.copies[0].clone())
-
-    def digest(self) -> int:
-        return self.copies[0].digest()
-
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
         return True  # a table's row serves every count up to its power of two, with its block
 
@@ -118,11 +100,11 @@ class AiterMainRuntime(ABC):
         """Stage 2 adds each expert's contribution to a bfloat16 output by atomics."""
         if what is What.STAGE1:
             return Path()
-        adds = self.on().top_k
+        adds = self.on.top_k
         return Path(contributions_bf16=True, bf16_adds=adds, requantised=what is What.LAYER)
 
     def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
-        layer, tokens = self.on(), inputs.hidden.shape[0]
+        layer, tokens = self.on, inputs.hidden.shape[0]
         self.refuse(What(stage.value))
         self._require_legal(stage, config, tokens)
         one = stage is Stage.STAGE1
@@ -141,7 +123,7 @@ class AiterMainRuntime(ABC):
         tokens = inputs.hidden.shape[0]
         for stage in Stage:
             self._require_legal(stage, config.of(stage), tokens)
-        output = Output.allocate((tokens, self.on().model_dim), self.machine.device)
+        output = Output.allocate((tokens, self.on.model_dim), self.machine.device)
         return [
             Launch(
                 partial(self.run_layer, config, inputs, step, output.tensor),
@@ -155,17 +137,12 @@ class AiterMainRuntime(ABC):
         """A step's tokens by expert, in blocks of the config's rows."""
         import torch
 
-        layer = self.on()
+        layer = self.on
         made: Sorted = self.moe.moe_sorting(
             *(step.ids, step.router, layer.experts, layer.model_dim, torch.bfloat16),
             block_size=whole(config, "tile_m"),
         )
         return made
-
-    def on(self) -> Layer:
-        """The layer that was prepared."""
-        assert self._layer is not None, "prepare() comes first"
-        return self._layer
 
     def _require_legal(self, stage: Stage, config: Config, tokens: int) -> None:
         rule = self.space(stage, tokens).broken_rule(config)

@@ -15,8 +15,7 @@ from autotune.backends.aiter_main.runtime import DEVICE, AiterMainRuntime, Sorte
 from autotune.backends.flydsl.request import whole
 from autotune.kernels.formats import Format, weight_scales
 from autotune.measure.machine import amd_machine
-from autotune.problem.layer import Layer, Stage
-from autotune.protocol.registry import weight_bytes
+from autotune.problem.layer import Stage
 from autotune.protocol.runtime import Activations, LogicalWeights, Machine, Step, What
 from autotune.results import LayerConfig
 from autotune.space.config import UNSET, Config
@@ -51,9 +50,6 @@ class GroupedRuntime(AiterMainRuntime):
         self._kernels: Any = moe_kernels
         self._arch = machine.fingerprint(self.name, "").arch
 
-    def packed_bytes(self, layer: Layer) -> int:
-        return weight_bytes(self.name).copy(layer)
-
     def pack(self, weights: LogicalWeights) -> LogicalWeights:
         one, two = (
             grouped_scales(weight_scales(self.format, scale, 2 * packed.shape[-1]))
@@ -62,7 +58,7 @@ class GroupedRuntime(AiterMainRuntime):
         return LogicalWeights(flydsl_weights(weights.w1), one, flydsl_weights(weights.w2), two)
 
     def space(self, stage: Stage, tokens: int) -> BoundSpace:
-        return grouped_spaces()[stage].at(self.on(), tokens, DEVICE)
+        return grouped_spaces()[stage].at(self.on, tokens, DEVICE)
 
     def refuse(self, what: What) -> None:
         if what is not What.STAGE1 and self._arch.startswith("gfx94"):
@@ -87,7 +83,7 @@ class GroupedRuntime(AiterMainRuntime):
         import torch
 
         rows = _positions(order, *step.ids.shape)
-        shape = (len(order[2]) * whole(config, "tile_m"), self.on().inter_dim)
+        shape = (len(order[2]) * whole(config, "tile_m"), self.on.inter_dim)
         by_position = torch.zeros(shape, dtype=torch.bfloat16, device=out.device)
         by_position[rows] = inputs.a2.flatten(0, 1)
         return self._stage2(config, step, order, by_position, out)
@@ -103,7 +99,7 @@ class GroupedRuntime(AiterMainRuntime):
         ids, _, experts, valid, _ = order
         return partial(
             self._kernels.flydsl_moe_stage1,
-            *(a, weights.w1, ids, experts, valid, None, self.on().top_k),
+            *(a, weights.w1, ids, experts, valid, None, self.on.top_k),
             **_tiles(config),
             **_DTYPES,
             w1_scale=weights.w1_scale,
@@ -118,7 +114,7 @@ class GroupedRuntime(AiterMainRuntime):
         ids, router, experts, valid, _ = order
         return partial(
             self._kernels.flydsl_moe_stage2,
-            *(a, weights.w2, ids, experts, valid, out, self.on().top_k),
+            *(a, weights.w2, ids, experts, valid, out, self.on.top_k),
             **_tiles(config),
             **_DTYPES,
             mode="atomic",

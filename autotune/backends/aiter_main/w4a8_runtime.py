@@ -13,8 +13,7 @@ from autotune.backends.aiter_main.runtime import DEVICE, AiterMainRuntime, Sorte
 from autotune.backends.flydsl.request import whole
 from autotune.kernels.formats import Format
 from autotune.measure.machine import amd_machine
-from autotune.problem.layer import Layer, Stage
-from autotune.protocol.registry import weight_bytes
+from autotune.problem.layer import Stage
 from autotune.protocol.runtime import Activations, LogicalWeights, Step
 from autotune.results import LayerConfig
 from autotune.space.config import UNSET, Config
@@ -39,16 +38,13 @@ class CkRuntime(AiterMainRuntime):
     name = "aiter_main"
     format = Format.FP8
 
-    def packed_bytes(self, layer: Layer) -> int:
-        return weight_bytes(self.name).copy(layer)
-
     def pack(self, weights: LogicalWeights) -> LogicalWeights:
         scales = (s.float().contiguous()[..., None] for s in (weights.w1_scale, weights.w2_scale))
         one, two = scales
         return LogicalWeights(ck_weights(weights.w1), one, ck_weights(weights.w2), two)
 
     def space(self, stage: Stage, tokens: int) -> BoundSpace:
-        return AiterMain().space(self.on(), tokens, stage, DEVICE)
+        return AiterMain().space(self.on, tokens, stage, DEVICE)
 
     def launch1(
         self, config: Config, inputs: Activations, step: Step, order: Sorted, out: "torch.Tensor"
@@ -63,7 +59,7 @@ class CkRuntime(AiterMainRuntime):
     def run_layer(self, config: LayerConfig, inputs: Activations, step: Step, out: "torch.Tensor") -> None:
         import torch
 
-        layer, hidden = self.on(), inputs.hidden
+        layer, hidden = self.on, inputs.hidden
         order = self.sort(config.stage1, step)
         quantise = self.aiter.get_hip_quant(self.aiter.QuantType.per_Token)
         a1, a1_scale = quantise(hidden, quant_dtype=self.aiter.dtypes.fp8)
@@ -106,7 +102,7 @@ class CkRuntime(AiterMainRuntime):
     ) -> Callable[[], object]:
         import torch
 
-        layer, weights = self.on(), self.copies[step.copy]
+        layer, weights = self.on, self.copies[step.copy]
         ids, _, experts, valid, _ = order
         name = config["kernel"]
         return partial(

@@ -20,9 +20,9 @@ from autotune.backends.flydsl.wheel import remedy
 from autotune.backends.flydsl.worker import shims
 from autotune.errors import UserError
 from autotune.machine.devices import DEVICES
+from autotune.measure.copies import HoldsCopies
 from autotune.measure.machine import amd_machine
-from autotune.problem.layer import Layer, Stage
-from autotune.protocol.registry import weight_bytes
+from autotune.problem.layer import Stage
 from autotune.protocol.runtime import (
     Activations,
     Launch,
@@ -50,12 +50,13 @@ def make() -> "FlydslRuntime":
     return FlydslRuntime(amd_machine("flydsl", instead="prepare with --target offline:mi325x"))
 
 
-class FlydslRuntime:
-    """Launches a tree's kernels. Copy 0 of the weights is packed from the logical ones, the others cloned."""
+class FlydslRuntime(HoldsCopies[LogicalWeights]):
+    """Launches a tree's kernels."""
 
     name = "flydsl"
 
     def __init__(self, machine: Machine) -> None:
+        super().__init__()
         self._tree = _usable_tree()
         for name in SCRUBBED:
             os.environ.pop(name, None)
@@ -70,26 +71,13 @@ class FlydslRuntime:
             ) from error
         shims.apply(self._tree.root)
         self.machine = machine
-        self._layer: Layer | None = None
-        self._copies: list[LogicalWeights] = []
 
     def kernel_source(self) -> str:
         return Flydsl().source_digest()
 
-    def packed_bytes(self, layer: Layer) -> int:
-        return weight_bytes(self.name).copy(layer)
-
-    def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
-        self._layer = layer
+    def pack(self, weights: LogicalWeights) -> LogicalWeights:
         w1, w2 = (flydsl_weights(packed) for packed in (weights.w1, weights.w2))
-        self._copies = [LogicalWeights(w1, weights.w1_scale.float(), w2, weights.w2_scale.float())]
-
-    def grow(self, copies: int) -> None:
-        while len(self._copies) < copies:
-            self._copies.append(self._copies[0].clone())
-
-    def digest(self) -> int:
-        return self._copies[0].digest()
+        return LogicalWeights(w1, weights.w1_scale.float(), w2, weights.w2_scale.float())
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
         if self._tree.generation is TreeGeneration.MAIN:
@@ -102,7 +90,7 @@ class FlydslRuntime:
         if what is What.STAGE1:
             return Path()
         two = config.stage2 if isinstance(config, LayerConfig) else config
-        adds = 0 if two["mode"] == "reduce" else self._on().top_k
+        adds = 0 if two["mode"] == "reduce" else self.on.top_k
         layer = what is What.LAYER
         return Path(contributions_bf16=True, bf16_adds=adds, requantised=layer, exact_division=layer)
 
@@ -126,7 +114,7 @@ class FlydslRuntime:
 
         from autotune.kernels.reference import quantise_reference
 
-        layer, tokens = self._on(), inputs.hidden.shape[0]
+        layer, tokens = self.on, inputs.hidden.shape[0]
         output, middle = self._output(Stage.STAGE2, tokens), self._output(Stage.STAGE1, tokens).tensor
         slots = self._slots(Stage.STAGE2, config.stage2, tokens)
         device = self.machine.device
@@ -170,9 +158,9 @@ class FlydslRuntime:
         slots: "torch.Tensor | None",
     ) -> Callable[[], None]:
         self._require_legal(stage, config, len(out))
-        weights, one = self._copies[step.copy], stage is Stage.STAGE1
+        weights, one = self.copies[step.copy], stage is Stage.STAGE1
         w = (weights.w1, weights.w1_scale) if one else (weights.w2, weights.w2_scale)
-        request = Request.of(self._tree, self._on(), stage, config, DEVICES["mi325x"].arch)
+        request = Request.of(self._tree, self.on, stage, config, DEVICES["mi325x"].arch)
         run = bind(request, len(out), order, a, w, out, slots)
         if one or request.mode == "reduce":
             return run
@@ -184,7 +172,7 @@ class FlydslRuntime:
         return zeroed_first
 
     def _output(self, stage: Stage, tokens: int) -> Output:
-        layer = self._on()
+        layer = self.on
         shape = (tokens, layer.top_k, layer.inter_dim) if stage is Stage.STAGE1 else (tokens, layer.model_dim)
         return Output.allocate(shape, self.machine.device)
 
@@ -195,11 +183,11 @@ class FlydslRuntime:
         main = self._tree.generation is TreeGeneration.MAIN
         if stage is Stage.STAGE1 or config["mode"] != "reduce" or not main:
             return None
-        shape = (tokens * self._on().top_k, self._on().model_dim)
+        shape = (tokens * self.on.top_k, self.on.model_dim)
         return torch.zeros(shape, dtype=torch.bfloat16, device=self.machine.device)
 
     def _order(self, config: Config, step: Step) -> Order:
-        return make_order(step.ids, step.router, self._on().experts, whole(config, "tile_m"))
+        return make_order(step.ids, step.router, self.on.experts, whole(config, "tile_m"))
 
     def _require_legal(self, stage: Stage, config: Config, tokens: int) -> None:
         """Refuses what the kernel would answer with wrong numbers.
@@ -209,13 +197,9 @@ class FlydslRuntime:
         """
         # That a block is taller than there are tokens is waste, not an error.
         at = max(tokens, whole(config, "tile_m")) if self._tree.generation is TreeGeneration.MAIN else tokens
-        rule = Flydsl().space(self._on(), at, stage, DEVICES["mi325x"]).broken_rule(config)
+        rule = Flydsl().space(self.on, at, stage, DEVICES["mi325x"]).broken_rule(config)
         if rule is not None:
             raise ValueError(f"{config} breaks the rule {rule.name}: {rule.reason}")
-
-    def _on(self) -> Layer:
-        assert self._layer is not None, "prepare() comes first"
-        return self._layer
 
 
 def _usable_tree() -> FlydslTree:

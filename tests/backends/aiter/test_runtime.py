@@ -72,7 +72,7 @@ def test_taller_blocks_are_sorted_and_launched_alike(runtime: AiterRuntime) -> N
 
 
 def test_weights_in_another_layout_are_found_out(runtime: AiterRuntime) -> None:
-    runtime._copies = [weights()]
+    runtime.copies = [weights()]
     with pytest.raises(Incorrect):
         error(runtime, What.STAGE1, config(Stage.STAGE1))
 
@@ -141,14 +141,14 @@ def test_the_roundings_follow_the_mode(runtime: AiterRuntime) -> None:
 
 def test_an_overwritten_weight_changes_the_digest(runtime: AiterRuntime) -> None:
     before = runtime.digest()
-    runtime._copies[0].w2[3, 5, 7] += 1
+    runtime.copies[0].w2[3, 5, 7] += 1
     assert runtime.digest() != before
 
 
 def test_scales_are_float32_whatever_they_were(runtime: AiterRuntime) -> None:
     given = weights()
     runtime.prepare(LAYER, LogicalWeights(given.w1, given.w1_scale.double(), given.w2, given.w2_scale.half()))
-    assert runtime._copies[0].w1_scale.dtype == runtime._copies[0].w2_scale.dtype == torch.float32
+    assert runtime.copies[0].w1_scale.dtype == runtime.copies[0].w2_scale.dtype == torch.float32
 
 
 def test_without_a_tree_the_remedy_is_told(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
