@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 GROUP = 32
 """Values of K that share a scale in `Format.GROUPED`: the only size that AITER main's kernels have (aiter
 e4048607a5, aiter/ops/shuffle.py:462-480)."""
+WIDE_GROUP: Final = 128
+"""The same of `Format.GROUPED_128`."""
 
 MAX_K: Final = (1 << 24) // (127 * 8)
 """The longest K whose integer GEMM is exact in float32: 127 * 8 * K stays below 2^24."""
@@ -39,6 +41,13 @@ def grouped_misfit(n: int, k: int) -> str | None:
     return misfit(n, k)
 
 
+def wide_grouped_misfit(n: int, k: int) -> str | None:
+    """The same of `Format.GROUPED_128`."""
+    if k % WIDE_GROUP:
+        return f"K={k} is not a whole number of groups of {WIDE_GROUP}"
+    return misfit(n, k)
+
+
 class Format(StrEnum):
     """What a kernel multiplies; the first is W4A8."""
 
@@ -47,7 +56,16 @@ class Format(StrEnum):
     GROUPED = "bf16 x grouped int4"  # bfloat16 activations, a bfloat16 scale every 32 values of K
     FP8_OCP = "ocp fp8 x int4"  # float8_e4m3fn activations by token, the FP8 of NVIDIA GPUs and of gfx95
     BF16 = "bf16 x int4"  # bfloat16 activations, a scale per channel
+    GROUPED_128 = "bf16 x int4 in groups of 128"  # as GROUPED, a scale every 128 values of K
+    INT8_BF16_SCALES = "int8 x int4, bf16 scales"  # as INT8, the channel's scale in bfloat16
 
+
+GROUPS: Final[Mapping[Format, int]] = {Format.GROUPED: GROUP, Format.GROUPED_128: WIDE_GROUP}
+"""Values of K that share a scale; a format that is not here has a scale per channel."""
+
+_INT8: Final = frozenset({Format.INT8, Format.INT8_BF16_SCALES})
+_COARSE: Final = frozenset({Format.BF16, Format.INT8_BF16_SCALES})
+"""A scale per channel, which bfloat16 must hold."""
 
 PEAKS: Final[Mapping[Format, float]] = {Format.FP8: 240.0, Format.FP8_OCP: 448.0}
 """The largest value of each FP8 format's activations."""
@@ -73,7 +91,7 @@ def quantise(form: Format, x: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tens
 
     from autotune.kernels.reference import quantise_reference
 
-    if form is Format.INT8:
+    if form in _INT8:
         return quantise_reference(x)[:2]
     if form not in PEAKS:
         return x, torch.ones(len(x), dtype=torch.float32, device=x.device)
@@ -89,35 +107,37 @@ def weight_scales(form: Format, by_channel: "torch.Tensor", k: int) -> "torch.Te
 
     A bfloat16 format's has 5 significant bits, which makes every weight times its scale an exact bfloat16:
     then it is no difference whether a kernel rounds that product, cuts it off or keeps it in float32, or
-    whether it holds the product as its weight. A group's is its channel's, doubled or halved or neither, so
-    that a neighbour's taken in its place shows.
+    whether it holds the product as its weight; and a kernel that holds scales in bfloat16 has the same ones.
+    A group's is its channel's, doubled or halved or neither, so that a neighbour's taken in its place shows.
 
     Args:
         by_channel: float32 [experts, N].
         k: values of K that a row has.
 
     Returns:
-        float32 [experts, N], or for `GROUPED` bfloat16 [experts, K // 32, N].
+        float32 [experts, N], or for a format in groups bfloat16 [experts, K // group, N].
 
     Raises:
         UserError: K is no whole number of groups, or of pairs of them.
     """
     import torch
 
-    if form not in (Format.GROUPED, Format.BF16):
+    group_size = GROUPS.get(form)
+    if group_size is None and form not in _COARSE:
         return by_channel
     mantissa, exponent = torch.frexp(by_channel.float())
     coarse = torch.ldexp(torch.round(mantissa * 2**_SCALE_BITS), exponent - _SCALE_BITS)
-    if form is Format.BF16:
+    if group_size is None:
         return coarse
-    reason = grouped_misfit(0, k)
+    reason = (grouped_misfit if form is Format.GROUPED else wide_grouped_misfit)(0, k)
     if reason is not None:
         raise UserError(f"{reason}: choose another --tp")
     experts, n = by_channel.shape
     device = by_channel.device
-    group, row = torch.arange(k // GROUP, device=device)[:, None], torch.arange(n, device=device)[None, :]
+    groups = k // group_size
+    group, row = torch.arange(groups, device=device)[:, None], torch.arange(n, device=device)[None, :]
     factor = torch.exp2(((group + row) % 3 - 1).float())
-    made = torch.empty((experts, k // GROUP, n), dtype=torch.bfloat16, device=device)
+    made = torch.empty((experts, groups, n), dtype=torch.bfloat16, device=device)
     for expert in range(experts):  # one at a time: in float32 a layer's would take gigabytes
         made[expert] = factor * coarse[expert]
     return made
@@ -132,7 +152,7 @@ def ties(form: Format, x: "torch.Tensor") -> "torch.Tensor":
     Returns:
         bool [rows, width].
     """
-    return flips(form, x, 2.0**-6 if form is Format.INT8 else 2.0**-10) != 0
+    return flips(form, x, 2.0**-6 if form in _INT8 else 2.0**-10) != 0
 
 
 def flips(form: Format, x: "torch.Tensor", within: float | None = None) -> "torch.Tensor":
@@ -148,11 +168,11 @@ def flips(form: Format, x: "torch.Tensor", within: float | None = None) -> "torc
     """
     import torch
 
-    if form is not Format.INT8 and form not in PEAKS:  # nothing is quantised
+    if form not in _INT8 and form not in PEAKS:  # nothing is quantised
         return torch.zeros_like(x, dtype=torch.float32)
     most = PEAKS.get(form, 127.0)
     steps = x.float() * (most / x.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-30))
-    if form is Format.INT8:
+    if form in _INT8:
         near = 2.0**-12 if within is None else within
         return torch.round(steps + near) - torch.round(steps - near)
     near = 2.0**-20 if within is None else within

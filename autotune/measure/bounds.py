@@ -1,6 +1,6 @@
 """Bounds how far a correct output may be from its reference, and computes how far one is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,9 @@ BF16 = 1.66e-3
 
 ROOM = 2.0
 """A correct kernel stays at half of its bound."""
+
+_A_SCALE = 1.37
+"""Stands for any scale, which is not a power of two: a value is rounded once before it and once after."""
 
 TILE = 16
 """Elements of a row that are judged together; one wrong element among them is 25 % of their norm."""
@@ -38,6 +41,9 @@ def bound(path: Path, simulated: float) -> float:
 
     - Each expert's contribution, rounded before a float32 sum: 1 more, as the contributions are independent
       of each other and their squares add up to the result's. (At real size: 2.3e-3 = sqrt(2) * 1.66e-3.)
+    - The same of a contribution that s slices along K are added up to in bfloat16: a slice has 1/s of the
+      square, so rounding all of them makes 1, and the sums after the second to the last (2 + ... + s) / s.
+      One more where each was rounded before its scale, too. (humming by channel, at real size: 2.87e-3.)
     - n additions onto a bfloat16 output instead: the j-th rounds a sum that has j/n of the square, which
       makes (1 + 2 + ... + n) / n = (n + 1) / 2 in place of the output's 1. (With 8 and rounded
       contributions: sqrt(5.5) * 1.66e-3 = 3.9e-3; simulated at real size 3.3e-3 to 4.3e-3.)
@@ -47,7 +53,10 @@ def bound(path: Path, simulated: float) -> float:
         simulated: relative error of the path up to the output, its rounding included.
     """
     unit = rounding(path) ** 2
-    further = ((path.bf16_adds + 1) / 2 - 1 if path.bf16_adds else 0.0) + path.contributions_bf16
+    further = (path.bf16_adds + 1) / 2 - 1 if path.bf16_adds else 0.0
+    if path.contributions_bf16:
+        sums = (path.slices + 1) / 2 - 1 / path.slices  # 0 of one slice, which is rounded once
+        further += 1 + sums + path.scaled_bf16
     return float(ROOM * (max(simulated**2, unit) + further * unit) ** 0.5)
 
 
@@ -83,9 +92,40 @@ def simulate_stage1(gate_up: "torch.Tensor", path: Path, draw: int = 0) -> "torc
         noise = torch.randn(gate_up.shape, device=gate_up.device, generator=generator)
         square = gate_up.square()
         gate_up = gate_up + path.sums * noise * (square + square.mean(dim=1, keepdim=True) / 6).sqrt()
-    gate, up = (rounded(gate_up) if path.gate_up_bf16 else gate_up).chunk(2, dim=1)
+    def finished(x: "torch.Tensor") -> "torch.Tensor":
+        return rounded(rounded(x / _A_SCALE) * _A_SCALE) if path.scaled_bf16 else rounded(x)
+
+    if path.gate_up_bf16:
+        sliced = path.slices > 1
+        gate_up = _sliced(gate_up, path.slices, draw, finished, rounded) if sliced else finished(gate_up)
+    gate, up = gate_up.chunk(2, dim=1)
     activated = silu(gate)
     return rounded((rounded(activated) if path.silu_bf16 else activated) * up)
+
+
+def _sliced(
+    total: "torch.Tensor",
+    slices: int,
+    draw: int,
+    finished: "Callable[[torch.Tensor], torch.Tensor]",
+    rounded: "Callable[[torch.Tensor], torch.Tensor]",
+) -> "torch.Tensor":
+    """A sum made of so many random parts, each of like size, added up one by one and rounded each time.
+
+    Args:
+        finished: makes a part what the kernel adds.
+    """
+    import torch
+
+    generator = torch.Generator(total.device).manual_seed(draw)
+    size = total.square().mean(dim=1, keepdim=True).sqrt() / slices**0.5
+    shape = (slices, *total.shape)
+    parts = torch.randn(shape, device=total.device, generator=generator) * size
+    parts += (total - parts.sum(dim=0)) / slices
+    made = finished(parts[0])
+    for part in parts[1:]:
+        made = rounded(made + finished(part))
+    return made
 
 
 @dataclass(frozen=True)

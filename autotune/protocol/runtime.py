@@ -110,6 +110,10 @@ class Path:
         sums: relative error of the sums themselves where the hardware's accumulators are narrower than
             float32 (Hopper's FP8); 0: they are exact, or as good as.
         gate_up_bf16: stage 1 rounds gate and up to bfloat16 before SiLU(gate) * up.
+        slices: parts along K whose sums are added up in a GEMM's bfloat16 output one by one, each rounded (a
+            stream-K whose workspace is the output); 1: a GEMM's output is rounded once. A GEMM's output is
+            gate and up, and an expert's contribution, where these are rounded at all.
+        scaled_bf16: where a GEMM's output is rounded, its sum was before it was multiplied by the scale.
         silu_bf16: SiLU(gate) is rounded to bfloat16 before it is multiplied.
         contributions_bf16: stage 2 rounds each expert's contribution to bfloat16 before the sum.
         bf16_adds: additions that are made on a bfloat16 output one by one (atomics); 0: summed in
@@ -122,6 +126,8 @@ class Path:
 
     sums: float = 0.0
     gate_up_bf16: bool = False
+    slices: int = 1
+    scaled_bf16: bool = False
     silu_bf16: bool = False
     contributions_bf16: bool = False
     bf16_adds: int = 0

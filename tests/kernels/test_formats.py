@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autotune.errors import UserError
-from autotune.kernels.formats import GROUP, PEAKS, Format, float8, quantise, ties, weight_scales
+from autotune.kernels.formats import GROUPS, PEAKS, Format, float8, quantise, ties, weight_scales
 from autotune.kernels.layout import unpack_int4
 from autotune.measure.gate import Case, Incorrect, make_cases
 from autotune.measure.workload import make_activations, make_weights
@@ -28,7 +28,7 @@ def down(inputs: Activations, made: Case, scales: torch.Tensor) -> torch.Tensor:
         for slot, expert in enumerate(made.step.ids[token].tolist()):
             weights, scale = unpack_int4(WEIGHTS.w2[expert]).float(), scales[expert].float()
             if scale.dim() == 2:
-                weights = weights * scale.T.repeat_interleave(GROUP, dim=1)
+                weights = weights * scale.T.repeat_interleave(GROUPS[made.form], dim=1)
                 scale = torch.ones(1)
             y = weights @ inputs.a2[token, slot].float() * inputs.a2_scale[token, slot] * scale
             out[token] += made.step.router[token, slot] * y
@@ -65,7 +65,7 @@ def test_a_neighbouring_groups_scale_is_found_out() -> None:
         judged(Format.GROUPED, scales_of(Format.GROUPED).roll(1, dims=1))
 
 
-@pytest.mark.parametrize("form", [Format.GROUPED, Format.BF16])
+@pytest.mark.parametrize("form", [Format.GROUPED, Format.GROUPED_128, Format.BF16, Format.INT8_BF16_SCALES])
 def test_a_weight_times_its_scale_is_an_exact_bfloat16(form: Format) -> None:
     scales = scales_of(form)
     products = torch.arange(-8, 8).view(-1, *[1] * scales.dim()) * scales.float()
@@ -76,6 +76,8 @@ def test_a_weight_times_its_scale_is_an_exact_bfloat16(form: Format) -> None:
 def test_activations_come_in_the_formats_dtype(form: Format) -> None:
     inputs = make_activations(LAYER, 3, "cpu", 1, form)
     expected = float8(form) if form in PEAKS else torch.bfloat16
+    if form is Format.INT8_BF16_SCALES:
+        expected = torch.int8
     assert inputs.a1.dtype == inputs.a2.dtype == expected
     restored = inputs.a1.float() * inputs.a1_scale[:, None]
     assert torch.allclose(restored, inputs.hidden.float(), rtol=1 / 16, atol=0.02)

@@ -37,6 +37,9 @@ PATHS = {
     "fp8 on gfx942": (Format.FP8, replace(ENGINE, exact_division=True)),
     "bf16": (Format.BF16, replace(ENGINE, silu_bf16=True)),
     "int4 in groups": (Format.GROUPED, ENGINE),
+    "humming in groups, stream-K": (Format.GROUPED_128, replace(ENGINE, slices=4)),
+    "humming by channel": (Format.INT8_BF16_SCALES, replace(ENGINE, scaled_bf16=True)),
+    "humming by channel, stream-K": (Format.INT8_BF16_SCALES, replace(ENGINE, slices=10, scaled_bf16=True)),
 }
 
 
@@ -75,7 +78,8 @@ class Kernels:
 
     def _stage1(self, w: LogicalWeights, a: Any, scale: Any, step: Step, into: torch.Tensor) -> None:
         w_scale = weight_scales(self.form, w.w1_scale, LAYER.model_dim)
-        sums = gate_up_reference(a, scale, w.w1, w_scale, step.ids)
+        by_slot = w_scale[step.ids.reshape(-1)] if self.path.scaled_bf16 else None
+        sums = self._gemm(a, by_slot, lambda a: gate_up_reference(a, scale, w.w1, w_scale, step.ids))
         noise = torch.randn(sums.shape, generator=torch.Generator().manual_seed(77))
         sums += self.path.sums * noise * sums.abs().clamp(min=0.4 * float(sums.square().mean().sqrt()))
         gate, up = (sums.bfloat16().float() if self.path.gate_up_bf16 else sums).chunk(2, dim=1)
@@ -85,11 +89,37 @@ class Kernels:
     def _stage2(self, w: LogicalWeights, a: Any, scale: Any, step: Step, into: torch.Tensor) -> None:
         w_scale = weight_scales(self.form, w.w2_scale, LAYER.inter_dim)
         slots = step.ids.numel()
-        parts = stage2_reference(
-            a, scale, w.w2, w_scale, step.ids.view(slots, 1), step.router.reshape(slots, 1)
-        )
+        ids, router = step.ids.view(slots, 1), step.router.reshape(slots, 1)
+        by_slot = w_scale[step.ids.reshape(-1)] * router if self.path.scaled_bf16 else None
+        parts = self._gemm(a, by_slot, lambda a: stage2_reference(a, scale, w.w2, w_scale, ids, router))
         parts = parts.bfloat16().float() if self.path.contributions_bf16 else parts
         into.copy_(parts.view(*step.ids.shape, -1).sum(dim=1))
+
+    def _gemm(
+        self, a: torch.Tensor, by_slot: torch.Tensor | None, product: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """A GEMM's output, its slices along K rounded and added one by one where the path has any.
+
+        Args:
+            by_slot: the scales that meet a rounded sum, [slots, N]; None: nothing is rounded before.
+        """
+
+        def rounded(x: torch.Tensor) -> torch.Tensor:
+            return x.bfloat16().float()
+
+        def part(piece: torch.Tensor) -> torch.Tensor:
+            out = product(piece)
+            return rounded(rounded(out / by_slot) * by_slot) if by_slot is not None else out
+
+        if self.path.slices == 1:
+            return part(a)
+        depth, total = -(-a.shape[1] // self.path.slices), None
+        for start in range(0, a.shape[1], depth):
+            piece = torch.zeros_like(a)
+            piece[:, start : start + depth] = a[:, start : start + depth]
+            total = rounded(part(piece)) if total is None else rounded(total + rounded(part(piece)))
+        assert total is not None
+        return total
 
     def of(self, what: What) -> Path:
         """As a runtime tells it."""
