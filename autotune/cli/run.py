@@ -178,7 +178,7 @@ def run(
     show_only(device)
     with ThreadPoolExecutor(1) as asking:
         # Asking the GPU takes seconds, in a process of its own; importing what searches does as well.
-        answer = asking.submit(resolve_target, target)
+        answer = asking.submit(resolve_target, target, described=dry_run)
         from autotune.cli.plan import print_plan
         from autotune.machine.targets import Kind
         from autotune.measure.settings import MeasureSettings

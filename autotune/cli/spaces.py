@@ -33,7 +33,7 @@ def spaces(
 
     layer = model.layer(backend)
     problems = make_problems(layer, shape, concurrency, "uniform")
-    device = resolve_target(target).device
+    device = resolve_target(target, described=True).device
     family = load_backend(backend)
     described = [
         describe(stage, [(p, family.space(layer, p.tokens, stage, device)) for p in problems])

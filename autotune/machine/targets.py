@@ -51,8 +51,12 @@ class Target:
         return Kind.MEASURED if self.live else Kind.ESTIMATE
 
 
-def resolve_target(name: str | None) -> Target:
+def resolve_target(name: str | None, *, described: bool = False) -> Target:
     """The device called `name`; without one the GPU that is here, else the offline MI325X.
+
+    Args:
+        described: it is only described, as in a plan or a list of spaces, so any device of the table will do;
+            else an offline one must be one that can be prepared for.
 
     A recorded table is a target too: `autotune.tuning.targets` knows it.
 
@@ -61,8 +65,9 @@ def resolve_target(name: str | None) -> Target:
     """
     if name is not None and name.startswith("offline:"):
         device = DEVICES.get(name.removeprefix("offline:"))
-        if device is None or device.runtime != "hip":
-            known = ", ".join(f"offline:{d.name}" for d in DEVICES.values() if d.runtime == "hip")
+        offered = [d for d in DEVICES.values() if d.runtime == "hip" or described]
+        if device is None or device not in offered:
+            known = ", ".join(f"offline:{d.name}" for d in offered)
             raise UserError(f"unknown target {name!r}: use live, {known} or replay:TABLE")
         return Target(name, device, live=False, why=f"{name} was asked for.")
     if name not in (None, "live"):

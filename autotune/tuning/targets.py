@@ -7,14 +7,17 @@ from autotune.machine.targets import Target
 from autotune.replay.files import read_table
 
 
-def resolve_target(name: str | None) -> Target:
+def resolve_target(name: str | None, *, described: bool = False) -> Target:
     """The target called `name`; without one the GPU that is here, else the offline MI325X.
+
+    Args:
+        described: see `machine.targets.resolve_target`.
 
     Raises:
         UserError: unknown target, no table there, or `live` on a machine without a usable GPU.
     """
     if name is None or not name.startswith("replay:"):
-        return targets.resolve_target(name)
+        return targets.resolve_target(name, described=described)
     path = Path(name.removeprefix("replay:"))
     table = read_table(path)
     recorded = table.fingerprint.device
