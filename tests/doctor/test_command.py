@@ -26,6 +26,7 @@ def test_here_it_answers_for_people_and_for_machines() -> None:
         "aiter",
         "aiter_main",
         "aiter_main_w4a16",
+        "humming_w4a16",
     }
 
 
