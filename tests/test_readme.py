@@ -31,7 +31,7 @@ def test_every_backend_is_in_the_table_of_what_it_can_tune(name: str) -> None:
 
 @pytest.mark.parametrize("name", backend_names())
 def test_every_backend_is_explained_on_its_family_s_page(name: str) -> None:
-    pages = [ROOT / "docs" / f"{page}.md" for page in ("triton", "engines", "aiter")]
+    pages = [ROOT / "docs" / f"{page}.md" for page in ("triton", "engines", "humming", "aiter")]
     assert any(f"`{name}`" in page.read_text() for page in pages)
 
 

@@ -92,6 +92,7 @@ def simulate_stage1(gate_up: "torch.Tensor", path: Path, draw: int = 0) -> "torc
         noise = torch.randn(gate_up.shape, device=gate_up.device, generator=generator)
         square = gate_up.square()
         gate_up = gate_up + path.sums * noise * (square + square.mean(dim=1, keepdim=True) / 6).sqrt()
+
     def finished(x: "torch.Tensor") -> "torch.Tensor":
         return rounded(rounded(x / _A_SCALE) * _A_SCALE) if path.scaled_bf16 else rounded(x)
 

@@ -22,7 +22,7 @@ from autotune.protocol.registry import instance, registration
 def engine_source(engine: str, unpacked: Path) -> EngineSource:
     """The engine's source, unpacked once; skips the test where there is none."""
     if os.environ.get("AUTOTUNE_FETCH_ENGINES") == "1" and source_variable(engine) not in os.environ:
-        os.environ[source_variable(engine)] = str(_fetched(engine))
+        os.environ[source_variable(engine)] = str(fetched(engine))
     try:
         source = open_source(engine)
     except UserError as error:
@@ -32,7 +32,8 @@ def engine_source(engine: str, unpacked: Path) -> EngineSource:
     return EngineSource(engine, source.unpack(unpacked, *verifier.needed))
 
 
-def _fetched(engine: str) -> Path:
+def fetched(engine: str) -> Path:
+    """The engine's wheel, downloaded once."""
     cache = platformdirs.user_cache_path("moe-autotune-tests") / engine
     if not list(cache.glob("*.whl")):
         command = ["pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(cache), engine]
