@@ -66,6 +66,8 @@ class _Knobs:
         matrix_instr_nonkdim: MFMA shape; None: the compiler's own choice (AMD).
         kpack: K elements packed a thread; None: the compiler's own choice (AMD).
         sched_strategy: LLVM's `amdgpu-sched-strategy`; None: LLVM's default (AMD).
+        buffer_loads: tell the compiler which tensors end below 2 GiB, so that it reads them by buffer loads;
+            None: do not (AMD).
         pdl: programmatic dependent launch; None: off (NVIDIA, sm_90 on).
     """
 
@@ -82,6 +84,7 @@ class _Knobs:
     matrix_instr_nonkdim: int | None = None
     kpack: int | None = None
     sched_strategy: str | None = None
+    buffer_loads: bool | None = None
     pdl: bool | None = None
 
     @classmethod
@@ -120,10 +123,13 @@ class Stage2Config(_Knobs):
             adds, rounded to bfloat16 by the last to arrive, in no fixed order.
         split_blocks: programs of "loop" that share the blocks of an n tile, more of them for the same work; 1
             otherwise.
+        partials: what "arrive" keeps an expert's part of a sum in: "float32", or "bfloat16", which is half as
+            much to write and read, and one rounding more (split_k 1).
     """
 
     reduce: str = "arrive"
     split_blocks: int = 1
+    partials: str = "float32"
 
     def __post_init__(self) -> None:
         if self.reduce not in ("loop", "arrive", "atomic"):
@@ -134,6 +140,10 @@ class Stage2Config(_Knobs):
             raise UserError(
                 f"split_blocks={self.split_blocks}: it must be 1 or more, and 1 unless reduce=loop"
             )
+        if self.partials not in ("float32", "bfloat16"):
+            raise UserError(f"partials={self.partials!r} is unknown: use float32 or bfloat16")
+        if self.partials == "bfloat16" and (self.reduce != "arrive" or self.split_k != 1):
+            raise UserError("partials=bfloat16 needs reduce=arrive and split_k=1")
 
 
 def _fits(default: Any, value: Any) -> bool:

@@ -14,20 +14,9 @@ import torch
 import triton
 
 from autotune.errors import UserError
-from autotune.kernels import sort
+from autotune.kernels.chain import Chain, Link, layer_chain
 from autotune.kernels.config import LayerDims
-from autotune.kernels.spec import (
-    Buffer,
-    KernelSpec,
-    buffers,
-    check_tokens,
-    compile_kernel,
-    grid,
-    launch,
-    prepare_spec,
-    quantise_spec,
-    stage_spec,
-)
+from autotune.kernels.spec import Buffer, compile_kernel, launch
 from autotune.kernels.tuned import Gpu, TunedLayer, default_config, load_tuned
 
 CONFIG_VARIABLE = "AUTOTUNE_MOE_CONFIG"
@@ -76,64 +65,21 @@ def fused_moe_w4a8(
     if tokens == 0:
         return out
     chosen = choose_config(dims, tokens, config)
-    runtime = _runtime(x)
-    tile_m = chosen.stage1.tile_m
-    one, two, both, rows_in, rows_mid = _specs(dims, chosen, runtime)
-    check_tokens(two, tokens)
-    slots = tokens * dims.top_k
-    scratch = _Workspace.of(x.device, tokens, dims, tile_m)
-
-    ids = topk_ids.to(torch.int32).contiguous()
-    blocks = sort.max_blocks(tokens, dims.top_k, dims.experts, tile_m)
-    sorted_slots = {
-        "block_expert": scratch.take("block_expert", Buffer((blocks,), "int32")),
-        "block_slots": scratch.take("block_slots", Buffer((blocks, tile_m), "int32")),
-        "valid_blocks": scratch.take("valid_blocks", Buffer((1,), "int32")),
-    }
-    rows = _quantised(scratch, "in", tokens, dims.model_dim)
-    values = {
-        **sorted_slots,
-        **rows,
+    chain = _chain(dims, chosen, tokens, _runtime(x))
+    scratch = _Workspace.of(x.device, tokens, dims, chosen.stage1.tile_m)
+    tensors = {
         "x": x.contiguous(),
-        "topk_ids": ids,
-        "tokens": tokens,
-        "blocks": blocks,
-    }
-    if slots <= sort.KERNEL_SLOTS:
-        _run(both, tokens, values)
-    else:
-        sort.sort_with_torch(**sorted_slots, topk_ids=ids, experts=dims.experts)
-        _run(rows_in, tokens, values)
-
-    shapes = buffers(one, tokens)
-    middle = scratch.take("middle", shapes["out"])
-    values = {
-        **sorted_slots,
-        **_as_operand(rows),
-        "out": middle,
-        "w": w1.view(torch.int8),
-        "w_scale": w1_scale,
-        **{name: scratch.take(f"stage1_{name}", shapes[name]) for name in ("partial", "arrivals")},
-    }
-    _run(one, tokens, values)
-
-    rows = _quantised(scratch, "middle", slots, dims.inter_dim)
-    _run(rows_mid, slots, {**rows, "x": middle})
-
-    shapes = buffers(two, tokens)
-    values = {
-        **sorted_slots,
-        **_as_operand(rows),
-        "out": out,
-        "w": w2.view(torch.int8),
-        "w_scale": w2_scale,
+        "topk_ids": topk_ids.to(torch.int32).contiguous(),
         "topk_weight": topk_weight.contiguous(),
-        "tokens": tokens,
-        "arrivals": scratch.take("stage2_arrivals", shapes["arrivals"]),
-        # Sums that must be zeros at the start of a launch are kept apart from those that need not.
-        "partial": scratch.take(f"stage2_partial_{shapes['partial'].zeroed}", shapes["partial"]),
+        "w1": w1.view(torch.int8),
+        "w1_scale": w1_scale,
+        "w2": w2.view(torch.int8),
+        "w2_scale": w2_scale,
+        "out": out,
+        **{name: scratch.take(name, buffer) for name, buffer in chain.scratch.items()},
     }
-    _run(two, tokens, values)
+    for link in chain.links:
+        _run(link, {**link.numbers, **{argument: tensors[name] for argument, name in link.tensors.items()}})
     return out
 
 
@@ -149,7 +95,7 @@ def choose_config(dims: LayerDims, tokens: int, config: str | Path | TunedLayer 
         return config
     path = config or os.environ.get(CONFIG_VARIABLE)
     if not path:
-        return default_config(tokens, dims.inter_dim, _build())
+        return default_config(tokens, dims, _arch())
     tuned = load_tuned(Path(path))
     if tuned.dims != dims:
         raise UserError(
@@ -159,8 +105,8 @@ def choose_config(dims: LayerDims, tokens: int, config: str | Path | TunedLayer 
     reason = None if here is None else tuned.refusal(here)
     if reason is not None:
         _warn(f"the built-in default is launched: {path} {reason}")
-        return default_config(tokens, dims.inter_dim, _build())
-    return tuned.at(tokens, _build())
+        return default_config(tokens, dims, _arch())
+    return tuned.at(tokens, _arch())
 
 
 @lru_cache(maxsize=16)
@@ -178,20 +124,6 @@ def _gpu() -> Gpu | None:
     # Containers may hide the name; an exported file has what the run saw, by the same rule.
     name = torch.cuda.get_device_name(0) or str(getattr(properties, "gcnArchName", ""))
     return Gpu(name, properties.multi_processor_count)
-
-
-def _quantised(scratch: "_Workspace", name: str, rows: int, width: int) -> dict[str, torch.Tensor]:
-    """Where a quantiser writes."""
-    return {
-        "q": scratch.take(f"{name}_q", Buffer((rows, width), "int8")),
-        "scale": scratch.take(f"{name}_scale", Buffer((rows,), "float32")),
-        "low_sum": scratch.take(f"{name}_low_sum", Buffer((rows,), "int32")),
-    }
-
-
-def _as_operand(rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors under the names that the GEMMs read them by."""
-    return {"a": rows["q"], "a_scale": rows["scale"], "a_low_sum": rows["low_sum"]}
 
 
 def _check(
@@ -241,11 +173,18 @@ def _runtime(x: torch.Tensor) -> str:
         return "cuda"
     if not x.is_cuda:
         raise UserError(f"x is on {x.device}: the kernels need a ROCm or CUDA device")
-    return _build()
-
-
-def _build() -> str:
     return "hip" if torch.version.hip else "cuda"
+
+
+@lru_cache(maxsize=1)
+def _arch() -> str:
+    """As `autotune.machine.devices` spells it; the interpreter's has no feature of a GPU."""
+    if _interpreted() or not torch.cuda.is_available():
+        return "sm_80"
+    properties = torch.cuda.get_device_properties(0)
+    if torch.version.hip:
+        return str(properties.gcnArchName).partition(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
 
 
 def _interpreted() -> bool:
@@ -253,30 +192,23 @@ def _interpreted() -> bool:
 
 
 @lru_cache(maxsize=256)
-def _specs(dims: LayerDims, config: TunedLayer, runtime: str) -> tuple[KernelSpec, ...]:
-    pdl = bool(config.stage1.pdl)
-    return (
-        stage_spec("stage1", config.stage1.knobs(), dims, runtime),
-        stage_spec("stage2", config.stage2.knobs(), dims, runtime),
-        prepare_spec(config.stage1.tile_m, dims, runtime, pdl=pdl),
-        quantise_spec(dims.model_dim, dims, runtime, pdl=pdl),
-        quantise_spec(dims.inter_dim, dims, runtime, pdl=pdl),
-    )
+def _chain(dims: LayerDims, config: TunedLayer, tokens: int, runtime: str) -> Chain:
+    return layer_chain(dims, config.stage1, config.stage2, tokens, runtime)
 
 
 _compiled: dict[tuple[str, int], Any] = {}
 
 
-def _run(spec: KernelSpec, tokens: int, values: dict[str, Any]) -> None:
+def _run(link: Link, values: dict[str, Any]) -> None:
     if _interpreted():
-        launch(spec, None, grid(spec, tokens), values)
+        launch(link.spec, None, link.grid, values)
         return
     device = torch.cuda.current_device()
-    kernel = _compiled.get((spec.name, device))
+    kernel = _compiled.get((link.spec.name, device))
     if kernel is None:
-        kernel = compile_kernel(spec, triton.runtime.driver.active.get_current_target())
-        _compiled[spec.name, device] = kernel
-    launch(spec, kernel, grid(spec, tokens), values)
+        kernel = compile_kernel(link.spec, triton.runtime.driver.active.get_current_target())
+        _compiled[link.spec.name, device] = kernel
+    launch(link.spec, kernel, link.grid, values)
 
 
 class _Workspace:

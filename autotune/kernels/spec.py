@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from autotune.errors import UserError
-from autotune.kernels import prepare, quantise, sort, stage1, stage2
+from autotune.kernels import stage1, stage2
 from autotune.kernels.config import Dims, LayerDims, Stage1Config, Stage2Config
 from autotune.kernels.sort import TOKEN_ROWS, max_blocks
 
@@ -44,6 +44,8 @@ _TYPES = {
     "block_expert": "*i32",
     "block_slots": "*i32",
     "valid_blocks": "*i32",
+    "counts": "*i32",
+    "arrived": "*i32",
     "arrivals": "*i32",
     "q": "*i8",
     "scale": "*fp32",
@@ -79,12 +81,12 @@ class KernelSpec:
 
     Attributes:
         name: short and unique to the spec's content, for logs and file names.
-        stage: `stage1`, `stage2`, `quantise`, `sort` or `prepare`.
+        stage: `stage1`, `stage2`, `quantise`, `prepare` or `place`.
         fn: the `triton.jit` function.
         signature: argument name -> Triton type, `constexpr` for the compile-time ones; in the kernel's order.
         constexprs: compile-time arguments.
-        attrs: argument position -> Triton attributes: every pointer is aligned to 16 bytes, no integer is
-            specialised on.
+        attrs: argument position -> Triton attributes: every pointer is aligned to 16 bytes, with
+            `buffer_loads` some are said to end below 2 GiB, no integer is specialised on.
         options: compile options; a knob that is unset is not among them.
         config: the stage's typed config; None for the others.
         dims: the layer.
@@ -121,42 +123,17 @@ def stage_spec(stage: str, config: Mapping[str, Any], dims: Dims, runtime: str) 
     layer = LayerDims(dims.model_dim, dims.inter_dim, dims.experts, dims.top_k)
     if stage == "stage1":
         one = Stage1Config.of(config)
-        return _make(stage, stage1.stage1_kernel, _stage1_constexprs(one, layer), one, layer, runtime)
+        return make_spec(stage, stage1.stage1_kernel, _stage1_constexprs(one, layer), one, layer, runtime)
     if stage == "stage2":
         two = Stage2Config.of(config)
         fn = stage2.stage2_loop_kernel if two.reduce == "loop" else stage2.stage2_tile_kernel
-        return _make(stage, fn, _stage2_constexprs(two, layer), two, layer, runtime)
+        return make_spec(stage, fn, _stage2_constexprs(two, layer), two, layer, runtime)
     raise UserError(f"{stage!r} is no stage: use {' or '.join(STAGES)}")
 
 
-def quantise_spec(width: int, dims: Dims, runtime: str, *, pdl: bool = False) -> KernelSpec:
-    """The quantiser of rows of `width` values (model_dim before stage 1, inter_dim between the stages)."""
-    layer = LayerDims(dims.model_dim, dims.inter_dim, dims.experts, dims.top_k)
-    half = triton.next_power_of_2(width // 2)
-    constants = {"K": width, "HALF": half, "PDL": pdl and runtime == "cuda"}
-    warps = min(max(half // 512, 1), 8)
-    options = {"num_warps": warps, "enable_fp_fusion": False}
-    return _make("quantise", quantise.quantise_kernel, constants, None, layer, runtime, options)
-
-
-def sort_spec(tile_m: int, dims: Dims, runtime: str, *, pdl: bool = False) -> KernelSpec:
-    """The sort of up to `sort.KERNEL_SLOTS` slots."""
-    layer = LayerDims(dims.model_dim, dims.inter_dim, dims.experts, dims.top_k)
-    constants = {**_sort_constexprs(tile_m, layer), "PDL": pdl and runtime == "cuda"}
-    return _make("sort", sort.sort_kernel, constants, None, layer, runtime, {"num_warps": 8})
-
-
-def prepare_spec(tile_m: int, dims: Dims, runtime: str, *, pdl: bool = False) -> KernelSpec:
-    """The sort of up to `sort.KERNEL_SLOTS` slots and the quantisation of the tokens, in one launch."""
-    layer = LayerDims(dims.model_dim, dims.inter_dim, dims.experts, dims.top_k)
-    constants = {
-        "K": layer.model_dim,
-        "HALF": triton.next_power_of_2(layer.model_dim // 2),
-        **_sort_constexprs(tile_m, layer),
-        "PDL": pdl and runtime == "cuda",
-    }
-    options = {"num_warps": 8, "enable_fp_fusion": False}
-    return _make("prepare", prepare.prepare_kernel, constants, None, layer, runtime, options)
+def depends(pdl: bool | None, runtime: str) -> bool:
+    """Whether a kernel is launched as dependent on the one before it; the interpreter knows no such thing."""
+    return bool(pdl) and runtime == "cuda" and not triton.knobs.runtime.interpret
 
 
 def compile_kernel(spec: KernelSpec, target: GPUTarget) -> Any:
@@ -186,13 +163,7 @@ def compile_options(target: GPUTarget) -> frozenset[str]:
 
 
 def grid(spec: KernelSpec, tokens: int) -> tuple[int, int, int]:
-    """The launch grid at `tokens` tokens; of `quantise` it is one program a row, `tokens` being the rows."""
-    if spec.stage == "quantise":
-        return (tokens, 1, 1)
-    if spec.stage == "sort":
-        return (1, 1, 1)
-    if spec.stage == "prepare":
-        return (tokens + 1, 1, 1)
+    """A stage's launch grid at `tokens` tokens."""
     assert spec.config is not None
     n_tiles = _n_tiles(spec)
     if isinstance(spec.config, Stage2Config) and spec.config.reduce == "loop":
@@ -205,7 +176,8 @@ def buffers(spec: KernelSpec, tokens: int) -> dict[str, Buffer]:
     """Shapes and dtypes of a stage's tensor arguments at `tokens` tokens, by argument name.
 
     `partial` and `arrivals` are scratch: they may be larger, and may be shared by every launch that does not
-    overlap another. The experts of `w` and `w_scale` may be more than the layer's: the kernel does not look.
+    overlap another. The experts of `w` and `w_scale` may be more than the layer's: the kernel does not look
+    (with `buffer_loads` as long as `w` is below 2 GiB).
     """
     layer, config = spec.dims, spec.config
     if config is None:
@@ -229,6 +201,7 @@ def buffers(spec: KernelSpec, tokens: int) -> dict[str, Buffer]:
             "partial": Buffer((slots, split, n_tiles * config.tile_n) if split > 1 else (1,), "int32"),
             "arrivals": Buffer((blocks, n_tiles) if split > 1 else (1,), "int32", zeroed=True),
         }
+    assert isinstance(config, Stage2Config)
     shapes = {
         "out": Buffer((tokens, layer.model_dim), "bfloat16"),
         "a": Buffer((slots, layer.inter_dim), "int8"),
@@ -239,7 +212,6 @@ def buffers(spec: KernelSpec, tokens: int) -> dict[str, Buffer]:
         "w_scale": Buffer((layer.experts, layer.model_dim), "float32"),
         **sorted_slots,
     }
-    assert isinstance(config, Stage2Config)
     if config.reduce == "loop":
         parts = config.split_blocks
         return {
@@ -252,7 +224,7 @@ def buffers(spec: KernelSpec, tokens: int) -> dict[str, Buffer]:
     part = (tokens, layer.model_dim) if atomic else (slots, split, layer.model_dim)
     return {
         **shapes,
-        "partial": Buffer(part, "float32", zeroed=atomic),
+        "partial": Buffer(part, config.partials, zeroed=atomic),
         "arrivals": Buffer((tokens, n_tiles), "int32", zeroed=True),
     }
 
@@ -313,11 +285,8 @@ def _stage2_constexprs(config: Stage2Config, layer: LayerDims) -> dict[str, Any]
             "SPLIT_BLOCKS": config.split_blocks,
             "NUM_STAGES": config.num_stages,
         }
+    tiles["BF16"] = config.partials == "bfloat16"
     return {**shared, "TOP_K": layer.top_k, **tiles, "ATOMIC": config.reduce == "atomic"}
-
-
-def _sort_constexprs(tile_m: int, layer: LayerDims) -> dict[str, Any]:
-    return {"TOP_K": layer.top_k, "EXPERTS": layer.experts, "TILE_M": tile_m, "TOKEN_ROWS": TOKEN_ROWS}
 
 
 def _tile_constexprs(config: Stage1Config | Stage2Config) -> dict[str, Any]:
@@ -351,7 +320,7 @@ def _n_tiles(spec: KernelSpec) -> int:
     return -(-columns // spec.config.tile_n)
 
 
-def _make(
+def make_spec(
     stage: str,
     fn: Any,
     constexprs: dict[str, Any],
@@ -360,30 +329,45 @@ def _make(
     runtime: str,
     options: dict[str, Any] | None = None,
 ) -> KernelSpec:
+    """A kernel with what every kernel's arguments are; options are the config's where there is one."""
     if runtime not in ("cuda", "hip"):
         raise UserError(f"{runtime!r} is no GPU runtime that Triton compiles for: use cuda or hip")
     if config is not None:
         options = _options(config, runtime)
         if runtime != "hip" and "XCDS" in constexprs:
             constexprs["XCDS"] = 1
-        constexprs["PDL"] = bool(config.pdl) and runtime == "cuda"
+        constexprs["PDL"] = depends(config.pdl, runtime)
         constexprs["HIP"] = runtime == "hip"
     options = dict(options or {})
     if constexprs["PDL"]:
         options["launch_pdl"] = True
     # `partial` holds integers in stage 1 and float32 in stage 2.
     types = {**_TYPES, "partial": "*i32" if stage == "stage1" else "*fp32"}
+    if constexprs.get("BF16"):
+        types["partial"] = "*bf16"
     names = fn.arg_names
     signature = {name: "constexpr" if name in constexprs else types[name] for name in names}
+    small = _below_2_gib(stage, layer) if runtime == "hip" and config and config.buffer_loads else ()
     attrs: dict[tuple[int, ...], list[list[Any]]] = {
-        (index,): [["tt.divisibility", 16]]
+        (index,): [["tt.divisibility", 16], *([["tt.pointer_range", 32]] if name in small else [])]
         for index, name in enumerate(names)
         if signature[name].startswith("*")
     }
     ordered = {name: constexprs[name] for name in names if name in constexprs}
-    content = f"{fn.__name__}{signature}{ordered}{sorted(options.items())}"
+    content = f"{fn.__name__}{signature}{ordered}{sorted(options.items())}{sorted(small)}"
     name = f"{stage}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     return KernelSpec(name, stage, fn, signature, ordered, attrs, options, config, layer)
+
+
+def _below_2_gib(stage: str, layer: LayerDims) -> frozenset[str]:
+    """What a stage reads and cannot be 2 GiB long: the operator refuses more than 2^31 activations."""
+    names = {"a", "a_scale", "a_low_sum", "topk_weight", "w_scale"}
+    names |= {"block_expert", "block_slots", "valid_blocks"}
+    rows = 2 * layer.inter_dim if stage == "stage1" else layer.model_dim
+    width = layer.model_dim if stage == "stage1" else layer.inter_dim
+    if layer.experts * rows * (width // 2) < 1 << 31:
+        names.add("w")
+    return frozenset(names)
 
 
 def _options(config: Stage1Config | Stage2Config, runtime: str) -> dict[str, Any]:

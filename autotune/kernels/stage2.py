@@ -100,8 +100,8 @@ def stage2_loop_kernel(
             a_high = tl.load(a_tile + step * STEP + BYTES, mask=a_mask, other=0)
             acc_low = tl.dot(a_low, packed & 0x0F, acc_low, out_dtype=tl.int32)
             acc_high = tl.dot(a_high, packed & -16, acc_high, out_dtype=tl.int32)
-        low_sum = tl.load(a_low_sum + slot, mask=real, other=0)
         # A padding row has scale zero, and integers are finite: it adds nothing.
+        low_sum = tl.load(a_low_sum + slot, mask=real, other=0)
         scale_m = tl.load(a_scale + slot, mask=real, other=0.0)
         weight = tl.load(topk_weight + slot, mask=real, other=0.0)
         # Added as floats, exactly (below 2^24): an integer sum would become the first dot's accumulator and
@@ -139,7 +139,7 @@ def stage2_tile_kernel(
     w_scale,  # f32 [experts, MODEL_DIM]
     block_expert,  # i32 [blocks], -1 where there is no block
     block_slots,  # i32 [blocks, TILE_M], -1 where the row is padding
-    partial,  # f32: [slots, SPLIT_K, MODEL_DIM]; when ATOMIC [tokens, MODEL_DIM], zero before and after
+    partial,  # f32 (BF16: bf16) [slots, SPLIT_K, MODEL_DIM]; when ATOMIC [tokens, MODEL_DIM], zeros
     arrivals,  # i32 [tokens, n_tiles], zero before and after
     MODEL_DIM: tl.constexpr,
     K: tl.constexpr,
@@ -153,6 +153,7 @@ def stage2_tile_kernel(
     W_CACHE: tl.constexpr,
     W_EVICT: tl.constexpr,
     ATOMIC: tl.constexpr,
+    BF16: tl.constexpr,
     PDL: tl.constexpr,
     HIP: tl.constexpr,
 ):
@@ -182,8 +183,8 @@ def stage2_tile_kernel(
     a_tile = a + first + (slot * K)[:, None] + k[None, :]
     # Asked for here, used after the loop, so that no program ends with a wait of one full latency.
     scale_n = tl.load(w_scale + expert * MODEL_DIM + column, mask=in_n, other=0.0)
-    scale_m = tl.load(a_scale + slot, mask=real, other=0.0)
     weight = tl.load(topk_weight + slot, mask=real, other=0.0)
+    scale_m = tl.load(a_scale + slot, mask=real, other=0.0)
     # The offset of the low nibbles is taken back once, by the first split.
     low_sum = tl.where(split == 0, tl.load(a_low_sum + slot, mask=real, other=0), 0)
 
@@ -226,7 +227,8 @@ def stage2_tile_kernel(
         tl.atomic_add(partial + token_at[:, None] + column[None, :], y, mask=mine, sem="relaxed", scope="gpu")
     else:
         slot_at = (slot.to(tl.int64) * SPLIT_K + split) * MODEL_DIM
-        tl.store(partial + slot_at[:, None] + column[None, :], y, mask=mine)
+        kept = y.to(tl.bfloat16) if BF16 else y
+        tl.store(partial + slot_at[:, None] + column[None, :], kept, mask=mine)
     # Nobody waits for anybody: whoever is last at a token's columns finds all sums in memory, and finishes
     # them.
     publish_stores(HIP)
@@ -248,5 +250,6 @@ def stage2_tile_kernel(
             # In the order of the slots, whoever came first: the result is deterministic.
             place = partial + (token_at * (TOP_K * SPLIT_K))[:, None] + column[None, :]
             for part in tl.static_range(TOP_K * SPLIT_K):
-                total += tl.load(place + part * MODEL_DIM, mask=done, other=0.0, cache_modifier=".cg")
+                found = tl.load(place + part * MODEL_DIM, mask=done, other=0.0, cache_modifier=".cg")
+                total += found.to(tl.float32)
         tl.store(out + token_at[:, None] + column[None, :], total.to(tl.bfloat16), mask=done)

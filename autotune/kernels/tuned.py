@@ -10,7 +10,7 @@ No torch and no Triton here.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,11 @@ class TunedConfigs:
             return f"is for {self.gpu}, and this is {here}: tune on this GPU"
         return None
 
-    def at(self, tokens: int, runtime: str) -> TunedLayer:
+    def at(self, tokens: int, arch: str) -> TunedLayer:
         """The entry for `tokens`, else that of the next larger count up to twice as many, else the default.
+
+        Args:
+            arch: of the GPU, as `default_config` takes it.
 
         Neighbouring counts agree on what is fast, distant ones do not: an entry tuned for decode must not
         slow prefill down. An entry that cannot serve so many tokens gives way to the default as well.
@@ -99,22 +102,51 @@ class TunedConfigs:
         near = [count for count in self.entries if tokens <= count <= 2 * tokens]
         if near and self.entries[min(near)].serves(tokens):
             return self.entries[min(near)]
-        return default_config(tokens, self.dims.inter_dim, runtime)
+        return default_config(tokens, self.dims, arch)
 
 
-def default_config(tokens: int, inter_dim: int, runtime: str) -> TunedLayer:
-    """What is used where nothing was tuned; equal to the defaults in `search_spaces/triton/`.
+def default_config(tokens: int, dims: LayerDims, arch: str) -> TunedLayer:
+    """What is used where nothing was tuned: the defaults of `search_spaces/triton/`, which say why.
 
     Args:
-        runtime: `cuda` or `hip`.
+        arch: as `autotune.machine.devices` spells it: `gfx942`, `sm_90`, ...
     """
-    tile_m = 16 if tokens <= 128 else 32 if tokens <= 1024 else 64
-    one = Stage1Config(tile_m=tile_m, tile_n=64, tile_k=512, num_warps=4, num_stages=2 if tile_m == 64 else 3)
-    if tokens <= LOOP_TOKENS and inter_dim <= 256 and runtime == "cuda":
-        two = Stage2Config(tile_m=tile_m, tile_n=64, tile_k=256, num_warps=4, num_stages=8, reduce="loop")
-    else:
-        two = Stage2Config(tile_m=tile_m, tile_n=64, tile_k=256, num_warps=4, num_stages=2)
+    few, nvidia, tile_m = tokens <= LOOP_TOKENS, arch.startswith("sm_"), _tile_m(tokens, dims)
+    shared: dict[str, Any] = {
+        "tile_m": tile_m,
+        "pdl": True if arch.startswith(("sm_9", "sm_10", "sm_12")) else None,
+        "buffer_loads": True if arch.startswith("gfx9") else None,
+    }
+    one = Stage1Config(tile_n=64, tile_k=512, num_stages=3, **shared)
+    if dims.model_dim < 1024:
+        one = replace(one, tile_k=256, num_stages=2)
+    elif tile_m == 64:
+        one = replace(one, tile_k=256 if nvidia else 512, num_stages=2)
+    elif few and nvidia and dims.model_dim >= 6144:
+        one = replace(one, tile_n=32, num_warps=2, num_stages=6)
+    elif few and nvidia and dims.model_dim >= 2048:
+        one = replace(one, tile_n=32, tile_k=1024, num_warps=2, w_cache="first")
+    two = Stage2Config(tile_n=64, tile_k=256, num_stages=2, **shared)
+    short, slots = dims.inter_dim <= 512, tokens * dims.top_k
+    if not nvidia:
+        return TunedLayer(one, two)
+    if tile_m == 64:
+        two = replace(two, group=16)
+    elif tile_m == 32 or not few:
+        two = replace(two, reduce="atomic", w_cache="first", tile_n=256 if tile_m == 16 and short else 128)
+    elif short and slots <= 8 and dims.model_dim >= 6144:
+        two = replace(two, reduce="loop", num_stages=8)
+    elif short and slots >= 4:
+        two = replace(two, reduce="loop", split_blocks=3, num_warps=2, num_stages=6)
     return TunedLayer(one, two)
+
+
+def _tile_m(tokens: int, dims: LayerDims) -> int:
+    """Rows of a block by the slots that an expert has on average: others are padding."""
+    slots = tokens * dims.top_k
+    if slots > 48 * dims.experts and tokens >= 64:
+        return 64
+    return 32 if slots > 24 * dims.experts and tokens >= 32 else 16
 
 
 @lru_cache(maxsize=16)

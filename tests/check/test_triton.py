@@ -40,6 +40,7 @@ def listing(stage: Stage, tokens: int = 4, **knobs: Any) -> tuple[Config, Listin
         (TWO, 160, {"reduce": "atomic", "tile_m": 32, "group": 16}),
         (TWO, 4, {"reduce": "loop"}),
         (TWO, 8, {"reduce": "loop", "split_blocks": 3, "num_stages": 4}),
+        (TWO, 160, {"tile_n": 128, "partials": "bfloat16"}),
     ],
 )
 def test_it_passes(stage: Stage, tokens: int, knobs: dict[str, Any]) -> None:

@@ -13,15 +13,9 @@ pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget
 
 from autotune.errors import UserError
-from autotune.kernels.config import LayerDims
-from autotune.kernels.spec import (
-    compile_kernel,
-    compile_options,
-    prepare_spec,
-    quantise_spec,
-    sort_spec,
-    stage_spec,
-)
+from autotune.kernels.chain import place_spec, prepare_spec, quantise_spec
+from autotune.kernels.config import LayerDims, Stage1Config
+from autotune.kernels.spec import compile_kernel, compile_options, stage_spec
 
 KIMI = LayerDims(7168, 256, 384, 8)
 GPT_OSS = LayerDims(2880, 360, 128, 4)
@@ -99,9 +93,11 @@ def test_scheduler_strategy_changes_the_code_where_the_compiler_has_it() -> None
 @pytest.mark.parametrize("target", [GFX942, SM_90], ids=["gfx942", "sm_90"])
 def test_the_small_kernels_compile(target: GPUTarget) -> None:
     for spec in (
-        sort_spec(16, KIMI, target.backend),
         quantise_spec(360, GPT_OSS, target.backend),
-        prepare_spec(32, GPT_OSS, target.backend),
+        prepare_spec(Stage1Config(pdl=True), KIMI, 4, target.backend),
+        prepare_spec(Stage1Config(tile_m=32), GPT_OSS, 100, target.backend),
+        prepare_spec(Stage1Config(), KIMI, 4096, target.backend),
+        place_spec(Stage1Config(), KIMI, 4096, target.backend),
     ):
         assert compile_kernel(spec, target).asm
 
@@ -121,7 +117,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 from triton.backends.compiler import GPUTarget
 from autotune.kernels.config import LayerDims
-from autotune.backends.triton_w4a8 import kernel_source
+from autotune.backends.triton.backend import kernel_source
 from autotune.kernels.spec import compile_kernel, stage_spec
 target = GPUTarget("hip", "gfx942", 64)
 layer = LayerDims(7168, 256, 384, 8)

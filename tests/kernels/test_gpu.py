@@ -29,6 +29,7 @@ STAGE2 = [
     {"tile_n": 64, "tile_k": 256, "num_stages": 8, "reduce": "loop", "split_blocks": 3},
     {"tile_n": 128, "tile_k": 128, "reduce": "arrive", "split_k": 2, "group": 4},
     {"tile_n": 128, "tile_k": 256, "reduce": "arrive", "num_warps": 8},
+    {"tile_n": 256, "tile_k": 256, "reduce": "arrive", "w_cache": "first"},
     {"tile_n": 256, "tile_k": 256, "reduce": "atomic"},
     {"tile_n": 64, "tile_k": 128, "reduce": "atomic", "split_k": 2},
 ]
@@ -115,6 +116,39 @@ def test_stage2(config: dict, tokens: int, weights: dict) -> None:
 def test_all_tokens_on_the_same_experts(stage: str, weights: dict) -> None:
     config = {**(STAGE1[1] if stage == "stage1" else STAGE2[2]), "tile_m": 32}
     assert stage_error(stage, config, weights, 40, "same") < STAGE_BOUND
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 16, 17, 64, 65, 160, 1000, 4096, 16_384])
+@pytest.mark.parametrize("kind", ["uniform", "same"])
+def test_the_sort_is_the_reference_s(tokens: int, kind: str) -> None:
+    """To the last bit, launched again and again: nothing depends on who comes first."""
+    import triton
+
+    from autotune.kernels.chain import layer_chain
+    from autotune.kernels.spec import compile_kernel, launch
+
+    chain = layer_chain(KIMI, Stage1Config(), Stage2Config(), tokens, "hip" if torch.version.hip else "cuda")
+    target = triton.runtime.driver.active.get_current_target()
+    ids = torch.rand(tokens, 384).topk(8).indices if kind == "uniform" else torch.arange(8).repeat(tokens, 1)
+    tensors = {
+        name: torch.zeros(buffer.shape, dtype=getattr(torch, buffer.dtype), device="cuda")
+        for name, buffer in chain.scratch.items()
+        if name not in ("middle", "partial1", "partial2_float32")
+    }
+    tensors |= {"topk_ids": ids.int().cuda(), "x": torch.randn(tokens, 7168, device="cuda").bfloat16()}
+    expected = {
+        name: torch.empty_like(tensors[name]) for name in ("block_expert", "block_slots", "valid_blocks")
+    }
+    sort_with_torch(**expected, topk_ids=tensors["topk_ids"], experts=384)
+    for _ in range(5):
+        for name in expected:
+            tensors[name].fill_(77)
+        for link in chain.links:
+            if link.spec.stage in ("prepare", "place"):
+                arguments = {argument: tensors[name] for argument, name in link.tensors.items()}
+                launch(link.spec, compile_kernel(link.spec, target), link.grid, {**arguments, **link.numbers})
+        assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+        assert not tensors["arrived"].any()
 
 
 @pytest.mark.parametrize("pdl", [None, True])

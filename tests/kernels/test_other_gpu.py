@@ -17,7 +17,7 @@ from tests.export.winners import KIMI, winner
 
 DIMS = LayerDims(KIMI.model_dim, KIMI.inter_dim, KIMI.experts, KIMI.top_k)
 H100, H200 = Gpu("NVIDIA H100 80GB HBM3", 132), Gpu("NVIDIA H200", 132)
-DEFAULT = default_config(4, KIMI.inter_dim, "cuda")
+DEFAULT = default_config(4, DIMS, operator._arch())
 STAGES = 5  # unlike the default's
 
 

@@ -1,8 +1,11 @@
 """Specs: what a config compiles to and how it is launched, without compiling."""
 
 import random
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
@@ -11,7 +14,7 @@ from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
 from autotune.kernels.sort import TOKEN_ROWS, max_blocks
 from autotune.kernels.spec import buffers, check_tokens, grid, stage_spec
 from autotune.kernels.tuned import LOOP_TOKENS, TunedLayer, default_config, parse_tuned
-from autotune.machine.devices import DEVICES
+from autotune.machine.devices import DEVICES, Device
 from autotune.problem.layer import Layer, Stage
 from autotune.problem.models import PRESETS
 from autotune.space.read import shipped_spaces
@@ -96,14 +99,24 @@ def test_whatever_the_space_yields_makes_a_spec(stage: Stage, device: str) -> No
                 config = rng.choice(space.neighbours(config))
 
 
-@pytest.mark.parametrize("device", ["h100", "mi325x"])
-@pytest.mark.parametrize("tokens", [1, 8, 40, 160, 1024, 4096])
-def test_the_operator_s_default_is_the_space_s_default(tokens: int, device: str) -> None:
-    layer = Layer.of(PRESETS["kimi-k2.5-w4a8"], 8)
-    default = default_config(tokens, layer.inter_dim, DEVICES[device].runtime)
+@given(
+    device=st.sampled_from([DEVICES["h100"], DEVICES["mi325x"], replace(DEVICES["h100"], arch="sm_80")]),
+    tokens=st.one_of(st.integers(1, 600), st.integers(1, 20_000)),
+    model_dim=st.integers(16, 128).map(lambda n: 64 * n),
+    inter_dim=st.integers(1, 64).map(lambda n: 32 * n),
+    experts=st.integers(8, 512),
+    top_k=st.integers(1, 8),
+)
+def test_the_operator_s_default_is_the_space_s_and_is_legal(
+    device: Device, tokens: int, model_dim: int, inter_dim: int, experts: int, top_k: int
+) -> None:
+    layer = Layer("any", model_dim=model_dim, inter_dim=inter_dim, experts=experts, top_k=top_k, tp=1)
+    default = default_config(tokens, LayerDims(model_dim, inter_dim, experts, top_k), device.arch)
     for stage, config in ((Stage.STAGE1, default.stage1), (Stage.STAGE2, default.stage2)):
-        space = SPACES[stage].at(layer, tokens, DEVICES[device])
+        space = SPACES[stage].at(layer, tokens, device)
         assert type(config).of(space.default) == config
+        assert space.broken_rule(space.default) is None
+        check_tokens(stage_spec(stage, space.default, layer, device.runtime), tokens)
 
 
 def tuned_file(*counts: int, reduce: str = "arrive") -> dict:
@@ -120,7 +133,7 @@ def tuned_file(*counts: int, reduce: str = "arrive") -> dict:
 
 def test_an_entry_is_picked_by_tokens() -> None:
     tuned = parse_tuned(tuned_file(2, 4, 8), "f.json")
-    picked = {tokens: tuned.at(tokens, "cuda").stage1.num_stages for tokens in (1, 2, 3, 4, 5, 8)}
+    picked = {tokens: tuned.at(tokens, "sm_90").stage1.num_stages for tokens in (1, 2, 3, 4, 5, 8)}
     assert picked == {1: 2, 2: 2, 3: 4, 4: 4, 5: 8, 8: 8}
 
 
@@ -128,14 +141,14 @@ def test_an_entry_is_picked_by_tokens() -> None:
 def test_an_entry_is_not_carried_over_a_distance(tokens: int) -> None:
     """More than double, or fewer than any entry was checked at: the default is used, prefill above all."""
     tuned = parse_tuned(tuned_file(4, 8, 160), "f.json")
-    assert tuned.at(tokens, "cuda") == default_config(tokens, 256, "cuda")
+    assert tuned.at(tokens, "sm_90") == default_config(tokens, KIMI, "sm_90")
 
 
 def test_an_entry_that_cannot_serve_so_many_tokens_gives_way_to_the_default() -> None:
     tuned = parse_tuned(tuned_file(8, reduce="loop"), "f.json")
-    assert tuned.at(8, "cuda").stage2.reduce == "loop"
+    assert tuned.at(8, "sm_90").stage2.reduce == "loop"
     tuned = parse_tuned(tuned_file(24, reduce="loop"), "f.json")
-    assert tuned.at(20, "cuda") == default_config(20, 256, "cuda")
+    assert tuned.at(20, "sm_90") == default_config(20, KIMI, "sm_90")
 
 
 @pytest.mark.parametrize(

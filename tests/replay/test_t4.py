@@ -142,9 +142,10 @@ def test_our_table_survives_the_round_trip(table: Table) -> None:
 
 
 def test_unset_knobs_survive(table: Table) -> None:
-    default = table.space(4, Stage.STAGE1).default
-    assert default["pdl"] is None
-    assert from_t4(to_t4(table, Stage.STAGE1, 4), "ours").space(1, Stage.STAGE1).default == default
+    unset = [config for config in table.space(4, Stage.STAGE1) if config["pdl"] is None]
+    assert unset
+    again = from_t4(to_t4(table, Stage.STAGE1, 4), "ours")
+    assert set(unset) <= set(again.space(1, Stage.STAGE1))
 
 
 def test_a_fractional_value_is_kept_as_text() -> None:

@@ -27,7 +27,18 @@ from autotune.space.space import BoundSpace, Space
 if TYPE_CHECKING:
     pass
 
-_SOURCES: Final = ("config", "layout", "prepare", "quantise", "sort", "spec", "stage1", "stage2", "tiles")
+_SOURCES: Final = (
+    "chain",
+    "config",
+    "layout",
+    "prepare",
+    "quantise",
+    "sort",
+    "spec",
+    "stage1",
+    "stage2",
+    "tiles",
+)
 """The modules of `autotune.kernels` that decide what is compiled and launched."""
 
 

@@ -31,6 +31,7 @@ from autotune.machine.devices import Device
 from autotune.machine.targets import TRITON_DISTRIBUTIONS, package_version
 from autotune.problem.layer import Layer, Stage, gemm_dims
 from autotune.protocol.backend import Listing
+from autotune.protocol.runtime import Path
 from autotune.results import CompilerVersion
 from autotune.space.config import Config
 
@@ -45,6 +46,9 @@ class TritonChecker(Checker):
 
     def listing(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Listing:
         return TritonW4A8().listing(layer, tokens, stage, config, device)
+
+    def path(self, stage: Stage, config: Config, layer: Layer) -> Path:
+        return Path(contributions_bf16=stage is Stage.STAGE2 and config.get("partials") == "bfloat16")
 
     def executions(
         self, layer: Layer, tokens: int, stage: Stage, config: Config, kernel: Kernel, seed: int
@@ -111,10 +115,14 @@ class _Case:
         self.out, self.partial, self.arrivals = arrays["out"], arrays.get("partial"), arrays["arrivals"]
         self.out[...] = POISON_BF16
         assert self.partial is not None
-        self.partial_poison = POISON_I32 if spec.stage == "stage1" else POISON_F32
+        self.rounded = isinstance(spec.config, Stage2Config) and spec.config.partials == "bfloat16"
+        poison = POISON_I32 if spec.stage == "stage1" else POISON_F32
         self.atomic = isinstance(spec.config, Stage2Config) and spec.config.reduce == "atomic"
         if not self.atomic:
-            self.partial.view(np.uint32)[...] = self.partial_poison
+            if self.rounded:
+                self.partial[...] = POISON_BF16
+            else:
+                self.partial.view(np.uint32)[...] = poison
         arrays["block_expert"][...], arrays["block_slots"][...] = -1, -1
         for block in blocks:
             arrays["block_expert"][block.number] = block.expert
@@ -236,10 +244,13 @@ def _tile(case: _Case, n_tiles: Sequence[int]) -> Planned:
                 errors.compare_float32(partial[:, columns].astype(np.float64), left, where)
                 continue
             for block in blocks:
-                parts = partial[block.slots][:, :, columns].astype(np.float64).sum(axis=1)
+                parts = partial[block.slots][:, :, columns]
                 value = case.operands.stage2(block.slots, block.expert, columns)
+                if case.rounded:
+                    errors.compare(bf16(parts[:, 0]), value, where)
+                    continue
                 # The parts of a sum that cancel are larger than it is.
-                errors.compare_float32(parts, value, where)
+                errors.compare_float32(parts.astype(np.float64).sum(axis=1), value, where)
         require_untouched(case.out, POISON_BF16, touched, case.name)
         case.counters(arrivals)
 

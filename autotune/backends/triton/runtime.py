@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from autotune.backends.triton.backend import kernel_source
 from autotune.kernels import sort as sorting
 from autotune.kernels import spec as specs
+from autotune.kernels.chain import layer_chain
+from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
 from autotune.measure.machine import CpuMachine, GpuMachine
 from autotune.problem.layer import Layer, Stage
 from autotune.protocol.registry import weight_bytes
@@ -81,10 +83,18 @@ class TritonRuntime:
         return not reduces_in_registers or tokens <= sorting.TOKEN_ROWS
 
     def path(self, what: What, config: Subject) -> Path:
-        # Partial sums are INT32 or float32; the output is rounded once; the layer's intermediate is bfloat16.
+        # Partial sums are INT32 or float32, or rounded once, as the output is; the layer's intermediate is
+        # bfloat16.
         # Triton's interpreter cuts bfloat16 off where the hardware rounds.
         layer = what is What.LAYER
-        return Path(requantised=layer, exact_division=layer, toward_zero=self._interpret)
+        stage2 = config.stage2 if isinstance(config, LayerConfig) else config
+        rounded = what is not What.STAGE1 and stage2.get("partials") == "bfloat16"
+        return Path(
+            contributions_bf16=rounded,
+            requantised=layer,
+            exact_division=layer,
+            toward_zero=self._interpret,
+        )
 
     def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
         spec, tokens = self._spec(stage, config), inputs.hidden.shape[0]
@@ -110,41 +120,56 @@ class TritonRuntime:
         import torch
 
         layer, tokens = self._on(), inputs.hidden.shape[0]
-        slots, tile_m = tokens * layer.top_k, int(str(config.stage1["tile_m"]))
-        one, two = self._spec(Stage.STAGE1, config.stage1), self._spec(Stage.STAGE2, config.stage2)
-        middle, scratch1, shared1 = self._buffers(one, tokens)
-        output, scratch2, shared2 = self._buffers(two, tokens)
-        blocks = self._sorted_like(specs.buffers(one, tokens), tile_m)
-        a1 = self._quantised(tokens, layer.model_dim)
-        a2 = self._quantised(slots, layer.inter_dim)
-        pdl = bool(config.stage1.get("pdl"))
-        quantise1 = self._quantise(layer.model_dim, tokens, inputs.hidden, a1, pdl)
-        quantise2 = self._quantise(layer.inter_dim, slots, middle.tensor.view(slots, -1), a2, pdl)
-        scratch = (middle.tensor, *scratch1, *scratch2, a1["a_scale"], a2["a_scale"])
+        dims = LayerDims(layer.model_dim, layer.inter_dim, layer.experts, layer.top_k)
+        one, two = Stage1Config.of(dict(config.stage1)), Stage2Config.of(dict(config.stage2))
+        chain = layer_chain(dims, one, two, tokens, self._runtime)
+        device = self.machine.device
+        middle, output = (
+            Output.allocate(shape, device)
+            for shape in (chain.scratch["middle"].shape, (tokens, layer.model_dim))
+        )
+        scratch = {
+            name: torch.zeros(buffer.shape, dtype=getattr(torch, buffer.dtype), device=device)
+            for name, buffer in chain.scratch.items()
+        } | {"middle": middle.tensor}
+        poisoned = [
+            tensor
+            for name, tensor in scratch.items()
+            if not chain.scratch[name].zeroed and tensor.is_floating_point()
+        ]
+        programs = [self._program(link.spec) for link in chain.links]
         launches = []
         for step in steps:
-            sort = self._sort(tile_m, tokens, blocks, step, pdl)
-            first = {**shared1, **blocks, **a1, **self._weights(Stage.STAGE1, step)}
-            second = {**shared2, **blocks, **a2, **self._weights(Stage.STAGE2, step)}
-            second["topk_weight"] = step.router.flatten()
-            parts = (
-                sort,
-                quantise1,
-                self._launch(one, tokens, first),
-                quantise2,
-                self._launch(two, tokens, second),
-            )
-            run = partial(_in_turn, parts)
+            weights = self._copies[step.copy]
+            tensors = {
+                **scratch,
+                "x": inputs.hidden,
+                "topk_ids": step.ids,
+                "topk_weight": step.router.flatten(),
+                "w1": weights.w1,
+                "w1_scale": weights.w1_scale,
+                "w2": weights.w2,
+                "w2_scale": weights.w2_scale,
+                "out": output.tensor,
+            }
+            parts = [
+                specs.bind(
+                    link.spec,
+                    program,
+                    link.grid,
+                    {**link.numbers, **{key: tensors[name] for key, name in link.tensors.items()}},
+                )
+                for link, program in zip(chain.links, programs, strict=True)
+            ]
             launches.append(
                 Launch(
-                    run,
+                    partial(_in_turn, parts),
                     output.tensor,
-                    scratch=scratch,
+                    scratch=tuple(poisoned),
                     guards=output.guards,
-                    intermediate=middle.tensor.view(slots, -1),
+                    intermediate=middle.tensor.view(tokens * layer.top_k, -1),
                 )
             )
-        assert middle.tensor.dtype is torch.bfloat16
         return launches
 
     def _on(self) -> Layer:
@@ -214,29 +239,6 @@ class TritonRuntime:
         names = ("block_expert", "block_slots", "valid_blocks")
         ordered = {name: blocks[name] for name in names}
         sorting.sort_with_torch(**ordered, topk_ids=step.ids, experts=self._on().experts)
-
-    def _sort(self, tile_m: int, tokens: int, blocks: "Tensors", step: Step, pdl: bool) -> Callable[[], None]:
-        if step.ids.numel() > sorting.KERNEL_SLOTS:
-            return partial(self._sort_now, blocks, step)
-        arguments = {**blocks, "topk_ids": step.ids, "blocks": blocks["block_expert"].shape[0]}
-        return self._launch(specs.sort_spec(tile_m, self._on(), self._runtime, pdl=pdl), tokens, arguments)
-
-    def _quantised(self, rows: int, width: int) -> "Tensors":
-        import torch
-
-        device = self.machine.device
-        return {
-            "a": torch.zeros((rows, width), dtype=torch.int8, device=device),
-            "a_scale": torch.zeros(rows, dtype=torch.float32, device=device),
-            "a_low_sum": torch.zeros(rows, dtype=torch.int32, device=device),
-        }
-
-    def _quantise(
-        self, width: int, rows: int, x: "torch.Tensor", into: "Tensors", pdl: bool
-    ) -> Callable[[], None]:
-        spec = specs.quantise_spec(width, self._on(), self._runtime, pdl=pdl)
-        names = {"q": into["a"], "scale": into["a_scale"], "low_sum": into["a_low_sum"], "x": x}
-        return self._launch(spec, rows, names)
 
     def _made(
         self,

@@ -35,7 +35,7 @@ class OperatorVerifier(Verifier):
         checks = []
         for m, stages in sorted(intended.items(), key=lambda item: int(item[0])):
             # Tuned counts are in the file, so whose default fills the gaps does not matter here.
-            selected = tuned.at(int(m), "hip")
+            selected = tuned.at(int(m), "gfx942")
             for stage, entry in stages.items():
                 taken = vars(getattr(selected, stage))
                 ok = all(taken.get(name) == value for name, value in entry.items())
