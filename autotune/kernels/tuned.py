@@ -131,9 +131,10 @@ def default_config(tokens: int, dims: LayerDims, arch: str) -> TunedLayer:
     if not nvidia:
         return TunedLayer(one, two)
     if tile_m == 64:
-        two = replace(two, group=16)
-    elif tile_m == 32 or not few:
-        two = replace(two, reduce="atomic", w_cache="first", tile_n=256 if tile_m == 16 and short else 128)
+        two = replace(two, tile_n=128, group=16, partials="bfloat16")
+    elif not few:
+        tile_n = 256 if tile_m == 16 and short else 128
+        two = replace(two, tile_n=tile_n, w_cache="first", partials="bfloat16")
     elif short and slots <= 8 and dims.model_dim >= 6144:
         two = replace(two, reduce="loop", num_stages=8)
     elif short and slots >= 4:
