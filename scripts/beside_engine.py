@@ -17,7 +17,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,11 @@ def beside(options: argparse.Namespace, layer: Layer) -> dict[str, Any]:
     settings = MeasureSettings(
         seed=options.seed, cold=options.cold, judge_rounds=options.rounds + options.rounds % 2
     )
+    # They take turns; each would take the other's worker for a stranger where a container hides processes.
+    beside_the_other = replace(settings, shared_gpu=True)
     with ExitStack() as stack:
         measurers = {
-            name: stack.enter_context(Measurer(backend.runtime, shapes, settings))
+            name: stack.enter_context(Measurer(backend.runtime, shapes, beside_the_other))
             for name, backend in backends.items()
         }
         stores: list[Any] = []
@@ -80,7 +82,7 @@ def beside(options: argparse.Namespace, layer: Layer) -> dict[str, Any]:
         fingerprints = {name: measurer.fingerprint() for name, measurer in measurers.items()}
         found: dict[str, Any] = {
             "layer": layer.key,
-            "workload": settings.key,
+            "workload": beside_the_other.key,
             "rounds": 2 * settings.judge_rounds,
             "bandwidth_bytes_per_s": bandwidth,
             "fingerprints": {name: asdict(stack_here) for name, stack_here in fingerprints.items()},

@@ -16,9 +16,9 @@ from autotune.backends.humming.backend import source_digest
 from autotune.backends.humming.knobs import entry, whole
 from autotune.backends.humming.rows import Row, row_of
 from autotune.backends.humming.weights import HummingWeights, humming_weights
+from autotune.measure.copies import HoldsCopies
 from autotune.measure.machine import GpuMachine
-from autotune.problem.layer import Layer, Stage, WeightBytes, gemm_dims
-from autotune.protocol.registry import weight_bytes
+from autotune.problem.layer import Stage, gemm_dims
 from autotune.protocol.runtime import (
     Activations,
     Launch,
@@ -58,43 +58,27 @@ def make_runtime(name: str) -> "HummingRuntime":
     return HummingRuntime(row_of(name), machine)
 
 
-class HummingRuntime:
+class HummingRuntime(HoldsCopies[HummingWeights]):
     """See `protocol.runtime.Runtime`."""
 
     def __init__(self, row: Row, machine: Machine) -> None:
+        import torch
+
+        super().__init__()
         self.name = row.name
         self.format = row.format
         self.machine = machine
         self._row = row
-        self._layer: Layer | None = None
-        self._copies: list[HummingWeights] = []
-        self._locks: torch.Tensor | None = None
+        units = torch.cuda.get_device_properties(0).multi_processor_count
+        self._locks = torch.zeros(units * _LOCKS_PER_SM, dtype=torch.int32, device=machine.device)
         self._ops = library.load("humming.ops")
         self._forward = library.load("humming.forward")
 
     def kernel_source(self) -> str:
         return source_digest()
 
-    def packed_bytes(self, layer: Layer) -> int:
-        weights: WeightBytes = weight_bytes(self.name)
-        return weights.copy(layer)
-
-    def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
-        import torch
-
-        self._layer = layer
-        self._copies = []  # an earlier layer's go before this one's come
-        if self._locks is None:
-            units = torch.cuda.get_device_properties(0).multi_processor_count
-            self._locks = torch.zeros(units * _LOCKS_PER_SM, dtype=torch.int32, device=self.machine.device)
-        self._copies = [humming_weights(self._row, layer, weights)]
-
-    def grow(self, copies: int) -> None:
-        while len(self._copies) < copies:
-            self._copies.append(self._copies[0].clone())
-
-    def digest(self) -> int:
-        return self._copies[0].digest()
+    def pack(self, weights: LogicalWeights) -> HummingWeights:
+        return humming_weights(self._row, self.on, weights)
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
         return True  # a range may hold any number of rows
@@ -118,7 +102,7 @@ class HummingRuntime:
 
         from autotune.backends.humming.glue import weighted_sum
 
-        layer, tokens = self._on(), x.hidden.shape[0]
+        layer, tokens = self.on, x.hidden.shape[0]
         one, slots = stage is Stage.STAGE1, tokens * layer.top_k
         a, scale = (x.a1, x.a1_scale) if one else (x.a2.flatten(0, 1), x.a2_scale)
         a_scale = None if a.dtype == torch.bfloat16 else scale.reshape(-1, 1).contiguous()
@@ -149,7 +133,7 @@ class HummingRuntime:
 
         from autotune.backends.humming.glue import weighted_sum
 
-        layer, tokens = self._on(), x.hidden.shape[0]
+        layer, tokens = self.on, x.hidden.shape[0]
         slots, eight = tokens * layer.top_k, self._row.activation_bits == 8
         device = self.machine.device
         gate_up = self._empty(slots, 2 * layer.inter_dim)
@@ -190,14 +174,10 @@ class HummingRuntime:
             )
         return launches
 
-    def _on(self) -> Layer:
-        assert self._layer is not None, "prepare() comes first"
-        return self._layer
-
     def _slices(self, stage: Stage, config: Config) -> int:
         if not config["stream_k"]:
             return 1
-        depth = gemm_dims(self._on(), stage)[1]
+        depth = gemm_dims(self.on, stage)[1]
         most = min(_SLICES[-1], -(-depth // whole(config, "block_k")))
         return next(count for count in _SLICES if count >= most)
 
@@ -209,12 +189,12 @@ class HummingRuntime:
     def _order(self, step: Step, block: int) -> "Order":
         from autotune.backends.humming.glue import Order
 
-        return Order(step.ids.numel(), self._on().experts, block, self.machine.device)
+        return Order(step.ids.numel(), self.on.experts, block, self.machine.device)
 
     def _configs(self, stage: Stage, config: Config) -> "torch.Tensor":
         """What humming's launcher takes: one range for everything. Compiles what no worker has compiled."""
         kernel = library.load("humming.kernel.humming").HummingKernel
-        layer = library.layer_config(self._row, self._on(), stage).to_str()
+        layer = library.layer_config(self._row, self.on, stage).to_str()
         compute, tuning = json.dumps(library.COMPUTE), json.dumps([[0, _ALL, entry(config)]])
         configs: torch.Tensor = kernel.prepare_kernels(layer, compute, tuning, 0)
         return configs
@@ -229,7 +209,7 @@ class HummingRuntime:
         out: "torch.Tensor",
         order: "Order",
     ) -> None:
-        weights = self._copies[step.copy]
+        weights = self.copies[step.copy]
         one = stage is Stage.STAGE1
         self._ops.launch_kernel(
             configs=configs,
@@ -242,12 +222,12 @@ class HummingRuntime:
             expert_ids=order.block_experts,
             num_tokens_padded=order.padded_rows,
             locks=self._locks,
-            top_k=self._on().top_k if one else 1,
+            top_k=self.on.top_k if one else 1,
             valid_shape_m=step.ids.numel(),
         )
 
     def _quantise(self, x: "torch.Tensor", out: "torch.Tensor", scale: "torch.Tensor | None") -> None:
-        config = library.layer_config(self._row, self._on(), Stage.STAGE1)
+        config = library.layer_config(self._row, self.on, Stage.STAGE1)
         self._forward.may_process_input(config, x, outputs=out, token_scales=scale)
 
     def _activate(
