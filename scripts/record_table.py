@@ -59,6 +59,7 @@ def _record(options: argparse.Namespace) -> int:
         stage: bounded(
             backend.space(layer, tuned[0].tokens, stage, device),
             _kept(stage, options.keep),
+            defaults=[backend.space(layer, p.tokens, stage, device).default for p in tuned],
             most=options.most,
         )
         for stage in (Stage(name) for name in options.stages.split(","))

@@ -19,24 +19,33 @@ KEPT: Mapping[Stage, Values] = {
     # Left out are orders of blocks and cache hints; stage 2 is the smaller space, so it keeps the orders.
     # Kimi-K2.5 at TP 8 on sm_90: 2,404 configs of stage 1, 3,056 of stage 2.
     Stage.STAGE1: {"group": (1,), "w_cache": ("none",)},
-    Stage.STAGE2: {"w_cache": ("none",)},
+    Stage.STAGE2: {"w_cache": ("none",), "partials": ("float32",)},
 }
 
 
-def bounded(space: BoundSpace, kept: Values, *, most: int | None = None, seed: int = 0) -> list[Config]:
-    """The legal configs whose knobs have kept values, and the default, which comes first.
+def bounded(
+    space: BoundSpace,
+    kept: Values,
+    *,
+    defaults: Sequence[Config] = (),
+    most: int | None = None,
+    seed: int = 0,
+) -> list[Config]:
+    """The legal configs whose knobs have kept values, and the defaults, which come first.
 
     Args:
+        defaults: of the other token counts that are recorded.
         most: a seeded sample of so many; None: all.
     """
-    found = [
+    first = list(dict.fromkeys([space.default, *defaults]))
+    others = [
         config
         for config in space
-        if config != space.default and all(config.get(k, v[0]) in v for k, v in kept.items())
+        if config not in first and all(config.get(k, v[0]) in v for k, v in kept.items())
     ]
-    if most is not None and len(found) >= most:
-        found = random.Random(seed).sample(found, most - 1)
-    return [space.default, *found]
+    if most is not None and len(first) + len(others) > most:
+        others = random.Random(seed).sample(others, max(0, most - len(first)))
+    return [*first, *others]
 
 
 def parse_kept(texts: Sequence[str]) -> dict[str, tuple[Value, ...]]:

@@ -88,9 +88,10 @@ def synthetic_table(
     stages = {}
     for stage in Stage:
         text = (data_dir("search_spaces") / "triton" / f"{stage}.toml").read_text()
-        space = parse_space(text).at(layer, tokens[0], DEVICE)
-        configs = bounded(space, (kept or dict(KEPT))[stage], most=most)
-        rows = tuple(_row(layer, stage, config, tokens, samples, config == configs[0]) for config in configs)
+        spaces = [parse_space(text).at(layer, count, DEVICE) for count in tokens]
+        defaults = [space.default for space in spaces]
+        configs = bounded(spaces[0], (kept or dict(KEPT))[stage], defaults=defaults, most=most)
+        rows = tuple(_row(layer, stage, config, tokens, samples, config in defaults) for config in configs)
         stages[stage] = StageTable(text, rows)
     return Table(layer, DEVICE, FINGERPRINT, "synthetic", UNIFORM, tokens, "synthetic", stages)
 
