@@ -41,7 +41,7 @@ def checker_of(backend: str) -> Checker:
             f"backend {backend} brings no checker, so its machine code cannot be checked on the CPU: use"
             f" {' or '.join(able)}"
         )
-    checker: Checker = instance(backend, path)
+    checker: Checker = instance(backend, path, Checker)
     return checker
 
 

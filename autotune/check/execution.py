@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from autotune.check.compare import OutputErrors
 from autotune.check.operands import Array
@@ -65,6 +65,7 @@ class Execution:
         tally.add_traffic(self.memory)
 
 
+@runtime_checkable
 class Checker(Lists, Protocol):
     """What a backend registers as its `checker`: `module:class`, made without arguments."""
 

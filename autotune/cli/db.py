@@ -164,6 +164,8 @@ def forget(
             status=None if status is None else Status(status),
             config=None if config is None else Config.parse(config),
         )
+        if config is not None and not gone.trials and not gone.kept:
+            raise UserError(f"no trial in {store.location} has {config}: autotune top --json lists configs")
     if as_json:
         print_json({"database": str(store.location), "forgotten": gone.trials, "kept": gone.kept})
     if as_json or quiet:

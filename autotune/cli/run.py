@@ -237,7 +237,7 @@ def run(
                 err=True,
             )
             raise typer.Exit(interrupt.exit_code()) from None
-        _print_result(store, result, progress, chosen, as_json, quiet)
+        _print_result(store, result, progress, chosen, as_json, quiet, db)
 
 
 def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend: str) -> None:
@@ -278,7 +278,13 @@ def _progress(silent: bool, kind: str, timeout_s: float | None) -> "Progress":
 
 
 def _print_result(
-    store: "Store", result: "RunResult", progress: "Progress", target: "Target", as_json: bool, quiet: bool
+    store: "Store",
+    result: "RunResult",
+    progress: "Progress",
+    target: "Target",
+    as_json: bool,
+    quiet: bool,
+    db: str | None,
 ) -> None:
     from autotune.report.checks import judged_json, lines, summary
     from autotune.report.winners import as_json as winner_json
@@ -335,7 +341,8 @@ def _print_result(
     if not summaries or quiet:
         return
     backend = result.environment.backend
-    export = f"autotune export{'' if backend == 'triton' else f' --backend {backend}'} --out deploy"
+    named = [*([] if backend == "triton" else ["--backend", backend]), *(["--db", db] if db else [])]
+    export = shlex.join(["autotune", "export", *named, "--out", "deploy"])
     if target.live:
         typer.echo(f"\nNext: {export}")
     elif target.table is not None:

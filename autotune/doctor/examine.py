@@ -69,7 +69,7 @@ def _doctors() -> Iterator[tuple[str, Doctor]]:
     for name in backend_names():
         try:
             path = registration(name).doctor
-            doctor: Doctor = instance(name, path) if path else _NoDoctor(Ability(Can.UNKNOWN))
+            doctor: Doctor = instance(name, path, Doctor) if path else _NoDoctor(Ability(Can.UNKNOWN))
         except UserError as error:
             path, doctor = "", _NoDoctor(Ability(Can.NOTHING, str(error)))
         if path not in seen:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from autotune.protocol.host import Host
 
@@ -142,6 +142,7 @@ class Machine:
         return self.able() if self.triton else Ability(Can.NOTHING, "pip install 'moe-autotune[local]'")
 
 
+@runtime_checkable
 class Doctor(Protocol):
     """What a backend registers as its `doctor`: `module:class`, made without arguments.
 

@@ -191,12 +191,7 @@ def load_exporter(backend: str) -> Exporter:
             f"backend {backend!r} brings no exporter, so nothing is known that would read its winners: name"
             " one in its registration (docs/add-a-backend.md)"
         )
-    exporter = instance(backend, path)
-    if not isinstance(exporter, Exporter):
-        raise UserError(
-            f"{path} of backend {backend!r} is not an exporter: give it all that"
-            " autotune.protocol.exporter.Exporter has"
-        )
+    exporter: Exporter = instance(backend, path, Exporter)
     return exporter
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from autotune.problem.layer import Layer
 from autotune.protocol.bundle import Bundle
@@ -91,6 +91,7 @@ class Serving:
         return self.sources[0] if self.sources else None
 
 
+@runtime_checkable
 class Verifier(Protocol):
     """What a backend registers for an engine under `verifiers`: `module:class`, made without arguments.
 

@@ -69,25 +69,50 @@ def part(backend: str, path: str) -> Any:
     """What a registration names.
 
     Raises:
-        UserError: there is no such thing.
+        UserError: there is no such thing, or it is not ours and its module cannot be imported.
     """
+    # Other people's code may raise anything, or exit; in ours all but a missing package is a defect.
+    expected = (ImportError, SyntaxError, AttributeError) if _is_ours(path) else (Exception, SystemExit)
     try:
         return named(path)
-    except (ImportError, SyntaxError, AttributeError) as error:
-        raise UserError(f"backend {backend!r} cannot be loaded ({error}): correct {path!r}") from error
+    except expected as error:
+        raise UserError(
+            f"backend {backend!r} cannot be loaded ({_first_line(error)}): correct {path!r}"
+        ) from error
 
 
-def instance(backend: str, path: str) -> Any:
+def instance(backend: str, path: str, kind: Any = None) -> Any:
     """An instance of the class that a registration names as `module:class`.
 
+    Args:
+        kind: the protocol of which it must have everything.
+
     Raises:
-        UserError: there is no such class, or it cannot be made without arguments.
+        UserError: there is no such class, it cannot be made without arguments, or it lacks something.
     """
-    kind = part(backend, path)
+    made = part(backend, path)
+    expected: tuple[type[BaseException], ...] = (TypeError,) if _is_ours(path) else (Exception, SystemExit)
     try:
-        return kind()
-    except TypeError as error:
-        raise UserError(f"backend {backend!r} cannot be loaded ({error}): correct {path!r}") from error
+        whole = made()
+    except expected as error:
+        raise UserError(
+            f"backend {backend!r} cannot be loaded ({_first_line(error)}): correct {path!r}"
+        ) from error
+    if kind is not None and not isinstance(whole, kind):
+        raise UserError(
+            f"{path} of backend {backend!r} is not a complete {kind.__name__}: give it all that"
+            f" {kind.__module__}.{kind.__name__} has"
+        )
+    return whole
+
+
+def _is_ours(path: str) -> bool:
+    return path.startswith("autotune.")
+
+
+def _first_line(error: BaseException) -> str:
+    kind, lines = type(error).__name__, str(error).splitlines()
+    return f"{kind}: {lines[0]}" if lines else kind
 
 
 def backend_names() -> list[str]:
@@ -152,8 +177,11 @@ def _registered(name: str, point: EntryPoint) -> Registration:
     origin = f"backend {name!r} of {point.dist.name if point.dist else 'an unknown distribution'}"
     try:
         loaded = point.load()
-    except Exception as error:  # of other people's code, which may raise anything: all backends are looked at
-        why = f"{type(error).__name__}: {error}"
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # other people's, which may do anything
+        why = _first_line(error)
         raise UserError(f"{origin} cannot be loaded ({why}): mend, reinstall or remove it") from error
     if not isinstance(loaded, Registration) or loaded.name != name:
         raise UserError(f"{origin} is not a Registration of that name: {point.value} must be one")

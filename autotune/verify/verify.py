@@ -82,7 +82,7 @@ def _verifiers(bundle: Bundle, engine: str | None) -> dict[str, Verifier]:
             f"{bundle.folder} is for {each}, for which no backend here brings a verifier: install the package"
             f" that registers one, which should be that of backend {backend}"
         )
-    return {each: instance(*known[each]) for each in engines}
+    return {each: instance(*known[each], Verifier) for each in engines}
 
 
 def _refuse_what_no_engine_looks_at(

@@ -1,6 +1,8 @@
 """Another distribution's backend: its verifier and doctor are used, what it lacks is told in a sentence."""
 
 import json
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from autotune.cli import app
 from autotune.errors import UserError
 from autotune.machine.devices import DEVICES
 from autotune.protocol import registry
+from autotune.protocol.doctor import Doctor
 from autotune.protocol.exporter import Content, Place
 from autotune.results import CompilerVersion
 from tests.export.winners import winner
@@ -130,3 +133,23 @@ def test_its_checker_is_asked_where_it_brings_one() -> None:
     assert can_check("checked", DEVICES["mi325x"])
     assert not can_check("checked", DEVICES["h100"])  # only gfx942 can be executed
     assert checker_of("checked").compiler() == CompilerVersion("lathe", "1.0")
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ('raise OSError("libcuda.so.1: cannot open\\nsecond line")', "OSError: libcuda.so.1: cannot open"),
+        ('import sys\nsys.exit("I need CUDA")', "SystemExit: I need CUDA"),
+        ("class Doctor:\n    def __init__(self):\n        raise ValueError('no lathe')", "ValueError: no lathe"),
+        ("class Doctor:\n    pass", "is not a complete Doctor"),
+    ],
+)
+def test_a_part_that_breaks_is_one_sentence_and_takes_no_other_with_it(
+    source: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_parts.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_parts", raising=False)
+    with pytest.raises(UserError, match=re.escape(told)) as caught:
+        registry.instance("toy", "broken_parts:Doctor", Doctor)
+    assert "second line" not in str(caught.value)

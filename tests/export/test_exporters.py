@@ -102,7 +102,7 @@ def test_without_an_exporter_nothing_is_written_in_another_backends_format(
         ("tests.export.nowhere:Exporter", "cannot be loaded"),
         ("tests.export.toy_exporter:Nothing", "cannot be loaded"),
         ("tests.export.toy_exporter:NAME", "cannot be loaded"),  # no class
-        ("tests.export.toy_exporter:Toy", "is not an exporter"),
+        ("tests.export.toy_exporter:Toy", "is not a complete Exporter"),
     ],
 )
 def test_an_exporter_that_is_not_there_is_one_sentence(

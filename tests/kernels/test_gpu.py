@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device"),
 ]
 KIMI = LayerDims(7168, 256, 384, 8)
-STAGE_BOUND = 2.0**-9  # bfloat16 output: half a unit in the last place
+STAGE_BOUND = 2.0**-8  # bfloat16 output: half a unit in the last place, at most
 
 STAGE1 = [
     {"tile_n": 16, "tile_k": 1024, "num_warps": 1, "num_stages": 4},
@@ -185,4 +185,4 @@ def test_the_layer_in_a_graph(tokens: int, pdl: bool | None, weights: dict) -> N
         path = stage2_reference(q, scale, weights["w2"], weights["w2_scale"], ids, weight)
         for out in outs:
             # The path's own roundings, and a re-quantised value that a last bit flips now and then.
-            assert relative_error(out, path) < 2.5 * STAGE_BOUND
+            assert relative_error(out, path) < 1.25 * STAGE_BOUND

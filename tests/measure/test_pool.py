@@ -128,7 +128,7 @@ def test_what_no_candidate_is_to_blame_for_is_a_user_error(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("backend", "remedy"), [("nothing", "choose another backend"), ("no_such_module:make", "another backend")]
+    ("backend", "remedy"), [("nothing", "use one of aiter"), ("no_such_module:make", "correct its name")]
 )
 def test_a_backend_that_cannot_run_here_is_said_at_once(backend: str, remedy: str) -> None:
     with Measurer(backend, [PROBLEM], QUICK) as made, pytest.raises(UserError, match=remedy):
