@@ -140,7 +140,7 @@ def test_its_checker_is_asked_where_it_brings_one() -> None:
     [
         ('raise OSError("libcuda.so.1: cannot open\\nsecond line")', "OSError: libcuda.so.1: cannot open"),
         ('import sys\nsys.exit("I need CUDA")', "SystemExit: I need CUDA"),
-        ("class Doctor:\n    def __init__(self):\n        raise ValueError('no lathe')", "ValueError: no lathe"),
+        ("class Doctor:\n    def __init__(self):\n        raise ValueError('none')", "ValueError: none"),
         ("class Doctor:\n    pass", "is not a complete Doctor"),
     ],
 )

@@ -134,5 +134,5 @@ def test_the_command_is_defined_without_anything_heavy() -> None:
 
 
 def test_forgetting_a_config_that_no_trial_has_is_told(store: Store, run: int) -> None:
-    with pytest.raises(UserError, match="no trial in .* has nope=1: autotune top"):
+    with pytest.raises(UserError, match=r"no trial in .* has nope=1: autotune top"):
         invoke("forget", "--config", "nope=1")
