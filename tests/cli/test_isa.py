@@ -74,6 +74,7 @@ def test_a_mistake_is_one_sentence(flydsl: tuple[str, ...], options: tuple[str, 
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_executed_counts_stand_beside_those_of_the_text() -> None:
     compared = facts(*OFFLINE, "--stage", "stage2", "--config", "reduce=atomic", "--executed")
     executed = compared["executed"]
@@ -84,6 +85,7 @@ def test_executed_counts_stand_beside_those_of_the_text() -> None:
     assert all(wait["max_bytes"] >= wait["mean_bytes"] for waits in executed["waits"] for wait in waits)
 
 
+@pytest.mark.slow
 def test_executed_counts_read_well() -> None:
     done = autotune("isa", *OFFLINE, "--stage", "stage2", "--config", "split_k=2,tile_k=128", "--executed")
     assert done.returncode == 0, done.stderr

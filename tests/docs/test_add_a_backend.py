@@ -71,6 +71,7 @@ def test_its_offline_run_ranks_refuses_and_merges(site: Path, tmp_path: Path) ->
     assert "autotune export --backend toy --out deploy --allow-estimates" in again
 
 
+@pytest.mark.slow
 def test_it_is_measured_exported_and_verified_and_a_changed_file_fails(site: Path, tmp_path: Path) -> None:
     measured = ran(site, tmp_path, sys.executable, str(site / "measure_on_cpu.py"))
     gain = re.search(

@@ -18,6 +18,8 @@ from autotune.replay.table import Table
 from autotune.results import Measurement
 from autotune.space.config import Config
 
+pytestmark = pytest.mark.slow
+
 LAYER = Layer("tiny", model_dim=256, inter_dim=128, experts=8, top_k=2, tp=1)
 H100 = DEVICES["h100"]
 

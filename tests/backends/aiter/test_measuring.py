@@ -17,6 +17,8 @@ from tests.backends.aiter.on_cpu import CARELESS, LAYER, NAME, PROBLEM, SHARED_C
 from tests.measure.conftest import QUICK
 from tests.spaces import MI325X
 
+pytestmark = pytest.mark.slow
+
 BACKEND = Aiter()
 # The stand-in is slow and its times mean nothing.
 FEW = replace(

@@ -22,6 +22,8 @@ from tests.measure.conftest import QUICK
 from tests.spaces import MI325X
 from tests.standins import WHEEL
 
+pytestmark = pytest.mark.slow
+
 BACKEND = load_backend("flydsl")
 # The stand-in is slow and its times mean nothing.
 FEW = replace(
