@@ -164,7 +164,7 @@ def run(
 
       autotune run --shape all --concurrency 1,40 --trials 400
 
-      autotune run --shape m4 --knob tile_k=256,512 --try stage1:split_k=4 --dry-run
+      autotune run --shape m4 --knob tile_k=256,512 --try stage1:split_k=2 --dry-run
 
       autotune run --target offline:mi325x --shape m4 --json
     """

@@ -51,7 +51,7 @@ FP8 = "--model-config fp8.json --tp 1"
 BASE = {
     "run": f"{RUN} --dry-run",
     "measure": "measure",
-    "compare": "compare default stage1:split_k=2",
+    "compare": "compare default stage1:group=4",
     "confirm": "confirm",
     "export": "export --backend sglang --preview",
     "verify": "verify deploy",
@@ -253,7 +253,7 @@ class _Checks(_Measurer):
 
     def judge(self, candidates: Any) -> list[Judged]:
         error = _number(self._asked)
-        passed = result.Verdict(result.VerdictStatus.PASS, error, None, 1.0)
+        passed = result.CheckVerdict(result.VerdictStatus.PASS, error, None, 1.0)
         return [Judged(each, passed) for each in candidates]
 
 
@@ -306,7 +306,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose GPU, compiler and server are stand-ins: what they are asked shows in what they say."""
     real = targets.resolve_target
     live = targets.Target("live", DEVICES["h100"], live=True, why="for the test")
-    monkeypatch.setattr(targets, "resolve_target", lambda name: live if name == "live" else real(name))
+    monkeypatch.setattr(
+        targets, "resolve_target", lambda name, **more: live if name == "live" else real(name, **more)
+    )
     monkeypatch.setattr(pool, "Measurer", _Measurer)
     monkeypatch.setattr(reconfirm, "reconfirm", _reconfirm)
     monkeypatch.setattr(judged, "Checks", _Checks)
