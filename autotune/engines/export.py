@@ -7,9 +7,8 @@ from typing import Any
 from autotune.engines.backend import EngineBackend
 from autotune.engines.moe import HIP_ONLY, entry
 from autotune.errors import UserError
-from autotune.machine.devices import known_device
 from autotune.problem.layer import Stage
-from autotune.protocol.exporter import Preview, Row, source_of
+from autotune.protocol.exporter import Preview, Row, device_of, source_of
 from autotune.protocol.key_table import key_table, looked_at, nearest
 from autotune.results import LayerConfig
 from autotune.space.config import Config
@@ -24,13 +23,7 @@ def engine_default(kernels: EngineBackend, winner: WinnerRecord) -> Callable[[in
     Raises:
         UserError: the engine's rule for this GPU is not known.
     """
-    name = winner.environment.device
-    device = known_device(name.removeprefix("offline:"))
-    if device is None:
-        raise UserError(
-            f"the engine's default on {name!r} is not known, which the file needs where nothing was tuned:"
-            " add the GPU to autotune/machine/devices.py"
-        )
+    device = device_of(winner, "the engine's default")
     return lambda tokens: kernels.default(winner.problem.layer, tokens, device)
 
 

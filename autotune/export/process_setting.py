@@ -14,8 +14,8 @@ from typing import Any
 from autotune.errors import UserError
 from autotune.export.shape_log import ShapeLog
 from autotune.measure.settings import MeasureSettings
-from autotune.problem.layer import Layer, Stage
-from autotune.protocol.backend import Backend
+from autotune.problem.layer import Layer
+from autotune.protocol.backend import Backend, program_key
 from autotune.protocol.mix import Mix, MixDecision, Tested, decide, even
 from autotune.protocol.process_knobs import ProcessKnobs, Setting, setting_text
 from autotune.results import Confirmation, LayerConfig
@@ -32,7 +32,7 @@ def program_of(backend: Backend, layer: Layer) -> Program:
     """By the keys of what is compiled: a tile written out is the same as an unset one that comes to it."""
 
     def program(tokens: int, config: LayerConfig) -> Hashable:
-        return tuple(backend.artefact_key(layer, tokens, stage, config.of(stage)) for stage in Stage)
+        return program_key(backend, layer, tokens, config)
 
     return program
 

@@ -1,7 +1,7 @@
 """The launches of one layer, in order: prepare (and place), stage 1, re-quantise, stage 2.
 
 What is launched, with which tensor as which argument, is told once, for the operator and for whoever measures
-the dims. No torch here.
+the layer. No torch here.
 """
 
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ class Chain:
 def layer_chain(
     dims: LayerDims, stage1: Stage1Config, stage2: Stage2Config, tokens: int, runtime: str
 ) -> Chain:
-    """The launches of a dims.
+    """The launches of a layer.
 
     Args:
         runtime: `cuda` or `hip`.

@@ -128,6 +128,11 @@ def default_of(backend: Backend, layer: Layer, tokens: int, device: Device) -> L
     return LayerConfig(stage1, stage2)
 
 
+def program_key(backend: Backend, layer: Layer, tokens: int, config: LayerConfig) -> tuple[str, ...]:
+    """What is launched for a layer config, by the keys of what is compiled: equal names are one program."""
+    return tuple(backend.artefact_key(layer, tokens, stage, config.of(stage)) for stage in Stage)
+
+
 def published_of(backend: Backend, layer: Layer, tokens: int, device: Device) -> LayerConfig | None:
     """The config that was published for a layer; None: none was, or of one stage only."""
     stage1, stage2 = (backend.seeds(layer, tokens, stage, device).get("published") for stage in Stage)

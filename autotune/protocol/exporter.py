@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from autotune.errors import UserError
+from autotune.machine.devices import Device, known_device
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Stage
 from autotune.protocol.backend import Backend
@@ -201,6 +202,25 @@ def estimate_note(winners: Sequence[WinnerRecord]) -> str | None:
         return None
     device = winners[0].environment.device.removeprefix("offline:")
     return f"ESTIMATES for {device}: chosen by a formula on the compiled code, nothing here was measured"
+
+
+def device_of(winner: WinnerRecord, rule: str) -> Device:
+    """The GPU that a winner was made for, by which the engine's own choice is known.
+
+    Args:
+        rule: what is not known where the GPU is not, in words.
+
+    Raises:
+        UserError: it is in no table.
+    """
+    name = winner.environment.device
+    device = known_device(name.removeprefix("offline:"))
+    if device is None:
+        raise UserError(
+            f"{rule} on {name!r} is not known, which the file needs where nothing was tuned:"
+            " add the GPU to autotune/machine/devices.py"
+        )
+    return device
 
 
 def source_of(winner: WinnerRecord) -> str:

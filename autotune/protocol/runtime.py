@@ -35,7 +35,7 @@ Subject = Config | LayerConfig
 
 @dataclass(frozen=True)
 class LogicalWeights:
-    """One layer's experts before a backend's own packing, on the device.
+    """One layer's experts before a backend's own packing, on the device; a backend's packed ones, too.
 
     Two INT4 a byte, as `autotune.kernels.layout` defines it: `unpack_int4` gives the values, -8..7.
 

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 from autotune.problem.layer import Problem, Stage
 from autotune.problem.routing import UNIFORM
 from autotune.processes import interrupt
-from autotune.protocol.backend import Backend
+from autotune.protocol.backend import Backend, program_key
 from autotune.protocol.process_knobs import (
     ProcessKnobs,
     Setting,
@@ -160,10 +160,7 @@ def _twins(current: Tuning, problem: Problem, configs: Sequence[LayerConfig]) ->
     first: dict[tuple[str, ...], int] = {}
     twins = {}
     for index, config in enumerate(configs):
-        program = tuple(
-            current.backend.artefact_key(problem.layer, problem.tokens, stage, config.of(stage))
-            for stage in Stage
-        )
+        program = program_key(current.backend, problem.layer, problem.tokens, config)
         if first.setdefault(program, index) != index:
             twins[index] = first[program]
     return twins

@@ -9,8 +9,6 @@ from autotune.backends.humming.backend import HummingBackend
 from autotune.backends.humming.knobs import entry
 from autotune.backends.humming.plugin import FORMAT, SUBLAYERS, VARIABLE, VERSION
 from autotune.backends.humming.ranges import MOST_ROWS, Range, at, overlaid, rows_of
-from autotune.errors import UserError
-from autotune.machine.devices import known_device
 from autotune.problem.layer import Stage
 from autotune.protocol.exporter import (
     Content,
@@ -19,6 +17,7 @@ from autotune.protocol.exporter import (
     Request,
     Row,
     Stack,
+    device_of,
     estimate_note,
     source_of,
 )
@@ -38,13 +37,8 @@ def tables(kernels: HummingBackend, winners: Sequence[WinnerRecord]) -> dict[Sta
     Raises:
         UserError: their GPU is not one whose heuristic is known.
     """
-    layer, name = winners[0].problem.layer, winners[0].environment.device
-    device = known_device(name.removeprefix("offline:"))
-    if device is None:
-        raise UserError(
-            f"humming's own choice on {name!r} is not known, which the file needs where nothing was tuned:"
-            " add the GPU to autotune/machine/devices.py"
-        )
+    layer = winners[0].problem.layer
+    device = device_of(winners[0], "humming's own choice")
     library.require_hopper(kernels.name, device)
     library.without_gpu(device)
     made = {}

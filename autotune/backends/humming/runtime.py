@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 from autotune.backends.humming import library
 from autotune.backends.humming.backend import source_digest
 from autotune.backends.humming.knobs import entry, whole
+from autotune.backends.humming.ranges import MOST_ROWS
 from autotune.backends.humming.rows import Row, row_of
-from autotune.backends.humming.weights import HummingWeights, humming_weights
+from autotune.backends.humming.weights import humming_weights
 from autotune.measure.copies import HoldsCopies
 from autotune.measure.machine import GpuMachine
 from autotune.problem.layer import Stage, gemm_dims
@@ -44,7 +45,6 @@ taken as the next, so that few bounds need to be worked out."""
 _SILU: Final = "(a / (1.f + expf(-a))) * b"
 """What vLLM hands to humming for SiLU(gate) * up."""
 _LOCKS_PER_SM: Final = 8
-_ALL: Final = 1 << 30
 
 
 def make_runtime(name: str) -> "HummingRuntime":
@@ -58,7 +58,7 @@ def make_runtime(name: str) -> "HummingRuntime":
     return HummingRuntime(row_of(name), machine)
 
 
-class HummingRuntime(HoldsCopies[HummingWeights]):
+class HummingRuntime(HoldsCopies[LogicalWeights]):
     """See `protocol.runtime.Runtime`."""
 
     def __init__(self, row: Row, machine: Machine) -> None:
@@ -77,7 +77,7 @@ class HummingRuntime(HoldsCopies[HummingWeights]):
     def kernel_source(self) -> str:
         return source_digest()
 
-    def pack(self, weights: LogicalWeights) -> HummingWeights:
+    def pack(self, weights: LogicalWeights) -> LogicalWeights:
         return humming_weights(self._row, self.on, weights)
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
@@ -195,7 +195,7 @@ class HummingRuntime(HoldsCopies[HummingWeights]):
         """What humming's launcher takes: one range for everything. Compiles what no worker has compiled."""
         kernel = library.load("humming.kernel.humming").HummingKernel
         layer = library.layer_config(self._row, self.on, stage).to_str()
-        compute, tuning = json.dumps(library.COMPUTE), json.dumps([[0, _ALL, entry(config)]])
+        compute, tuning = json.dumps(library.COMPUTE), json.dumps([[0, MOST_ROWS, entry(config)]])
         configs: torch.Tensor = kernel.prepare_kernels(layer, compute, tuning, 0)
         return configs
 

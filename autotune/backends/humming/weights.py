@@ -1,6 +1,5 @@
 """One layer's experts in humming's layout, made from the logical INT4 weights by humming itself."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autotune.backends.humming import library
@@ -15,34 +14,11 @@ if TYPE_CHECKING:
 _OFFSET = 8  # humming's INT4 without zero points is offset binary
 
 
-@dataclass(frozen=True)
-class HummingWeights:
-    """Both stages' weights and scales, opaque, on the device."""
-
-    w1: "torch.Tensor"
-    w1_scale: "torch.Tensor"
-    w2: "torch.Tensor"
-    w2_scale: "torch.Tensor"
-
-    def clone(self) -> "HummingWeights":
-        """A physical copy with the same numbers."""
-        return HummingWeights(*(tensor.clone() for tensor in self._tensors()))
-
-    def digest(self) -> int:
-        """Changes when a byte does."""
-        import torch
-
-        return sum(int(t.flatten().view(torch.int16).sum(dtype=torch.int64)) for t in self._tensors())
-
-    def _tensors(self) -> "tuple[torch.Tensor, ...]":
-        return self.w1, self.w1_scale, self.w2, self.w2_scale
-
-
-def humming_weights(row: Row, layer: Layer, weights: LogicalWeights) -> HummingWeights:
-    """The experts as vLLM would hold them after loading such a checkpoint."""
+def humming_weights(row: Row, layer: Layer, weights: LogicalWeights) -> LogicalWeights:
+    """The experts as vLLM would hold them after loading such a checkpoint; opaque, on the device."""
     w1, w1_scale = _laid(row, layer, Stage.STAGE1, weights.w1, weights.w1_scale)
     w2, w2_scale = _laid(row, layer, Stage.STAGE2, weights.w2, weights.w2_scale)
-    return HummingWeights(w1, w1_scale, w2, w2_scale)
+    return LogicalWeights(w1, w1_scale, w2, w2_scale)
 
 
 def _laid(

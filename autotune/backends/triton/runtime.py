@@ -11,9 +11,9 @@ from autotune.kernels import sort as sorting
 from autotune.kernels import spec as specs
 from autotune.kernels.chain import layer_chain
 from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
+from autotune.measure.copies import HoldsCopies
 from autotune.measure.machine import CpuMachine, GpuMachine
 from autotune.problem.layer import Layer, Stage
-from autotune.protocol.registry import weight_bytes
 from autotune.protocol.runtime import (
     Activations,
     Launch,
@@ -45,16 +45,15 @@ def make() -> "TritonRuntime":
     return TritonRuntime(GpuMachine(), interpret=False)
 
 
-class TritonRuntime:
+class TritonRuntime(HoldsCopies[LogicalWeights]):
     """Launches `autotune.kernels`. Copy 0 of the weights is the logical weights themselves."""
 
     name = "triton"
 
     def __init__(self, machine: Machine, *, interpret: bool) -> None:
+        super().__init__()
         self.machine = machine
         self._interpret = interpret
-        self._layer: Layer | None = None
-        self._copies: list[LogicalWeights] = []
         self._compiled: dict[str, Any] = {}
         self._sorted: dict[tuple[int, int], tuple[Step, Tensors]] = {}
         self._runtime = "cuda" if interpret else _target().backend
@@ -62,20 +61,12 @@ class TritonRuntime:
     def kernel_source(self) -> str:
         return kernel_source()
 
-    def packed_bytes(self, layer: Layer) -> int:
-        return weight_bytes(self.name).copy(layer)
+    def pack(self, weights: LogicalWeights) -> LogicalWeights:
+        return weights
 
     def prepare(self, layer: Layer, weights: LogicalWeights) -> None:
-        self._layer = layer
-        self._copies = [weights]
+        super().prepare(layer, weights)
         self._sorted.clear()
-
-    def grow(self, copies: int) -> None:
-        while len(self._copies) < copies:
-            self._copies.append(self._copies[0].clone())
-
-    def digest(self) -> int:
-        return self._copies[0].digest()
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
         stage2 = config.stage2 if isinstance(config, LayerConfig) else config
@@ -119,7 +110,7 @@ class TritonRuntime:
     def layer(self, config: LayerConfig, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
         import torch
 
-        layer, tokens = self._on(), inputs.hidden.shape[0]
+        layer, tokens = self.on, inputs.hidden.shape[0]
         dims = LayerDims(layer.model_dim, layer.inter_dim, layer.experts, layer.top_k)
         one, two = Stage1Config.of(dict(config.stage1)), Stage2Config.of(dict(config.stage2))
         chain = layer_chain(dims, one, two, tokens, self._runtime)
@@ -140,7 +131,7 @@ class TritonRuntime:
         programs = [self._program(link.spec) for link in chain.links]
         launches = []
         for step in steps:
-            weights = self._copies[step.copy]
+            weights = self.copies[step.copy]
             tensors = {
                 **scratch,
                 "x": inputs.hidden,
@@ -172,12 +163,8 @@ class TritonRuntime:
             )
         return launches
 
-    def _on(self) -> Layer:
-        assert self._layer is not None, "prepare() comes first"
-        return self._layer
-
     def _spec(self, stage: Stage, config: Config) -> specs.KernelSpec:
-        return specs.stage_spec(stage.value, dict(config), self._on(), self._runtime)
+        return specs.stage_spec(stage.value, dict(config), self.on, self._runtime)
 
     def _program(self, spec: specs.KernelSpec) -> Any:
         if self._interpret:
@@ -209,7 +196,7 @@ class TritonRuntime:
         return output, tuple(scratch), tensors
 
     def _weights(self, stage: Stage, step: Step) -> "Tensors":
-        weights = self._copies[step.copy]
+        weights = self.copies[step.copy]
         if stage is Stage.STAGE1:
             return {"w": weights.w1, "w_scale": weights.w1_scale}
         return {"w": weights.w2, "w_scale": weights.w2_scale}
@@ -238,7 +225,7 @@ class TritonRuntime:
     def _sort_now(self, blocks: "Tensors", step: Step) -> None:
         names = ("block_expert", "block_slots", "valid_blocks")
         ordered = {name: blocks[name] for name in names}
-        sorting.sort_with_torch(**ordered, topk_ids=step.ids, experts=self._on().experts)
+        sorting.sort_with_torch(**ordered, topk_ids=step.ids, experts=self.on.experts)
 
     def _made(
         self,

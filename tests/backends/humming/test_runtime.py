@@ -9,11 +9,10 @@ import torch
 from autotune.backends.humming import glue, library
 from autotune.backends.humming.rows import row_of
 from autotune.backends.humming.runtime import HummingRuntime
-from autotune.backends.humming.weights import HummingWeights
 from autotune.measure.machine import CpuMachine
 from autotune.measure.workload import make_activations, make_steps
 from autotune.problem.layer import Layer, Stage
-from autotune.protocol.runtime import What
+from autotune.protocol.runtime import LogicalWeights, What
 from autotune.results import LayerConfig
 from autotune.space.config import Config
 
@@ -60,7 +59,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def runtime_of(name: str) -> HummingRuntime:
     runtime = HummingRuntime(row_of(name), CpuMachine())
     runtime._layer = LAYER
-    runtime.copies = [HummingWeights(*(torch.zeros(2) for _ in range(4)))]
+    runtime.copies = [LogicalWeights(*(torch.zeros(2) for _ in range(4)))]
     return runtime
 
 
