@@ -211,6 +211,8 @@ def _print(planned: "Plan", out: Path, exported: "Exported | None", preview: boo
     from autotune.export.process_setting import decision_lines
     from autotune.report.winners import verdict
 
+    for layer in dict.fromkeys(winner.problem.layer for winner in planned.winners):
+        typer.echo(layer.title)
     for winner in planned.winners:
         typer.echo(f"{winner.problem.shape} ({winner.problem.tokens_text}): {verdict(winner)}")
     for line in (line for each in planned.previews for line in each.lines()) if preview else ():

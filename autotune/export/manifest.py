@@ -10,6 +10,7 @@ from autotune import __version__
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Stage
+from autotune.protocol.bundle import VERSION
 from autotune.protocol.exporter import estimate_note
 from autotune.results import CheckVerdict, LayerConfig
 from autotune.store.records import WinnerRecord
@@ -41,7 +42,7 @@ def manifest_json(
     note = estimate_note(winners)
     content = {
         "format": "autotune-bundle",
-        "version": 1,
+        "version": VERSION,
         **({"note": note} if note else {}),
         "tool_version": __version__,
         "model": winners[0].problem.layer.model,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from autotune.errors import UserError
@@ -68,6 +69,11 @@ class Layer:
             )
         inter_dim = model.moe_intermediate // tp
         return cls(model.name, model.model_dim, inter_dim, model.experts, model.top_k, tp, model.needs)
+
+    @property
+    def title(self) -> str:
+        """For people: the model, and over how many GPUs it is split."""
+        return f"{Path(self.model).name} TP {self.tp}"
 
     @property
     def key(self) -> str:

@@ -11,6 +11,8 @@ from autotune.errors import UserError
 
 MANIFEST = "manifest.json"
 ENV_FILE = "autotune.env"
+VERSION = 1
+"""Of the manifest's form: another one is not guessed at."""
 
 
 def _is_manifest(raw: Any) -> bool:
@@ -55,6 +57,12 @@ class Bundle:
             ) from error
         if not _is_manifest(manifest):
             raise UserError(f"{folder}/{MANIFEST} is not a bundle's manifest: export it again")
+        version = manifest.get("version")
+        if version != VERSION:
+            raise UserError(
+                f"{folder}/{MANIFEST} has version {version!r}, and this autotune reads {VERSION}: use the"
+                " autotune that wrote it, or export it again"
+            )
         env = folder / ENV_FILE
         lines = env.read_text(encoding="utf-8", errors="replace").splitlines() if env.is_file() else []
         variables = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))

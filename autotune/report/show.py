@@ -15,6 +15,7 @@ from autotune.store.store import Store
 from autotune.text import duration, percent
 
 COLUMNS = (
+    Column("model"),
     Column("shape"),
     Column("tokens", right=True),
     Column("routing"),
@@ -57,6 +58,7 @@ def winner_lines(summaries: Sequence[WinnerSummary], width: int | None = None) -
         kept = "kept default" if winner.kept_default else layer_changes(winner.config, winner.default)
         rows.append(
             [
+                winner.problem.layer.title,
                 winner.problem.shape,
                 str(winner.problem.tokens),
                 winner.problem.routing.key,

@@ -6,6 +6,7 @@ from typing import Any
 
 from autotune.errors import UserError
 from autotune.problem.layer import Stage
+from autotune.protocol.registry import registration
 from autotune.report.configs import changes
 from autotune.report.query import Conditions, default_of, grouped
 from autotune.report.text_table import Column, text_table, wrapped
@@ -69,7 +70,7 @@ def rankings(store: Store, chosen: Filter, *, sort: str = "us", limit: int = 10)
     """The candidates that a filter lets through, apart by what may be compared, newest conditions last.
 
     Raises:
-        UserError: no such order.
+        UserError: no such order, or a backend that has no trials and is none that there is.
     """
     if sort not in SORTS:
         raise UserError(f"unknown --sort {sort!r}: use one of {', '.join(SORTS)}")
@@ -77,6 +78,8 @@ def rankings(store: Store, chosen: Filter, *, sort: str = "us", limit: int = 10)
     trials = [trial for run in runs for trial in store.trials_of(run)]
     ranked = []
     groups = grouped(trials)
+    if chosen.backend and chosen.backend not in {conditions.backend for conditions in groups}:
+        registration(chosen.backend)  # raises for a name that is no backend's
     for conditions, stages in groups.items():
         if not _fits(conditions, chosen):
             continue
@@ -126,7 +129,7 @@ def ranking_lines(ranking: Ranking, width: int | None = None) -> list[str]:
     title = (
         f"{problem.shape} {ranking.stage} ({problem.tokens_text}{routing}): {len(ranking.trials)} of"
         f" {ranking.found:,}, {' '.join(filter(None, (conditions.kind, conditions.basis)))} on"
-        f" {conditions.environment.device}, {conditions.backend}"
+        f" {conditions.environment.device}, {conditions.backend}, {problem.layer.title}"
     )
     rows = []
     for trial in ranking.trials:

@@ -136,6 +136,16 @@ def test_an_unknown_engine_or_folder_is_a_mistake(bundle: Path, tmp_path: Path) 
         RUNNER.invoke(app, ["verify", str(tmp_path / "none")], catch_exceptions=False)
 
 
+@pytest.mark.parametrize("version", [None, 0, 2, "1"])
+def test_a_manifest_of_another_version_is_not_guessed_at(bundle: Path, version: object) -> None:
+    from autotune.errors import UserError
+
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "version": version}))
+    with pytest.raises(UserError, match="reads 1: use the autotune that wrote it"):
+        RUNNER.invoke(app, ["verify", str(bundle)], catch_exceptions=False)
+
+
 @pytest.mark.parametrize(("named", "asked"), [("AMD Instinct MI325X", None), (None, "9.9.9")])
 def test_a_named_card_is_asked_with_the_bundles_triton_the_card_here_with_this_machines(
     named: str | None, asked: str | None, bundle: Path, monkeypatch: pytest.MonkeyPatch

@@ -32,7 +32,8 @@ def _json(*words: str) -> list[dict[str, object]]:
 @pytest.mark.usefixtures("h100")
 def test_show_tells_the_winner_against_what_ships_with_interval_kind_and_device() -> None:
     heading, line = _autotune("show").stdout.splitlines()
-    assert heading.split()[:3] == ["shape", "tokens", "routing"]
+    assert heading.split()[:4] == ["model", "shape", "tokens", "routing"]
+    assert line.startswith("kimi-k2.5-w4a8 TP 8 ")
     for part in ("m4", "measured", "NVIDIA H100 80GB HBM3", "+1.6%", "+1.5% to +1.8%", "pdl=true"):
         assert part in line
 
@@ -57,6 +58,7 @@ def test_top_ranks_each_stage_apart_and_names_what_differs_from_the_default() ->
         assert times == sorted(times)  # type: ignore[type-var]
     text = _autotune("top", "--stage", "stage2", "--limit", "1").stdout
     assert "m4 stage2 (4 tokens): 1 of 150, measured on NVIDIA H100 80GB HBM3" in text
+    assert "triton, kimi-k2.5-w4a8 TP 8" in text
     assert "+4.2%" in text
     assert "num_warps=2,split_blocks=2,w_cache=first" in text
 
@@ -109,6 +111,7 @@ def test_an_empty_database_is_answered_with_the_next_step(own_database: Path) ->
     [
         (("top", "--sort", "beauty"), "use one of us, trial"),
         (("top", "--stage", "stage3"), "use stage1 or stage2"),
+        (("top", "--backend", "trition"), "unknown backend 'trition': use one of"),
         (("top", "--status", "lost"), "use one of ok, constraint"),
         (("history", "--sort", "beauty"), "use one of started"),
         (("show", "999"), "autotune top"),
