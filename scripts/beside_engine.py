@@ -1,13 +1,15 @@
 #!/usr/bin/env python
-"""Our W4A8 stages beside an engine's own Triton fused MoE, in one run on the GPU of this machine.
+"""Our W4A8 layer beside engines' own kernels, in one run on the GPU of this machine.
 
     AUTOTUNE_SGLANG_SRC=.engines python scripts/beside_engine.py --db tuned.db
+    python scripts/beside_engine.py --engine humming_w4a8 --engine humming_w4a16 --shape all,m4x40
 
-Times both stages of a layer at each shape: each backend's default and, from the databases, its tuned best,
+Times both stages and the layer at each shape: each backend's default and, from the databases, its tuned best,
 on the same cold weights' routings, taking turns. A stage is all that lies between its input, as the GEMM
 takes it, and what the next step reads: with ours one launch, with an engine its GEMM and its activation, or
-its GEMM and its sum over slots. The sort is in neither. Of each figure, the share of the least time in which
-its own weight bytes can be read is printed: unlike formats have unlike floors.
+its GEMM and its sum over slots. The sort is in neither; it is in the layer, with the quantisation. Of each
+time, the share of the least time in which its own weight bytes can be read is printed: unlike formats have
+unlike floors.
 
 Prints a table; `--out` writes it as JSON. A minute on an H100 without databases, two with them.
 """
@@ -17,7 +19,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,13 @@ from autotune.machine.devices import Device
 from autotune.machine.fingerprint import Fingerprint
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
-from autotune.problem.layer import Layer, Problem, Stage, parse_shapes, problems
+from autotune.problem.layer import Layer, Problem, Stage, parse_concurrency, parse_shapes, problems
 from autotune.problem.models import PRESETS, preset
 from autotune.problem.routing import UNIFORM
 from autotune.protocol.registry import load_backend
+from autotune.protocol.runtime import Subject, What
 from autotune.report.limits import weights_of
-from autotune.results import Failure
+from autotune.results import Failure, LayerConfig
 from autotune.tuning.targets import resolve_target
 
 
@@ -59,19 +62,17 @@ def beside(options: argparse.Namespace, layer: Layer) -> dict[str, Any]:
     """
     target = resolve_target("live")
     bandwidth = _bandwidth(options.bandwidth, target.device)
-    backends = {name: load_backend(name) for name in (options.ours, options.engine)}
+    backends = {name: load_backend(name) for name in (options.ours, *(options.engine or ["sglang_w4a16"]))}
     for name in backends:
         if weights_of(name) is None:
             raise UserError(f"how many bytes {name} reads is not known: its registration must say so")
-    shapes = problems(layer, parse_shapes(options.shape), [1], UNIFORM)
+    shapes = _problems(layer, options.shape)
     settings = MeasureSettings(
         seed=options.seed, cold=options.cold, judge_rounds=options.rounds + options.rounds % 2
     )
-    # They take turns; each would take the other's worker for a stranger where a container hides processes.
-    beside_the_other = replace(settings, shared_gpu=True)
     with ExitStack() as stack:
         measurers = {
-            name: stack.enter_context(Measurer(backend.runtime, shapes, beside_the_other))
+            name: stack.enter_context(Measurer(backend.runtime, shapes, settings))
             for name, backend in backends.items()
         }
         stores: list[Any] = []
@@ -82,7 +83,7 @@ def beside(options: argparse.Namespace, layer: Layer) -> dict[str, Any]:
         fingerprints = {name: measurer.fingerprint() for name, measurer in measurers.items()}
         found: dict[str, Any] = {
             "layer": layer.key,
-            "workload": beside_the_other.key,
+            "workload": settings.key,
             "rounds": 2 * settings.judge_rounds,
             "bandwidth_bytes_per_s": bandwidth,
             "fingerprints": {name: asdict(stack_here) for name, stack_here in fingerprints.items()},
@@ -90,7 +91,8 @@ def beside(options: argparse.Namespace, layer: Layer) -> dict[str, Any]:
         }
         print(_head(layer, fingerprints, settings, bandwidth), flush=True)
         for problem in shapes:
-            for stage in Stage:
+            for what in options.what:
+                stage = None if what is What.LAYER else Stage(what.value)
                 field = [
                     contender
                     for name, backend in backends.items()
@@ -98,19 +100,36 @@ def beside(options: argparse.Namespace, layer: Layer) -> dict[str, Any]:
                         backend, problem, stage, target.device, fingerprints[name], settings.key, stores
                     )
                 ]
-                print(f"\n{problem.shape} {stage}")
+                print(f"\n{problem.shape} {what}")
                 answers = side_by_side(measurers, backends, problem, stage, field)
                 for contender, answer in zip(field, answers, strict=True):
-                    row = _row(problem, stage, contender.backend, bandwidth, answer)
+                    row = _row(problem, what, contender.backend, bandwidth, answer)
                     row |= {
                         "label": contender.label,
-                        "config": dict(contender.config),
+                        "config": _values(contender.config),
                         "stored_on": list(contender.stored_on),
                     }
                     found["rows"].append(row)
-                    print(_line(row, str(contender.config)), flush=True)
+                    print(_line(row), flush=True)
     print(_best(found["rows"]))
     return found
+
+
+def _problems(layer: Layer, text: str) -> list[Problem]:
+    """Of `m1,m4`, `all`, and for several sequences in flight `m4x40`; by tokens."""
+    named = [part.strip().partition("x") for part in text.split(",")]
+    listed = {
+        problem
+        for shape, _, sequences in named
+        for problem in problems(layer, parse_shapes(shape), parse_concurrency(sequences or "1"), UNIFORM)
+    }
+    return sorted(listed, key=lambda problem: (problem.tokens, problem.verify_tokens))
+
+
+def _values(config: Subject) -> dict[str, Any]:
+    if isinstance(config, LayerConfig):
+        return {str(stage): dict(config.of(stage)) for stage in Stage}
+    return dict(config)
 
 
 def _bandwidth(given: float | None, device: Device) -> float:
@@ -122,15 +141,16 @@ def _bandwidth(given: float | None, device: Device) -> float:
 
 
 def _row(
-    problem: Problem, stage: Stage, backend: str, bandwidth: float, answer: Timed | Failure
+    problem: Problem, what: What, backend: str, bandwidth: float, answer: Timed | Failure
 ) -> dict[str, Any]:
     weights = weights_of(backend)
     assert weights is not None  # or nothing was timed
-    size = weights.read(problem, stage)
+    parts = Stage if what is What.LAYER else (Stage(what.value),)
+    size = sum(weights.read(problem, stage) for stage in parts)
     floor = size / bandwidth * 1e6
     row: dict[str, Any] = {
         "shape": problem.shape,
-        "stage": str(stage),
+        "what": str(what),
         "backend": backend,
         "weight_bytes": size,
         "floor_us": floor,
@@ -159,7 +179,7 @@ def _head(
     )
 
 
-def _line(row: dict[str, Any], config: str) -> str:
+def _line(row: dict[str, Any]) -> str:
     name = f"  {row['backend']:13} {row['label']:22}"
     other = f"  (found on another stack: {'; '.join(row['stored_on'])})" if row["stored_on"] else ""
     if "us" not in row:
@@ -167,15 +187,15 @@ def _line(row: dict[str, Any], config: str) -> str:
     us = row["us"]
     return (
         f"{name} {us['value']:8.2f} µs ({us['low']:.2f} to {us['high']:.2f})"
-        f"  {row['of_floor']:4.0%} of its floor {row['floor_us']:.2f} µs  {config}{other}"
+        f"  {row['of_floor']:4.0%} of its floor {row['floor_us']:.2f} µs{other}"
     )
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> str:
-    """The fastest of each backend, a line a shape and stage."""
+    """The fastest of each backend, a line per shape and stage or layer."""
     lines = ["\nthe fastest of each"]
-    for shape, stage in dict.fromkeys((row["shape"], row["stage"]) for row in rows):
-        mine = [row for row in rows if (row["shape"], row["stage"]) == (shape, stage) and "us" in row]
+    for shape, what in dict.fromkeys((row["shape"], row["what"]) for row in rows):
+        mine = [row for row in rows if (row["shape"], row["what"]) == (shape, what) and "us" in row]
         fastest: dict[str, dict[str, Any]] = {}
         for row in sorted(mine, key=lambda row: -row["us"]["value"]):
             fastest[row["backend"]] = row
@@ -187,15 +207,18 @@ def _best(rows: Sequence[dict[str, Any]]) -> str:
         if len(fastest) > 1:
             times = sorted(row["us"]["value"] for row in fastest.values())
             ratio = f"  {times[-1] / times[0]:.2f}x"
-        lines.append(f"  {shape} {stage}: {', '.join(parts)}{ratio}")
+        lines.append(f"  {shape} {what}: {', '.join(parts)}{ratio}")
     return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--engine", default="sglang_w4a16", help="the other backend")
+    parser.add_argument("--engine", action="append", help="repeatable; default: sglang_w4a16")
     parser.add_argument("--ours", default="triton", help="the first backend")
-    parser.add_argument("--shape", default="m1,m2,m4,m8")
+    parser.add_argument("--shape", default="m1,m2,m4,m8", help="m4x40: with 40 sequences in flight")
+    parser.add_argument(
+        "--what", type=lambda text: [What(part) for part in text.split(",")], default=list(What), help="parts"
+    )
     parser.add_argument("--model", default="kimi-k2.5-w4a8", choices=sorted(PRESETS))
     parser.add_argument("--tp", type=int, default=8)
     parser.add_argument("--db", action="append", default=[], help="a database with tuned configs; repeatable")

@@ -45,6 +45,7 @@ class Neighbours:
     def __init__(self, occupancy: Callable[[], Occupancy]) -> None:
         self._occupancy = occupancy
         self._early: frozenset[int] = frozenset()
+        self._relatives: frozenset[int] = frozenset()
 
     def before(self) -> str | None:
         """Who is there before this process has put anything on the GPU, in words; None: nobody."""
@@ -52,12 +53,15 @@ class Neighbours:
         if os.getpid() in there.processes:  # something has, after all
             return self.now()
         self._early = frozenset(pid for pid in there.processes if not _shown(pid))
+        relatives = _relatives_on_a_gpu()
+        # A list that names a relative as it is seen here names all that are seen here: the others are hidden.
+        self._relatives = frozenset() if relatives & there.processes.keys() else relatives
         strangers = [pid for pid in there.processes if _shown(pid) and not _is_family(pid) and _works(pid)]
-        if strangers or self._early:
+        if strangers or self._hidden(there.processes):
             return _named(strangers) if strangers else HIDDEN
         if there.busy is not None and there.busy >= BUSY:
             return f"{HIDDEN} (it is busy {there.busy:.0%} of the time)"
-        if (there.used_bytes or 0) > USED_BYTES and not _family_is_on_a_gpu():
+        if (there.used_bytes or 0) > USED_BYTES and not relatives:
             return f"{HIDDEN} ({(there.used_bytes or 0) >> 20:,} MiB of its memory are in use)"
         return None
 
@@ -73,7 +77,16 @@ class Neighbours:
         if strangers:
             return _named(strangers)
         # Of a list that does not name this process only those are surely others that were there before it.
-        return HIDDEN if self._early & there.keys() else None
+        return HIDDEN if self._hidden(there) else None
+
+    def _hidden(self, there: Mapping[int, int]) -> bool:
+        """Whether more of those that were there before are still there than this process has relatives.
+
+        A relative on the GPU, another worker of this driver say, may be listed under a number that nobody
+        knows here.
+        """
+        relatives = sum(map(_shown, self._relatives))
+        return len(self._early & there.keys()) > relatives
 
 
 def _named(pids: list[int]) -> str:
@@ -129,7 +142,8 @@ def _holds_a_gpu(pid: int) -> bool:
     return any(link.startswith(_DEVICES) for link in links)
 
 
-def _family_is_on_a_gpu() -> bool:
-    """Whether memory in use may be that of an ancestor: a notebook that runs this, say."""
-    driver = os.getppid()
-    return any(_holds_a_gpu(pid) for pid in (driver, *_ancestors(driver)))
+def _relatives_on_a_gpu() -> frozenset[int]:
+    """The family but for this process, where memory in use may be theirs: a notebook's, another worker's."""
+    own = os.getpid()
+    pids = (int(folder.name) for folder in PROC.iterdir() if folder.name.isdecimal())
+    return frozenset(pid for pid in pids if pid != own and _is_family(pid) and _holds_a_gpu(pid))

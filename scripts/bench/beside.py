@@ -7,18 +7,18 @@ order and once in reverse: a drift of the GPU shows as a wider interval, and is 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
-from autotune.measure.pool import Measurer
+from autotune.measure.pool import Measurer, layer_environment
 from autotune.problem.layer import Problem, Stage
-from autotune.protocol.backend import Backend
+from autotune.protocol.backend import Backend, default_of, one_config
 from autotune.protocol.runtime import Subject
-from autotune.results import Failure
+from autotune.results import Failure, LayerConfig
+from autotune.search.choose import pairs
 from autotune.space.config import Config
 from autotune.statistics import Interval
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Contender:
-    """A config of one backend's stage.
+    """A config of one backend's stage, or of its layer.
 
     Attributes:
         label: where it comes from: `default`, `winner`, `fastest of the search`.
@@ -37,7 +37,7 @@ class Contender:
 
     backend: str
     label: str
-    config: Config
+    config: Subject
     stored_on: tuple[str, ...] = ()
 
 
@@ -58,58 +58,85 @@ class Timed:
 def contenders(
     backend: Backend,
     problem: Problem,
-    stage: Stage,
+    stage: Stage | None,
     device: Device,
     here: Fingerprint,
     workload: str,
     stores: "Iterable[Store]" = (),
 ) -> list[Contender]:
-    """The default, and from the databases the stage of the latest winner and the search's fastest.
+    """The default, and from the databases the latest winner; where there is none, the search's fastest.
 
     Only what was measured on a GPU of this model counts, and only configs that the space still has.
 
     Args:
+        stage: None: of the layer, whose fastest is that of both stages together.
         here: this machine's stack with the backend.
         workload: the conditions under which the search's times must have been measured.
     """
-    space = backend.space(problem.layer, problem.tokens, stage, device)
-    found = [Contender(backend.name, "default", space.default)]
+    spaces = {each: backend.space(problem.layer, problem.tokens, each, device) for each in Stage}
+    default = default_of(backend, problem.layer, problem.tokens, device)
+    field = [Contender(backend.name, "default", default if stage is None else default.of(stage))]
 
-    def add(label: str, config: Config, differences: Sequence[str]) -> None:
+    def add(label: str, layer: LayerConfig, differences: Sequence[str]) -> None:
+        parts = Stage if stage is None else (stage,)
         try:
-            legal = space.is_legal(config)
+            legal = all(spaces[each].is_legal(layer.of(each)) for each in parts)
         except UserError:  # a knob or value that the space no longer has
             return
-        if legal and config not in [other.config for other in found]:
-            found.append(Contender(backend.name, label, config, tuple(differences)))
+        config = layer if stage is None else layer.of(stage)
+        if legal and config not in [other.config for other in field]:
+            field.append(Contender(backend.name, label, config, tuple(differences)))
 
     for store in stores:
-        for winner in store.winners(problem=problem, backend=backend.name, kind=Kind.MEASURED):
-            if winner.environment.device == here.device:
-                add("winner", winner.config.of(stage), here.differences(winner.environment))
-        timed = [
-            (trial.time_us, trial.config.key, trial)
+        winners = [
+            winner
+            for winner in store.winners(problem=problem, backend=backend.name, kind=Kind.MEASURED)
+            if winner.environment.device == here.device
+        ]
+        for winner in winners:
+            add("winner", winner.config, here.differences(winner.environment))
+        if stage is None and winners:
+            continue  # the layer was decided by layers
+        trials = [
+            trial
             for run in store.runs()
             for trial in store.trials_of(run.id)
             if trial.time_us is not None
-            and (trial.problem.key, trial.stage, trial.backend) == (problem.key, stage, backend.name)
+            and (trial.problem.key, trial.backend) == (problem.key, backend.name)
             and (trial.kind, trial.environment.device) == (Kind.MEASURED, here.device)
             and trial.workload == workload
         ]
-        if timed:
-            _, _, trial = min(timed, key=lambda found: found[:2])
-            add("fastest of the search", trial.config, here.differences(trial.environment))
-    return found
+        ranked = {
+            each: sorted(
+                {trial.config: trial.time_us or 0.0 for trial in trials if trial.stage is each}.items(),
+                key=lambda timed: (timed[1], timed[0].key),
+            )
+            for each in Stage
+        }
+        if stage is None:
+            best = pairs(*ranked.values(), per_stage=1, one_config=one_config(backend))
+            fastest = best[0][0] if best else None
+        else:
+            fastest = replaced(default, stage, ranked[stage][0][0]) if ranked[stage] else None
+        if fastest is not None:
+            used = [trial for trial in trials if trial.config == fastest.of(trial.stage)]
+            add("fastest of the search", fastest, here.differences(used[-1].environment))
+    return field
+
+
+def replaced(layer: LayerConfig, stage: Stage, config: Config) -> LayerConfig:
+    """A layer config with another config of one stage."""
+    return LayerConfig(*(config if each is stage else layer.of(each) for each in Stage))
 
 
 def side_by_side(
     measurers: Mapping[str, Measurer],
     backends: Mapping[str, Backend],
     problem: Problem,
-    stage: Stage,
+    stage: Stage | None,
     field: Sequence[Contender],
 ) -> "list[Timed | Failure]":
-    """Times all contenders of a stage, in their order and again in reverse.
+    """Times all contenders of a stage, None: of the layer, in their order and again in reverse.
 
     Args:
         measurers, backends: by the backend's name.
@@ -119,18 +146,17 @@ def side_by_side(
     for index in (*turns, *reversed(turns)):
         if index in failed:
             continue
-        one = field[index]
-        environment = partial(_known, backends[one.backend].environment(one.config))
-        answer = measurers[one.backend].interval(problem, one.config, stage, environment)
+        entrant = field[index]
+        environments = layer_environment(backends[entrant.backend].environment)
+        answer = measurers[entrant.backend].interval(problem, entrant.config, stage, environments)
         if isinstance(answer, Failure):
             failed[index] = answer
         else:
             turns[index].append(answer)
-    return [failed[index] if index in failed else _both(one, turns[index]) for index, one in enumerate(field)]
-
-
-def _known(environment: Mapping[str, str], _: Subject) -> Mapping[str, str]:
-    return environment
+    return [
+        failed[index] if index in failed else _both(entrant, turns[index])
+        for index, entrant in enumerate(field)
+    ]
 
 
 def _both(contender: Contender, turns: Sequence[tuple[Interval, float]]) -> Timed:

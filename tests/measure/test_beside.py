@@ -14,6 +14,7 @@ from autotune.measure.machine import CpuMachine
 from autotune.measure.pool import Measurer
 from autotune.problem.layer import Problem, Stage, WeightBytes
 from autotune.protocol.registry import load_backend
+from autotune.protocol.runtime import Subject
 from autotune.results import Failure, Finalist, LayerConfig, Status
 from autotune.space.config import Config
 from autotune.statistics import Interval
@@ -34,12 +35,14 @@ def store(own_database: Path) -> Iterator[Store]:
         yield opened
 
 
-def tried(store: Store, config: Config, us: float, workload: str = QUICK.key) -> None:
-    """A trial of stage 1 as a search leaves it."""
+def tried(
+    store: Store, config: Config, us: float, workload: str = QUICK.key, stage: Stage = Stage.STAGE1
+) -> None:
+    """A trial as a search leaves it."""
     run = store.begin_run("autotune run", {}, 0, HERE)
     trial = TrialRecord(
         problem=PROBLEM,
-        stage=Stage.STAGE1,
+        stage=stage,
         backend=OURS,
         environment=HERE,
         space_digest="of an earlier day",
@@ -65,10 +68,10 @@ def won(store: Store, config: Config) -> None:
     store.record_winner(run, kept)
 
 
-def field(*stores: Store) -> dict[str, Config]:
+def field(*stores: Store, stage: Stage | None = Stage.STAGE1) -> dict[str, Subject]:
     backend = load_backend(OURS)
-    found = contenders(backend, PROBLEM, Stage.STAGE1, TARGET.device, HERE, QUICK.key, stores)
-    return {contender.label: contender.config for contender in found}
+    entrants = contenders(backend, PROBLEM, stage, TARGET.device, HERE, QUICK.key, stores)
+    return {contender.label: contender.config for contender in entrants}
 
 
 def test_without_a_database_only_the_default_takes_part() -> None:
@@ -81,6 +84,17 @@ def test_the_winners_stage_and_the_searchs_fastest_take_part_once_each(store: St
     assert field(store) == {"default": fake_config(10), "winner": fake_config(8)}
     tried(store, fake_config(8, Fault.WRONG_TILE), 7.0)
     assert field(store)["fastest of the search"] == fake_config(8, Fault.WRONG_TILE)
+
+
+def test_of_a_layer_the_winner_takes_part_and_without_one_the_fastest_stages_together(store: Store) -> None:
+    default = LayerConfig(fake_config(10), fake_config(10))
+    tried(store, fake_config(8), 8.0)
+    assert field(store, stage=None) == {"default": default}  # stage 2 was not searched
+    tried(store, fake_config(12), 12.0, stage=Stage.STAGE2)
+    assert field(store, stage=None)["fastest of the search"] == LayerConfig(fake_config(8), fake_config(12))
+    won(store, fake_config(8))
+    both = LayerConfig(fake_config(8), fake_config(8))
+    assert field(store, stage=None) == {"default": default, "winner": both}
 
 
 def test_what_was_found_under_other_conditions_or_is_no_longer_offered_does_not(store: Store) -> None:
@@ -145,12 +159,14 @@ def test_the_script_prints_and_writes_every_stage_at_every_shape(
     assert "1.25x" in printed
     found = json.loads(out.read_text())
     rows = found["rows"]
-    # Two backends' defaults at two shapes and stages, and the winner at one shape.
-    assert len(rows) == 2 * 2 * 2 + 2
-    row = next(row for row in rows if row["label"] == "winner" and row["stage"] == "stage1")
+    # Two backends' defaults at two shapes, of stages and layer, and the winner at one shape.
+    assert len(rows) == 2 * 2 * 3 + 3
+    row = next(row for row in rows if row["label"] == "winner" and row["what"] == "stage1")
     # Two tokens with 2 of 16 experts each visit 3.75 of them: 128 rows of 128 INT4 and a scale.
     assert row["weight_bytes"] == pytest.approx(3.75 * 128 * (64 + 4))
     assert row["of_floor"] == pytest.approx(row["weight_bytes"] / 1e9 * 1e6 / row["us"]["value"])
+    layer = next(row for row in rows if row["label"] == "winner" and row["what"] == "layer")
+    assert layer["weight_bytes"] == pytest.approx(1.5 * row["weight_bytes"], rel=0.05)
     assert set(found["fingerprints"]) == {OURS, THEIRS}
 
 

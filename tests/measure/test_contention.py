@@ -270,6 +270,28 @@ def test_memory_may_be_that_of_an_ancestor(processes: Callable[..., None]) -> No
     assert seen(used=2258 << 20).before() is None
 
 
+def test_memory_may_be_that_of_another_worker_of_this_driver(processes: Callable[..., None]) -> None:
+    """Two measurers of one driver take turns: each finds the other's worker on the GPU."""
+    processes(90_000_002, os.getppid(), "sibling", "/dev/nvidia0")
+    assert seen(90_000_002, used=4354 << 20).before() is None  # the list speaks of what is seen here
+    assert seen(used=4354 << 20).before() is None  # the list is empty
+    assert seen(90_000_002, 80_000_000, used=4354 << 20).before() == HIDDEN
+
+
+def test_another_worker_may_be_listed_under_the_host_s_number(processes: Callable[..., None]) -> None:
+    processes(90_000_002, os.getppid(), "sibling", "/dev/nvidia0")
+    there = {80_000_000: 0}
+    listed = Neighbours(lambda: Occupancy(there, 4354 << 20))
+    assert listed.before() is None
+    there[80_000_001] = 0  # this process itself
+    assert listed.now() is None
+    two = Neighbours(lambda: Occupancy(there, 4354 << 20))
+    assert two.before() == HIDDEN
+    assert two.now() == HIDDEN
+    del there[80_000_001]
+    assert two.now() is None
+
+
 def test_the_server_of_mps_does_nothing_by_itself(processes: Callable[..., None]) -> None:
     processes(90_000_008, 1, "nvidia-cuda-mps-server", "/dev/nvidia0")
     assert seen(os.getpid(), 90_000_008).now() is None

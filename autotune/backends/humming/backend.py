@@ -33,7 +33,8 @@ _ALWAYS = Expression.parse("0 == 0")
 
 
 def backend(name: str) -> "HummingBackend":
-    """The backend of a row."""
+    """The backend of a row, whose kernels are compiled into a cache of this process's own."""
+    library.own_cache()
     return HummingBackend(row_of(name))
 
 

@@ -5,14 +5,19 @@ driver must not open the GPU, and may have none, so there its answers are those 
 (`without_gpu`); a measure worker asks the real one.
 """
 
+import atexit
 import importlib
 import importlib.metadata
 import importlib.util
 import json
 import os
+import shutil
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
+
+from platformdirs import user_cache_path
 
 from autotune.backends.humming.rows import Row
 from autotune.errors import UserError
@@ -28,6 +33,8 @@ GEMM_TYPE: Final = "indexed"
 
 COMPUTE: Final = {"use_batch_invariant": False, "use_f16_accum": False, "gemm_type": GEMM_TYPE}
 """vLLM's `compute_config` by default."""
+
+CACHE_VARIABLE: Final = "HUMMING_CACHE_DIR"
 
 _PAD_N, _PAD_K = 256, 128  # vLLM 0.33.0, quantization/utils/humming/moe.py
 _THREADS_PER_SM, _REGISTERS_PER_SM = 2048, 65536
@@ -56,6 +63,23 @@ def load(module: str = "humming") -> Any:
         raise UserError(
             f"humming's kernels cannot be loaded, {missing} is missing: pip install 'moe-autotune[humming]'"
         ) from error
+
+
+def own_cache() -> None:
+    """Lets humming keep kernels in a folder of this process and its workers, which is deleted at its end.
+
+    A search compiles a thousand kernels that no server needs. A folder that the user names is kept.
+    """
+    if CACHE_VARIABLE in os.environ:  # the user's, or that of the process that started this one
+        return
+    folder, owner = user_cache_path("moe-autotune") / "humming" / str(os.getpid()), os.getpid()
+    os.environ[CACHE_VARIABLE] = str(folder)
+    atexit.register(_remove, folder, owner)
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # and not a fork of it
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_hopper(name: str, device: Device) -> None:
