@@ -181,6 +181,30 @@ class Measurement:
         return median(sample.us for sample in self.samples)
 
 
+@dataclass(frozen=True)
+class LayerMeasurement:
+    """A layer config's time beside the default's: passes of both, in turn, in one process.
+
+    Attributes:
+        us: microseconds a layer of the config, every sample.
+        default_us: of the default, taken before and after them.
+        error: the numeric gate's relative error.
+        seconds: wall time on the device, gate included.
+        contended: see `Measurement`.
+    """
+
+    us: tuple[float, ...]
+    default_us: tuple[float, ...]
+    error: float
+    seconds: float
+    contended: str | None = None
+
+    @property
+    def ratio(self) -> float:
+        """time(config) / time(default): what drift leaves alone."""
+        return median(self.us) / median(self.default_us)
+
+
 SHARED = ";shared"
 """Ends the text of measuring conditions under which others may have been on the GPU: the user insisted."""
 

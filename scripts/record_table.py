@@ -65,12 +65,15 @@ def _record(options: argparse.Namespace) -> int:
         for stage in (Stage(name) for name in options.stages.split(","))
     }
     measure = MeasureSettings(steps=options.steps)
+    layers = _pair(options.layers) if len(configs) == len(Stage) else (0, 0)
     recording = Recording(
         backend=backend,
         device=device,
         problems=tuned,
         configs=configs,
-        settings=SweepSettings(measure, samples=options.samples, contenders=options.contenders),
+        settings=SweepSettings(
+            measure, samples=options.samples, contenders=options.contenders, slow=options.slow, layers=layers
+        ),
         workers=options.workers or max(1, len(os.sched_getaffinity(0)) - 2),
         command=shlex.join(["python", "scripts/record_table.py", *sys.argv[1:]]),
     )
@@ -85,6 +88,20 @@ def _record(options: argparse.Namespace) -> int:
     write_table(table, options.out)
     say(f"wrote {options.out}, {options.out.stat().st_size / 1e6:.2f} MB")
     return 0
+
+
+def _pair(text: str) -> tuple[int, int]:
+    """Reads `48x32`.
+
+    Raises:
+        UserError: not of that form.
+    """
+    one, by, two = text.partition("x")
+    if not (by and one.isdigit() and two.isdigit()):
+        raise UserError(
+            f"--layers {text!r} is not of the form 48x32: configs of stage 1 by configs of stage 2"
+        )
+    return int(one), int(two)
 
 
 def _kept(stage: Stage, texts: Sequence[str]) -> Values:
@@ -107,6 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stages", default="stage1,stage2")
     parser.add_argument("--keep", action="append", default=[], metavar="STAGE.KNOB=V|V")
     parser.add_argument("--most", type=int, help="a seeded sample of so many configs a stage; default: all")
+    parser.add_argument(
+        "--layers", default="48x32", help="configs of each stage whose pairs are recorded; 0x0"
+    )
+    parser.add_argument("--slow", type=float, default=2.0, help="times the best from which two samples do")
     parser.add_argument("--limit", type=float, help="seconds after which nothing new is begun")
     parser.add_argument("--workers", type=int, help="compile processes; default: cores - 2")
     parser.add_argument("--steps", type=int, default=16, help="launches of a pass at least")

@@ -17,6 +17,9 @@ FIRST = 3
 CHUNK = 5
 """Samples taken together: the device is kept busy for their whole length, then asked for its clock."""
 
+_LONG_US = 1000.0
+"""A pass of this length needs no more than two samples."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -64,6 +67,29 @@ def stop_reason(values: Sequence[float], target_rse: float, min_samples: int) ->
 def passes_a_sample(pass_us: float, min_sample_us: float) -> int:
     """Passes between two events, so that an event's resolution is small against a sample."""
     return max(1, math.ceil(min_sample_us / max(pass_us, 1e-3)))
+
+
+def time_beside(
+    base: Replay, replay: Replay, least_us: float, poor: float = math.inf
+) -> tuple[list[float], list[float]]:
+    """Times a pass between two looks at another one, so that a drift of both cancels.
+
+    Args:
+        least_us: microseconds that a sample lasts at least.
+        poor: times the base's time from which one pass is enough.
+
+    Returns:
+        Microseconds a pass, of the base and of the other.
+    """
+    first = replay.passes(1, 1)[0]
+    passes = passes_a_sample(first, least_us)
+    # A long pass is many launches, whose mean needs fewer samples.
+    looks = 2 if first < _LONG_US else 1
+    around = base.passes(looks, passes)
+    if first > poor * median(around):
+        return around, [first]
+    taken = replay.passes(2 * looks, passes)
+    return around + base.passes(looks, passes), taken
 
 
 def time_replay(

@@ -1,5 +1,6 @@
 """Tables as files: JSON, one config a line, compressed with gzip. `zcat TABLE` shows what is in one.
 
+After the stages' rows come the recorded layers, a pair a line, by the places of its stages' rows.
 Times are kept in whole nanoseconds (samples) and units of 10 microseconds (costs), the gate's error to
 four digits, and of a binary's hash 16 digits: a table of thousands of configs is a few hundred kilobytes.
 Clock readings are not kept.
@@ -20,11 +21,21 @@ from autotune.machine.fingerprint import Fingerprint
 from autotune.problem.layer import Layer, Stage
 from autotune.problem.routing import Routing
 from autotune.replay.table import Recorded, StageTable, Table
-from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
+from autotune.results import (
+    Compiled,
+    Failure,
+    LayerConfig,
+    LayerMeasurement,
+    Measurement,
+    Sample,
+    StaticFacts,
+    Status,
+)
 from autotune.space.config import Config
 
 FORMAT = "autotune-table"
-VERSION = 1
+VERSION = 2
+"""1: stages alone. It is still read."""
 SUFFIX = ".table.json.gz"
 
 
@@ -44,10 +55,18 @@ def write_table(table: Table, path: Path) -> None:
             {"stage": stage, "space": part.space_text, "rows": len(part.rows), "knobs": _knobs(part)}
             for stage, part in table.stages.items()
         ],
+        "layers": len(table.layers),
     }
     lines = [json.dumps(head)]
     for part in table.stages.values():
         lines += [_line(row, _knobs(part), table.tokens) for row in part.rows]
+    places = {
+        stage: {row.config: n for n, row in enumerate(part.rows)} for stage, part in table.stages.items()
+    }
+    for layer, outcomes in table.layers.items():
+        of = [places[stage][layer.of(stage)] for stage in Stage]
+        raw = [pack_layer(outcomes[t]) if t in outcomes else None for t in table.tokens]
+        lines.append(json.dumps([*of, raw], separators=(",", ":")))
     # No time of writing inside, so that a table that did not change is not a change to version control.
     with replacing(path) as beside:
         beside.write_bytes(gzip.compress("\n".join(lines).encode() + b"\n", mtime=0))
@@ -77,6 +96,13 @@ def _table(head: Mapping[str, Any], lines: Iterator[str]) -> Table:
     for part in head["stages"]:
         rows = tuple([_row(json.loads(next(lines)), part["knobs"], tokens) for _ in range(part["rows"])])
         stages[Stage(part["stage"])] = StageTable(part["space"], rows)
+    layers = {}
+    for _ in range(head.get("layers", 0)):
+        one, two, outcomes = json.loads(next(lines))
+        pair = LayerConfig(stages[Stage.STAGE1].rows[one].config, stages[Stage.STAGE2].rows[two].config)
+        layers[pair] = {
+            t: unpack_layer(raw) for t, raw in zip(tokens, outcomes, strict=True) if raw is not None
+        }
     return Table(
         layer=Layer(**head["layer"]),
         device=Device(**head["device"]),
@@ -86,6 +112,7 @@ def _table(head: Mapping[str, Any], lines: Iterator[str]) -> Table:
         tokens=tokens,
         command=head["command"],
         stages=stages,
+        layers=layers,
     )
 
 
@@ -145,6 +172,22 @@ def unpack_outcome(raw: Sequence[Any]) -> Measurement | Failure:
     if isinstance(raw[0], str):
         return _unpack_failure(raw)
     return Measurement(tuple(Sample(ns / 1000) for ns in raw[2]), raw[1], raw[0] / 100_000)
+
+
+def pack_layer(outcome: LayerMeasurement | Failure) -> list[Any]:
+    """A layer beside the default as JSON values."""
+    if isinstance(outcome, Failure):
+        return _pack_failure(outcome)
+    times = [[_whole(us, 1000) for us in taken] for taken in (outcome.us, outcome.default_us)]
+    return [_whole(outcome.seconds, 100_000), float(f"{outcome.error:.3e}"), *times]
+
+
+def unpack_layer(raw: Sequence[Any]) -> LayerMeasurement | Failure:
+    """The inverse of `pack_layer`."""
+    if isinstance(raw[0], str):
+        return _unpack_failure(raw)
+    us, default_us = (tuple(ns / 1000 for ns in taken) for taken in raw[2:])
+    return LayerMeasurement(us, default_us, raw[1], raw[0] / 100_000)
 
 
 def _pack_failure(failure: Failure) -> list[Any]:

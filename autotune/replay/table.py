@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from autotune.errors import UserError
@@ -10,7 +10,7 @@ from autotune.machine.devices import Device
 from autotune.machine.fingerprint import Fingerprint
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.problem.routing import Routing
-from autotune.results import Compiled, Failure, Measurement
+from autotune.results import Compiled, Failure, LayerConfig, LayerMeasurement, Measurement
 from autotune.space.config import Config
 from autotune.space.read import parse_space
 from autotune.space.space import BoundSpace, Space
@@ -124,6 +124,8 @@ class Table:
         workload: canonical text of the measuring conditions.
         tokens: what was measured at, ascending; concurrency is 1.
         command: what made it.
+        layers: pairs of the stages' configs, by tokens: each with the default's interleaved times. Empty
+            where no layer was recorded: a layer's time is then the sum of its stages'.
     """
 
     layer: Layer
@@ -134,6 +136,14 @@ class Table:
     tokens: tuple[int, ...]
     command: str
     stages: Mapping[Stage, StageTable]
+    layers: Mapping[LayerConfig, Mapping[int, LayerMeasurement | Failure]] = field(default_factory=dict)
+
+    @property
+    def lacks(self) -> str | None:
+        """What a recording of today holds and this one does not, in a sentence; None: nothing."""
+        if self.layers:
+            return None
+        return "the table holds no layers: a layer's time is the sum of its stages'"
 
     @property
     def problems(self) -> list[Problem]:

@@ -1,6 +1,7 @@
 """What a recording has got so far: one JSON line a finding, so that a killed one goes on where it was."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,16 @@ from typing import Any
 from autotune.errors import UserError
 from autotune.files import write_text
 from autotune.problem.layer import Stage
-from autotune.replay.files import pack_compiled, pack_outcome, unpack_compiled, unpack_outcome
+from autotune.replay.files import (
+    pack_compiled,
+    pack_layer,
+    pack_outcome,
+    unpack_compiled,
+    unpack_layer,
+    unpack_outcome,
+)
 from autotune.replay.table import Recorded
-from autotune.results import Compiled, Failure, Measurement
+from autotune.results import Compiled, Failure, LayerConfig, LayerMeasurement, Measurement
 from autotune.space.config import Config
 
 Key = tuple[Stage, Config]
@@ -29,6 +37,8 @@ class Journal:
     compiled: dict[Key, Compiled | Failure] = field(default_factory=dict)
     outcomes: dict[Key, dict[int, Measurement | Failure]] = field(default_factory=dict)
     settled: dict[tuple[Stage, int], dict[Config, float]] = field(default_factory=dict)
+
+    layers: dict[LayerConfig, dict[int, LayerMeasurement | Failure]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.path.exists():
@@ -55,6 +65,12 @@ class Journal:
         times = {config.key: us for config, us in settled.items()}
         self._write({"stage": stage, "tokens": tokens, "settled": times})
 
+    def add_layers(self, layers: Mapping[LayerConfig, dict[int, LayerMeasurement | Failure]]) -> None:
+        self.layers |= layers
+        for pair, outcomes in layers.items():
+            packed = {t: pack_layer(outcome) for t, outcome in outcomes.items()}
+            self._write({"layer": [pair.stage1.key, pair.stage2.key], "outcomes": packed})
+
     def row(self, key: Key) -> Recorded:
         """All that is known of a config whose compile is known."""
         stage, config = key
@@ -72,6 +88,10 @@ class Journal:
                     f"{self.path} belongs to another recording ({line['recording']}): choose another --out,"
                     " or delete it"
                 )
+            return
+        if "layer" in line:
+            pair = LayerConfig(*(Config.from_key(key) for key in line["layer"]))
+            self.layers[pair] = {int(t): unpack_layer(raw) for t, raw in line["outcomes"].items()}
             return
         stage = Stage(line["stage"])
         if "settled" in line:

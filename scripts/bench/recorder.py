@@ -19,18 +19,20 @@ from autotune.measure import lock
 from autotune.measure.quiet import not_alone
 from autotune.measure.requests import Look
 from autotune.problem.layer import Problem, Stage
-from autotune.protocol.backend import Backend
+from autotune.protocol.backend import Backend, default_of
 from autotune.replay.table import StageTable, Table
 from autotune.resources import data_dir
-from autotune.results import Compiled, Failure, Measurement, Status
+from autotune.results import Compiled, Failure, LayerConfig, LayerMeasurement, Measurement, Status
 from autotune.space.config import Config
 from bench import sweep as sweeping
 from bench.journal import Journal, Key
+from bench.subspace import leading
 from bench.sweep import FAULT_EXIT, SweepSettings
 
 SWEEP_TIMEOUT_S = 120.0  # includes the start of the process: torch, weights
 SETTLE_TIMEOUT_S = 180.0
 _AGAIN_S = 0.5
+PAIRS = 16  # layers at every token count that are asked for at once
 AHEAD = 4  # sweeps waiting for the GPU: enough that it never waits for the driver
 
 
@@ -101,7 +103,53 @@ class Recorder:
                 if time.monotonic() > deadline:
                     return None
                 self._settle(stage, problem)
+        self._layers(deadline)
         return self._table()
+
+    def _layers(self, deadline: float) -> None:
+        """Records the layers as far as the time goes; what is done of them is a smaller product of the same.
+
+        One whose pass others disturbed is left out.
+        """
+        recording, journal = self._recording, self._journal
+        if not all(recording.settings.layers):
+            return
+        backend, layer, device = recording.backend, recording.problems[0].layer, recording.device
+        defaults = {p: default_of(backend, layer, p.tokens, device) for p in recording.problems}
+        parts = [
+            leading(
+                [self._times(stage, p) for p in recording.problems],
+                [c for d in defaults.values() if (c := d.of(stage)) in recording.configs[stage]],
+                count,
+            )
+            for stage, count in zip(Stage, recording.settings.layers, strict=True)
+        ]
+        pairs = [
+            pair
+            for pair in product_by_rank(*parts)
+            if pair not in journal.layers and pair.stage1.get("tile_m") == pair.stage2.get("tile_m")
+        ]
+        self._say(f"layers: {len(parts[0])} configs of stage 1 by {len(parts[1])} of stage 2")
+        started, done, rest = time.monotonic(), 0, list(pairs)
+        asked: list[Future[Any]] = []
+        while asked or (rest and time.monotonic() < deadline):
+            while rest and len(asked) < 2 and time.monotonic() < deadline:  # the GPU need not wait
+                some, rest = rest[:PAIRS], rest[PAIRS:]
+                asked.append(self._ask(sweeping.layers, some, defaults, timeout=SETTLE_TIMEOUT_S))
+            answer = _needed(asked.pop(0).result())
+            journal.add_layers({pair: quiet for pair, got in answer.items() if (quiet := undisturbed(got))})
+            done += len(answer)
+        seconds = time.monotonic() - started
+        each = 1e3 * seconds / max(1, done * len(recording.problems))
+        self._say(f"layers: {done} of {len(pairs)} pairs in {seconds:.0f} s, {each:.1f} ms a layer")
+
+    def _times(self, stage: Stage, problem: Problem) -> dict[Config, float]:
+        settled = self._journal.settled.get((stage, problem.tokens), {})
+        return {
+            config: outcome.us
+            for (of, config), outcomes in self._journal.outcomes.items()
+            if of is stage and isinstance(outcome := outcomes[problem.tokens], Measurement)
+        } | settled
 
     def _enter(self, look: Look) -> None:
         """Takes the GPU; a table is recorded on a GPU of one's own.
@@ -236,6 +284,7 @@ class Recorder:
             tokens=tuple(problem.tokens for problem in recording.problems),
             command=recording.command,
             stages=stages,
+            layers=dict(self._journal.layers),
         )
 
     def _ask(
@@ -250,6 +299,21 @@ class Recorder:
             function, (*common, *arguments), time_limit_s=timeout, late=late, died=_died
         )
         return future
+
+
+def product_by_rank(stage1: Sequence[Config], stage2: Sequence[Config]) -> list[LayerConfig]:
+    """Every pair, ordered so that whatever comes first is a product of the two stages' first."""
+    ranked = [
+        (max(i / len(stage1), j / len(stage2)), i, j) for i in range(len(stage1)) for j in range(len(stage2))
+    ]
+    return [LayerConfig(stage1[i], stage2[j]) for _, i, j in sorted(ranked)]
+
+
+def undisturbed(
+    outcomes: Mapping[int, LayerMeasurement | Failure],
+) -> dict[int, LayerMeasurement | Failure]:
+    """Without what others on the GPU disturbed."""
+    return {t: o for t, o in outcomes.items() if isinstance(o, Failure) or o.contended is None}
 
 
 def _died(how: str) -> Failure:

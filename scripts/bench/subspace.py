@@ -48,6 +48,44 @@ def bounded(
     return [*first, *others]
 
 
+def leading(
+    times: Sequence[Mapping[Config, float]],
+    defaults: Sequence[Config],
+    count: int,
+    *,
+    within: float = 1.25,
+    seed: int = 0,
+) -> list[Config]:
+    """One stage's part of the layers that a table holds: every pair of the two stages' parts is recorded.
+
+    Half are leaders, taken from the token counts in turn: the defaults first, then what is fastest alone. The
+    other half is drawn from what is up to `within` times as slow as the fastest anywhere, since the stage of
+    the best layer is often not fast alone.
+
+    Args:
+        times: microseconds of every config with a time, one mapping a token count.
+    """
+    ranked = [sorted(at, key=lambda config: (at[config], config.key)) for at in times if at]
+    chosen = dict.fromkeys(defaults)
+    queues = [iter(order) for order in ranked]
+    while queues and len(chosen) < (count + 1) // 2:
+        before = len(chosen)
+        for queue in queues:
+            config = next((config for config in queue if config not in chosen), None)
+            if config is not None and len(chosen) < (count + 1) // 2:
+                chosen[config] = None
+        if len(chosen) == before:
+            break
+    near = {
+        config: None
+        for at, order in zip((at for at in times if at), ranked, strict=True)
+        for config in order
+        if at[config] <= within * at[order[0]] and config not in chosen
+    }
+    drawn = random.Random(seed).sample(sorted(near, key=lambda c: c.key), min(len(near), count - len(chosen)))
+    return [*chosen, *drawn]
+
+
 def parse_kept(texts: Sequence[str]) -> dict[str, tuple[Value, ...]]:
     """Reads `group=1` or `w_cache=none|first`, one a text.
 

@@ -10,10 +10,12 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from statistics import fmean, median, stdev
+from typing import TypeVar
 
 from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
@@ -22,12 +24,14 @@ from autotune.measure.gate import Case, Incorrect, judge, make_case, poison
 from autotune.measure.quiet import not_alone
 from autotune.measure.requests import Look
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.timer import passes_a_sample
+from autotune.measure.timer import passes_a_sample, time_beside
 from autotune.measure.workload import Pass, Workload
 from autotune.problem.layer import Problem, Stage
-from autotune.protocol.runtime import Launch, Replay, Runtime, What, load_runtime
-from autotune.results import Failure, Measurement, Sample, Status
+from autotune.protocol.runtime import Launch, Replay, Runtime, Subject, What, load_runtime
+from autotune.results import Failure, LayerConfig, LayerMeasurement, Measurement, Sample, Status
 from autotune.space.config import Config
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class SweepSettings:
         samples: of a config near the best; the first pass counts as none.
         slow: a config slower than this times the best so far gets two samples.
         contenders: how many of each problem are measured again.
+        layers: so many configs of each stage make the recorded layers, every pair of them.
+        poor_layer: a layer that takes this many times as long as the default gets one sample.
         round_samples: of a config in one round.
         least_rounds, most_rounds: of the re-measuring; even.
     """
@@ -47,6 +53,8 @@ class SweepSettings:
     samples: int = 5
     slow: float = 2.0
     contenders: int = 50
+    layers: tuple[int, int] = (0, 0)
+    poor_layer: float = 1.3
     round_samples: int = 3
     least_rounds: int = 6
     most_rounds: int = 32
@@ -67,6 +75,7 @@ class Sweeper:
         self._workload.load(tuple(problems))
         self._cases: dict[Problem, Case] = {}
         self._best: dict[tuple[Stage, Problem], float] = {}
+        self._base: dict[Problem, Replay] = {}
         self._watch = Watch(self._runtime.machine, settings.measure)
 
     def look(self) -> Look:
@@ -89,7 +98,7 @@ class Sweeper:
         start = time.perf_counter()
         work = self._pass(problem)
         launches = self._runtime.stage(stage, config, work.inputs, work.steps)
-        error = self._judge(problem, stage, config, launches[-1])
+        error = self._judge(problem, What(stage.value), config, launches[-1])
         before = self._watch.before()
         replay = self._runtime.machine.replay(launches)
         try:
@@ -100,6 +109,32 @@ class Sweeper:
         key = f"{problem.key} {stage} {config.key}"
         contended = self._watch.disturbed(before, key, launches, [window])
         return Measurement(samples, error, time.perf_counter() - start, contended)
+
+    def layer(self, problem: Problem, config: LayerConfig, default: LayerConfig) -> LayerMeasurement:
+        """Judges a layer's last step and times its pass beside the default's.
+
+        Raises:
+            Incorrect: the numbers are wrong.
+        """
+        start = time.perf_counter()
+        work, machine = self._pass(problem), self._runtime.machine
+        base = self._base.get(problem)
+        if base is None:
+            base = self._base[problem] = machine.replay(self._runtime.layer(default, work.inputs, work.steps))
+        launches = self._runtime.layer(config, work.inputs, work.steps)
+        error = self._judge(problem, What.LAYER, config, launches[-1])
+        before = self._watch.before()
+        replay = machine.replay(launches)
+        try:
+            least = self._settings.measure.min_sample_us
+            around, taken = time_beside(base, replay, least, self._settings.poor_layer)
+        finally:
+            replay.close()
+        key = f"{problem.key} layer {config.key}"
+        contended = self._watch.disturbed(before, key, launches, [taken])
+        steps = len(launches)
+        us, default_us = (tuple(pass_us / steps for pass_us in times) for times in (taken, around))
+        return LayerMeasurement(us, default_us, error, time.perf_counter() - start, contended)
 
     def settle(self, problem: Problem, stage: Stage, configs: Sequence[Config]) -> dict[Config, float]:
         """Microseconds of each after interleaved rounds; whoever may be the fastest gets the most.
@@ -154,12 +189,11 @@ class Sweeper:
     def _pass(self, problem: Problem) -> Pass:
         return self._workload.pass_of(problem, self._settings.measure.seed)
 
-    def _judge(self, problem: Problem, stage: Stage, config: Config, launch: Launch) -> float:
+    def _judge(self, problem: Problem, what: What, config: Subject, launch: Launch) -> float:
         if problem not in self._cases:
             work, weights = self._pass(problem), self._workload.weights
             assert weights is not None
             self._cases[problem] = make_case("a recorded step", weights, work.inputs, work.steps[-1])
-        what = What(stage.value)
         poison([launch])
         launch.run()
         error = judge(launch, self._cases[problem], what, self._runtime.path(what, config))
@@ -217,26 +251,48 @@ def sweep(
 ) -> "dict[Problem, Measurement | Failure]":
     """One config at every problem. A config that breaks the device takes this process with it."""
     sweeper = _made(backend, problems, settings, environment)
-    outcomes: dict[Problem, Measurement | Failure] = {}
-    for problem in problems:
-        start = time.perf_counter()
+    return {
+        problem: _guarded(sweeper, partial(sweeper.measure, problem, stage, config)) for problem in problems
+    }
+
+
+def layers(
+    backend: str,
+    problems: Sequence[Problem],
+    settings: SweepSettings,
+    environment: Mapping[str, str],
+    pairs: Sequence[LayerConfig],
+    defaults: Mapping[Problem, LayerConfig],
+) -> "dict[LayerConfig, dict[int, LayerMeasurement | Failure]]":
+    """Some pairs at every problem, by tokens."""
+    sweeper = _made(backend, problems, settings, environment)
+    return {
+        pair: {
+            problem.tokens: _guarded(sweeper, partial(sweeper.layer, problem, pair, defaults[problem]))
+            for problem in problems
+        }
+        for pair in pairs
+    }
+
+
+def _guarded(sweeper: Sweeper, act: Callable[[], T]) -> T | Failure:
+    """What is measured, or why nothing is; a candidate that breaks the device takes this process with it."""
+    start = time.perf_counter()
+    try:
+        return act()
+    except Incorrect as error:
+        return Failure(Status.INCORRECT, str(error), time.perf_counter() - start, error.error)
+    except Exception as error:  # noqa: BLE001 — a kernel's launch may raise anything
+        text = " ".join(str(error).split())[:200]
+        failure = Failure(
+            Status.RUNTIME_ERROR, f"{type(error).__name__}: {text}", time.perf_counter() - start
+        )
         try:
-            outcomes[problem] = sweeper.measure(problem, stage, config)
-        except Incorrect as error:
-            seconds = time.perf_counter() - start
-            outcomes[problem] = Failure(Status.INCORRECT, str(error), seconds, error.error)
-        except Exception as error:  # noqa: BLE001 — a kernel's launch may raise anything
-            text = " ".join(str(error).split())[:200]
-            failure = Failure(
-                Status.RUNTIME_ERROR, f"{type(error).__name__}: {text}", time.perf_counter() - start
-            )
-            try:
-                sweeper.synchronize()
-            except RuntimeError:
-                print(failure.reason, file=sys.stderr, flush=True)
-                os._exit(FAULT_EXIT)
-            outcomes[problem] = failure
-    return outcomes
+            sweeper.synchronize()
+        except RuntimeError:
+            print(failure.reason, file=sys.stderr, flush=True)
+            os._exit(FAULT_EXIT)
+        return failure
 
 
 def settle(

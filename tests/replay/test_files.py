@@ -14,7 +14,16 @@ from autotune.errors import UserError
 from autotune.problem.layer import Stage
 from autotune.replay.files import read_table, write_table
 from autotune.replay.table import Recorded, StageTable, Table
-from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
+from autotune.results import (
+    Compiled,
+    Failure,
+    LayerConfig,
+    LayerMeasurement,
+    Measurement,
+    Sample,
+    StaticFacts,
+    Status,
+)
 from autotune.space.config import Config
 from tests.replay.synthetic import synthetic_table
 from tests.spaces import TEXT
@@ -47,6 +56,13 @@ ROWS = st.builds(
     st.dictionaries(st.sampled_from([1, 4]), MEASURED | FAILURES),
     st.dictionaries(st.sampled_from([1, 4]), MICROSECONDS),
 )
+LAYERS = st.builds(
+    LayerMeasurement,
+    st.lists(MICROSECONDS, min_size=1, max_size=4).map(tuple),
+    st.lists(MICROSECONDS, min_size=1, max_size=4).map(tuple),
+    st.integers(1000, 9999).map(lambda digits: float(f"{digits / 1000:.3f}e-03")),
+    SECONDS,
+)
 TABLES = st.dictionaries(
     st.sampled_from(list(Stage)),
     st.builds(
@@ -56,13 +72,37 @@ TABLES = st.dictionaries(
 ).map(lambda stages: replace(BASE, stages=stages))
 
 
+@st.composite
+def layered(draw: st.DrawFn) -> Table:
+    """A table with layers of the configs that it holds of both stages."""
+    table = draw(TABLES)
+    rows = [table.stages[stage].rows if stage in table.stages else () for stage in Stage]
+    pairs = [LayerConfig(one.config, two.config) for one in rows[0] for two in rows[1]]
+    if not pairs:
+        return table
+    outcomes = st.dictionaries(st.sampled_from([1, 4]), LAYERS | FAILURES)
+    return replace(table, layers=draw(st.dictionaries(st.sampled_from(pairs), outcomes)))
+
+
 @settings(max_examples=50, deadline=None)
-@given(TABLES)
+@given(layered())
 def test_a_table_read_back_is_the_table_written(table: Table) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.table.json.gz"
         write_table(table, path)
         assert read_table(path) == table
+
+
+def test_a_table_of_version_1_is_read_and_says_that_it_lacks_layers(tmp_path: Path) -> None:
+    path = tmp_path / "old"
+    write_table(BASE, path)
+    head, *rows = gzip.decompress(path.read_bytes()).decode().splitlines()
+    old = {name: value for name, value in json.loads(head).items() if name != "layers"} | {"version": 1}
+    path.write_bytes(gzip.compress("\n".join([json.dumps(old), *rows]).encode()))
+    table = read_table(path)
+    assert table == BASE
+    assert table.lacks is not None
+    assert "holds no layers" in table.lacks
 
 
 def test_equal_tables_make_equal_files(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """Recording, with real compiles and kernels on Triton's interpreter: all but the times is as on a GPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from bench.journal import Journal
-from bench.recorder import Recorder, Recording
-from bench.subspace import KEPT, bounded, parse_kept
+from bench.recorder import Recorder, Recording, product_by_rank
+from bench.subspace import KEPT, bounded, leading, parse_kept
 from bench.sweep import SweepSettings, unsettled
 
 from autotune.errors import UserError
@@ -15,7 +16,7 @@ from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.registry import load_backend
 from autotune.replay.files import read_table, write_table
 from autotune.replay.table import Table
-from autotune.results import Measurement
+from autotune.results import LayerConfig, LayerMeasurement, Measurement
 from autotune.space.config import Config
 
 pytestmark = pytest.mark.slow
@@ -132,9 +133,51 @@ def test_kept_values_are_read_as_the_user_writes_them() -> None:
         parse_kept(["group"])
 
 
+def test_a_stages_part_of_the_layers_is_half_leaders_and_half_what_is_not_far_behind() -> None:
+    configs = [Config({"n": n}) for n in range(100)]
+    times = [{config: 10 + 0.1 * config["n"] for config in configs}, {configs[50]: 1.0, configs[99]: 9.0}]
+    part = leading(times, [configs[70]], 8)
+    assert part[:4] == [configs[70], configs[0], configs[50], configs[1]]
+    assert len(set(part)) == 8
+    assert all(times[0][config] <= 1.25 * 10 for config in part[4:])
+    assert part == leading(times, [configs[70]], 8)
+
+
+def test_what_comes_first_of_a_product_is_a_product() -> None:
+    ones, twos = ([Config({knob: n}) for n in range(count)] for knob, count in (("a", 4), ("b", 2)))
+    pairs = product_by_rank(ones, twos)
+    assert len(set(pairs)) == 8
+    assert set(pairs[:2]) == {LayerConfig(one, twos[0]) for one in ones[:2]}
+
+
 def test_a_bounded_space_has_the_default_first_and_kept_values_only() -> None:
     space = load_backend("triton").space(LAYER, 1, Stage.STAGE1, H100)
     configs = bounded(space, {"num_warps": (1, 2)}, most=20)
     assert configs[0] == space.default
     assert len(configs) == len(set(configs)) == 20
     assert {config["num_warps"] for config in configs[1:]} <= {1, 2}
+
+
+def test_layers_are_a_product_of_leaders_and_others_beside_the_default(tmp_path: Path) -> None:
+    whole = recording()
+    kept = {"pdl": (None,), "tile_m": (16,), "reduce": ("loop",)}
+    configs = {
+        stage: bounded(whole.backend.space(LAYER, 1, stage, H100), {**KEPT[stage], **kept}, most=3)
+        for stage in Stage
+    }
+    layered = replace(whole, configs=configs, settings=replace(whole.settings, layers=(2, 2)))
+    with Recorder(layered, tmp_path / "l.journal", lambda _: None) as recorder:
+        table = recorder.run()
+    assert table is not None
+    assert table.lacks is None
+    pairs = table.layers.keys()
+    assert LayerConfig(*(configs[stage][0] for stage in Stage)) in pairs
+    assert len(pairs) == 4 == len({p.stage1 for p in pairs}) * len({p.stage2 for p in pairs})
+    for outcomes in table.layers.values():
+        assert set(outcomes) == {1, 2}
+        for outcome in outcomes.values():
+            assert isinstance(outcome, LayerMeasurement)
+            assert outcome.default_us
+            assert outcome.error < 0.02
+    write_table(table, tmp_path / "t")
+    assert read_table(tmp_path / "t").layers.keys() == pairs
