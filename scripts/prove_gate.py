@@ -26,7 +26,16 @@ from autotune.backends import sglang, vllm
 from autotune.measure.gate import Case, Incorrect, Left, check_launches, make_cases, parts, poison
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.problem.routing import UNIFORM
-from autotune.protocol.runtime import Activations, Launch, LogicalWeights, Runtime, Step, What, format_of
+from autotune.protocol.runtime import (
+    GATED,
+    Activations,
+    Launch,
+    LogicalWeights,
+    Runtime,
+    Step,
+    What,
+    format_of,
+)
 from autotune.results import LayerConfig
 
 BACKENDS = ("triton", *(row.name for row in (*sglang.ROWS, *vllm.ROWS)))
@@ -149,7 +158,7 @@ def prove(backend: str, options: argparse.Namespace) -> dict[str, Any]:
                 layer, weights, count, UNIFORM, 1, where, seed + count, thorough=True, form=form
             )
             at[count] = config, cases
-            for what in What:
+            for what in GATED:
                 path = path_of(runtime, what, config)
                 made = launches_of(runtime, what, config, cases[0].inputs, [case.step for case in cases])
                 row = {"tokens": count, "seed": seed, "what": what.value}
@@ -207,7 +216,7 @@ def show(results: Sequence[dict[str, Any]]) -> bool:
         for tokens in dict.fromkeys(row["tokens"] for row in result["rows"]):
             rows = [row for row in result["rows"] if row["tokens"] == tokens]
             cells = []
-            for what in What:
+            for what in GATED:
                 worst = max(
                     (row for row in rows if row["what"] == what.value), key=lambda row: float(row["share"])
                 )

@@ -26,6 +26,7 @@ RunRound = Callable[[int, int], "dict[str, float] | Failure"]
 SELECT_SEED = 1_000_003
 JUDGE_SEED = 2_000_003
 COMPARE_SEED = 3_000_017
+RACE_SEED = 6_000_011
 """Offsets of the seeds of fresh routings: the search's seed, and each other's, are far away."""
 
 

@@ -23,8 +23,17 @@ from autotune.measure.settings import MeasureSettings
 from autotune.measure.table import time_all
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.processes import interrupt
-from autotune.protocol.runtime import Subject, What
-from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Measurement, Status
+from autotune.protocol.runtime import GATED, Subject, What
+from autotune.results import (
+    Confirmation,
+    Failure,
+    Finalist,
+    LayerConfig,
+    LayerMeasurement,
+    Measurement,
+    Round,
+    Status,
+)
 from autotune.space.config import Config
 from autotune.statistics import Interval
 
@@ -142,6 +151,45 @@ class Measurer:
 
         return self._turns.submit(act)
 
+    def submit_layer(
+        self,
+        problem: Problem,
+        config: LayerConfig,
+        default: LayerConfig,
+        environment: Mapping[str, str] | None = None,
+    ) -> "Future[LayerMeasurement | Failure]":
+        """A pass of layers beside the default's, when its turn comes; both need `environment`."""
+        process = environment or {}
+
+        def act() -> LayerMeasurement | Failure:
+            self._quiet.wait(lambda: self._call(problem.layer, process, requests.watch))
+            answer = self._call(problem.layer, process, requests.layer, problem, config, default)
+            self._quiet.heard(answer.contended if isinstance(answer, LayerMeasurement) else None)
+            return answer
+
+        return self._turns.submit(act)
+
+    def race(
+        self,
+        problem: Problem,
+        configs: Sequence[LayerConfig],
+        rounds: int,
+        seed: int,
+        environments: Environments | None = None,
+    ) -> list[Round]:
+        """Rounds of all configs, the layer alone and after a kernel that does nothing; see `run_rounds`.
+
+        Args:
+            seed: of the routings, on top of the settings' and the races' own.
+        """
+        _, run = self._contest(problem, (What.LAYER, What.SPACED), configs, environments)
+        first = self.settings.seed + confirming.RACE_SEED + seed
+
+        def act() -> list[Round]:
+            return confirming.run_rounds(run, range(len(configs)), len(configs), rounds, first)[0]
+
+        return interrupt.result_of(self._turns.submit(act))
+
     def confirm(
         self,
         problem: Problem,
@@ -162,8 +210,7 @@ class Measurer:
             if progress:
                 progress(next(count))
 
-        everything = (What.LAYER, What.STAGE1, What.STAGE2)
-        gate, run = self._contest(problem, everything, configs, environments, ran)
+        gate, run = self._contest(problem, GATED, configs, environments, ran)
         # Most of a final's time goes to contenders that are only being picked from: the layer decides.
         _, select = self._contest(problem, (What.LAYER,), configs, environments, ran)
         return self._noting(lambda: confirming.confirm(problem, finalists, gate, run, self.settings, select))

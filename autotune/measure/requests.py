@@ -17,7 +17,7 @@ from autotune.measure.settings import MeasureSettings
 from autotune.measure.worker import RoundTimes, Worker
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.runtime import Subject, What
-from autotune.results import Failure, Measurement, Status
+from autotune.results import Failure, LayerConfig, LayerMeasurement, Measurement, Status
 from autotune.space.config import Config
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,11 @@ def prepare(
 def measure(problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
     """One candidate's measurement, or why there is none."""
     return _with_worker(lambda worker: worker.measure(problem, stage, config))
+
+
+def layer(problem: Problem, config: LayerConfig, default: LayerConfig) -> LayerMeasurement | Failure:
+    """A layer beside the default's, or why there is no time."""
+    return _with_worker(lambda worker: worker.layer(problem, config, default))
 
 
 def check(problem: Problem, what: Sequence[What], config: Subject) -> float | Failure:

@@ -22,6 +22,7 @@ class MeasureSettings:
         warmup_s: seconds after which warming up ends, settled or not.
         poor: times the fastest so far from which a candidate's first few passes are enough: no
             warm-up brings it near. Infinity: never.
+        poor_layer: the same of a layer, by its time over the default's.
         timeout_s: seconds after which a request counts as a hang and its worker is killed.
         prepare_timeout_s: the same for a worker's start: device context, weights, first compile.
         min_gain: least gain over the default that a winner must be sure to have.
@@ -42,6 +43,7 @@ class MeasureSettings:
     window_s: float = 0.15
     warmup_s: float = 0.3
     poor: float = 1.5
+    poor_layer: float = 1.1
     timeout_s: float = 60.0
     prepare_timeout_s: float = 300.0
     min_gain: float = 0.01

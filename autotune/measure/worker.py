@@ -8,16 +8,17 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from autotune.machine.fingerprint import Fingerprint
 from autotune.measure.contention import Watch
 from autotune.measure.gate import Case, check_launches, judge, make_case, make_cases, poison, served_tokens
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.timer import passes_a_sample, time_replay
+from autotune.measure.timer import passes_a_sample, time_beside, time_replay
 from autotune.measure.workload import Pass, Workload
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.runtime import (
@@ -31,12 +32,13 @@ from autotune.protocol.runtime import (
     format_of,
     load_runtime,
 )
-from autotune.results import LayerConfig, Measurement
+from autotune.results import LayerConfig, LayerMeasurement, Measurement
 from autotune.space.config import Config
 
+if TYPE_CHECKING:
+    import torch
+
 log = logging.getLogger(__name__)
-
-
 T = TypeVar("T")
 
 
@@ -65,8 +67,11 @@ class Worker:
         self._passed: dict[tuple[str, str, str], float] = {}
         self._passed_at: dict[tuple[str, str, int], float] = {}
         self._fastest: dict[tuple[str, Stage], float] = {}
+        self._fastest_layer: dict[str, float] = {}
+        self._bases: dict[tuple[str, str], Replay] = {}
         self._replays: dict[tuple[str, str, str, int], tuple[Replay, Sequence[Launch], int]] = {}
         self._watch = Watch(self.runtime.machine, settings)
+        self._spacer: torch.Tensor | None = None
         self._digest = 0
         self._digests: dict[int, int] = {}
 
@@ -110,6 +115,38 @@ class Worker:
         if contended is None:
             self._fastest[competes] = min(fastest, median(times))
         return Measurement(timing.samples, error, time.perf_counter() - start, contended)
+
+    def layer(self, problem: Problem, config: LayerConfig, default: LayerConfig) -> LayerMeasurement:
+        """A pass of layers beside the default's, on the search's routings; what was timed is judged.
+
+        One case alone: the stages have passed gates of their own, and a finalist passes the layer's.
+
+        Raises:
+            Incorrect: the gate refused it.
+        """
+        start = time.perf_counter()
+        work, machine = self._load().pass_of(problem, self.settings.seed), self.runtime.machine
+        at = (problem.key, default.key)
+        if at not in self._bases:
+            self._bases[at] = machine.replay(self._launches(What.LAYER, default, work))
+        launches = self._launches(What.LAYER, config, work)
+        before = self._watch.before()
+        replay = machine.replay(launches)
+        try:
+            poison(launches[-1:])
+            fastest = self._fastest_layer.get(problem.key, math.inf)
+            poor = self.settings.poor_layer * fastest
+            around, taken = time_beside(self._bases[at], replay, self.settings.min_sample_us, poor)
+            error = self._judge_last(problem, What.LAYER, config, launches)
+        finally:
+            replay.close()
+        contended = self._watch.disturbed(before, f"{problem.key} layer {config.key}", launches, [taken])
+        steps = len(launches)
+        us, default_us = (tuple(pass_us / steps for pass_us in times) for times in (taken, around))
+        measured = LayerMeasurement(us, default_us, error, time.perf_counter() - start, contended)
+        if contended is None:
+            self._fastest_layer[problem.key] = min(fastest, measured.ratio)
+        return measured
 
     def check(self, problem: Problem, what: What, config: Subject) -> float:
         """The gate: every case at every token count that the config would serve; its worst error.
@@ -190,7 +227,18 @@ class Worker:
         return self._workload
 
     def _launches(self, what: What, config: Subject, work: Pass) -> list[Launch]:
-        return self._bind(what, config, work.inputs, work.steps)
+        if what is not What.SPACED:
+            return self._bind(what, config, work.inputs, work.steps)
+        launches = self._bind(What.LAYER, config, work.inputs, work.steps)
+        return [replace(launch, run=partial(_in_turn, self._nothing, launch.run)) for launch in launches]
+
+    def _nothing(self) -> None:
+        """A kernel that no layer knows of: what comes after it waits for all that came before."""
+        import torch
+
+        if self._spacer is None:
+            self._spacer = torch.zeros(1, device=self.runtime.machine.device)
+        self._spacer.zero_()
 
     def _bind(self, what: What, config: Subject, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
         launched = _launched(what, config)
@@ -228,6 +276,18 @@ class Worker:
         Raises:
             Incorrect: the graph computes something else than its launches did.
         """
+        if launches[-1].accumulates:  # its output holds every step's sums by now
+            return 0.0
+        poison(launches[-1:])
+        replay.passes(1, 1)
+        return self._judge_last(problem, what, config, launches)
+
+    def _judge_last(self, problem: Problem, what: What, config: Subject, launches: Sequence[Launch]) -> float:
+        """Judges the output of the search's last step; 0 where it holds the sums of more launches.
+
+        Raises:
+            Incorrect: it is wrong.
+        """
         key = (problem.key, self.settings.seed)
         if key not in self._last_steps:
             work = self._load().pass_of(problem, self.settings.seed)
@@ -242,10 +302,8 @@ class Worker:
             )
             self._digests[id(case)] = case.digest()
             self._last_steps[key] = case
-        if launches[-1].accumulates:  # its output holds every step's sums by now
+        if launches[-1].accumulates:
             return 0.0
-        poison(launches[-1:])
-        replay.passes(1, 1)
         return judge(launches[-1], self._last_steps[key], what, self.runtime.path(what, config))
 
     def _replay(
@@ -269,6 +327,9 @@ class Worker:
         for replay, _, _ in self._replays.values():
             replay.close()
         self._replays.clear()
+        for base in self._bases.values():
+            base.close()
+        self._bases.clear()
 
     def _forget(self) -> None:
         self._close_replays()
@@ -278,13 +339,19 @@ class Worker:
         self._passed.clear()
         self._passed_at.clear()
         self._fastest.clear()
+        self._fastest_layer.clear()
         self._watch.close()
 
 
 def _launched(what: What, config: Subject) -> Subject:
     """The part of a config that a launch has."""
-    if what is What.LAYER:
+    if what in (What.LAYER, What.SPACED):
         if not isinstance(config, LayerConfig):
             raise TypeError("a layer is launched with the configs of both stages")
         return config
     return config.of(Stage(what.value)) if isinstance(config, LayerConfig) else config
+
+
+def _in_turn(*parts: Callable[[], None]) -> None:
+    for part in parts:
+        part()

@@ -27,7 +27,11 @@ class What(StrEnum):
     LAYER = "layer"  # sort, quantise, stage 1, re-quantise, stage 2
     STAGE1 = "stage1"
     STAGE2 = "stage2"
+    SPACED = "spaced"  # the layer, after a kernel that does nothing: no layer overlaps the one before
 
+
+GATED = (What.LAYER, What.STAGE1, What.STAGE2)
+"""What has numbers of its own to be judged; the others are launches of the same, otherwise timed."""
 
 Subject = Config | LayerConfig
 """A config of one stage, or of both."""

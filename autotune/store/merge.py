@@ -32,6 +32,7 @@ class Merged:
     problems: int
     runs: int
     trials: int
+    layers: int
     confirmations: int
     winners: int
     exports: int
@@ -71,6 +72,12 @@ _PARTS = (
             "merged_into": "trials",
         },
         {"samples": "trial_id"},
+    ),
+    _Part(
+        "layers",
+        ("run_id", "number"),
+        {"run_id": "runs", "environment_id": "environments", "problem_id": "problems"},
+        {},
     ),
     _Part(
         "confirmations",

@@ -9,7 +9,7 @@ from typing import Any
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
-from autotune.results import Confirmation, LayerConfig, StaticFacts, Status
+from autotune.results import Confirmation, Failure, LayerConfig, LayerMeasurement, StaticFacts, Status
 from autotune.space.config import Config
 
 
@@ -113,6 +113,28 @@ class StoredTrial(TrialRecord):
     run: int
     number: int
     created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTrial:
+    """What became of a layer config that a search tried.
+
+    Attributes:
+        workload: canonical text of the measuring conditions; only equal ones may be compared.
+        default: the config whose interleaved times it was measured beside.
+        origin: `leaders`, `neighbour`, `model`, `near` (best at a near shape) or `earlier`.
+        outcome: its times, or why there are none.
+    """
+
+    problem: Problem
+    backend: str
+    environment: Fingerprint
+    workload: str
+    config: LayerConfig
+    default: LayerConfig
+    origin: str
+    kind: Kind
+    outcome: LayerMeasurement | Failure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,6 +130,42 @@ class SampleRow(Base):
     throttled: Mapped[bool]
 
 
+class LayerRow(Base):
+    __tablename__ = "layers"
+    __table_args__ = (
+        UniqueConstraint("run_id", "number"),
+        CheckConstraint("kind <> 'estimate'", name="not_estimated"),
+        CheckConstraint("(status = 'ok') = (time_us IS NOT NULL)", name="time"),
+        CheckConstraint("(status = 'ok') = (default_us IS NOT NULL)", name="default"),
+        CheckConstraint("(status = 'ok') = (reason IS NULL)", name="reason"),
+        CheckConstraint("time_us > 0 AND default_us > 0", name="positive"),
+        Index(None, "problem_id", "environment_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    number: Mapped[int]
+    environment_id: Mapped[int] = mapped_column(ForeignKey("environments.id"))
+    problem_id: Mapped[int] = mapped_column(ForeignKey("problems.id"))
+    backend: Mapped[str]
+    workload: Mapped[str]
+    stage1_config: Mapped[str]
+    stage2_config: Mapped[str]
+    default_stage1_config: Mapped[str]
+    default_stage2_config: Mapped[str]
+    origin: Mapped[str]
+    status: Mapped[Status] = mapped_column(enum_type(Status, "status"))
+    kind: Mapped[Kind] = mapped_column(enum_type(Kind, "kind"))
+    time_us: Mapped[float | None]
+    default_us: Mapped[float | None]
+    samples: Mapped[dict[str, Any]]
+    gate_error: Mapped[float | None]
+    reason: Mapped[str | None]
+    measure_s: Mapped[float]
+    contended: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+
 class ConfirmationRow(Base):
     __tablename__ = "confirmations"
     __table_args__ = (

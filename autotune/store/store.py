@@ -3,6 +3,7 @@
 from autotune.store.confirmations import Confirmations
 from autotune.store.exports import Exports
 from autotune.store.forgetting import Forgetting
+from autotune.store.layers import Layers
 from autotune.store.runs import Runs
 from autotune.store.shortlists import ShortLists
 from autotune.store.trials import Trials
@@ -10,7 +11,7 @@ from autotune.store.verdicts import Verdicts
 from autotune.store.winners import Winners
 
 
-class Store(Runs, Trials, Confirmations, Winners, ShortLists, Exports, Verdicts, Forgetting):
+class Store(Runs, Trials, Layers, Confirmations, Winners, ShortLists, Exports, Verdicts, Forgetting):
     """An open database: `with Store.open() as store: ...`.
 
     A method that writes has committed when it returns. Every method raises UserError for what a user can

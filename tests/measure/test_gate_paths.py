@@ -16,7 +16,7 @@ from autotune.kernels.reference import gate_up_reference, stage2_reference
 from autotune.measure.gate import Case, Incorrect, check_launches, make_cases
 from autotune.measure.workload import make_weights
 from autotune.problem.layer import Layer
-from autotune.protocol.runtime import Activations, Launch, LogicalWeights, Output, Path, Step, What
+from autotune.protocol.runtime import GATED, Activations, Launch, LogicalWeights, Output, Path, Step, What
 
 # Real inter_dim, and a K that fourteen splits divide into more than a few values.
 ROOT = FilePath(__file__).parents[2]
@@ -156,7 +156,7 @@ def test_what_a_path_really_rounds_passes(name: str, shown: bool, weights: Logic
             LAYER, weights, tokens, None, 1, "cpu", tokens, thorough=tokens == 1, form=kernels.form
         )
         for case in cases:
-            for what in What:
+            for what in GATED:
                 kernels.check(what, weights, case, case.inputs, case.step)
 
 

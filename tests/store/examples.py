@@ -13,12 +13,13 @@ from autotune.results import (
     Confirmation,
     Finalist,
     LayerConfig,
+    LayerMeasurement,
     Round,
     Status,
     VerdictStatus,
 )
 from autotune.space.config import Config
-from autotune.store.records import TrialRecord
+from autotune.store.records import LayerTrial, TrialRecord
 from autotune.store.store import Store
 
 LAYER = Layer.of(preset("kimi-k2.5-w4a8"), 8)
@@ -55,6 +56,21 @@ def layer_config(one: int, two: int) -> LayerConfig:
 
 DEFAULT = layer_config(128, 128)
 FASTER = layer_config(256, 64)
+
+
+def layer_trial(**changes: Any) -> LayerTrial:
+    known = LayerTrial(
+        problem=M4,
+        backend="triton",
+        environment=MI325X,
+        workload="cold",
+        config=FASTER,
+        default=DEFAULT,
+        origin="leaders",
+        kind=Kind.MEASURED,
+        outcome=LayerMeasurement((9.0, 9.2), (10.0, 10.1), 6e-3, 0.01),
+    )
+    return replace(known, **changes)
 
 
 def trial(**changes: Any) -> TrialRecord:

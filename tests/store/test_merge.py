@@ -32,12 +32,13 @@ from tests.store.examples import (
     confirmation,
     estimated,
     layer_config,
+    layer_trial,
     trial,
     win,
 )
 from tests.store.test_migrations import NEXT, SCRIPT, columns, next_version  # noqa: F401  (a fixture)
 
-NOTHING = Merged(0, 0, 0, 0, 0, 0, 0, 0)
+NOTHING = Merged(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.fixture
@@ -72,6 +73,7 @@ def fill(store: Store) -> int:
         entries=[ShortListed(layer_config(32, 32), 0.3)],
     )
     store.record_export(Path("/deploy"), "ab" * 32, [winner])
+    store.record_layer(run, layer_trial())
     store.record_verdict("cd" * 32, TRITON, "gfx942", PASS)
     store.end_run(run, RunState.FINISHED)
     return run
@@ -83,7 +85,15 @@ def test_everything_arrives_with_new_ids(store: Store, run: int, other: Store) -
     theirs = fill(other)
     added = merge(store, file(other))
     assert added == Merged(
-        environments=1, problems=1, runs=1, trials=4, confirmations=1, winners=2, exports=1, verdicts=1
+        environments=1,
+        problems=1,
+        runs=1,
+        trials=4,
+        layers=1,
+        confirmations=1,
+        winners=2,
+        exports=1,
+        verdicts=1,
     )
 
     ours = store.runs()[-1]
@@ -95,6 +105,7 @@ def test_everything_arrives_with_new_ids(store: Store, run: int, other: Store) -
     ]
     assert arrived[1].merged_into == arrived[0].id
     assert store.samples(arrived[0].id) == other.samples(sent[0].id)
+    assert store.layers_of(ours.id) == other.layers_of(theirs) == [layer_trial()]
 
     measured, listed = (winner for winner in store.winners(problem=M4))
     assert measured.confirmation is not None
