@@ -6,6 +6,7 @@ After one call at a token count (which compiles), calls at it can be captured in
 
 import os
 import warnings
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import torch
 import triton
 
 from autotune.errors import UserError
+from autotune.kernels.absent import absent_kernel
 from autotune.kernels.chain import Chain, Link, layer_chain
-from autotune.kernels.config import LayerDims
-from autotune.kernels.spec import Buffer, compile_kernel, launch
+from autotune.kernels.config import LayerDims, Stage2Config
+from autotune.kernels.spec import Buffer, KernelSpec, compile_kernel, depends, launch, make_spec
 from autotune.kernels.tuned import Gpu, TunedLayer, default_config, load_tuned
 
 CONFIG_VARIABLE = "AUTOTUNE_MOE_CONFIG"
@@ -32,6 +34,7 @@ def fused_moe_w4a8(
     topk_ids: torch.Tensor,
     *,
     config: str | Path | TunedLayer | None = None,
+    absent: bool = False,
 ) -> torch.Tensor:
     """One MoE layer: out[t] = sum_j topk_weight[t, j] * down(silu(gate(x[t])) * up(x[t])), INT4 weights.
 
@@ -51,6 +54,8 @@ def fused_moe_w4a8(
         config: a file of `autotune export`, or a config for every token count; by default the file that
             the environment variable AUTOTUNE_MOE_CONFIG names, or the built-in default where it is unset or
             the file is for another GPU, with one warning.
+        absent: ids outside [0, experts), any number in a row, are of experts that another rank has, and add
+            nothing (expert parallelism). False: there must be none.
 
     Returns:
         bfloat16 [tokens, model_dim].
@@ -65,7 +70,7 @@ def fused_moe_w4a8(
     if tokens == 0:
         return out
     chosen = choose_config(dims, tokens, config)
-    chain = _chain(dims, chosen, tokens, _runtime(x))
+    chain = _chain(dims, chosen, tokens, _runtime(x), absent)
     scratch = _Workspace.of(x.device, tokens, dims, chosen.stage1.tile_m)
     tensors = {
         "x": x.contiguous(),
@@ -95,18 +100,18 @@ def choose_config(dims: LayerDims, tokens: int, config: str | Path | TunedLayer 
         return config
     path = config or os.environ.get(CONFIG_VARIABLE)
     if not path:
-        return default_config(tokens, dims, _arch())
+        return default_config(tokens, dims, this_arch())
     tuned = load_tuned(Path(path))
     if tuned.dims != dims:
         raise UserError(
             f"{path} was tuned for {tuned.dims}, but the layer is {dims}: export a config for this layer"
         )
-    here = _gpu()
+    here = this_gpu()
     reason = None if here is None else tuned.refusal(here)
     if reason is not None:
         _warn(f"the built-in default is launched: {path} {reason}")
-        return default_config(tokens, dims, _arch())
-    return tuned.at(tokens, _arch())
+        return default_config(tokens, dims, this_arch())
+    return tuned.at(tokens, this_arch())
 
 
 @lru_cache(maxsize=16)
@@ -116,7 +121,7 @@ def _warn(message: str) -> None:
 
 
 @lru_cache(maxsize=1)
-def _gpu() -> Gpu | None:
+def this_gpu() -> Gpu | None:
     """The GPU here; None: kernels are interpreted, or the call will be refused for want of one."""
     if _interpreted() or not torch.cuda.is_available():
         return None
@@ -177,7 +182,7 @@ def _runtime(x: torch.Tensor) -> str:
 
 
 @lru_cache(maxsize=1)
-def _arch() -> str:
+def this_arch() -> str:
     """As `autotune.machine.devices` spells it; the interpreter's has no feature of a GPU."""
     if _interpreted() or not torch.cuda.is_available():
         return "sm_80"
@@ -192,8 +197,31 @@ def _interpreted() -> bool:
 
 
 @lru_cache(maxsize=256)
-def _chain(dims: LayerDims, config: TunedLayer, tokens: int, runtime: str) -> Chain:
-    return layer_chain(dims, config.stage1, config.stage2, tokens, runtime)
+def _chain(dims: LayerDims, config: TunedLayer, tokens: int, runtime: str, absent: bool) -> Chain:
+    chain = layer_chain(dims, config.stage1, config.stage2, tokens, runtime)
+    if not absent or config.stage2.reduce == "loop":  # whose sum has no part of them anyway
+        return chain
+    *before, last = chain.links
+    tensors = {**last.tensors, "topk_ids": "topk_ids"}
+    counted = Link(absent_spec(config.stage2, dims, runtime), (tokens, 1, 1), tensors, {})
+    return replace(chain, links=(*before, counted, last))
+
+
+def absent_spec(config: Stage2Config, dims: LayerDims, runtime: str) -> KernelSpec:
+    """What comes before stage 2 with that config where some experts are not here."""
+    constants = {
+        "MODEL_DIM": dims.model_dim,
+        "TOP_K": dims.top_k,
+        "EXPERTS": dims.experts,
+        "N_TILES": triton.cdiv(dims.model_dim, config.tile_n),
+        "SPLIT_K": config.split_k,
+        "WIDTH": 1024,
+        "ATOMIC": config.reduce == "atomic",
+        "BF16": config.partials == "bfloat16",
+        "PDL": depends(config.pdl, runtime),
+        "HIP": runtime == "hip",
+    }
+    return make_spec("absent", absent_kernel, constants, None, dims, runtime, {"num_warps": 4})
 
 
 _compiled: dict[tuple[str, int], Any] = {}

@@ -81,7 +81,7 @@ class KernelSpec:
 
     Attributes:
         name: short and unique to the spec's content, for logs and file names.
-        stage: `stage1`, `stage2`, `quantise`, `prepare` or `place`.
+        stage: `stage1`, `stage2`, `quantise`, `prepare`, `place` or `absent`.
         fn: the `triton.jit` function.
         signature: argument name -> Triton type, `constexpr` for the compile-time ones; in the kernel's order.
         constexprs: compile-time arguments.

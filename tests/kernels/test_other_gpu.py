@@ -17,7 +17,7 @@ from tests.export.winners import KIMI, winner
 
 DIMS = LayerDims(KIMI.model_dim, KIMI.inter_dim, KIMI.experts, KIMI.top_k)
 H100, H200 = Gpu("NVIDIA H100 80GB HBM3", 132), Gpu("NVIDIA H200", 132)
-DEFAULT = default_config(4, DIMS, operator._arch())
+DEFAULT = default_config(4, DIMS, operator.this_arch())
 STAGES = 5  # unlike the default's
 
 
@@ -43,7 +43,7 @@ def tuned_on(gpu: Gpu, folder: Path) -> Path:
 def test_on_its_own_gpu_the_entry_is_launched(
     gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operator, "_gpu", lambda: gpu)
+    monkeypatch.setattr(operator, "this_gpu", lambda: gpu)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         chosen = operator.choose_config(DIMS, 4, tuned_on(gpu, tmp_path))
@@ -56,7 +56,7 @@ def test_on_its_own_gpu_the_entry_is_launched(
 def test_on_another_the_default_is_and_one_warning_says_so(
     tuned: Gpu, here: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operator, "_gpu", lambda: here)
+    monkeypatch.setattr(operator, "this_gpu", lambda: here)
     path = tuned_on(tuned, tmp_path)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -71,7 +71,7 @@ def test_on_another_the_default_is_and_one_warning_says_so(
 def test_a_file_that_does_not_say_for_which_gpu_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operator, "_gpu", lambda: H100)
+    monkeypatch.setattr(operator, "this_gpu", lambda: H100)
     path = tuned_on(H100, tmp_path)
     told = json.loads(path.read_text())
     del told["gpu"]

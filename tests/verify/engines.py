@@ -32,6 +32,19 @@ def engine_source(engine: str, unpacked: Path) -> EngineSource:
     return EngineSource(engine, source.unpack(unpacked, *verifier.needed))
 
 
+def subset(engine: str, unpacked: Path, files: tuple[str, ...]) -> Path:
+    """The folder that holds the engine's package with these files; skips the test where they are not there."""
+    if os.environ.get("AUTOTUNE_FETCH_ENGINES") == "1" and source_variable(engine) not in os.environ:
+        os.environ[source_variable(engine)] = str(fetched(engine))
+    try:
+        source = open_source(engine)
+        for path in files:
+            source.text(path)
+    except UserError as error:
+        pytest.skip(f"{error}; or set AUTOTUNE_FETCH_ENGINES=1 to download it once")
+    return source.unpack(unpacked, *files)
+
+
 def fetched(engine: str) -> Path:
     """The engine's wheel, downloaded once."""
     cache = platformdirs.user_cache_path("moe-autotune-tests") / engine

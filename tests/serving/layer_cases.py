@@ -1,0 +1,159 @@
+"""Drives a layer of a small checkpoint through an engine's own classes; prints what came of it as JSON.
+
+`python -m tests.serving.layer_cases ENGINE ROOT` with TRITON_INTERPRET=1: a process of its own, since it puts
+an engine and its stand-ins into `sys.modules`.
+"""
+
+import json
+import logging
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autotune.kernels.reference import layer_reference
+from tests.serving.checkpoints import SHARDS, small
+
+FP8 = {"dtype": "fp8_e4m3", "qscheme": "per_tensor", "is_dynamic": False}
+INT4 = {"dtype": "int4", "qscheme": "per_channel", "symmetric": True, "ch_axis": 0, "is_dynamic": False}
+
+
+def quark(pack_method: str, exclude: tuple[str, ...] = ("lm_head",)) -> dict[str, Any]:
+    """As amd/Kimi-K2.5-W4A8's `quantization_config`."""
+    return {
+        "quant_method": "quark",
+        "export": {"pack_method": pack_method, "kv_cache_group": []},
+        "exclude": list(exclude),
+        "global_quant_config": {
+            "weight": [FP8, INT4],
+            "input_tensors": {**FP8, "is_dynamic": True},
+            "output_tensors": None,
+            "bias": None,
+        },
+        "layer_quant_config": {},
+        "layer_type_quant_config": {},
+    }
+
+
+def compressed(form: str, strategy: str = "channel", group_size: int | None = None) -> dict[str, Any]:
+    weights = {"num_bits": 4, "type": "int", "strategy": strategy, "symmetric": True, "dynamic": False}
+    inputs = {"num_bits": 8, "type": "int", "strategy": "token", "symmetric": True, "dynamic": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": {**weights, "group_size": group_size},
+        "input_activations": inputs,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": form,
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head"],
+    }
+
+
+CONFIGS = {
+    "quark order": quark("order"),
+    "quark reorder": quark("reorder"),
+    "pack-quantized": compressed("pack-quantized"),
+    "int-quantized": compressed("int-quantized"),
+}
+TOKENS, TOP_K = 5, 2
+
+
+def main(engine: str, root: Path) -> None:
+    heard: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)
+    harness = import_module(f"bench.plugin_{engine}")
+    harness.install(root)
+    import_module(f"autotune.serving.{engine}").register()
+    harness.config(CONFIGS["quark order"], harness.USER)
+    unasked = _refusal(harness, lambda harness: harness.load_model(harness.USER))
+    answer = {
+        "unasked": unasked,
+        "others": harness.load_model("fp8"),
+        "errors": {
+            f"{name}, {ranks} ranks{' of experts' if ep else ''}": _error(harness, name, ranks, ep=ep)
+            for name in CONFIGS
+            for ranks, ep in ((1, False), (2, False), (2, True))
+        },
+        "refused": {name: _refusal(harness, wrong) for name, wrong in WRONG.items()},
+        "asked": harness.load_model(harness.USER),
+        "left alone": _left_alone(harness),
+        "stand-ins": harness.stand_ins(),
+    }
+    print(json.dumps({**answer, "log": heard}))
+
+
+def _layer(harness: Any, quantisation: dict[str, Any], **more: Any) -> Any:
+    _, config = harness.config(quantisation, harness.USER)
+    shape = {"experts": 6, "model_dim": 128, "inter_dim": 64, "top_k": TOP_K, "tp": 1, "rank": 0, "ep": False}
+    return harness.layer(config, **{**shape, **more})
+
+
+def _error(harness: Any, name: str, ranks: int, *, ep: bool) -> float:
+    """Relative, of the sum over ranks."""
+    experts = small()
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(TOKENS, 128, generator=generator).bfloat16()
+    ids = torch.stack([torch.randperm(6, generator=generator)[:TOP_K] for _ in range(TOKENS)]).int()
+    weights = torch.softmax(torch.randn(TOKENS, TOP_K, generator=generator), -1)
+    total = torch.zeros(TOKENS, 128)
+    for rank in range(ranks):
+        layer = _layer(harness, CONFIGS[name], tp=ranks, rank=rank, ep=ep)
+        harness.load(
+            layer,
+            (
+                (f"{expert}.{SHARDS[shard]}.{suffix}", tensor)
+                for (expert, shard), named in experts.tensors(name).items()
+                for suffix, tensor in named.items()
+            ),
+        )
+        harness.process(layer)
+        total += harness.runner(layer)(x, weights, ids).float()
+    w1, w2, w1_scale, w2_scale = experts.operator()
+    reference = layer_reference(x, w1, w2, w1_scale, w2_scale, weights, ids)
+    return float((total - reference).norm() / reference.norm())
+
+
+def _without_scales(harness: Any) -> None:
+    layer = _layer(harness, CONFIGS["pack-quantized"])
+    named = small().tensors("pack-quantized")
+    harness.load(
+        layer,
+        (
+            (f"{expert}.{SHARDS[shard]}.weight_packed", tensors["weight_packed"])
+            for (expert, shard), tensors in named.items()
+        ),
+    )
+    harness.process(layer)
+
+
+WRONG: dict[str, Any] = {
+    "groups": lambda harness: _layer(harness, compressed("pack-quantized", "group", 32)),
+    "packing": lambda harness: _layer(harness, quark("interleaved")),
+    "activation": lambda harness: _layer(harness, CONFIGS["quark order"], activation="gelu"),
+    "no scales": _without_scales,
+}
+
+
+def _refusal(harness: Any, act: Any) -> str:
+    try:
+        act(harness)
+    except Exception as error:  # noqa: BLE001 whatever it is, the test reads it
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _left_alone(harness: Any) -> str:
+    """The class of the method of a layer that the checkpoint leaves out of quantisation."""
+    layer = _layer(harness, quark("order", ("lm_head", harness.PREFIX)), bare=True)
+    return type(layer).__name__
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
