@@ -33,7 +33,7 @@ def engine_source(engine: str, unpacked: Path) -> EngineSource:
 
 
 def subset(engine: str, unpacked: Path, files: tuple[str, ...]) -> Path:
-    """The folder that holds the engine's package with these files; skips the test where they are not there."""
+    """The folder that holds the engine's package with these files; skips the test without them."""
     if os.environ.get("AUTOTUNE_FETCH_ENGINES") == "1" and source_variable(engine) not in os.environ:
         os.environ[source_variable(engine)] = str(fetched(engine))
     try:
