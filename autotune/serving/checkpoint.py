@@ -141,6 +141,7 @@ class Loading:
     Attributes:
         layer: its name, for people.
         tp: degree of tensor parallelism of the experts; an engine's loader takes the rank's part.
+        local: whether this rank has an expert, where the engine's loader does not tell.
     """
 
     layout: Layout
@@ -148,6 +149,7 @@ class Loading:
     model_dim: int
     inter_dim: int
     tp: int
+    local: Callable[[int], bool] = lambda expert: True
     _loaded: dict[str, set[tuple[int, str]]] = field(default_factory=dict)
 
     def checked(self, name: str, loader: Loader) -> Loader:
@@ -168,7 +170,7 @@ class Loading:
                 expert_id=expert_id,
                 **more,
             )
-            if answer is not False:  # it is another rank's
+            if answer is not False and self.local(expert_id):  # else it is another rank's
                 self._loaded.setdefault(name, set()).add((expert_id, shard_id))
             return answer
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 from autotune.backends.humming import plugin as humming_plugin
 from autotune.errors import UserError
 from autotune.kernels.config import LayerDims
-from autotune.serving import checkpoint, versions
-from autotune.serving.checkpoint import Layout, Loading, converted, parameters
+from autotune.serving import checkpoint, layers, versions
+from autotune.serving.checkpoint import Layout, Loading
 from autotune.serving.experts import CONFIG_VARIABLE, INT8_VARIABLE, chosen, run
 
 NAME: Final = "autotune_w4a8"
@@ -27,7 +27,6 @@ _ELSEWHERE: Final = f"serve it without --quantization {NAME}"
 _QUANTIZATION: Final = "vllm.model_executor.layers.quantization"
 
 _log = logging.getLogger(LOGGER)
-_told: set[str] = set()
 _taken: set[str] = set()
 """Layers whose experts are ours."""
 
@@ -47,7 +46,7 @@ def register() -> None:
         )
         return
     if (told := versions.warning("vllm", version)) is not None:
-        _say(f"autotune: {told}", logging.WARNING)
+        layers.say(_log, f"autotune: {told}", logging.WARNING)
 
 
 @cache
@@ -129,14 +128,8 @@ def _declares_fp8(config: Mapping[str, Any]) -> bool:
     """Quark with a layer of [fp8 per tensor, int4 per channel]."""
     if config.get("quant_method") != "quark":
         return False
-    layers = [config.get("global_quant_config"), *(config.get("layer_quant_config") or {}).values()]
-    return any(_is_int4_pair(layer.get("weight")) for layer in layers if isinstance(layer, Mapping))
-
-
-def _is_int4_pair(weight: Any) -> bool:
-    if not isinstance(weight, list) or len(weight) != 2:
-        return False
-    return [part.get("dtype") for part in weight] == ["fp8_e4m3", "int4"]
+    specs = [config.get("global_quant_config"), *(config.get("layer_quant_config") or {}).values()]
+    return any(layers.is_int4_pair(spec.get("weight")) for spec in specs if isinstance(spec, Mapping))
 
 
 def _int8_scales(config: Mapping[str, Any]) -> set[str]:
@@ -202,11 +195,7 @@ def _quark_layout(config: Any, layer: Any, prefix: str) -> Layout | None:
     _, _, method = config.get_quant_method_target(prefix, type(layer))
     if method is not module.QuarkW4A8Fp8MoEMethod:
         return None
-    _say(
-        "autotune: the checkpoint declares FP8 activations; its experts run with INT8 ones per token, as"
-        f" --quantization {NAME} or {INT8_VARIABLE}=1 asks: scripts/compare_activations.py compares both",
-        logging.WARNING,
-    )
+    layers.say(_log, layers.int8_for_fp8(f"--quantization {NAME} or {INT8_VARIABLE}=1"), logging.WARNING)
     return checkpoint.quark(config.pack_method)
 
 
@@ -262,19 +251,20 @@ def method_class() -> Any:
                 *(self._layout, self._prefix, hidden_size, intermediate_size_per_partition),
                 tp=self.moe.moe_parallel_config.tp_size,
             )
-            register_parameters(layer, self._loading, num_experts, extra)
+            layers.register_parameters(layer, self._loading, num_experts, extra)
 
         def process_weights_after_loading(self, layer: Any) -> None:
             assert self._loading is not None
-            finish(layer, self._loading)
+            layers.finish(layer, self._loading)
             dims = LayerDims(
                 *(self._loading.model_dim, self._loading.inter_dim, layer.autotune_experts.w1.shape[0]),
                 self.moe.experts_per_token,
             )
             layer.autotune_choice = chosen(os.environ.get(CONFIG_VARIABLE), dims, LOGGER)
-            _say(
+            layers.say(
+                _log,
                 f"autotune: routed experts run fused_moe_w4a8, first in {self._prefix}; layout"
-                f" {self._layout.name}"
+                f" {self._layout.name}",
             )
 
         def get_fused_moe_quant_config(self, layer: Any) -> None:
@@ -299,45 +289,6 @@ def method_class() -> Any:
     return AutotuneW4A8MoEMethod
 
 
-def register_parameters(layer: Any, loading: Loading, experts: int, extra: Mapping[str, Any]) -> None:
-    """Gives a layer the tensors that its checkpoint is loaded into.
-
-    Args:
-        extra: attributes that the engine wants on each; among them `weight_loader`.
-    """
-    import torch
-
-    for wanted in parameters(loading.layout, experts, loading.model_dim, loading.inter_dim):
-        made = torch.nn.Parameter(
-            torch.full(wanted.shape, wanted.fill, dtype=getattr(torch, wanted.dtype)), requires_grad=False
-        )
-        layer.register_parameter(wanted.name, made)
-        loader = loading.checked(wanted.name, extra["weight_loader"])
-        loader.supports_moe_loading = True  # type: ignore[attr-defined]
-        for name, value in {**extra, "weight_loader": loader, "quant_method": wanted.kind or None}.items():
-            setattr(made, name, value)
-
-
-def finish(layer: Any, loading: Loading) -> None:
-    """Turns a loaded layer's tensors into the operator's, in place, and takes the others off the layer."""
-    import torch
-
-    names = [name for name, _ in layer.named_parameters(recurse=False)]
-    wanted = {name: getattr(layer, name).data for name in names if name.startswith(("w13_", "w2_"))}
-    loading.require_all(wanted)
-    layer.autotune_experts = experts = converted(loading.layout, wanted)
-    for name in wanted:
-        delattr(layer, name)
-    kept = {
-        "w13_weight": "w1",
-        "w2_weight": "w2",
-        "w13_weight_scale": "w1_scale",
-        "w2_weight_scale": "w2_scale",
-    }
-    for name, part in kept.items():
-        layer.register_parameter(name, torch.nn.Parameter(getattr(experts, part), requires_grad=False))
-
-
 def _require_served(moe: Any, prefix: str) -> None:
     """Makes sure that a layer is one that the kernels compute.
 
@@ -355,13 +306,4 @@ def _require_served(moe: Any, prefix: str) -> None:
         "experts are balanced at run time (EPLB)": parallel.enable_eplb,
         "its hidden size is padded": moe.hidden_dim_unpadded not in (None, moe.hidden_dim),
     }
-    for reason, refused in refusals.items():
-        if refused:
-            raise UserError(f"{prefix}: {reason}: {_ELSEWHERE}")
-
-
-def _say(sentence: str, level: int = logging.INFO) -> None:
-    """Once a process: every layer comes here."""
-    if sentence not in _told:
-        _told.add(sentence)
-        _log.log(level, "%s", sentence)
+    layers.refuse(prefix, refusals, _ELSEWHERE)

@@ -69,13 +69,13 @@ def install(root: Path) -> None:
                 build_initial_global_physical_to_logical_map=lambda experts, more: list(range(experts + more))
             )
         },
-        "compressed_tensors": {"CompressionFormat": _Names()},
-        "compressed_tensors.config": {"CompressionFormat": _Names()},
+        "compressed_tensors": {"CompressionFormat": Names()},
+        "compressed_tensors.config": {"CompressionFormat": Names()},
         "compressed_tensors.quantization": {
             "QuantizationArgs": Arguments,
-            "QuantizationStrategy": _Names(),
-            "QuantizationType": _Names(),
-            "ActivationOrdering": _Names(),
+            "QuantizationStrategy": Names(),
+            "QuantizationType": Names(),
+            "ActivationOrdering": Names(),
         },
         "vllm.model_executor.layers.linear": {"LinearBase": _Linear, "LinearMethodBase": object},
         "vllm.model_executor.layers.attention": {"Attention": _Attention},
@@ -194,7 +194,7 @@ class Arguments(SimpleNamespace):
         return cls(**{**fields, "dynamic": False, "actorder": None, **raw})
 
 
-class _Names:
+class Names:
     """An enumeration whose members are their names in small letters, as compared with a config's text."""
 
     def __getattr__(self, name: str) -> Any:

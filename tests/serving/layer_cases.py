@@ -6,6 +6,7 @@ an engine and its stand-ins into `sys.modules`.
 
 import json
 import logging
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -81,6 +82,7 @@ def main(engine: str, root: Path) -> None:
             for name in CONFIGS
             for ranks, ep in ((1, False), (2, False), (2, True))
         },
+        "scaled": _error(harness, "quark order", 1, ep=False, factor=2.5) if engine == "sglang" else 0.0,
         "refused": {name: _refusal(harness, wrong) for name, wrong in WRONG.items()},
         "asked": harness.load_model(harness.USER),
         "left alone": _left_alone(harness),
@@ -95,8 +97,12 @@ def _layer(harness: Any, quantisation: dict[str, Any], **more: Any) -> Any:
     return harness.layer(config, **{**shape, **more})
 
 
-def _error(harness: Any, name: str, ranks: int, *, ep: bool) -> float:
-    """Relative, of the sum over ranks."""
+def _error(harness: Any, name: str, ranks: int, *, ep: bool, factor: float | None = None) -> float:
+    """Relative, of the sum over ranks.
+
+    Args:
+        factor: the model's routed scaling factor, which SGLang leaves to the layer.
+    """
     experts = small()
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(TOKENS, 128, generator=generator).bfloat16()
@@ -104,7 +110,8 @@ def _error(harness: Any, name: str, ranks: int, *, ep: bool) -> float:
     weights = torch.softmax(torch.randn(TOKENS, TOP_K, generator=generator), -1)
     total = torch.zeros(TOKENS, 128)
     for rank in range(ranks):
-        layer = _layer(harness, CONFIGS[name], tp=ranks, rank=rank, ep=ep)
+        scaled = {} if factor is None else {"routed_scaling_factor": factor}
+        layer = _layer(harness, CONFIGS[name], tp=ranks, rank=rank, ep=ep, **scaled)
         harness.load(
             layer,
             (
@@ -116,7 +123,7 @@ def _error(harness: Any, name: str, ranks: int, *, ep: bool) -> float:
         harness.process(layer)
         total += harness.runner(layer)(x, weights, ids).float()
     w1, w2, w1_scale, w2_scale = experts.operator()
-    reference = layer_reference(x, w1, w2, w1_scale, w2_scale, weights, ids)
+    reference = (factor or 1.0) * layer_reference(x, w1, w2, w1_scale, w2_scale, weights, ids)
     return float((total - reference).norm() / reference.norm())
 
 
@@ -133,7 +140,19 @@ def _without_scales(harness: Any) -> None:
     harness.process(layer)
 
 
+def _not_asked(harness: Any) -> None:
+    asked = os.environ.pop("AUTOTUNE_W4A8_INT8_FOR_FP8", None)
+    try:
+        harness.layer(
+            harness.config(CONFIGS["quark order"], None)[1], experts=6, model_dim=128, inter_dim=64, top_k=2
+        )
+    finally:
+        if asked is not None:
+            os.environ["AUTOTUNE_W4A8_INT8_FOR_FP8"] = asked
+
+
 WRONG: dict[str, Any] = {
+    "not asked": _not_asked,
     "groups": lambda harness: _layer(harness, compressed("pack-quantized", "group", 32)),
     "packing": lambda harness: _layer(harness, quark("interleaved")),
     "activation": lambda harness: _layer(harness, CONFIGS["quark order"], activation="gelu"),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from autotune.errors import UserError
-from autotune.serving import versions
+from autotune.serving import layers, versions
 from autotune.serving import vllm as plugin
 from tests.serving.layer_cases import compressed, quark
 from tests.verify.engines import subset
@@ -138,7 +138,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, version: str, **quantization: Any) -
         module.__dict__.update(values)
         monkeypatch.setitem(sys.modules, name, module)
     plugin.config_class.cache_clear()
-    plugin._told.clear()
+    layers._told.clear()
 
 
 def test_it_registers_once_and_warns_of_a_version_that_was_not_tested(
