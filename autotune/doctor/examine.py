@@ -16,6 +16,7 @@ from autotune.errors import UserError
 from autotune.protocol.doctor import Ability, Can, Doctor, Finding, Machine, State
 from autotune.protocol.host import Host
 from autotune.protocol.registry import backend_names, instance, registration
+from autotune.serving import versions
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,25 @@ def examine(host: Host) -> Examination:
     for name, doctor in _doctors():
         findings += doctor.findings(machine)
         abilities[name] = doctor.ability(machine)
+    findings += _plugins(host)
     warnings = [finding for finding in findings if finding.state is State.WARNING]
     rest = [finding for finding in findings if finding.state is not State.WARNING]
     if not warnings:
         nothing = "no stale kernel caches, no variables that override a config"
         warnings = [Finding("caches", State.YES, nothing)]
     return Examination((*rest, *warnings), abilities)
+
+
+def _plugins(host: Host) -> Iterator[Finding]:
+    """The engines that the serving plugins were tested with, and which of them are here."""
+    for row in versions.TESTED:
+        here = host.version(row.package)
+        state, note = (State.NOTE, "not installed") if here is None else (State.YES, "installed")
+        if versions.warning(row.package, here) is not None:
+            state, note = State.WARNING, f"{here} is installed"
+        remedy = f"pip install {row.package}=={row.version}" if state is State.WARNING else ""
+        detail = f"tested with {row.version} ({note}), by {row.hook}: {row.how}"
+        yield Finding(f"plugin in {row.package}", state, detail, remedy)
 
 
 class _NoDoctor(Doctor):

@@ -6,6 +6,7 @@ import pytest
 
 from autotune.doctor.examine import Examination, examine
 from autotune.protocol.doctor import Ability, Can, Finding, State
+from autotune.serving import versions
 from tests.doctor.machines import (
     aiter,
     bare_machine,
@@ -180,3 +181,20 @@ def test_a_variable_that_changes_every_candidate_could_lie(
     assert lying.state is State.WARNING
     assert words in lying.detail
     assert lying.remedy.startswith(f"unset {name}")
+
+
+def test_the_engines_that_the_plugins_were_tested_with_are_listed_and_another_version_is_a_warning(
+    tmp_path: Path,
+) -> None:
+    rows = {row.package: row.version for row in versions.TESTED}
+    machine = bare_machine(tmp_path)
+    package(tmp_path, "vllm", rows["vllm"])
+    package(tmp_path, "sglang", "0.6.1")
+    seen = examine(machine)
+    assert finding(seen, "plugin in vllm").state is State.YES
+    assert f"tested with {rows['vllm']} (installed)" in finding(seen, "plugin in vllm").detail
+    other = finding(seen, "plugin in sglang")
+    assert other.state is State.WARNING
+    assert f"tested with {rows['sglang']} (0.6.1 is installed)" in other.detail
+    assert other.remedy == f"pip install sglang=={rows['sglang']}"
+    assert "no server" in other.detail

@@ -48,3 +48,18 @@ def test_vllm_has_every_field_of_the_examples_speculative_config() -> None:
     for field in re.findall(r'"(\w+)": ', script):
         assert re.search(rf"^    {field}\b", config, re.MULTILINE), field
     assert '"eagle3"' in config
+
+
+def test_our_kernels_are_run_by_the_plugin_in_both_arms() -> None:
+    from autotune.serving import experts, vllm
+
+    for arm in ("baseline", "tuned"):
+        script = deploy_files("vllm", "/b", [winner(4, backend="triton")], {"X": "y"})[
+            f"deploy/vllm-{arm}.sh"
+        ]
+        assert f"--quantization {vllm.NAME}" in script
+        assert "No model was served with it" in script
+        scripts = deploy_files("sglang", "/b", [winner(4, backend="triton")], {})
+        script = scripts[f"deploy/sglang-{arm}.sh"]
+        assert f"export {experts.INT8_VARIABLE}=1" in script
+        assert "--quantization" not in script  # SGLang's keeps its name
