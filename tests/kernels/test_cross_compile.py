@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 
 from autotune.errors import UserError
 from autotune.kernels.chain import place_spec, prepare_spec, quantise_spec
-from autotune.kernels.config import LayerDims, Stage1Config
+from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
 from autotune.kernels.spec import compile_kernel, compile_options, stage_spec
 
 KIMI = LayerDims(7168, 256, 384, 8)
@@ -70,6 +70,23 @@ def test_sm_90_loads_wide_and_keeps_operands_in_registers(name: str) -> None:
     assert "atom.global.gpu.acq_rel.add.u32" in text
     assert "cp.async.cg.shared.global" in text or "ld.global.v4.b32" in text or "ld.global.cg.v4" in text
     assert f", {0x0F0F0F0F};" in text, "the nibbles must be taken apart four bytes at a time"
+
+
+@pytest.mark.parametrize("target", [GFX942, SM_90], ids=["gfx942", "sm_90"])
+@pytest.mark.parametrize(
+    ("reduce", "partials"), [("arrive", "float32"), ("arrive", "bfloat16"), ("atomic", "float32")]
+)
+def test_what_is_made_of_absent_experts_compiles_for_both(
+    reduce: str, partials: str, target: GPUTarget
+) -> None:
+    pytest.importorskip("torch")  # the operator's
+    from autotune.kernels.operator import absent_spec
+
+    config = Stage2Config(tile_n=64, tile_k=256, reduce=reduce, partials=partials)
+    compiled = compile_kernel(absent_spec(config, KIMI, target.backend), target)
+    text = compiled.asm["amdgcn" if target is GFX942 else "ptx"]
+    stores = len(re.findall(r"(?:global|buffer)_store_dword|st\.global", text))
+    assert stores >= (1 if reduce == "atomic" else 2)  # the output's zeros, and those of parts of a sum
 
 
 def test_dependent_launch_is_an_option_of_cuda_alone() -> None:

@@ -33,6 +33,13 @@ def test_every_count_gets_what_was_tuned_for_it_and_every_other_humming_s_own(to
         assert at(ranges, rows) == expected
 
 
+@given(st.integers(1, 400), st.integers(1, 12))
+def test_a_tuned_range_holds_one_number_of_tokens_the_one_that_was_measured(tokens: int, top_k: int) -> None:
+    above, up_to = rows_of(tokens, top_k)
+    held = [count for count in range(tokens + 3) if above < count * top_k <= up_to]
+    assert held == [tokens]  # its least and its greatest
+
+
 @given(TUNED)
 def test_neighbours_with_one_entry_are_one_range(tokens: set[int]) -> None:
     ranges = overlaid(OWN, tuned_at(tokens))
