@@ -159,6 +159,22 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """One GPU among equal ones.
+
+    Attributes:
+        host: name of its machine.
+        uuid: its UUID or PCI address; None: it is not told.
+    """
+
+    host: str
+    uuid: str | None
+
+    def __str__(self) -> str:
+        return f"{self.uuid or 'GPU'} of {self.host}"
+
+
+@dataclass(frozen=True)
 class Measurement:
     """A candidate's timing, taken after it passed the numeric gate.
 
@@ -168,12 +184,14 @@ class Measurement:
         seconds: wall time on the device, gate included.
         contended: who else was at work on the GPU meanwhile, in words: the time is not the candidate's own.
             None: nobody, as far as can be told, or that was asked for.
+        gpu: on which it was taken; None: of a recording.
     """
 
     samples: tuple[Sample, ...]
     error: float
     seconds: float
     contended: str | None = None
+    gpu: Gpu | None = None
 
     @property
     def us(self) -> float:
@@ -190,7 +208,7 @@ class LayerMeasurement:
         default_us: of the default, taken before and after them.
         error: the numeric gate's relative error.
         seconds: wall time on the device, gate included.
-        contended: see `Measurement`.
+        contended, gpu: see `Measurement`.
     """
 
     us: tuple[float, ...]
@@ -198,6 +216,7 @@ class LayerMeasurement:
     error: float
     seconds: float
     contended: str | None = None
+    gpu: Gpu | None = None
 
     @property
     def ratio(self) -> float:
@@ -264,6 +283,7 @@ class Confirmation:
         gain: (default - winner) / default, of the layer's time: the median of the per-round ratios; 0
             where the default is kept.
         gain_low, gain_high: its 95 % bootstrap interval over rounds.
+        gpu: on which all rounds were timed; None: of a recording, or it is not known.
     """
 
     problem: Problem
@@ -275,6 +295,7 @@ class Confirmation:
     gain_low: float
     gain_high: float
     notes: tuple[str, ...] = field(default=())
+    gpu: Gpu | None = None
 
     @property
     def left_out(self) -> tuple[str, ...]:

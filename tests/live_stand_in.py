@@ -21,7 +21,7 @@ generation = "one"
 stage = "STAGE"
 doc = "a config says how long it takes and what goes wrong"
 [params.us]
-values = [8000, 10000, 12000]
+values = [VALUES]
 default = 10000
 doc = "thousandths of a microsecond"
 [params.fault]
@@ -40,10 +40,15 @@ class StandIn:
 
     name = "tests.live_stand_in:StandIn"
     runtime = "tests.measure.fake_runtime:make"
+    values = "8000, 10000, 12000"
     require = "fault == 'none' or us == 8000 and fault != 'dies_in_layers'"
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
-        text = _SPACE.replace("STAGE", str(stage)).replace("REQUIRE", self.require)
+        text = (
+            _SPACE.replace("STAGE", str(stage))
+            .replace("REQUIRE", self.require)
+            .replace("VALUES", self.values)
+        )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "space.toml")
             path.write_text(text)
@@ -66,6 +71,22 @@ class StandIn:
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
         return Compiled(f"{stage}{config.key}", StaticFacts(workgroups_per_cu=1), 0.001)
+
+
+class OfFleet(StandIn):
+    """On one of several GPUs. Nothing is wrong with any config; the fastest is 8 us."""
+
+    name = "tests.live_stand_in:OfFleet"
+    runtime = "tests.measure.fake_runtime:make_fleet"
+    require = "fault == 'none'"
+
+
+class Wide(StandIn):
+    """Has 41 configs a stage, all of them right."""
+
+    name = "tests.live_stand_in:Wide"
+    values = ", ".join(str(us) for us in range(8000, 12_001, 100))
+    require = "fault == 'none'"
 
 
 class OneConfig(StandIn):

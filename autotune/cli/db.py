@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli.commands import Command, Group
-from autotune.cli.options import Database, Json, Quiet
+from autotune.cli.options import Database, Json, Quiet, refuse
 from autotune.cli.output import print_json
 from autotune.text import counted
 
@@ -94,7 +94,16 @@ def backup(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> 
 
 @app.command(cls=Command)
 def copy(
-    target: Annotated[Path, typer.Argument(help="The new file, or a folder for it.")],
+    context: typer.Context,
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="[FROM] TO",
+            help="Where to: a new file, a folder for it, or the URL of an empty database. Before it, where"
+            " from: a file or URL; without it, what --db says.",
+        ),
+    ],
+    second: Annotated[str | None, typer.Argument(hidden=True)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     db: Database = None,
     quiet: Quiet = False,
@@ -102,15 +111,40 @@ def copy(
 ) -> None:
     """Copy the database, whole even while a run writes it: more than its file belongs to it then.
 
-    The copy is written beside its place, checked and renamed: where the disk is full, nothing is lost.
+    A file's copy is written beside its place, checked and renamed: where the disk is full, nothing is lost.
+    To or from a PostgreSQL server rows are copied in one transaction, and all of them compared.
 
-    Example:
+    Examples:
 
       autotune db copy /mnt/usb/node3.db
+
+      autotune db copy autotune.db postgresql://tuner@head/autotune
+
+      autotune db copy postgresql://tuner@head/autotune node3.db
     """
+    from autotune.errors import UserError
+    from autotune.store.copying import copy_rows, copy_to_file
+    from autotune.store.location import locate
     from autotune.store.snapshot import copy_database
 
-    source = _file(db)
+    if second is not None and db is not None:
+        raise UserError(f"--db {db} and {first} both say where from: give one of them")
+    origin, goal = (db, first) if second is None else (first, second)
+    here, there = locate(origin), locate(goal)
+    if here.path is None or there.path is None:
+        file = there.path
+        if file is None:
+            refuse(context, f"{there} is not replaced but filled", "force")
+        elif file.exists() and not force:
+            raise UserError(f"{file} is there already: name another file, or overwrite it with --force")
+        rows = copy_rows(here, there) if file is None else copy_to_file(here, file)
+        if as_json:
+            print_json({"database": str(here), "copy": str(there), "rows": rows})
+        elif not quiet:
+            compared = counted(sum(rows.values()), "row")
+            typer.echo(f"{here}: copied to {there}, {compared} compared and equal")
+        return
+    source, target = _file(origin), Path(goal)
     place = target / source.name if target.is_dir() else target
     copy_database(source, place, overwrite=force)
     _copied(source, place, quiet, as_json)

@@ -23,6 +23,7 @@ def history(
 
       autotune history --device H100 --sort trials --limit 5 --json
     """
+    from autotune.report.gpus import as_json as gpus_json
     from autotune.report.history import episode_json, episodes, history_lines
     from autotune.report.text_table import terminal_width
     from autotune.store.store import Store
@@ -30,7 +31,7 @@ def history(
     with Store.open(db, read_only=True) as store:
         listed = episodes(store, device=device, sort=sort, limit=limit)
         if as_json:
-            print_json([episode_json(episode) for episode in listed])
+            print_json([{**episode_json(each), "gpus": gpus_json(store, each.run.id)} for each in listed])
         elif listed:
             typer.echo("\n".join(history_lines(listed, terminal_width())))
         else:

@@ -172,6 +172,16 @@ GpuIndex = Annotated[
     int | None,
     typer.Option("--device", help="Index of the GPU to measure on.", min=0, rich_help_panel="Measuring"),
 ]
+GpuIndices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        help="GPUs to measure on at the same time: all, or indices among the visible ones such as 0,2,3."
+        " Default: the first.",
+        metavar="GPUS",
+        rich_help_panel="Measuring",
+    ),
+]
 Database = Annotated[
     str | None,
     typer.Option("--db", help="Database path or URL; default: $AUTOTUNE_DB, else the user's data folder."),
@@ -360,14 +370,9 @@ def show_only(device: int | None) -> None:
     """
     if device is None:
         return
-    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-        visible = [name for name in os.environ.get(variable, "").split(",") if name.strip()]
-        if visible and device >= len(visible):
-            raise UserError(
-                f"--device {device} is not visible, {variable} shows {len(visible)}:"
-                f" use 0 to {len(visible) - 1}"
-            )
-        os.environ[variable] = visible[device] if visible else str(device)
+    from autotune.machine import visible
+
+    visible.show_only([device])
 
 
 def say_waiting(sentence: str) -> None:

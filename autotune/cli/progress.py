@@ -63,6 +63,9 @@ class Progress:
     def on_wait(self, sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)
 
+    def on_gpus(self, sentence: str) -> None:
+        logfile.note(sentence)
+
     def on_check(self, problem: Problem) -> None:
         self.eta.final()
 
@@ -161,6 +164,9 @@ class PlainProgress(Progress):
                 print(f"  {problem.shape} {stage}: {self.best((problem, stage))} ({self._kind})")
             sys.stdout.flush()
 
+    def on_gpus(self, sentence: str) -> None:
+        print(sentence, flush=True)
+
     def on_check(self, problem: Problem) -> None:
         super().on_check(problem)
         print(f"{problem.shape}: {_EXECUTING}", flush=True)
@@ -190,6 +196,9 @@ class LiveProgress(Progress):
 
     def on_wait(self, sentence: str) -> None:
         self._live.console.print(sentence, highlight=False)
+
+    def on_gpus(self, sentence: str) -> None:
+        self.on_wait(sentence)
 
     def on_check(self, problem: Problem) -> None:
         super().on_check(problem)

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from autotune.cli.options import (
     Database,
     FlydslOptions,
     GpuIndex,
+    GpuIndices,
     Json,
     LayerOptions,
     LogFile,
@@ -56,6 +58,7 @@ def run(
     target: TargetName = None,
     flydsl: FlydslOptions = FlydslOptions(),
     device: GpuIndex = None,
+    devices: GpuIndices = None,
     trials: Annotated[
         int | None,
         typer.Option(
@@ -176,9 +179,11 @@ def run(
     layer = model.layer(None if (target or "").startswith("replay:") else backend)
     problems = make_problems(layer, shape, concurrency, routing)
     show_only(device)
-    with ThreadPoolExecutor(1) as asking:
+    indices = _devices(context, devices)
+    with ThreadPoolExecutor(2) as asking:
         # Asking the GPU takes seconds, in a process of its own; importing what searches does as well.
         answer = asking.submit(resolve_target, target, described=dry_run)
+        gpus = asking.submit(_counted, indices, devices or "") if indices is not None else None
         from autotune.cli.plan import print_plan
         from autotune.machine.targets import Kind
         from autotune.measure.settings import MeasureSettings
@@ -191,6 +196,7 @@ def run(
 
         make_sampler(sampler, seed)  # an unknown name is told before anything is searched
         chosen = answer.result()
+        used = gpus.result() if gpus is not None and chosen.live else ()
     _refuse_what_has_no_effect(context, chosen, backend)
     if chosen.routing is not None:
         problems = make_problems(layer, shape, concurrency, chosen.routing)
@@ -210,6 +216,7 @@ def run(
         guards=parse_guards(guards),
         knobs=tuple(knob or ()),
         tries=tuple(try_ or ()),
+        devices=used,
         command=shlex.join(["autotune", *sys.argv[1:]]),
     )
     if dry_run:
@@ -240,6 +247,47 @@ def run(
         _print_result(store, result, progress, chosen, as_json, quiet, db)
 
 
+def _devices(context: typer.Context, devices: str | None) -> "Sequence[int] | None":
+    """The GPUs that are asked for, by their index among those visible; empty: all. None: nothing is said.
+
+    Those that are named are the only ones visible from then on.
+
+    Raises:
+        UserError: it is no list of GPUs, or fewer are visible.
+    """
+    if devices is None:
+        return None
+    from autotune.errors import UserError
+    from autotune.machine.visible import parse_devices, show_only
+
+    if given(context, "device"):
+        raise UserError("--device and --devices both say which GPUs are used: give one of them")
+    indices = parse_devices(devices)
+    if indices is not None:
+        show_only(indices)
+    return indices or ()
+
+
+def _counted(asked: "Sequence[int]", text: str) -> tuple[int, ...]:
+    """The GPUs to use, counted from 0 among what is visible.
+
+    Raises:
+        UserError: one of those asked for is not there.
+    """
+    from autotune.errors import UserError
+    from autotune.machine.probe import has_gpu
+    from autotune.machine.visible import count_visible
+
+    if not has_gpu():
+        return ()  # whether that is refused depends on the target
+    there = count_visible()
+    if asked and there < len(asked):
+        raise UserError(
+            f"--devices {text}: only {counted(there, 'GPU')} of these can be seen: leave others out"
+        )
+    return tuple(range(len(asked) or there))
+
+
 def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend: str) -> None:
     """Options of the measurement where nothing is measured, and the like.
 
@@ -250,7 +298,7 @@ def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend
     from autotune.protocol.process_knobs import has_process_knobs
 
     if not target.live:
-        refuse(context, f"{target.name} measures on no GPU", "device", "cold", "shared_gpu")
+        refuse(context, f"{target.name} measures on no GPU", "device", "devices", "cold", "shared_gpu")
     if target.table is not None:
         refuse(context, f"{target.name} compiles nothing", "compile_timeout")
         if given(context, "routing") and context.params["routing"] != target.routing:
@@ -287,6 +335,7 @@ def _print_result(
     db: str | None,
 ) -> None:
     from autotune.report.checks import judged_json, lines, summary
+    from autotune.report.gpus import as_json as gpus_json
     from autotune.report.winners import as_json as winner_json
     from autotune.report.winners import print_winners, summarise
 
@@ -302,6 +351,7 @@ def _print_result(
             "merged": progress.merged,
             "resumed": progress.resumed,
             "stopped": list(result.stopped),
+            "gpus": gpus_json(store, result.run),
             "contended": len(store.trials_of(result.run, contended=True)),
             "left_out": {problem.key: list(reasons) for problem, reasons in result.left_out.items()},
             "settings": list(result.settings),

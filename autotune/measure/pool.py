@@ -21,6 +21,7 @@ from autotune.measure.process import WorkerProcess
 from autotune.measure.quiet import Quiet
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.table import time_all
+from autotune.measure.worker import this_gpu
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.processes import interrupt
 from autotune.protocol.runtime import GATED, Subject, What
@@ -28,6 +29,7 @@ from autotune.results import (
     Confirmation,
     Failure,
     Finalist,
+    Gpu,
     LayerConfig,
     LayerMeasurement,
     Measurement,
@@ -60,6 +62,7 @@ class Measurer:
         backend: see `runtime.load_runtime`.
         problems: all that will be measured: memory is planned for them.
         say: told, from another thread, in a sentence each, whom it waits for.
+        visible: variables that show its workers one GPU of several.
 
     Example:
         with Measurer("triton", problems) as measurer:
@@ -72,11 +75,13 @@ class Measurer:
         problems: Sequence[Problem],
         settings: MeasureSettings | None = None,
         say: Callable[[str], None] | None = None,
+        visible: Mapping[str, str] | None = None,
     ) -> None:
         if not problems:
             raise ValueError("a measurer is made for at least one problem")
         self._backend = backend
         self._problems = tuple(problems)
+        self._visible = dict(visible or {})
         self.settings = settings or MeasureSettings()
         self._turns = ThreadPoolExecutor(max_workers=1, thread_name_prefix="measure")
         self._workers: dict[tuple[tuple[str, str], ...], WorkerProcess] = {}
@@ -88,6 +93,16 @@ class Measurer:
     def workload_key(self) -> str:
         """Canonical text of the conditions; times of unlike conditions are never mixed."""
         return self.settings.key
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: what it answers from then on says nothing of a candidate."""
+        return self._closed
+
+    @property
+    def gpu(self) -> Gpu:
+        """The GPU; its UUID is known once the worker has started."""
+        return this_gpu(self._quiet.gpu)
 
     @property
     def restarts(self) -> int:
@@ -134,6 +149,19 @@ class Measurer:
                 raise UserError(f"{answer.reason}: see that the GPU is free and its driver works")
             fingerprint: Fingerprint = answer
             return fingerprint
+
+        return self._turns.submit(ask)
+
+    def ready(self, layer: Layer) -> "Future[None]":
+        """Sees that the worker can measure, and starts it anew where it is gone.
+
+        The future raises UserError where none can be made ready: the GPU is lost.
+        """
+
+        def ask() -> None:
+            answer = self._worker({}).prepare(layer)
+            if isinstance(answer, Failure):
+                raise UserError(answer.reason)
 
         return self._turns.submit(ask)
 
@@ -232,7 +260,7 @@ class Measurer:
 
         def act() -> Confirmation:
             before = self._quiet.contended
-            decided = decide()
+            decided = replace(decide(), gpu=self.gpu)
             again = self._quiet.contended - before
             if not again:
                 return decided
@@ -338,7 +366,8 @@ class Measurer:
         key = tuple(sorted(environment.items()))
         with self._lock:
             if key not in self._workers:
-                self._workers[key] = WorkerProcess(self._backend, self._problems, self.settings, environment)
+                everything = {**environment, **self._visible}
+                self._workers[key] = WorkerProcess(self._backend, self._problems, self.settings, everything)
                 if self._closed:
                     self._workers[key].stop()
             return self._workers[key]

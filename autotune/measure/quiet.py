@@ -22,6 +22,7 @@ class Quiet:
     For the measurer's one thread, except `give_up`.
 
     Attributes:
+        gpu: the GPU's UUID or PCI address; None: it is not told, or was not asked yet.
         contended: windows so far that others disturbed.
         who: disturbed the last of them, in words.
     """
@@ -30,7 +31,8 @@ class Quiet:
         self._settings, self._say = settings, say
         self._given_up = threading.Event()
         self._entered = False
-        self._gpu: str | None = None
+        self.gpu: str | None = None
+        self._locked: str | None = None
         self._in_a_row = 0
         self._since = 0.0
         self._said_at: float | None = None
@@ -50,9 +52,10 @@ class Quiet:
         if isinstance(look, Failure):
             return
         self._entered = True
+        self.gpu = look.gpu
         start = time.monotonic()
         if look.gpu is not None and lock.acquire(look.gpu, self._say, self._given_up, wait=not insists):
-            self._gpu = look.gpu
+            self._locked = look.gpu
         waited = time.monotonic() - start > _AGAIN_S
         if look.neighbours is None and not waited:
             return
@@ -103,9 +106,9 @@ class Quiet:
 
     def leave(self) -> None:
         """Gives the GPU to whoever waits for it."""
-        if self._gpu is not None:
-            lock.release(self._gpu)
-            self._gpu = None
+        if self._locked is not None:
+            lock.release(self._locked)
+            self._locked = None
 
     def _outlast(self, watch: "Callable[[], str | Failure | None]") -> None:
         while not self._given_up.is_set():

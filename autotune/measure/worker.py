@@ -7,6 +7,7 @@ into values.
 import gc
 import logging
 import math
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from autotune.protocol.runtime import (
     format_of,
     load_runtime,
 )
-from autotune.results import LayerConfig, LayerMeasurement, Measurement
+from autotune.results import Gpu, LayerConfig, LayerMeasurement, Measurement
 from autotune.space.config import Config
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Worker:
         self._replays: dict[tuple[str, str, str, int], tuple[Replay, Sequence[Launch], int]] = {}
         self._watch = Watch(self.runtime.machine, settings)
         self._spacer: torch.Tensor | None = None
+        self._gpu = this_gpu(self.runtime.machine.identity())
         self._digest = 0
         self._digests: dict[int, int] = {}
 
@@ -114,7 +116,7 @@ class Worker:
         contended = self._watch.disturbed(before, f"{problem.key} {what} {config.key}", launches, [window])
         if contended is None:
             self._fastest[competes] = min(fastest, median(times))
-        return Measurement(timing.samples, error, time.perf_counter() - start, contended)
+        return Measurement(timing.samples, error, time.perf_counter() - start, contended, self._gpu)
 
     def layer(self, problem: Problem, config: LayerConfig, default: LayerConfig) -> LayerMeasurement:
         """A pass of layers beside the default's, on the search's routings; what was timed is judged.
@@ -143,7 +145,7 @@ class Worker:
         contended = self._watch.disturbed(before, f"{problem.key} layer {config.key}", launches, [taken])
         steps = len(launches)
         us, default_us = (tuple(pass_us / steps for pass_us in times) for times in (taken, around))
-        measured = LayerMeasurement(us, default_us, error, time.perf_counter() - start, contended)
+        measured = LayerMeasurement(us, default_us, error, time.perf_counter() - start, contended, self._gpu)
         if contended is None:
             self._fastest_layer[problem.key] = min(fastest, measured.ratio)
         return measured
@@ -341,6 +343,11 @@ class Worker:
         self._fastest.clear()
         self._fastest_layer.clear()
         self._watch.close()
+
+
+def this_gpu(uuid: str | None) -> Gpu:
+    """A GPU of this machine, by what `Machine.identity` calls it."""
+    return Gpu(socket.gethostname(), uuid)
 
 
 def _launched(what: What, config: Subject) -> Subject:

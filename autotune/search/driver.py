@@ -20,12 +20,14 @@ from autotune.protocol.backend import remedy
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
 from autotune.search.doubt import Doubt
 from autotune.search.evaluate import Clock, Compiler, Estimate, Evaluator, Outcome, WallClock
+from autotune.search.sharing import Others
 from autotune.search.study import Ask, StageSearch
 from autotune.space.config import Config
 from autotune.store.records import TrialRecord
 
 Task = tuple[Problem, Stage]
 
+_CLAIM_AGAIN_S = 5.0  # after which it is asked whether another driver still does what it claimed
 _AHEAD = 1.5  # compiles' worth of work that waits for the device
 
 
@@ -36,6 +38,7 @@ class DriverSettings:
     Attributes:
         timeout_s: stop asking after this time; None: never.
         compile_ahead: compiles under way at once.
+        gpus: evaluations under way at once.
     """
 
     backend: str
@@ -43,6 +46,7 @@ class DriverSettings:
     allow_spills: bool = False
     timeout_s: float | None = None
     compile_ahead: int = 4
+    gpus: int = 1
 
 
 @dataclass
@@ -103,11 +107,16 @@ class Driver:
         on_trial: Callable[[TrialRecord], None],
         clock: Clock | None = None,
         one_config: bool = False,
+        others: Others | None = None,
     ) -> None:
         """
         Args:
             one_config: both stages of a layer have the same config, so what is tried at one is tried at both.
+            others: drivers that share the work; None: there are none.
         """
+        self._others = others
+        self._elsewhere: dict[tuple[Task, Config], Ask] = {}
+        self._claimed_at = 0.0
         self._one_config = one_config
         self._searches = searches
         self._settings = settings
@@ -151,10 +160,11 @@ class Driver:
                 # Asking takes a moment: the device need not wait until there is enough to compile.
                 self._take([future for future in self._waiting() if future.done()])
                 interrupt.look()
+            self._hear()
             if not in_time():
                 self._give_up()
             waiting = self._waiting()
-            if not waiting:
+            if not waiting and not self._elsewhere:
                 for task in self._held:
                     self._release(task)
                 return not self._dropped and all(search.done for search in self._searches.values())
@@ -169,7 +179,8 @@ class Driver:
         self._evaluating = {
             future: evaluation for future, evaluation in self._evaluating.items() if not future.cancel()
         }
-        self._dropped += before - len(self._waiting())
+        self._dropped += before - len(self._waiting()) + len(self._elsewhere)
+        self._elsewhere.clear()
 
     def _release(self, task: Task) -> None:
         """Stores the failures that waited for something to compile: they are the candidates' own."""
@@ -199,7 +210,7 @@ class Driver:
         if len(self._compiling) >= self._settings.compile_ahead:
             return False
         coming = sum(len(candidate.tasks) for waiting in self._compiling.values() for candidate in waiting)
-        queued = (len(self._evaluating) + coming) * self._evaluations.mean
+        queued = (len(self._evaluating) + coming) * self._evaluations.mean / self._settings.gpus
         return (
             not self._compiles.count or queued <= _AHEAD * self._compiles.mean or not self._evaluations.mean
         )
@@ -228,7 +239,35 @@ class Driver:
                 return True
         return False
 
+    def _hear(self) -> None:
+        """Tells the searches what other drivers have finished, and takes over what they no longer do."""
+        if self._others is None:
+            return
+        for record in self._others.news():
+            task = (record.problem, record.stage)
+            search = self._searches.get(task)
+            if search is not None and self._elsewhere.pop((task, record.config), None) is not None:
+                search.tell(record.config, record.time_us)
+            elif search is not None and not search.knows(record.config):
+                search.observe(record.config, record.time_us)
+        now = self._clock.now()
+        if self._elsewhere and now - self._claimed_at > _CLAIM_AGAIN_S:
+            self._claimed_at = now
+            left = {(*task, config): (task, config) for task, config in self._elsewhere}
+            for piece in self._others.claim(list(left)):
+                task, config = left[piece]
+                self._submit(self._elsewhere.pop((task, config)), [task])
+
     def _start(self, ask: Ask, tasks: list[Task]) -> None:
+        """Starts what no other driver does; of the rest the results are waited for."""
+        if self._others is not None:
+            mine = set(self._others.claim([(*task, ask.config) for task in tasks]))
+            self._elsewhere |= {(t, ask.config): ask for t in tasks if (*t, ask.config) not in mine}
+            tasks = [task for task in tasks if (*task, ask.config) in mine]
+        if tasks:
+            self._submit(ask, tasks)
+
+    def _submit(self, ask: Ask, tasks: list[Task]) -> None:
         problem, stage = tasks[0]
         future = self._pool.submit(problem.layer, problem.tokens, stage, ask.config)
         self._compiling.setdefault(future, []).append(_Candidate(ask, tasks))
@@ -300,7 +339,7 @@ class Driver:
         else:
             record = self._trial(task, ask, compiled, Status.OK, time_us=outcome.us)
             if isinstance(outcome, Measurement):
-                record = replace(record, gate_error=outcome.error, measure_s=outcome.seconds)
+                record = replace(record, gate_error=outcome.error, measure_s=outcome.seconds, gpu=outcome.gpu)
                 samples = outcome.samples
         twin = _Twin(self._finish(record, samples), record)
         if isinstance(outcome, Failure):
@@ -314,7 +353,11 @@ class Driver:
         task, ask, compiled = evaluation.task, evaluation.ask, evaluation.compiled
         record = self._trial(task, ask, compiled, Status.OK, time_us=outcome.us)
         record = replace(
-            record, gate_error=outcome.error, measure_s=outcome.seconds, contended=outcome.contended
+            record,
+            gate_error=outcome.error,
+            measure_s=outcome.seconds,
+            contended=outcome.contended,
+            gpu=outcome.gpu,
         )
         self._record(record, outcome.samples)
         self._evaluating[self._evaluator.evaluate(*task, ask.config, compiled)] = evaluation
@@ -322,6 +365,8 @@ class Driver:
     def _finish(self, record: TrialRecord, samples: tuple[Sample, ...] = ()) -> int:
         """Stores a trial, then tells its search: never the other way round."""
         trial = self._record(record, samples)
+        if self._others is not None:
+            self._others.finished((record.problem, record.stage, record.config))
         self._searches[record.problem, record.stage].tell(record.config, record.time_us)
         self._on_trial(record)
         return trial

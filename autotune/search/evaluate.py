@@ -89,4 +89,6 @@ class WallClock:
         return time.monotonic()
 
     def wait(self, futures: Collection[Future[Any]]) -> Collection[Future[Any]]:
+        if not futures:
+            time.sleep(_MOMENT_S)
         return wait(futures, timeout=_MOMENT_S, return_when=FIRST_COMPLETED).done

@@ -1,9 +1,9 @@
 """The evaluator that measures on the device of this machine."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
@@ -12,15 +12,22 @@ from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
 from autotune.processes import interrupt
 from autotune.protocol.backend import Backend
-from autotune.results import Compiled, Confirmation, Failure, Finalist, Measurement
+from autotune.results import Compiled, Confirmation, Failure, Finalist, Gpu, Measurement, Status
 from autotune.search.evaluate import Outcome
 from autotune.space.config import Config
+
+T = TypeVar("T")
+
+_MAY_BE_THE_GPU = (Status.RUNTIME_ERROR, Status.TIMEOUT)
 
 
 class LiveJudge:
     """Measures candidates and confirms finalists; use it as a context manager.
 
     Its worker starts on entry, in the background; `fingerprint` waits for it.
+
+    Args:
+        visible: see `Measurer`.
     """
 
     kind = Kind.MEASURED
@@ -31,9 +38,10 @@ class LiveJudge:
         problems: Sequence[Problem],
         settings: MeasureSettings,
         say: Callable[[str], None] | None = None,
+        visible: Mapping[str, str] | None = None,
     ) -> None:
         self._backend = backend
-        self._measurer = Measurer(backend.runtime, problems, settings, say)
+        self._measurer = Measurer(backend.runtime, problems, settings, say, visible)
 
     def __enter__(self) -> "LiveJudge":
         self._measurer.__enter__()
@@ -53,6 +61,15 @@ class LiveJudge:
     def fingerprint(self) -> Fingerprint:
         return interrupt.result_of(self._started)
 
+    @property
+    def gpu(self) -> Gpu:
+        """The GPU, once it is started."""
+        return self._measurer.gpu
+
+    def close(self) -> None:
+        """Ends the worker, from any thread; what is asked of this judge ends with `CancelledError`."""
+        self._measurer.close()
+
     def evaluate(
         self, problem: Problem, stage: Stage, config: Config, compiled: Compiled
     ) -> "Future[Outcome]":
@@ -61,18 +78,38 @@ class LiveJudge:
         return future
 
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
-        """One more window of a config."""
+        """One more window of a config.
+
+        Raises:
+            UserError: the GPU is lost.
+        """
         window = self._measurer.submit(problem, stage, config, self._backend.environment(config))
-        return interrupt.result_of(window)
+        outcome = interrupt.result_of(window)
+        failed = isinstance(outcome, Failure) and outcome.status in _MAY_BE_THE_GPU
+        return self._of_a_gpu(problem, outcome, failed=failed)
 
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
-        """Paired rounds on fresh routings."""
+        """Paired rounds on fresh routings.
+
+        Raises:
+            UserError: the GPU is lost.
+        """
         environments = layer_environment(self._backend.environment)
-        return self._measurer.confirm(problem, finalists, environments)
+        confirmed = self._measurer.confirm(problem, finalists, environments)
+        return self._of_a_gpu(problem, confirmed, failed=None in confirmed.errors)
 
     def time_all(
         self, problem: Problem, finalists: Sequence[Finalist], twins: Mapping[int, int]
     ) -> Confirmation:
         """Every finalist in every round: see `autotune.measure.table`."""
         environments = layer_environment(self._backend.environment)
-        return self._measurer.time_all(problem, finalists, environments, twins)
+        timed = self._measurer.time_all(problem, finalists, environments, twins)
+        return self._of_a_gpu(problem, timed, failed=None in timed.errors)
+
+    def _of_a_gpu(self, problem: Problem, answer: T, *, failed: bool) -> T:
+        """An answer, unless no candidate is to blame for it: the measurer was closed, or the GPU is gone."""
+        if self._measurer.closed:
+            raise CancelledError
+        if failed:
+            interrupt.result_of(self._measurer.ready(problem.layer))
+        return answer

@@ -67,7 +67,7 @@ def distinct(
 def window_of(first: TrialRecord, outcome: Measurement | Failure) -> TrialRecord:
     """A further window of an earlier trial's config, as a trial of its own with origin `race`."""
     known = {field.name: getattr(first, field.name) for field in fields(TrialRecord)}
-    trial = TrialRecord(**{**known, "origin": "race", "compile_s": 0.0, "merged_into": None})
+    trial = TrialRecord(**{**known, "origin": "race", "compile_s": 0.0, "merged_into": None, "gpu": None})
     if isinstance(outcome, Failure):
         return replace(
             trial,
@@ -83,6 +83,7 @@ def window_of(first: TrialRecord, outcome: Measurement | Failure) -> TrialRecord
         gate_error=outcome.error,
         measure_s=outcome.seconds,
         contended=outcome.contended,
+        gpu=outcome.gpu,
     )
 
 

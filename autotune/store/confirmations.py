@@ -14,10 +14,12 @@ from autotune.store.rows import (
     Reader,
     environment_id,
     existing,
+    gpu_columns,
     layer_config,
     next_number,
     problem_id,
     storable_error,
+    stored_gpu,
 )
 from autotune.store.schema import ConfirmationRow, FinalistRow, RoundRow
 from autotune.store.sessions import Sessions
@@ -92,6 +94,7 @@ def _add(
         gain_low=confirmation.gain_low,
         gain_high=confirmation.gain_high,
         notes=list(confirmation.notes),
+        **gpu_columns(confirmation.gpu),
         created_at=datetime.now(UTC),
     )
     session.add(row)
@@ -142,6 +145,7 @@ def _record(session: Session, reader: Reader, row: ConfirmationRow) -> StoredCon
         gain_low=row.gain_low,
         gain_high=row.gain_high,
         notes=tuple(row.notes),
+        gpu=stored_gpu(row.host, row.gpu),
     )
     return StoredConfirmation(
         id=row.id,

@@ -160,9 +160,11 @@ def _engine(location: Location, read_only: bool) -> Engine:
     try:
         return create_engine(url, connect_args=arguments)
     except (NoSuchModuleError, ImportError) as error:
+        postgres = url.get_backend_name() == "postgresql"
+        remedy = "pip install 'moe-autotune[postgres]'" if postgres else "install it"
         raise UserError(
-            f"{location} needs a database driver that is not installed ({error}):"
-            " install it, or give a file's path"
+            f"{location} needs a database driver that is not installed ({error}): {remedy}, or give a file's"
+            " path"
         ) from error
 
 

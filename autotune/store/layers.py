@@ -8,7 +8,16 @@ from sqlalchemy import select
 from autotune.problem.layer import Problem
 from autotune.results import Failure, LayerConfig, LayerMeasurement, Status
 from autotune.store.records import LayerTrial
-from autotune.store.rows import Reader, environment_id, layer_config, next_number, problem_id, storable_error
+from autotune.store.rows import (
+    Reader,
+    environment_id,
+    gpu_columns,
+    layer_config,
+    next_number,
+    problem_id,
+    storable_error,
+    stored_gpu,
+)
 from autotune.store.schema import Environment, LayerRow, ProblemRow
 from autotune.store.sessions import Sessions
 
@@ -44,6 +53,7 @@ class Layers(Sessions):
                 reason=outcome.reason if isinstance(outcome, Failure) else None,
                 measure_s=outcome.seconds,
                 contended=measured.contended if measured else None,
+                **gpu_columns(measured.gpu if measured else None),
                 created_at=datetime.now(UTC),
             )
             session.add(row)
@@ -91,7 +101,8 @@ def _record(reader: Reader, row: LayerRow) -> LayerTrial:
     outcome: LayerMeasurement | Failure
     if row.status is Status.OK:
         us, default_us = (tuple(row.samples[name]) for name in ("us", "default_us"))
-        outcome = LayerMeasurement(us, default_us, row.gate_error or 0.0, row.measure_s, row.contended)
+        gpu = stored_gpu(row.host, row.gpu)
+        outcome = LayerMeasurement(us, default_us, row.gate_error or 0.0, row.measure_s, row.contended, gpu)
     else:
         outcome = Failure(row.status, row.reason or "", row.measure_s, row.gate_error)
     return LayerTrial(

@@ -75,12 +75,14 @@ def _parse(text: str, source: str) -> Location:
     except (ArgumentError, ValueError) as error:
         raise UserError(
             f"{source} {text.partition('://')[0]}://… is not a database URL: give a file's path"
-            " or a URL such as sqlite:////data/autotune.db or postgresql+psycopg://host/autotune"
+            " or a URL such as sqlite:////data/autotune.db or postgresql://host/autotune"
         ) from error
     plain = url.drivername in ("sqlite", "sqlite+pysqlite") and not url.query
     if plain and url.database and url.database != ":memory:":
         return Location(Path(url.database).absolute(), None, source)
-    return Location(None, text, source)
+    if url.drivername in ("postgresql", "postgres"):  # SQLAlchemy's own choice for these is psycopg 2
+        url = url.set(drivername="postgresql+psycopg")
+    return Location(None, url.render_as_string(hide_password=False), source)
 
 
 # The log's index is memory that all processes share, which they do only where one kernel keeps the file's
@@ -136,7 +138,26 @@ def user_errors(location: Location) -> Iterator[None]:
         raise UserError(sentence) from error
 
 
+def _of_a_server(error: BaseException | None, location: Location) -> str | None:
+    """By PostgreSQL's classes of errors; a connection that cannot be made has none."""
+    said = " ".join(str(error).split())[:300]
+    code = getattr(error, "sqlstate", None)
+    if code is None and type(error).__name__ != "OperationalError":
+        return None
+    if code is None or code.startswith(("08", "57P")):
+        remedy = "see that the server runs, the database exists and lets this user in, and the URL is right"
+        return f"cannot reach {location} ({said}): {remedy}"
+    if code == "42501":
+        return f"{location} lacks a right ({said}): grant it, or use another user"
+    return {
+        "25": f"{location} is read-only ({said}): name the server that can be written",
+        "53": f"{location} has no room or connections left ({said}): free some",
+    }.get(code[:2])
+
+
 def _sentence(error: BaseException | None, location: Location) -> str | None:
+    if type(error).__module__.startswith("psycopg"):
+        return _of_a_server(error, location)
     if not isinstance(error, sqlite3.Error):
         return None
     # SQLITE_READONLY_DIRECTORY and its like are kinds of SQLITE_READONLY.

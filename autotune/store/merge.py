@@ -35,6 +35,7 @@ class Merged:
     layers: int
     confirmations: int
     winners: int
+    calibrations: int
     exports: int
     verdicts: int
 
@@ -99,6 +100,7 @@ _PARTS = (
         },
         {},
     ),
+    _Part("calibrations", ("run_id", "number"), {"run_id": "runs", "problem_id": "problems"}, {}),
     _Part("exports", ("uid",), {}, {"exported_winners": "export_id"}),
     _Part("verdicts", ("binary_hash", "compiler", "compiler_version"), {}, {}),
 )

@@ -9,7 +9,7 @@ from typing import Any
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
-from autotune.results import Confirmation, Failure, LayerConfig, LayerMeasurement, StaticFacts, Status
+from autotune.results import Confirmation, Failure, Gpu, LayerConfig, LayerMeasurement, StaticFacts, Status
 from autotune.space.config import Config
 
 
@@ -76,6 +76,7 @@ class TrialRecord:
         merged_into: id of the trial with equal machine code whose time this one shares.
         contended: who else was at work on the GPU, in words: the time is not the config's own, and it was put
             off. None: nobody, as far as can be told.
+        gpu: on which its samples were taken; None: there are none, or they are recorded ones.
     """
 
     problem: Problem
@@ -97,6 +98,7 @@ class TrialRecord:
     measure_s: float = 0.0
     merged_into: int | None = None
     contended: str | None = None
+    gpu: Gpu | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,21 @@ class StoredTrial(TrialRecord):
     run: int
     number: int
     created_at: datetime
+
+
+@dataclass(frozen=True)
+class CalibrationWindow:
+    """A window of a config on one of several equal GPUs.
+
+    Attributes:
+        us: median of its samples, microseconds a launch.
+    """
+
+    problem: Problem
+    stage: Stage
+    config: Config
+    gpu: Gpu
+    us: float
 
 
 @dataclass(frozen=True, kw_only=True)

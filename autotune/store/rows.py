@@ -3,15 +3,16 @@
 import math
 from dataclasses import asdict, fields
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Select, Table, bindparam, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from autotune.machine.fingerprint import Fingerprint
 from autotune.problem.layer import Layer, Problem
 from autotune.problem.routing import Routing
-from autotune.results import SHARED, LayerConfig
+from autotune.results import SHARED, Gpu, LayerConfig
 from autotune.space.config import Config
 from autotune.store.base import Base
 from autotune.store.schema import ConfirmationRow, Environment, ProblemRow, Run
@@ -33,34 +34,41 @@ def existing(session: Session, table: type[Row], id_: int) -> Row:
 
 def environment_id(session: Session, fingerprint: Fingerprint) -> int:
     """The row of a fingerprint, made where there is none."""
-    id_ = session.scalar(select(Environment.id).where(Environment.key == fingerprint.key))
-    if id_ is not None:
-        return id_
-    row = Environment(key=fingerprint.key, **asdict(fingerprint))
-    session.add(row)
-    session.flush()
-    return row.id
+    return _id_of(session, Environment, {"key": fingerprint.key, **asdict(fingerprint)})
 
 
 def problem_id(session: Session, problem: Problem) -> int:
     """The row of a problem, made where there is none."""
-    id_ = session.scalar(select(ProblemRow.id).where(ProblemRow.key == problem.key))
-    if id_ is not None:
-        return id_
     layer, routing = problem.layer, problem.routing
-    row = ProblemRow(
-        key=problem.key,
+    values = {
+        "key": problem.key,
         **layer.dims,
-        verify_tokens=problem.verify_tokens,
-        concurrency=problem.concurrency,
-        tokens=problem.tokens,
-        routing_kind=routing.kind,
-        routing_parameter=routing.parameter,
-        routing_path=routing.path,
-    )
-    session.add(row)
-    session.flush()
-    return row.id
+        "verify_tokens": problem.verify_tokens,
+        "concurrency": problem.concurrency,
+        "tokens": problem.tokens,
+        "routing_kind": routing.kind,
+        "routing_parameter": routing.parameter,
+        "routing_path": routing.path,
+    }
+    return _id_of(session, ProblemRow, values)
+
+
+def _id_of(session: Session, table: type[Environment] | type[ProblemRow], values: dict[str, Any]) -> int:
+    """The row with a key, made where there is none: several drivers of one server may do so at once."""
+    by_key = select(table.id).where(table.key == values["key"])
+    id_ = session.scalar(by_key)
+    if id_ is None:
+        rows = Base.metadata.tables[table.__tablename__]
+        session.execute(upsert(session, rows).values(values).on_conflict_do_nothing(index_elements=["key"]))
+        id_ = session.scalar(by_key)
+    assert id_ is not None
+    return id_
+
+
+def upsert(session: Session, table: Table) -> Any:
+    """An INSERT of the session's dialect, which may say what becomes of a row that is there already."""
+    postgres = session.get_bind().dialect.name == "postgresql"
+    return (postgresql if postgres else sqlite).insert(table)
 
 
 def next_number(session: Session, table: type[Base], run: int) -> int:
@@ -77,6 +85,16 @@ def _last_number(table: Table) -> Select[int]:
 def storable_error(error: float | None) -> float | None:
     """A gate error that survives SQLite, which stores NaN as NULL: nothing is more wrong than NaN."""
     return math.inf if error is not None and math.isnan(error) else error
+
+
+def gpu_columns(gpu: Gpu | None) -> dict[str, str | None]:
+    """Where samples were taken, as columns."""
+    return {"host": None, "gpu": None} if gpu is None else {"host": gpu.host, "gpu": gpu.uuid}
+
+
+def stored_gpu(host: str | None, uuid: str | None) -> Gpu | None:
+    """The GPU of such columns."""
+    return None if host is None else Gpu(host, uuid)
 
 
 def layer_config(stage1: str, stage2: str) -> LayerConfig:

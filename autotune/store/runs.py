@@ -1,5 +1,6 @@
 """Runs: who did what, when, and how far it got."""
 
+import os
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from autotune import __version__
+from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
 from autotune.processes.process import Process
 from autotune.store.records import RunRecord, RunState
@@ -24,7 +26,13 @@ class Runs(Sessions):
     """
 
     def begin_run(
-        self, command: str, spec: Mapping[str, Any], seed: int, environment: Fingerprint | None = None
+        self,
+        command: str,
+        spec: Mapping[str, Any],
+        seed: int,
+        environment: Fingerprint | None = None,
+        *,
+        alone: bool = False,
     ) -> int:
         """Writes a run in state `running`, owned by this process; returns its id.
 
@@ -33,10 +41,18 @@ class Runs(Sessions):
         Args:
             command: the command line as typed.
             spec: what is asked for, after defaults; JSON values.
+            alone: in a file, no other process may tune the same problems on the same stack meanwhile: what
+                one has tried the other would not hear of.
+
+        Raises:
+            UserError: another one does.
         """
         process = Process.current()
         with self.writing() as session:
             _interrupt_dead(session)
+            stack = None if environment is None else environment_id(session, environment)
+            if alone and session.get_bind().dialect.name == "sqlite":
+                _refuse_second(session, spec, stack, str(self.location))
             row = Run(
                 uid=uuid.uuid4().hex,
                 command=command,
@@ -48,7 +64,7 @@ class Runs(Sessions):
                 process=process.identity,
                 started_at=datetime.now(UTC),
                 tool_version=__version__,
-                environment_id=None if environment is None else environment_id(session, environment),
+                environment_id=stack,
             )
             session.add(row)
             session.flush()
@@ -85,6 +101,23 @@ def _interrupt_dead(session: Session) -> None:
     for row in session.scalars(select(Run).where(Run.state == RunState.RUNNING)):
         if Process(row.host, row.pid, row.process).alive is False:
             row.state, row.ended_at = RunState.INTERRUPTED, _last_sign(session, row)
+
+
+def _refuse_second(session: Session, spec: Mapping[str, Any], stack: int | None, where: str) -> None:
+    """Refuses a run where another process tunes a problem of it.
+
+    Raises:
+        UserError: one does.
+    """
+    under_way = select(Run).where(Run.state == RunState.RUNNING, Run.environment_id == stack)
+    for row in session.scalars(under_way):
+        common = set(spec.get("problems", ())) & set(row.spec.get("problems", ()))
+        if common and Process(row.host, row.pid, row.process).alive and row.pid != os.getpid():
+            raise UserError(
+                f"run {row.id} in {where} tunes {min(common)} already (process {row.pid}, {row.command}):"
+                " wait for its end, give this one another --db, or use a PostgreSQL database, which drivers"
+                " share"
+            )
 
 
 def _last_sign(session: Session, run: Run) -> datetime:

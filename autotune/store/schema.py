@@ -116,6 +116,8 @@ class Trial(Base):
     measure_s: Mapped[float]
     merged_into: Mapped[int | None] = mapped_column(ForeignKey("trials.id"))
     contended: Mapped[str | None]
+    host: Mapped[str | None]
+    gpu: Mapped[str | None]
     created_at: Mapped[datetime]
 
 
@@ -163,6 +165,8 @@ class LayerRow(Base):
     reason: Mapped[str | None]
     measure_s: Mapped[float]
     contended: Mapped[str | None]
+    host: Mapped[str | None]
+    gpu: Mapped[str | None]
     created_at: Mapped[datetime]
 
 
@@ -188,6 +192,8 @@ class ConfirmationRow(Base):
     gain_low: Mapped[float]
     gain_high: Mapped[float]
     notes: Mapped[list[str]]
+    host: Mapped[str | None]
+    gpu: Mapped[str | None]
     created_at: Mapped[datetime]
 
 
@@ -230,6 +236,30 @@ class RoundRow(Base):
     position: Mapped[int] = mapped_column(primary_key=True)
     part: Mapped[str] = mapped_column(primary_key=True)
     us: Mapped[float]
+
+
+class CalibrationRow(Base):
+    __tablename__ = "calibrations"
+    __table_args__ = (UniqueConstraint("run_id", "number"), CheckConstraint("us > 0", name="us_positive"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
+    number: Mapped[int]
+    problem_id: Mapped[int] = mapped_column(ForeignKey("problems.id"))
+    stage: Mapped[Stage] = mapped_column(enum_type(Stage, "stage"))
+    config: Mapped[str]
+    host: Mapped[str]
+    gpu: Mapped[str | None]
+    us: Mapped[float]
+    created_at: Mapped[datetime]
+
+
+class Claim(Base):
+    __tablename__ = "claims"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), index=True)
+    expires_at: Mapped[datetime]
 
 
 _IS_DEFAULT = "(stage1_config = default_stage1_config AND stage2_config = default_stage2_config)"

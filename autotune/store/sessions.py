@@ -1,5 +1,6 @@
 """An open database and its transactions: what every part of the store stands on."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ class Sessions:
         self._writer = database.engine.execution_options(**WRITES)
         # Looked up once: a trial is written thousands of times for few of these.
         self._ids: dict[Fingerprint | Problem, int] = {}
+        # Finals of several GPUs end in threads of their own; SQLite would let them wait in turns of 250 ms.
+        self._one_writer = threading.RLock()
 
     @classmethod
     def open(
@@ -83,5 +86,10 @@ class Sessions:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction that writes; it commits at the end of the block, or on an error undoes all."""
-        with user_errors(self.location), Session(self._writer) as session, session.begin():
+        with (
+            self._one_writer,
+            user_errors(self.location),
+            Session(self._writer) as session,
+            session.begin(),
+        ):
             yield session

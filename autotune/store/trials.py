@@ -12,7 +12,15 @@ from autotune.results import Sample, StaticFacts, Status
 from autotune.space.config import Config
 from autotune.store.base import Base
 from autotune.store.records import StoredTrial, TrialRecord
-from autotune.store.rows import Reader, environment_id, next_number, problem_id, storable_error
+from autotune.store.rows import (
+    Reader,
+    environment_id,
+    gpu_columns,
+    next_number,
+    problem_id,
+    storable_error,
+    stored_gpu,
+)
 from autotune.store.schema import Environment, ProblemRow, SampleRow, Trial
 from autotune.store.sessions import Sessions
 
@@ -78,7 +86,7 @@ class Trials(Sessions):
             query = query.where(Trial.space_digest == space_digest)
         with self.reading() as session:
             reader = Reader(session)
-            return [_record(reader, row) for row in session.scalars(query)]
+            return [trial_record(reader, row) for row in session.scalars(query)]
 
     def trials_of(self, run: int, *, contended: bool = False) -> list[StoredTrial]:
         """A run's trials in order.
@@ -90,7 +98,7 @@ class Trials(Sessions):
         with self.reading() as session:
             reader = Reader(session)
             query = select(Trial).where(Trial.run_id == run, which).order_by(Trial.number)
-            return [_record(reader, row) for row in session.scalars(query)]
+            return [trial_record(reader, row) for row in session.scalars(query)]
 
     def trial(self, trial: int) -> StoredTrial:
         """The trial with an id.
@@ -102,7 +110,7 @@ class Trials(Sessions):
             row = session.get(Trial, trial)
             if row is None:
                 raise LookupError(f"there is no trial {trial}")
-            return _record(Reader(session), row)
+            return trial_record(Reader(session), row)
 
     def samples(self, trial: int) -> tuple[Sample, ...]:
         """A trial's raw samples in order; empty for one that shares another's machine code."""
@@ -154,6 +162,7 @@ def _add(
             "measure_s": trial.measure_s,
             "merged_into": trial.merged_into,
             "contended": trial.contended,
+            **gpu_columns(trial.gpu),
             "created_at": datetime.now(UTC),
         },
     )
@@ -168,7 +177,7 @@ def _add(
     return id_
 
 
-def _record(reader: Reader, row: Trial) -> StoredTrial:
+def trial_record(reader: Reader, row: Trial) -> StoredTrial:
     return StoredTrial(
         id=row.id,
         run=row.run_id,
@@ -193,4 +202,5 @@ def _record(reader: Reader, row: Trial) -> StoredTrial:
         measure_s=row.measure_s,
         merged_into=row.merged_into,
         contended=row.contended,
+        gpu=stored_gpu(row.host, row.gpu),
     )

@@ -3,14 +3,13 @@
 from datetime import UTC, datetime
 
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
 from autotune.problem.layer import Stage
 from autotune.results import WRONG, CheckVerdict, CompilerVersion
 from autotune.store.base import Base
 from autotune.store.records import WinnerRecord
-from autotune.store.rows import existing, storable_error
+from autotune.store.rows import existing, storable_error, upsert
 from autotune.store.schema import Trial, VerdictRow, Winner
 from autotune.store.sessions import Sessions
 
@@ -48,7 +47,9 @@ class Verdicts(Sessions):
         renewed = {name: value for name, value in values.items() if name not in _IDENTITY}
         with self.writing() as session:
             session.execute(
-                insert(_TABLE).values(values).on_conflict_do_update(index_elements=_IDENTITY, set_=renewed)
+                upsert(session, _TABLE)
+                .values(values)
+                .on_conflict_do_update(index_elements=_IDENTITY, set_=renewed)
             )
 
     def verdict(self, binary_hash: str, compiler: CompilerVersion) -> CheckVerdict | None:
@@ -84,18 +85,14 @@ def wrong_binary(session: Session, winner: Winner) -> str | None:
 def _verdicts(session: Session, winner: Winner, stage: Stage) -> list[VerdictRow]:
     """Verdicts on the binaries that a winner's trials of a stage had, wrong ones first, then the newest."""
     config = winner.stage1_config if stage is Stage.STAGE1 else winner.stage2_config
-    rows = session.scalars(
-        select(VerdictRow)
-        .join(Trial, Trial.binary_hash == VerdictRow.binary_hash)
-        .where(
-            Trial.problem_id == winner.problem_id,
-            Trial.environment_id == winner.environment_id,
-            Trial.backend == winner.backend,
-            Trial.stage == stage,
-            Trial.config == config,
-        )
-        .distinct()
+    binaries = select(Trial.binary_hash).where(
+        Trial.problem_id == winner.problem_id,
+        Trial.environment_id == winner.environment_id,
+        Trial.backend == winner.backend,
+        Trial.stage == stage,
+        Trial.config == config,
     )
+    rows = session.scalars(select(VerdictRow).where(VerdictRow.binary_hash.in_(binaries)))
     return sorted(rows, key=lambda row: (row.status not in WRONG, -row.created_at.timestamp()))
 
 

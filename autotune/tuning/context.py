@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from autotune.check.judged import Judged
 from autotune.machine.fingerprint import Fingerprint
@@ -18,6 +18,9 @@ from autotune.space.space import BoundSpace
 from autotune.store.records import TrialRecord, WinnerRecord
 from autotune.store.store import Store
 
+if TYPE_CHECKING:
+    from autotune.tuning.sharing import SharedWork
+
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -32,6 +35,7 @@ class RunRequest:
         check_timeout_s: offline, checks of the short lists' machine code are given up after so long.
         stop_when: a search ends when less gain than this fraction is to be expected; None: at its budget.
         knobs: restrictions of the search spaces, `tile_k=256,512` or `stage1:tile_k=256`.
+        devices: the GPUs to use, by their index among the visible ones; with one or none, the first visible.
         tries: configs to try whatever the search thinks of them, as `autotune measure --config` takes them.
         command: the command line, for the record.
     """
@@ -52,6 +56,7 @@ class RunRequest:
     guards: tuple[int, ...] = ()
     knobs: tuple[str, ...] = ()
     tries: tuple[str, ...] = ()
+    devices: tuple[int, ...] = ()
     command: str = ""
 
 
@@ -103,7 +108,10 @@ class Listener(Protocol):
         """A trial is stored and told."""
 
     def on_wait(self, sentence: str) -> None:
-        """Others are on the GPU; told from another thread."""
+        """Others are on a GPU, or one is left out or lost; told from another thread."""
+
+    def on_gpus(self, sentence: str) -> None:
+        """Several GPUs were compared."""
 
     def on_check(self, problem: Problem) -> None:
         """The machine code of a problem's short list is about to be executed."""
@@ -139,6 +147,7 @@ class Tuning:
 
     Attributes:
         checks_until: on the monotonic clock, when checks of machine code are given up.
+        shared: the work is shared with other drivers on the same database; None: this is the only one.
     """
 
     request: RunRequest
@@ -151,6 +160,7 @@ class Tuning:
     checks: list[Judged] = field(default_factory=list)
     left_out: dict[Problem, Sequence[str]] = field(default_factory=dict)
     checks_until: float | None = None
+    shared: "SharedWork | None" = None
 
     def space(self, problem: Problem, stage: Stage) -> BoundSpace:
         """The space on the target, of a guard too, which has no search."""

@@ -10,47 +10,59 @@ from autotune.search.race import settle, window_of
 from autotune.space.config import Config
 from autotune.store.records import StoredTrial, WinnerRecord
 from autotune.tuning.context import Judge, Tuning
+from autotune.tuning.fleet import each_on_one
 
 FINALISTS = 8
 
 
 def confirm_all(current: Tuning, judge: Judge) -> list[WinnerRecord]:
     """The final of each problem: paired rounds on fresh routings, stored with what they chose."""
+
+    def final(problem: Problem, one_gpu: Judge) -> int | None:
+        return _final(current, one_gpu, problem)
+
+    done = each_on_one(judge, current.request.problems, final)
+    chosen = [interrupt.result_of(future) for future in done]
+    return current.winners(judge.kind, [winner for winner in chosen if winner is not None])
+
+
+def _final(current: Tuning, judge: Judge, problem: Problem) -> int | None:
+    """Decides one problem; the stored winner's id. None: it has none."""
     store, backend, device = current.store, current.backend, current.request.target.device
-    chosen = []
-    for problem in current.request.problems:
-        interrupt.look()
-        stage1, stage2 = (_settle(current, judge, problem, stage) for stage in Stage)
-        contenders = finalists(
-            stage1,
-            stage2,
-            default=current.default(problem),
-            published=published_of(backend, problem.layer, problem.tokens, device),
-            most=FINALISTS,
-            coupled=_coupled(current, problem),
-            one_config=one_config(backend),
-        )
-        current.listener.on_confirm(problem, len(contenders))
-        confirmation = judge.confirm(problem, contenders)
-        current.left_out[problem] = confirmation.left_out
-        stored = store.record_confirmation(
-            current.id,
-            confirmation,
-            backend=backend.name,
-            environment=current.environment,
-            workload=judge.workload,
-            kind=judge.kind,
-        )
-        if judge.kind is Kind.MEASURED and not current.request.measuring.decides:
-            hot = "weights were hot, and serving finds them cold: run without --cold to decide"
-            current.listener.on_no_winner(problem, hot)
-            continue
-        try:
-            chosen.append(store.record_winner(current.id, stored))
-        except ValueError as error:
-            # The choice failed the numeric gate somewhere: this problem has no winner, the others may.
-            current.listener.on_no_winner(problem, _of_the_default(confirmation) or str(error))
-    return current.winners(judge.kind, chosen)
+    interrupt.look()
+    if current.shared is not None and (decided := current.shared.take_final(problem)) is not None:
+        return decided.id
+    stage1, stage2 = (_settle(current, judge, problem, stage) for stage in Stage)
+    contenders = finalists(
+        stage1,
+        stage2,
+        default=current.default(problem),
+        published=published_of(backend, problem.layer, problem.tokens, device),
+        most=FINALISTS,
+        coupled=_coupled(current, problem),
+        one_config=one_config(backend),
+    )
+    current.listener.on_confirm(problem, len(contenders))
+    confirmation = judge.confirm(problem, contenders)
+    current.left_out[problem] = confirmation.left_out
+    stored = store.record_confirmation(
+        current.id,
+        confirmation,
+        backend=backend.name,
+        environment=current.environment,
+        workload=judge.workload,
+        kind=judge.kind,
+    )
+    if judge.kind is Kind.MEASURED and not current.request.measuring.decides:
+        hot = "weights were hot, and serving finds them cold: run without --cold to decide"
+        current.listener.on_no_winner(problem, hot)
+        return None
+    try:
+        return store.record_winner(current.id, stored)
+    except ValueError as error:
+        # The choice failed the numeric gate somewhere: this problem has no winner, the others may.
+        current.listener.on_no_winner(problem, _of_the_default(confirmation) or str(error))
+        return None
 
 
 def _of_the_default(confirmation: Confirmation) -> str | None:

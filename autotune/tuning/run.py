@@ -1,6 +1,8 @@
 """One tuning run: request, searches, finals, winners; or offline a short list by estimate."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +17,7 @@ from autotune.store.records import RunState, TrialRecord
 from autotune.store.store import Store
 from autotune.tuning.context import Conclusion, Listener, RunRequest, RunResult, Tuning
 from autotune.tuning.searches import make_searches, resume
+from autotune.tuning.sharing import SharedWork
 from autotune.tuning.site import Site, open_site
 
 __all__ = ["RunRequest", "RunResult", "run"]
@@ -34,8 +37,10 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
         current = _begin(request, store, listener, site)
         state = RunState.FAILED
         try:
-            complete = _driver(current, site).run()
-            conclusion = site.conclude(current)
+            with _shared(current, site):
+                site.begin(current)
+                complete = _driver(current, site).run()
+                conclusion = site.conclude(current)
             state = RunState.FINISHED
         except (KeyboardInterrupt, BrokenPipeError):  # the latter: whoever read the progress has left
             state = RunState.INTERRUPTED
@@ -53,7 +58,9 @@ def _begin(request: RunRequest, store: Store, listener: Listener, site: Site) ->
     interrupt.look()
     current = Tuning(request, store, listener, site.backend, site.environment, 0, searches)
     listener.on_start(searches, resumed=resume(current, site.evaluator.workload))
-    current.id = store.begin_run(request.command, _spec(request), request.seed, current.environment)
+    current.id = store.begin_run(
+        request.command, _spec(request), request.seed, current.environment, alone=True
+    )
     if request.timeout_s is not None:
         current.checks_until = time.monotonic() + request.timeout_s
     return current
@@ -76,6 +83,7 @@ def _driver(current: Tuning, site: Site) -> Driver:
             allow_spills=request.allow_spills,
             timeout_s=_search_s(request),
             compile_ahead=2 * request.workers,
+            gpus=max(1, len(request.devices)),
         ),
         device=request.target.device,
         pool=site.compiler,
@@ -85,7 +93,19 @@ def _driver(current: Tuning, site: Site) -> Driver:
         on_trial=on_trial,
         clock=site.clock,
         one_config=one_config(backend),
+        others=current.shared,
     )
+
+
+@contextmanager
+def _shared(current: Tuning, site: Site) -> Iterator[None]:
+    """Shares the work where other drivers can: on a database server, and on no clock of a recording."""
+    if not current.store.shared or current.request.target.kind is Kind.REPLAYED:
+        yield
+        return
+    with SharedWork(current, site.evaluator.workload) as shared:
+        current.shared = shared
+        yield
 
 
 def _search_s(request: RunRequest) -> float | None:

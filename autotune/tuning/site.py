@@ -1,6 +1,6 @@
 """Compiles, times and decides on candidates at a site: a GPU, an offline device or a recording."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -8,6 +8,7 @@ from typing import Protocol
 from autotune.compile.pool import CompilePool
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import offline_fingerprint
+from autotune.machine.visible import environment_of
 from autotune.problem.layer import Stage
 from autotune.protocol.backend import Backend
 from autotune.protocol.legality import require_computed
@@ -17,8 +18,10 @@ from autotune.replay.machine import ReplayMachine
 from autotune.replay.target import ReplayBackend, ReplayJudge
 from autotune.search.evaluate import Clock, Compiler, Estimator, Evaluator, WallClock
 from autotune.search.live import LiveJudge
+from autotune.tuning.calibration import UNCOMPARED, calibrate
 from autotune.tuning.context import Conclusion, Listener, RunRequest, Tuning
 from autotune.tuning.finals import confirm_all
+from autotune.tuning.fleet import Fleet
 from autotune.tuning.process_settings import guard_problems, time_settings
 from autotune.tuning.short_list import short_list
 
@@ -50,6 +53,9 @@ class Site(Protocol):
             UserError: they cannot be used.
         """
 
+    def begin(self, current: Tuning) -> None:
+        """What comes before the searches."""
+
     def conclude(self, current: Tuning) -> Conclusion:
         """What follows when the searches have ended."""
 
@@ -79,24 +85,46 @@ def open_site(request: RunRequest, listener: Listener) -> Iterator[Site]:
             return
         # While the measure worker starts, what is tried first is compiled and the searches are made: each
         # takes several seconds.
-        problems = [*request.problems, *guard_problems(request, backend)]
-        with LiveJudge(backend, problems, request.measuring, listener.on_wait) as judge:
+        with _judge(request, backend, listener) as judge:
             _compile_defaults(request, backend, pool)
             yield Live(backend, pool, judge)
 
 
+def _judge(request: RunRequest, backend: Backend, listener: Listener) -> LiveJudge | Fleet:
+    """The judge of one GPU or several, not yet started."""
+    problems = [*request.problems, *guard_problems(request, backend)]
+    if len(request.devices) < 2:
+        return LiveJudge(backend, problems, request.measuring, listener.on_wait)
+
+    def named(index: int) -> Callable[[str], None]:
+        return lambda sentence: listener.on_wait(f"GPU {index}: {sentence}")
+
+    judges = [
+        LiveJudge(backend, problems, request.measuring, named(index), environment_of(index))
+        for index in request.devices
+    ]
+    return Fleet(judges, [str(index) for index in request.devices], listener.on_wait)
+
+
 @dataclass
 class Live:
-    """The GPU of this machine."""
+    """The GPUs of this machine."""
 
     backend: Backend
     compiler: CompilePool
-    evaluator: LiveJudge
+    evaluator: LiveJudge | Fleet
     clock: Clock = field(default_factory=WallClock)
 
     @property
     def environment(self) -> Fingerprint:
         return self.evaluator.fingerprint
+
+    def begin(self, current: Tuning) -> None:
+        """Equal GPUs are compared, where there is anything left to measure on them."""
+        searches = current.searches.values()
+        if isinstance(self.evaluator, Fleet) and not all(search.done for search in searches):
+            calibration = calibrate(current, self.compiler, self.evaluator)
+            current.listener.on_gpus(UNCOMPARED if calibration is None else calibration.text)
 
     def conclude(self, current: Tuning) -> Conclusion:
         """The finals, then the settings of the whole process where knobs are variables."""
@@ -119,6 +147,9 @@ class Offline:
     def environment(self) -> Fingerprint:
         source = self.backend.source_digest()
         return offline_fingerprint(self.request.target, backend=self.backend.name, kernel_source=source)
+
+    def begin(self, current: Tuning) -> None:
+        pass
 
     def conclude(self, current: Tuning) -> Conclusion:
         """The short lists."""
@@ -149,6 +180,9 @@ class Replayed:
     @property
     def environment(self) -> Fingerprint:
         return self.judge.fingerprint
+
+    def begin(self, current: Tuning) -> None:
+        pass
 
     def conclude(self, current: Tuning) -> Conclusion:
         """The finals, on recorded samples."""

@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from autotune.errors import UserError
 from autotune.kernels.reference import layer_reference, stage1_reference, stage2_reference
+from autotune.machine.fingerprint import Fingerprint
 from autotune.measure.machine import CpuMachine
 from autotune.problem.layer import Layer, Stage
 from autotune.protocol.runtime import Activations, Launch, LogicalWeights, Output, Replay, Step, Subject, What
@@ -104,7 +106,10 @@ class FakeReplay:
             FakeMachine.ticks += 1
             mood = self._moods if FakeMachine.ticks % 2 else 1
             slower = (
-                mood * (1 + self._drift * FakeMachine.ticks) * FakeMachine.crowd_factor(self._rng.random())
+                FakeMachine.slower
+                * mood
+                * (1 + self._drift * FakeMachine.ticks)
+                * FakeMachine.crowd_factor(self._rng.random())
             )
             made.append(float(self._us * slower * (1 + self._noise * self._rng.standard_normal())))
         return made
@@ -119,6 +124,7 @@ class FakeMachine(CpuMachine):
     watched = True
     ticks = 0
     broken = False
+    slower = 1.0
 
     @staticmethod
     def crowd() -> dict[str, Any]:
@@ -311,6 +317,44 @@ def make_dying() -> FakeRuntime:
     """No worker process gets this far."""
     os.kill(os.getpid(), signal.SIGKILL)
     return FakeRuntime()
+
+
+class FleetMachine(FakeMachine):
+    """One of several GPUs, told apart by CUDA_VISIBLE_DEVICES. `$FAKE_FLEET` says what is odd about each.
+
+    slower: times that everything takes; power_cap_w: its limit; falls_after: samples after which it falls off
+    the bus and is gone for every later process, of which a file in `$FAKE_MARKS` tells.
+    """
+
+    def __init__(self) -> None:
+        self.index = os.environ["CUDA_VISIBLE_DEVICES"]
+        self.odd: dict[str, Any] = json.loads(os.environ.get("FAKE_FLEET", "{}")).get(self.index, {})
+        FakeMachine.slower = self.odd.get("slower", 1.0)
+        if self._fallen.exists():
+            raise UserError("torch sees no GPU")
+
+    @property
+    def _fallen(self) -> Path:
+        return Path(os.environ.get("FAKE_MARKS", "/nowhere"), f"fallen-{self.index}")
+
+    def identity(self) -> str | None:
+        return f"GPU-fake-{self.index}"
+
+    def fingerprint(self, backend: str, kernel_source: str) -> Fingerprint:
+        return replace(
+            super().fingerprint(backend, kernel_source), power_cap_w=self.odd.get("power_cap_w", 700)
+        )
+
+    def synchronize(self) -> None:
+        if FakeMachine.ticks >= self.odd.get("falls_after", 1 << 60):
+            self._fallen.touch()
+            raise RuntimeError("the GPU has fallen off the bus")
+
+
+def make_fleet() -> "FakeRuntime":
+    runtime = FakeRuntime()
+    runtime.machine = FleetMachine()
+    return runtime
 
 
 def crowd(

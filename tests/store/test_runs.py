@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from autotune.errors import UserError
 from autotune.processes.process import Process
 from autotune.store.records import RunState
 from autotune.store.schema import Run
 from autotune.store.store import Store
-from tests.store.examples import MI325X, begin, trial
+from tests.store.examples import M4, MI325X, OFFLINE, begin, trial
 
 
 def test_a_run_comes_back_as_it_was_begun(store: Store) -> None:
@@ -131,3 +132,15 @@ def test_of_a_process_out_of_sight_its_last_sign_of_life_is_told(store: Store, r
 def test_a_time_without_a_zone_is_refused(store: Store, run: int) -> None:
     with pytest.raises(Exception, match="without a zone"), store.writing() as session:
         session.get_one(Run, run).started_at = datetime.now() + timedelta()
+
+
+def test_a_second_driver_of_a_file_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {"problems": [M4.key]}
+    store.begin_run("autotune run", spec, 0, MI325X, alone=True)
+    store.begin_run("autotune run", spec, 0, MI325X, alone=True)  # the same process, one after the other
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    with pytest.raises(UserError, match=r"tunes .*/m4.c1/.* already .* PostgreSQL"):
+        store.begin_run("autotune run", spec, 0, MI325X, alone=True)
+    store.begin_run("autotune run", {"problems": ["another"]}, 0, MI325X, alone=True)
+    store.begin_run("autotune run", spec, 0, OFFLINE, alone=True)
+    store.begin_run("autotune confirm", spec, 0, MI325X)

@@ -1,0 +1,84 @@
+"""GPUs that this process may use: those that the visible-device variables show, by their index among them.
+
+CUDA_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES are lists of which a worker is shown one entry. ROCm reads the
+second, and the first where the second is not set. ROCR_VISIBLE_DEVICES, which works a level below, stays as
+it is: the indices of the others count what it leaves.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from autotune.errors import UserError
+from autotune.machine.probe import probe
+
+VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many GPUs torch sees."""
+
+    gpus: int
+
+
+def count() -> Count:
+    """For a process of its own: see `autotune.machine.probe`."""
+    import torch
+
+    return Count(torch.cuda.device_count())
+
+
+def count_visible() -> int:
+    """How many GPUs torch sees here.
+
+    Raises:
+        UserError: there is no torch that sees one.
+    """
+    return int(probe("autotune.machine.visible:count")["gpus"])
+
+
+def parse_devices(text: str) -> tuple[int, ...] | None:
+    """The indices of `0,2,3`; None: `all`.
+
+    Raises:
+        UserError: it is neither, or an index stands twice.
+    """
+    if text == "all":
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise UserError(f"--devices {text!r} is no list of GPUs: give all, or their indices such as 0,2,3")
+    indices = tuple(int(part) for part in parts)
+    if len(set(indices)) < len(indices):
+        raise UserError(f"--devices {text} names a GPU twice: give each index once")
+    return indices
+
+
+def environment_of(index: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables of a process that is to see one GPU: the one of that index among those visible now.
+
+    Raises:
+        UserError: fewer are visible.
+    """
+    return {name: _listed(name, index, environment) for name in VARIABLES}
+
+
+def show_only(indices: Sequence[int]) -> None:
+    """Lets this process and its workers see only the GPUs of these indices, which count from 0 from then on.
+
+    Raises:
+        UserError: fewer are visible.
+    """
+    shown = {name: ",".join(_listed(name, index, os.environ) for index in indices) for name in VARIABLES}
+    os.environ.update(shown)
+
+
+def _listed(variable: str, index: int, environment: Mapping[str, str]) -> str:
+    visible = [name.strip() for name in environment.get(variable, "").split(",") if name.strip()]
+    if visible and index >= len(visible):
+        raise UserError(
+            f"GPU {index} is not visible, {variable} shows {len(visible)}: use 0 to {len(visible) - 1}"
+        )
+    return visible[index] if visible else str(index)

@@ -1,0 +1,88 @@
+"""A PostgreSQL server of the tests' own: made in a folder, reached through a socket there, then gone."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+def _program(name: str) -> str | None:
+    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return shutil.which(name) or (str(installed[-1]) if installed else None)
+
+
+def missing() -> str | None:
+    """Why no server can be started here; None: one can."""
+    if _program("initdb") is None or _program("pg_ctl") is None:
+        return "PostgreSQL is not installed: apt-get install postgresql"
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        return "psycopg is not installed: pip install 'moe-autotune[postgres]'"
+    if os.getuid() == 0:
+        try:
+            pwd.getpwnam("postgres")
+        except KeyError:
+            return "PostgreSQL does not run as root, and there is no user postgres"
+    return None
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Starts a server; the URL of its database `postgres`."""
+    folder = Path(tempfile.mkdtemp(prefix="autotune-pg-", dir="/tmp"))  # a socket's path is short
+    as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    if as_user:
+        shutil.chown(folder, "postgres")
+    data = folder / "data"
+
+    def do(name: str, *arguments: str) -> None:
+        subprocess.run(
+            [*as_user, str(_program(name)), "-D", str(data), *arguments],
+            check=True,
+            cwd="/tmp",
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+    try:
+        do("initdb", "-A", "trust", "-U", "autotune", "--no-sync")
+        options = f"-k {folder} -h '' -F -c max_connections=50"
+        do("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
+        try:
+            yield f"postgresql://autotune@/postgres?host={folder}"
+        finally:
+            do("pg_ctl", "-w", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A server of the whole session."""
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    with server() as url:
+        yield url
+
+
+@pytest.fixture
+def shared_url(postgres: str) -> Iterator[str]:
+    """An empty database on it."""
+    import psycopg
+
+    name = f"t{uuid.uuid4().hex}"
+    plain, _, options = postgres.partition("?")
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield plain.replace("/postgres", f"/{name}") + "?" + options
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
