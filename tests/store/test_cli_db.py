@@ -37,8 +37,8 @@ def test_merge_says_what_it_added(own_database: Path, tmp_path: Path) -> None:
     with Store.open(tmp_path / "other.db") as other:
         other.record_trial(begin(other), trial())
     assert invoke("merge", str(tmp_path / "other.db")) == (
-        f"{own_database}: added 1 environments, 1 problems, 1 runs, 1 trials, 0 confirmations, 0 winners,"
-        " 0 exports, 0 verdicts\n"
+        f"{own_database}: added 1 environments, 1 problems, 1 runs, 1 trials, 0 layers, 0 confirmations,"
+        " 0 winners, 0 calibrations, 0 exports, 0 verdicts\n"
     )
 
 

@@ -38,7 +38,7 @@ from tests.store.examples import (
 )
 from tests.store.test_migrations import NEXT, SCRIPT, columns, next_version  # noqa: F401  (a fixture)
 
-NOTHING = Merged(0, 0, 0, 0, 0, 0, 0, 0, 0)
+NOTHING = Merged(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.fixture
@@ -92,6 +92,7 @@ def test_everything_arrives_with_new_ids(store: Store, run: int, other: Store) -
         layers=1,
         confirmations=1,
         winners=2,
+        calibrations=0,
         exports=1,
         verdicts=1,
     )

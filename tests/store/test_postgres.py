@@ -15,13 +15,13 @@ from sqlalchemy.exc import IntegrityError
 from autotune.errors import UserError
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
-from autotune.results import Gpu, Sample, Status
+from autotune.results import Gpu, LayerMeasurement, Sample, Status
 from autotune.store import claims, copying
 from autotune.store.base import Base
 from autotune.store.copying import copy_rows, copy_to_file
 from autotune.store.location import locate
 from autotune.store.merge import merge
-from autotune.store.records import CalibrationWindow, RunState, ShortListed
+from autotune.store.records import CalibrationWindow, LayerTrial, RunState, ShortListed
 from autotune.store.store import Store
 from tests.cli.helper import autotune
 from tests.store import examples
@@ -30,6 +30,7 @@ from tests.store.postgres import postgres as postgres
 from tests.store.postgres import shared_url as shared_url
 
 GPU = Gpu("node3", "GPU-1")
+LAYER_TIMES = LayerMeasurement((80.5, 81.0), (90.0, 90.5), 1e-3, 0.2, gpu=GPU)
 
 
 def _fill(store: Store) -> int:
@@ -41,6 +42,20 @@ def _fill(store: Store) -> int:
     store.record_trial(run, examples.failed(gate_error=float("inf"), config=config(512)))
     store.record_trial(run, examples.trial(config=config(32), contended="process 7 (python)"), samples)
     store.record_calibration(run, [CalibrationWindow(M4, Stage.STAGE1, config(64), GPU, 41.25)])
+    store.record_layer(
+        run,
+        LayerTrial(
+            problem=M4,
+            backend="triton",
+            environment=MI325X,
+            workload="cold",
+            config=FASTER,
+            default=DEFAULT,
+            origin="layer",
+            kind=Kind.MEASURED,
+            outcome=LAYER_TIMES,
+        ),
+    )
     winner = examples.win(store, run, examples.confirmation(gpu=GPU))
     for stage in Stage:
         store.record_trial(run, examples.estimated(stage, 64, binary_hash="cd" * 32))
@@ -78,6 +93,7 @@ def test_what_is_stored_comes_back(shared_url: str) -> None:
         assert trials[2].gate_error == float("inf")
         assert store.samples(trials[0].id) == (Sample(41.0, 2100), Sample(42.0, None, throttled=True))
         assert len(store.trials_of(run, contended=True)) == 1
+        assert [trial.outcome for trial in store.layers_of(run)] == [LAYER_TIMES]
         assert {winner.kind for winner in store.winners()} == {Kind.MEASURED, Kind.ESTIMATE}
         (winner,) = store.winners(kind=Kind.MEASURED)
         assert winner.config == FASTER
