@@ -150,6 +150,7 @@ class Loading:
     inter_dim: int
     tp: int
     local: Callable[[int], bool] = lambda expert: True
+    _ended: bool = False
     _loaded: dict[str, set[tuple[int, str]]] = field(default_factory=dict)
 
     def checked(self, name: str, loader: Loader) -> Loader:
@@ -224,8 +225,14 @@ class Loading:
         """Makes sure that nothing was left out.
 
         Raises:
-            UserError: scales are not finite, or an expert's tensor was never loaded.
+            UserError: scales are not finite, an expert's tensor was never loaded, or this was done before.
         """
+        if self._ended:
+            raise UserError(
+                f"{self.layer}: its weights were converted already and cannot be loaded anew: restart the"
+                " server"
+            )
+        self._ended = True
         experts = next(iter(tensors.values())).shape[0]
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):

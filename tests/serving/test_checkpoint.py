@@ -126,3 +126,12 @@ def test_layouts_that_nobody_knows_are_refused_by_name() -> None:
         compressed("marlin-24")
     with pytest.raises(UserError, match="on a rank is 60, no multiple of 8"):
         list(parameters(quark("order"), 4, 128, 60))
+
+
+def test_weights_that_were_converted_are_not_converted_again() -> None:
+    """They look the same, and would become other numbers."""
+    experts = small()
+    loading, places = load("quark order", experts, experts.tensors("quark order"))
+    loading.require_all(places)
+    with pytest.raises(UserError, match="converted already"):
+        loading.require_all(places)
