@@ -53,6 +53,13 @@ def export(
             rich_help_panel="Problem",
         ),
     ] = None,
+    ep: Annotated[
+        int | None,
+        typer.Option(
+            help="Expert-parallel degree; default: of the most recent run, or 1 where a model is named.",
+            rich_help_panel="Problem",
+        ),
+    ] = None,
     fused_shared_experts: FusedShared = False,
     requantised: Requantised = False,
     device: Annotated[
@@ -169,11 +176,12 @@ def export(
     _refuse_what_has_no_effect(context, backend, exporter, guards)
     layer = None
     if model or model_config:
-        told = LayerOptions(model or "", model_config, tp or 8, fused_shared_experts, requantised)
+        told = LayerOptions(model or "", model_config, tp or 8, ep or 1, fused_shared_experts, requantised)
         layer = told.layer(backend)
     selection = Selection(
         *(backend, layer, device, allow_estimates, requantised),
         tp=tp,
+        ep=ep,
         fused_shared=fused_shared_experts and layer is None,
     )
     place = Place(serving_folder(out, bundle_path), device_name, triton_version, aiter_source, aiter_root)

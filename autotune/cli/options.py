@@ -93,7 +93,17 @@ ModelConfig = Annotated[
         callback=_one_model,
     ),
 ]
-Tp = Annotated[int, typer.Option(help="Tensor-parallel degree.", rich_help_panel="Problem")]
+Tp = Annotated[
+    int, typer.Option(help="Tensor-parallel degree, as the engine is told it.", rich_help_panel="Problem")
+]
+Ep = Annotated[
+    int,
+    typer.Option(
+        help="Expert-parallel degree: a GPU has 1/N of the experts, each whole or split over the GPUs left of"
+        " --tp.",
+        rich_help_panel="Problem",
+    ),
+]
 FusedShared = Annotated[
     bool,
     typer.Option(
@@ -285,6 +295,7 @@ class LayerOptions:
     model: ModelName = DEFAULT_MODEL
     model_config: ModelConfig = None
     tp: Tp = 8
+    ep: Ep = 1
     fused_shared_experts: FusedShared = False
     requantised: Requantised = False
 
@@ -306,8 +317,14 @@ class LayerOptions:
         if self.requantised:
             described = described.requantised()
         if self.fused_shared_experts:
+            if self.ep > 1:
+                raise UserError(
+                    f"--fused-shared-experts with --ep {self.ep} is not known here: on NVIDIA GPUs SGLang"
+                    " does not fuse under expert parallelism, and its layout on AMD's is not measured: leave"
+                    " it out"
+                )
             described = described.with_fused_shared_experts()
-        layer = Layer.of(described, self.tp)
+        layer = Layer.of(described, self.tp, self.ep)
         if backend is not None:
             require_computed(load_backend(backend), backend, layer)
         return layer

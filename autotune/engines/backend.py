@@ -43,7 +43,7 @@ class EngineBackend:
     @property
     def computes(self) -> Computes:
         """What the kernel takes at this dtype."""
-        return self.row.dtype.computes
+        return replace(self.row.dtype.computes, spread=self.row.engine.spread)
 
     def looked_for(self, layer: Layer, scheme: Scheme) -> str:
         """The names under which the engine looks, where the checkpoint's blocks are in them."""
@@ -106,9 +106,9 @@ class EngineBackend:
             for name, usual in (("tile_m", 16), ("tile_n", 64), ("tile_k", 32))
         )
         n, k = gemm_dims(problem.layer, stage)
-        slots = problem.tokens * problem.layer.top_k
-        blocks = min(float(slots), problem.expected_experts() + slots // tile_m)
-        rows = problem.tokens if stage is Stage.STAGE1 else slots
+        slots = problem.expected_slots()
+        blocks = min(slots, problem.expected_experts() + slots // tile_m)
+        rows = problem.expected_tokens() if stage is Stage.STAGE1 else slots
         weights, a_bytes = self.row.dtype.weight_bytes, self.row.dtype.activation_bytes
         stages = config["num_stages"]
         return Work(

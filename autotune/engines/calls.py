@@ -41,8 +41,16 @@ class EngineCalls(Protocol):
     moe: Any
     silu_bf16: bool
 
-    def slots_size(self, tokens: int, top_k: int, experts: int, block: int) -> int | None:
+    def slots_size(self, layer: Layer, tokens: int, block: int) -> int | None:
         """Elements of `Sorted.slots`; None: the engine does not sort so few tokens."""
+
+    def order(self, layer: Layer, ids: "torch.Tensor", block: int, size: int) -> Sorted:
+        """A routing as the engine sorts it, made by torch; not part of what is timed.
+
+        Args:
+            ids: int32 [tokens, top_k] of a `Step`.
+            size: elements of `Sorted.slots`, as the engine allocates them: the grid depends on it.
+        """
 
     def gemm(
         self,
@@ -74,41 +82,45 @@ class EngineCalls(Protocol):
     def activate(self, gate_up: "torch.Tensor", out: "torch.Tensor") -> None:
         """SiLU(gate) * up."""
 
-    def sum(self, contributions: "torch.Tensor", out: "torch.Tensor") -> None:
-        """Sum over each token's slots."""
+    def sum(self, contributions: "torch.Tensor", out: "torch.Tensor", ids: "torch.Tensor") -> None:
+        """Sum over each token's slots: of all, or of this GPU's, where the others' were never written."""
 
 
-def make_order(calls: EngineCalls, ids: "torch.Tensor", experts: int, block: int) -> Sorted:
+def make_order(calls: EngineCalls, layer: Layer, ids: "torch.Tensor", block: int) -> Sorted:
     """A routing's order as the engine would make it."""
     import torch
 
-    size = calls.slots_size(len(ids), ids.shape[1], experts, block)
+    size = calls.slots_size(layer, len(ids), block)
     if size is not None:
-        return align(ids, experts, block, size)
+        return calls.order(layer, ids, block, size)
     padded = torch.full((1,), ids.numel() * block, dtype=torch.int32, device=ids.device)
     return Sorted(None, ids.flatten(), padded)
 
 
-def align(ids: "torch.Tensor", experts: int, block: int, size: int) -> Sorted:
-    """Sorts the slots of a routing, by torch; not part of what is timed.
+def align(ids: "torch.Tensor", experts: int, block: int, size: int, first: int = 0) -> Sorted:
+    """Sorts the slots of a routing, by torch.
 
     Args:
-        ids: int32 [tokens, top_k].
-        size: elements of `Sorted.slots`, as the engine allocates them: the grid depends on it.
+        ids: int32 [tokens, top_k]; what is not in [first, first + experts) has no block.
+        size: elements of `Sorted.slots`.
+        first: the smallest id that has blocks; those of a negative one are of expert -1.
     """
     import torch
 
-    flat = ids.flatten().long()
+    flat = ids.flatten().long() - first
     count = flat.numel()
-    tokens_of = torch.bincount(flat, minlength=experts)
+    order = torch.argsort(flat, stable=True)
+    order = order[(flat[order] >= 0) & (flat[order] < experts)]
+    tokens_of = torch.bincount(flat[order], minlength=experts)
     blocks_of = (tokens_of + block - 1) // block
     first_row = (torch.cumsum(blocks_of, 0) - blocks_of) * block
-    order = torch.argsort(flat, stable=True)
-    rank = torch.arange(count, device=ids.device) - (torch.cumsum(tokens_of, 0) - tokens_of)[flat[order]]
+    before = (torch.cumsum(tokens_of, 0) - tokens_of)[flat[order]]
+    rank = torch.arange(len(order), device=ids.device) - before
     slots = torch.full((size,), count, dtype=torch.int32, device=ids.device)
     slots[first_row[flat[order]] + rank] = order.int()
     of_block = torch.zeros((-(-size // block),), dtype=torch.int32, device=ids.device)
-    named = torch.repeat_interleave(torch.arange(experts, device=ids.device), blocks_of).int()
+    every = torch.arange(first, first + experts, device=ids.device).clamp(min=-1)
+    named = torch.repeat_interleave(every, blocks_of).int()
     of_block[: named.numel()] = named
     padded = (blocks_of.sum() * block).int().reshape(1)
     return Sorted(slots, of_block, padded)
@@ -135,7 +147,7 @@ def describe_launch(
         return torch.empty(shape, dtype=dtype, device="meta")
 
     block = knobs["BLOCK_SIZE_M"]
-    size = calls.slots_size(tokens, layer.top_k, layer.experts, block)
+    size = calls.slots_size(layer, tokens, block)
     order = Sorted(
         None if size is None else empty(size, dtype=torch.int32),
         empty(slots if size is None else -(-size // block), dtype=torch.int32),

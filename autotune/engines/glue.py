@@ -24,13 +24,14 @@ def _silu_mul(gate_up, out, width, columns: tl.constexpr):  # type: ignore[no-un
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _slot_sum(slots, out, width, top_k: tl.constexpr, columns: tl.constexpr):  # type: ignore[no-untyped-def]
+def _slot_sum(slots, ids, out, width, top_k: tl.constexpr, columns: tl.constexpr):  # type: ignore[no-untyped-def]
     row, first = tl.program_id(0), tl.program_id(1) * columns
     at = first + tl.arange(0, columns)
     mask = at < width
     total = tl.zeros((columns,), tl.float32)
     for k in range(top_k):
-        total += tl.load(slots + (row * top_k + k) * width + at, mask=mask, other=0.0).to(tl.float32)
+        here = mask & (tl.load(ids + row * top_k + k) >= 0)
+        total += tl.load(slots + (row * top_k + k) * width + at, mask=here, other=0.0).to(tl.float32)
     tl.store(out + row * width + at, total.to(tl.bfloat16), mask=mask)
 
 
@@ -69,9 +70,15 @@ def silu_mul(gate_up: "torch.Tensor", out: "torch.Tensor") -> None:
     _silu_mul[(rows, triton.cdiv(width, _COLUMNS))](gate_up, out, width, columns=_COLUMNS)
 
 
-def slot_sum(slots: "torch.Tensor", out: "torch.Tensor") -> None:
-    """out = the sum over each token's slots; bfloat16 [tokens * top_k, width] and [tokens, width]."""
+def slot_sum(slots: "torch.Tensor", out: "torch.Tensor", ids: "torch.Tensor") -> None:
+    """out = the sum over each token's slots whose expert is this GPU's, of no negative id.
+
+    Args:
+        slots: bfloat16 [tokens * top_k, width].
+        out: bfloat16 [tokens, width].
+        ids: int32 [tokens, top_k].
+    """
     tokens, width = out.shape
     top_k = slots.numel() // out.numel()
     grid = (tokens, triton.cdiv(width, _COLUMNS))
-    _slot_sum[grid](slots, out, width, top_k=top_k, columns=_COLUMNS)
+    _slot_sum[grid](slots, ids, out, width, top_k=top_k, columns=_COLUMNS)

@@ -27,6 +27,7 @@ class Engine:
         one_config: one config serves both stages.
         fused: shared experts that it counts as routed ones, by the model's `model_type`, its routed experts
             and the engine's selector of the dtype.
+        spread: why it does not spread experts with `--tp` and `--ep`; None: it does.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Engine:
     configs: str
     one_config: bool = False
     fused: Callable[[str, int, str | None], int] = lambda family, experts, dtype: 0
+    spread: Callable[[int, int], str | None] = lambda tp, ep: None
 
 
 @dataclass(frozen=True)

@@ -122,14 +122,16 @@ class EngineRuntime(HoldsCopies[EngineWeights]):
         middle = self._empty(tokens * layer.top_k, 2 * layer.inter_dim if first else layer.model_dim)
         shape = (tokens * layer.top_k, layer.inter_dim) if first else (tokens, layer.model_dim)
         out = Output.allocate(shape, self.machine.device)
-        finish = self.calls.activate if first else self.calls.sum
         launches = []
         for step in steps:
             gemm = self._gemm(stage, entry(config), step, a, middle, a_scale=a_scale)
 
-            def run(gemm: Callable[[], None] = gemm) -> None:
+            def run(gemm: Callable[[], None] = gemm, ids: "torch.Tensor" = step.ids) -> None:
                 gemm()
-                finish(middle, out.tensor)
+                if first:
+                    self.calls.activate(middle, out.tensor)
+                else:
+                    self.calls.sum(middle, out.tensor, ids)
 
             launches.append(Launch(run, out.tensor, scratch=(middle,), guards=out.guards))
         if not first:
@@ -153,11 +155,15 @@ class EngineRuntime(HoldsCopies[EngineWeights]):
             up = self._gemm(Stage.STAGE1, up_knobs, step, inputs.hidden, gate_up, order=order)
             down = self._gemm(Stage.STAGE2, down_knobs, step, middle, contributions, order=order)
 
-            def run(up: Callable[[], None] = up, down: Callable[[], None] = down) -> None:
+            def run(
+                up: Callable[[], None] = up,
+                down: Callable[[], None] = down,
+                ids: "torch.Tensor" = step.ids,
+            ) -> None:
                 up()
                 self.calls.activate(gate_up, middle)
                 down()
-                self.calls.sum(contributions, out.tensor)
+                self.calls.sum(contributions, out.tensor, ids)
 
             scratch = (gate_up, middle, contributions)
             launches.append(Launch(run, out.tensor, scratch=scratch, guards=out.guards, intermediate=middle))
@@ -169,7 +175,7 @@ class EngineRuntime(HoldsCopies[EngineWeights]):
         return torch.zeros((rows, width), dtype=torch.bfloat16, device=self.machine.device)
 
     def _sorted(self, step: Step, block: int) -> Sorted:
-        return make_order(self.calls, step.ids, self.on.experts, block)
+        return make_order(self.calls, self.on, step.ids, block)
 
     def _gemm(
         self,

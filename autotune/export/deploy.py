@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from autotune.errors import UserError
+from autotune.problem.layer import Layer
 from autotune.protocol.exporter import Stack, estimate_note, load_exporter
 from autotune.store.records import WinnerRecord
 
@@ -32,7 +33,7 @@ def deploy_files(
     if engine not in ENGINES:
         raise UserError(f"unknown engine {engine!r}: use --deploy {' or '.join(ENGINES)}")
     stack = _stack(winners[0].backend, engine)
-    command = _launch(engine, winners[0].problem.layer.tp, stack.arguments)
+    command = _launch(engine, winners[0].problem.layer, stack.arguments)
     arms = {"baseline": "", "tuned": f". {shlex.quote(folder + '/env/autotune.sh')}\n" if variables else ""}
     note = estimate_note(winners)
     return {
@@ -71,13 +72,14 @@ def _script(arm: str, stack: Stack, load: str, command: str, note: str | None) -
     )
 
 
-def _launch(engine: str, tp: int, arguments: Sequence[str]) -> str:
+def _launch(engine: str, layer: Layer, arguments: Sequence[str]) -> str:
     """The server's command, with what leads it to the backend's kernels."""
     if engine == "sglang":
         parts = [
             "python3 -m sglang.launch_server",
             '--model-path "$MODEL"',
-            f"--tp-size {tp}",
+            f"--tp-size {layer.tp}",
+            *([f"--ep-size {layer.ep}"] if layer.ep > 1 else []),
             "--trust-remote-code",
             *arguments,
             "--speculative-algorithm EAGLE3",
@@ -92,7 +94,9 @@ def _launch(engine: str, tp: int, arguments: Sequence[str]) -> str:
         quoted = shlex.quote(speculative).replace("__DRAFT__", "'\"$DRAFT\"'")
         parts = [
             'vllm serve "$MODEL"',
-            f"--tensor-parallel-size {tp}",
+            f"--tensor-parallel-size {layer.tp}",
+            *([f"--data-parallel-size {layer.ep // layer.tp}"] if layer.ep > layer.tp else []),
+            *(["--enable-expert-parallel"] if layer.ep > 1 else []),
             "--trust-remote-code",
             *arguments,
             f"--speculative-config {quoted}",

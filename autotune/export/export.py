@@ -32,7 +32,7 @@ class Selection:
     Attributes:
         device: part of the device's name, e.g. `MI325X`.
         requantised: the experts that are served are in the backend's numbers, not in the checkpoint's.
-        tp: of this tensor-parallel degree only.
+        tp, ep: of this tensor-parallel, expert-parallel degree only.
         fused_shared: of a layer that routes to the shared experts only.
     """
 
@@ -42,6 +42,7 @@ class Selection:
     allow_estimates: bool = False
     requantised: bool = False
     tp: int | None = None
+    ep: int | None = None
     fused_shared: bool = False
 
     def takes(self, winner: WinnerRecord) -> bool:
@@ -50,6 +51,7 @@ class Selection:
         return (
             self.layer in (None, layer)
             and self.tp in (None, layer.tp)
+            and self.ep in (None, layer.ep)
             and (not self.fused_shared or layer.model.endswith(FUSED_SHARED))
             and (self.device is None or self.device.lower() in winner.environment.device.lower())
         )
@@ -59,6 +61,7 @@ class Selection:
         asked = [f"of backend {self.backend}"]
         asked += [f"for {self.layer.key}"] if self.layer else []
         asked += [f"at TP {self.tp}"] if self.tp else []
+        asked += [f"at EP {self.ep}"] if self.ep else []
         asked += ["with fused shared experts"] if self.fused_shared else []
         return " ".join([*asked, *([f"on a device called {self.device}"] if self.device else [])])
 

@@ -120,12 +120,17 @@ def layer_reference(
 def _expert_gemm(
     a: torch.Tensor, a_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, expert: torch.Tensor
 ) -> torch.Tensor:
-    """float32 [slots, N]: each slot's row times its own expert's weights, scaled."""
+    """float32 [slots, N]: each slot's row times its own expert's weights, scaled; zeros of a negative one."""
     k = a.shape[-1]
     reason = misfit(w.shape[1], k)
     if reason is not None:
         raise UserError(reason)
-    out = torch.empty((a.shape[0], w.shape[1]), dtype=torch.float32, device=a.device)
+    out = torch.zeros((a.shape[0], w.shape[1]), dtype=torch.float32, device=a.device)
+    if bool((expert < 0).any()):  # of another GPU
+        here = expert >= 0
+        if bool(here.any()):
+            out[here] = _expert_gemm(a[here], a_scale[here], w, w_scale, expert[here])
+        return out
     # Only the experts that are there, and not all at once: a real layer's weights would not fit unpacked.
     # Those with the most rows first, so that experts of about as many are padded to equal counts together.
     experts, group, counts = torch.unique(expert, return_inverse=True, return_counts=True)

@@ -203,7 +203,7 @@ def deviations(
     # A token whose every value is zero must come out as zeros.
     ratio = (tiles / torch.maximum(norms, floor).clamp(min=1e-30)).sqrt() / slack[..., None]
     worst, at = ratio.flatten(1).max(dim=1)
-    errors = (difference.sum(dim=(1, 2)) / square.sum(dim=(1, 2))).sqrt()
+    errors = (difference.sum(dim=(1, 2)) / square.sum(dim=(1, 2)).clamp(min=1e-30)).sqrt()
     of_worst = slack.gather(1, at[:, None] // ratio.shape[2])[:, 0]
     # One transfer: each waits for the device.
     columns = (finite.all(dim=2).all(dim=1), errors, worst, at, of_worst)

@@ -92,6 +92,15 @@ class Case:
         )
         return sum(int(t.flatten().view(torch.int16).sum(dtype=torch.int64)) for t in held)
 
+    def here(self, rows: "torch.Tensor") -> "torch.Tensor":
+        """Stage 1's output with zeros where a slot's expert is another GPU's: nobody reads what stands there.
+
+        Args:
+            rows: [tokens * top_k, inter_dim], or [tokens, top_k, inter_dim].
+        """
+        elsewhere = self.step.ids < 0
+        return rows.masked_fill(elsewhere.reshape(*rows.shape[:-1], 1), 0.0)
+
     def layer_of(self, intermediate: "torch.Tensor") -> "torch.Tensor":
         """The layer's float32 output from stage 1's [tokens * top_k, inter_dim], which is quantised first."""
         from autotune.kernels.formats import quantise
@@ -302,7 +311,13 @@ def parts(left: Sequence[Left], cases: Sequence[Case], what: What, path: Path) -
     import torch
 
     outs = [each.output for each in left]
-    shown = [each.intermediate for each in left if each.intermediate is not None]
+    if what is What.STAGE1:
+        outs = [case.here(out) for out, case in zip(outs, cases, strict=True)]
+    shown = [
+        case.here(each.intermediate)
+        for each, case in zip(left, cases, strict=True)
+        if each.intermediate is not None
+    ]
     if what is not What.LAYER or len(shown) < len(left):
         yield Part("", outs, [Expected(case.references[what], case.bound(what, path)) for case in cases])
         return

@@ -33,7 +33,7 @@ class Ring:
     """A pass whose weights are cold at every step.
 
     Attributes:
-        ids: int32 [steps, tokens, top_k], slots within the step's copy.
+        ids: int32 [steps, tokens, top_k], slots within the step's copy; negative as they were drawn.
         copies: int32 [steps], the copy that a step reads.
         count: copies needed.
         period: steps after which a region comes up again.
@@ -59,7 +59,8 @@ def plan_ring(
     """Draws as many steps as it takes, and lays them over as few slots as it takes.
 
     Args:
-        draw: the routings of so many steps, int32 [steps, tokens, top_k].
+        draw: the routings of so many steps, int32 [steps, tokens, top_k]; negative where an expert is another
+            GPU's.
         expert_bytes: bytes that one expert's weights have at the stage where they have the fewest.
         distance: bytes that must be exceeded between two uses of a slot.
         seed: of the slots' order within a copy.
@@ -70,7 +71,7 @@ def plan_ring(
     steps = min_steps
     while steps <= MAX_STEPS:
         ids = draw(steps)
-        visited = np.array([len(np.unique(step)) for step in ids], np.int64)
+        visited = np.array([len(np.unique(step[step >= 0])) for step in ids], np.int64)
         period = _least_period(visited * expert_bytes, distance)
         if period:
             return _lay(ids, visited, experts, expert_bytes, period, seed)
@@ -113,15 +114,16 @@ def _lay(
         used += int(size)
     rng = np.random.default_rng(seed)
     order = [rng.permutation(experts) for _ in range(copy + 1)]
-    laid = np.empty_like(ids)
+    laid = ids.copy()
     copies = np.empty(len(ids), np.int32)
     for step, routing in enumerate(ids):
         at, start = regions[step % period]
         slots = np.sort(order[at][start : start + int(visited[step])])
-        laid[step] = slots[np.unique(routing, return_inverse=True)[1].reshape(routing.shape)]
+        here = routing >= 0
+        laid[step][here] = slots[np.unique(routing[here], return_inverse=True)[1]]
         copies[step] = at
     least = least_reuse(laid, copies, expert_bytes)
-    assert least is not None  # every step visits an expert
+    assert least is not None  # so many bytes were touched
     return Ring(laid, copies, copy + 1, period, least)
 
 
@@ -141,7 +143,8 @@ def least_reuse(ids: "NDArray[np.int32]", copies: "NDArray[np.int32]", expert_by
         None: no slot is used at all.
     """
     steps = [
-        np.unique(step.astype(np.int64) + (int(copy) << 32)) for step, copy in zip(ids, copies, strict=True)
+        np.unique(step[step >= 0].astype(np.int64) + (int(copy) << 32))
+        for step, copy in zip(ids, copies, strict=True)
     ]
     touched = np.concatenate(([0], np.cumsum([len(step) for step in steps + steps]))) * expert_bytes
     last: dict[int, int] = {}

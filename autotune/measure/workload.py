@@ -45,14 +45,7 @@ def plan(problem: Problem, settings: MeasureSettings, cache_bytes: int, seed: in
     layer = problem.layer
 
     def draw(steps: int) -> "NDArray[np.int32]":
-        return problem.routing.draw(
-            steps=steps,
-            sequences=problem.concurrency,
-            draft_tokens=problem.verify_tokens,
-            experts=layer.experts,
-            top_k=layer.top_k,
-            seed=seed,
-        )
+        return problem.draw(steps, seed)
 
     if not settings.cold:
         return hot(draw(1), settings.steps)
@@ -99,7 +92,7 @@ def check_memory(
         caches = f"{settings.cold:g} caches' worth of weights, {copies} copies"
         remedy = f"lower --cold (now {caches}), or free the GPU"
     else:
-        remedy = f"raise --tp (now {layer.tp}), or free the GPU"
+        remedy = f"raise {'--ep' if layer.ep > 1 else '--tp'} (now {layer.parallel}), or free the GPU"
     raise UserError(
         f"measuring {layer.model} needs {needed / GIB:.1f} GiB of GPU memory and {free / GIB:.1f} are free:"
         f" {remedy}"

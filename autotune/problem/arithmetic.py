@@ -108,6 +108,7 @@ class Computes:
         strict: a config that breaks a rule of the space gives wrong numbers, and the runtime refuses it: what
             ships must be legal, too.
         layout: why weights of (N, K) have no place in the kernels' layout, a sentence; None: they have.
+        spread: why experts cannot be spread over GPUs with `--tp` and `--ep`, a sentence; None: they can.
     """
 
     words: str
@@ -119,6 +120,7 @@ class Computes:
     weighted_input: bool = False
     strict: bool = False
     layout: Callable[[int, int], str | None] = lambda n, k: None
+    spread: Callable[[int, int], str | None] = lambda tp, ep: "it is not known to take them"
 
 
 def refusals(computes: Computes, needs: Needs) -> Iterator[str]:

@@ -1,16 +1,22 @@
 """The problem that is tuned: the two GEMM stages of one MoE layer at a number of tokens."""
 
+import math
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UserError
 from autotune.problem.arithmetic import Needs, Scales, Scheme
 from autotune.problem.models import Model
 from autotune.problem.routing import UNIFORM, Routing
 from autotune.text import counted
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_VERIFY_TOKENS = 8
 
@@ -24,18 +30,19 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Layer:
-    """One GPU's share of an MoE layer under tensor parallelism.
+    """One GPU's share of an MoE layer under tensor and expert parallelism.
 
     Attributes:
         model: the model's name.
         model_dim: hidden size, elements: stage 1's K, stage 2's N.
         inter_dim: an expert's intermediate size on this GPU, elements: half of stage 1's N, stage 2's K.
-        experts: experts that a token can visit.
-        top_k: experts that a token does visit.
-        tp: tensor-parallel degree.
+        experts: experts on this GPU.
+        top_k: experts that a token visits, wherever they are.
+        tp: tensor-parallel degree of the model, as the engines are told it.
         needs: what the model's experts compute and how its checkpoint holds them; None: plain, or not known.
             It decides which backends are refused, and is no part of what a layer is: what is computed is the
             backend's.
+        ep: expert-parallel degree: this many GPUs have `experts` each.
     """
 
     model: str
@@ -45,41 +52,87 @@ class Layer:
     top_k: int
     tp: int
     needs: Needs | None = field(default=None, compare=False)
+    ep: int = 1
 
     @property
     def dims(self) -> dict[str, Any]:
-        """The fields that are stored and that make two layers equal."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        """The fields that make two layers equal; those that came later only where they say something."""
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        return {name: value for name, value in held.items() if name != "ep" or value > 1}
+
+    @property
+    def routed(self) -> int:
+        """Experts that a token can visit, on all GPUs."""
+        return self.experts * self.ep
+
+    @property
+    def split(self) -> int:
+        """GPUs that share an expert."""
+        return max(1, self.tp // self.ep)
+
+    @property
+    def parallel(self) -> str:
+        """The degrees as the user gives them: `--tp 8`, `--tp 8 --ep 8`."""
+        return f"--tp {self.tp}" + (f" --ep {self.ep}" if self.ep > 1 else "")
 
     @classmethod
-    def of(cls, model: Model, tp: int) -> "Layer":
-        """Splits every expert of `model` over `tp` GPUs.
+    def of(cls, model: Model, tp: int, ep: int = 1) -> "Layer":
+        """Spreads the experts of `model` over `ep` GPUs, and splits each over those that are left of `tp`.
+
+        The degrees are what SGLang and vLLM are told. Of 8 GPUs with `--tp 8 --ep 4` two share an expert;
+        with an `--ep` as great as `--tp`, or a multiple of it (attention is data-parallel then), experts are
+        whole.
 
         Raises:
-            UserError: the split is not even, or leaves an odd dimension, which INT4 pairs cannot hold.
+            UserError: a split is not even, or leaves an odd dimension, which INT4 pairs cannot hold.
         """
-        if tp < 1 or model.moe_intermediate % tp or (model.moe_intermediate // tp) % 2:
-            fits = ", ".join(str(d) for d in range(1, 65) if model.moe_intermediate % (2 * d) == 0)
+        if ep > 1 and model.experts % ep:
+            fits = ", ".join(str(d) for d in range(2, model.experts + 1) if model.experts % d == 0)
+            raise UserError(
+                f"--ep {ep} does not spread {model.name}'s {model.experts} experts evenly: use one of {fits}"
+            )
+        if tp >= 1 and (ep < 1 or (tp % ep and ep % tp)):
+            raise UserError(
+                f"--tp {tp} --ep {ep} leaves no whole number of GPUs to an expert: give an --ep that divides"
+                " --tp, or is a multiple of it"
+            )
+        split = max(1, tp // ep)
+        if tp < 1 or model.moe_intermediate % split or (model.moe_intermediate // split) % 2:
+            fits = ", ".join(str(d * ep) for d in range(1, 65) if model.moe_intermediate % (2 * d) == 0)
             remedy = (
                 f"use one of {fits}" if fits else "none does, as it is odd and INT4 weights come in pairs"
             )
             raise UserError(
-                f"--tp {tp} does not split {model.name}'s intermediate size {model.moe_intermediate} evenly:"
-                f" {remedy}"
+                f"--tp {tp}{f' --ep {ep}' if ep > 1 else ''} does not split {model.name}'s intermediate size"
+                f" {model.moe_intermediate} evenly: {remedy}"
             )
-        inter_dim = model.moe_intermediate // tp
-        return cls(model.name, model.model_dim, inter_dim, model.experts, model.top_k, tp, model.needs)
+        return cls(
+            *(model.name, model.model_dim, model.moe_intermediate // split, model.experts // ep),
+            *(model.top_k, tp, model.needs, ep),
+        )
 
     @property
     def title(self) -> str:
         """For people: the model, and over how many GPUs it is split."""
-        return f"{Path(self.model).name} TP {self.tp}"
+        return f"{Path(self.model).name} TP {self.tp}" + (f" EP {self.ep}" if self.ep > 1 else "")
 
     @property
     def key(self) -> str:
         """Canonical text of everything that a kernel compiled for this layer depends on."""
         dims = f"d{self.model_dim}.i{self.inter_dim}.e{self.experts}.k{self.top_k}"
-        return f"{self.model}/tp{self.tp}/{dims}"
+        spread = f".ep{self.ep}" if self.ep > 1 else ""
+        return f"{self.model}/tp{self.tp}{spread}/{dims}"
+
+    def seen(self, ids: "NDArray[np.int32]") -> "NDArray[np.int32]":
+        """Ids of all experts as the first of the GPUs has them: an expert e of another one is -1 - e."""
+        import numpy as np
+
+        return np.where(ids < self.experts, ids, -1 - ids)
+
+    def spread_as(self, key: str) -> "Layer":
+        """The layer with the expert-parallel degree that a key of it, or of a problem of it, has."""
+        spread = re.match(rf"{re.escape(self.model)}/tp{self.tp}\.ep(\d+)/", key)
+        return replace(self, ep=int(spread[1])) if spread else self
 
 
 @dataclass(frozen=True)
@@ -88,7 +141,8 @@ class Problem:
 
     Attributes:
         verify_tokens: draft tokens verified a sequence (the M of `m4`).
-        concurrency: sequences in flight; the layer sees `tokens` = verify_tokens * concurrency.
+        concurrency: sequences in flight; the layer sees `tokens` = verify_tokens * concurrency. Under expert
+            parallelism these are the sequences of all GPUs whose tokens meet in the layer.
     """
 
     layer: Layer
@@ -116,12 +170,41 @@ class Problem:
         return f"{self.layer.key}/m{self.verify_tokens}.c{self.concurrency}/{self.routing.key}"
 
     def expected_experts(self) -> float:
-        """Distinct experts that one step touches under uniform routing.
+        """Distinct experts of this GPU that one step touches under uniform routing.
 
-        E * (1 - (1 - k/E)^T): each of T tokens misses a given expert with probability 1 - k/E.
+        e * (1 - (1 - k/E)^T): each of T tokens misses a given one of all E experts with probability 1 - k/E.
         """
         layer = self.layer
-        return layer.experts * (1 - (1 - layer.top_k / layer.experts) ** self.tokens)
+        return layer.experts * (1 - (1 - layer.top_k / layer.routed) ** self.tokens)
+
+    def expected_slots(self) -> float:
+        """Of the tokens' choices of experts, those that fall on this GPU's under uniform routing."""
+        return self.tokens * self.layer.top_k / self.layer.ep
+
+    def expected_tokens(self) -> float:
+        """Tokens with a choice on this GPU under uniform routing: all of them without expert parallelism."""
+        layer = self.layer
+        none = math.comb(layer.routed - layer.experts, layer.top_k) / math.comb(layer.routed, layer.top_k)
+        return self.tokens * (1 - none)
+
+    def draw(self, steps: int, seed: int) -> "NDArray[np.int32]":
+        """Expert ids of so many steps as this GPU has them, int32 [steps, tokens, top_k].
+
+        Under expert parallelism this is the first of the GPUs, and an expert e of another one is -1 - e.
+
+        Raises:
+            UserError: a recording does not fit the layer.
+        """
+        return self.layer.seen(
+            self.routing.draw(
+                steps=steps,
+                sequences=self.concurrency,
+                draft_tokens=self.verify_tokens,
+                experts=self.layer.routed,
+                top_k=self.layer.top_k,
+                seed=seed,
+            )
+        )
 
 
 def gemm_dims(layer: Layer, stage: Stage) -> tuple[int, int]:
@@ -231,5 +314,5 @@ def problems(
     """
     listed = [Problem(layer, m, c, routing) for m in shapes for c in concurrency]
     for problem in listed:
-        routing.require(tokens=problem.tokens, experts=layer.experts, top_k=layer.top_k)
+        routing.require(tokens=problem.tokens, experts=layer.routed, top_k=layer.top_k)
     return sorted(listed, key=lambda problem: (problem.tokens, problem.verify_tokens))

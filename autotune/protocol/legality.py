@@ -41,19 +41,19 @@ def require_layout(name: str, computes: Computes, layer: Layer) -> None:
         reason = computes.layout(*gemm_dims(layer, stage))
         if reason is not None:
             raise UserError(
-                f"backend {name} cannot take {stage} of {layer.model} at --tp {layer.tp}: {reason}, choose"
+                f"backend {name} cannot take {stage} of {layer.model} at {layer.parallel}: {reason}, choose"
                 f" another --tp ({_degrees(computes, layer)})"
             )
 
 
 def _degrees(computes: Computes, layer: Layer) -> str:
     """The degrees that fit, in words."""
-    whole = layer.inter_dim * layer.tp
+    whole = layer.inter_dim * layer.split
     fit = []
     for degree in (d for d in range(1, 65) if whole % (2 * d) == 0):
-        other = replace(layer, inter_dim=whole // degree, tp=degree)
+        other = replace(layer, inter_dim=whole // degree, tp=degree * layer.ep)
         if all(computes.layout(*gemm_dims(other, stage)) is None for stage in Stage):
-            fit.append(str(degree))
+            fit.append(str(degree * layer.ep))
     return f"{', '.join(fit)} would do" if fit else "none would do: it takes another --backend"
 
 
@@ -68,8 +68,8 @@ def require_default(backend: object, layer: Layer, space: BoundSpace) -> None:
     rule = space.broken_rule(space.default)
     if rule is not None:
         raise UserError(
-            f"what {space.space.backend} ships is not legal in {space.space.stage} of {layer.model} at --tp"
-            f" {layer.tp}, it breaks {rule.name} ({rule.reason}): choose another --tp or --backend"
+            f"what {space.space.backend} ships is not legal in {space.space.stage} of {layer.model} at"
+            f" {layer.parallel}, it breaks {rule.name} ({rule.reason}): choose another --tp or --backend"
         )
 
 
@@ -80,6 +80,8 @@ def require_computed(backend: object, name: str, layer: Layer) -> None:
         UserError: it does not, with the value, its key, what it computes and the remedy.
     """
     needs = layer.needs or PLAIN
+    if layer.ep > 1:
+        _require_spread(backend, name, layer)
     if not isinstance(backend, DeclaresComputes):
         if needs == PLAIN:
             return
@@ -95,6 +97,24 @@ def require_computed(backend: object, name: str, layer: Layer) -> None:
             f" {'; and '.join(missing)}.{_asked(backend, layer, needs)} {_remedy(backend.computes, needs)}"
         )
     require_layout(name, backend.computes, layer)
+
+
+def _require_spread(backend: object, name: str, layer: Layer) -> None:
+    """Refuses expert parallelism where a backend's kernels are not launched as the engine does under it.
+
+    Raises:
+        UserError: they are not.
+    """
+    computes = backend.computes if isinstance(backend, DeclaresComputes) else Computes("")
+    reason = computes.spread(layer.tp, layer.ep)
+    if reason is None:
+        return
+    takes = [other for other, theirs in declared() if theirs.spread(layer.tp, layer.ep) is None]
+    use = f"use --backend {' or '.join(takes)}, or leave out --ep" if takes else "give other degrees"
+    raise UserError(
+        f"backend {name} does not compute a layer whose experts are spread with {layer.parallel}: {reason};"
+        f" {use}"
+    )
 
 
 def _asked(backend: object, layer: Layer, needs: Needs) -> str:

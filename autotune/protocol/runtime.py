@@ -97,7 +97,8 @@ class Step:
 
     Attributes:
         copy: which physical copy of the weights it reads.
-        ids: int32 [tokens, top_k] on the device: slots of that copy, 0..experts-1, distinct in a token.
+        ids: int32 [tokens, top_k] on the device: slots of that copy, 0..experts-1, distinct in a token; under
+            expert parallelism negative where the expert is another GPU's, unlike ones unlike numbers.
         router: float32 [tokens, top_k], the router's weights.
     """
 

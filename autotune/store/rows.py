@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, fields
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Select, Table, bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -18,6 +18,8 @@ from autotune.store.base import Base
 from autotune.store.schema import ConfirmationRow, Environment, ProblemRow, Run
 
 Row = TypeVar("Row", bound=Base)
+_COLUMNS: Final = frozenset(ProblemRow.__table__.columns.keys())
+"""Of a layer; how its experts are spread is in the problem's key alone."""
 
 
 def existing(session: Session, table: type[Row], id_: int) -> Row:
@@ -42,7 +44,7 @@ def problem_id(session: Session, problem: Problem) -> int:
     layer, routing = problem.layer, problem.routing
     values = {
         "key": problem.key,
-        **layer.dims,
+        **{name: value for name, value in layer.dims.items() if name in _COLUMNS},
         "verify_tokens": problem.verify_tokens,
         "concurrency": problem.concurrency,
         "tokens": problem.tokens,
@@ -128,8 +130,8 @@ class Reader:
     def problem(self, id_: int) -> Problem:
         if id_ not in self._problems:
             row = self._session.get_one(ProblemRow, id_)
-            stored = (field.name for field in fields(Layer) if field.compare)
-            layer = Layer(**{name: getattr(row, name) for name in stored})
+            stored = (field.name for field in fields(Layer) if field.name in _COLUMNS)
+            layer = Layer(**{name: getattr(row, name) for name in stored}).spread_as(row.key)
             routing = Routing(row.routing_kind, row.routing_parameter, row.routing_path)
             self._problems[id_] = Problem(layer, row.verify_tokens, row.concurrency, routing)
         return self._problems[id_]

@@ -119,12 +119,13 @@ def served_layer(bundle: Bundle, model: Model | None) -> tuple[Layer | None, str
     raw, name = bundle.manifest.get("layer"), bundle.manifest.get("backend")
     if not isinstance(raw, dict) or not isinstance(name, str):
         return None, "", ""
-    kept = Layer(**{key: raw[key] for key in ("model", "model_dim", "inter_dim", "experts", "top_k", "tp")})
+    dims = ("model", "model_dim", "inter_dim", "experts", "top_k", "tp")
+    kept = Layer(**{key: raw[key] for key in dims}, ep=raw.get("ep", 1))
     layer, family = kept, family_of(kept.model)
     if model is not None:
         shared = kept.model.endswith(FUSED_SHARED) and model.shared_experts > 0
         described = model.with_fused_shared_experts() if shared else model
-        layer, family = Layer.of(described, kept.tp), "" if shared else model.family
+        layer, family = Layer.of(described, kept.tp, kept.ep), "" if shared else model.family
         if replace(layer, model=kept.model) != kept:
             return layer, family, f"model: it is {layer.key}, and the bundle was tuned for {kept.key}"
     else:

@@ -1,9 +1,10 @@
 """Run as a program with TRITON_INTERPRET=1: an engine's kernel through the numeric gate, small.
 
-The backend is the first argument. Prints `ok` and the worst error of each of stage 1, stage 2 and the layer.
+The backend is the first argument; with `ep` as the second, half of the experts are another GPU's. Prints `ok` and the worst error of each of stage 1, stage 2 and the layer.
 """
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,12 +82,13 @@ def main() -> None:
     backend: Any = load_backend(sys.argv[1])
     runtime: Any = load_runtime(backend.runtime)
     stand_in(backend, runtime)
-    weights = make_weights(TINY, "cpu", 1)
-    runtime.prepare(TINY, weights)
+    layer = replace(TINY, ep=2) if sys.argv[2:] == ["ep"] else TINY
+    weights = make_weights(layer, "cpu", 1)
+    runtime.prepare(layer, weights)
     runtime.grow(2)
     for tokens in (1, 3):
         form, all_of_them = format_of(runtime), tokens > 1
-        for case in make_cases(TINY, weights, tokens, UNIFORM, 1, "cpu", 2, thorough=all_of_them, form=form):
+        for case in make_cases(layer, weights, tokens, UNIFORM, 1, "cpu", 2, thorough=all_of_them, form=form):
             for stage in Stage:
                 what = What(stage.value)
                 launch = runtime.stage(stage, CONFIG, case.inputs, [case.step])[0]

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from autotune.backends import sglang, vllm
 from autotune.backends.sglang.calls import SglangCalls
 from autotune.backends.vllm.calls import VllmCalls
-from autotune.engines.calls import align
-from autotune.engines.dtypes import BF16
+from autotune.engines.calls import align, make_order
+from autotune.engines.dtypes import BF16, INT4_W4A16
 from autotune.engines.source import find_source, source_variable
 from autotune.kernels.formats import Format
 from autotune.machine.devices import DEVICES, Device
-from autotune.problem.layer import Problem, Stage
+from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.backend import CompileRefused, one_config
 from autotune.protocol.registry import load_backend
 from autotune.protocol.runtime import load_runtime
@@ -76,13 +76,14 @@ def test_where_vllm_serves_grouped_weights_by_cuda_its_triton_kernel_is_refused(
         backend.compile(KIMI, 288, stage, config, H100)
 
 
+@pytest.mark.parametrize("spread", [[], ["ep"]], ids=["", "ep"])
 @pytest.mark.parametrize("name", BACKENDS)
-def test_the_engines_kernel_passes_the_numeric_gate(name: str) -> None:
+def test_the_engines_kernel_passes_the_numeric_gate(name: str, spread: list[str]) -> None:
     program = "tests.backends.interpret_engine"
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", program, name],
+        [sys.executable, "-m", program, name, *spread],
         cwd=root,
         env=environment,
         capture_output=True,
@@ -132,7 +133,8 @@ def test_every_slot_is_sorted_into_a_block_of_its_expert(tokens: int, block: int
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand((tokens, experts), generator=generator)
     ids = scores.topk(top_k, dim=1).indices.int()
-    size = SglangCalls(None, None, BF16, False, Format.BF16).slots_size(tokens, top_k, experts, block)
+    layer = Layer("any", 64, 64, experts, top_k, 1)
+    size = SglangCalls(None, None, BF16, False, Format.BF16).slots_size(layer, tokens, block)
     made = align(ids, experts, block, size)
     assert made.slots is not None
     assert (len(made.slots), len(made.experts)) == (size, -(-size // block))
@@ -151,8 +153,47 @@ def test_every_slot_is_sorted_into_a_block_of_its_expert(tokens: int, block: int
 def test_vllm_does_not_sort_a_few_tokens() -> None:
     calls = VllmCalls(None, None, BF16, False, Format.BF16)
     # A quarter of 384 experts is 96 slots, which 12 tokens have.
-    assert calls.slots_size(12, 8, 384, 16) is None
-    assert calls.slots_size(13, 8, 384, 16) == 13 * 8 * 16
+    assert calls.slots_size(KIMI, 12, 16) is None
+    assert calls.slots_size(KIMI, 13, 16) == 13 * 8 * 16
+    spread = replace(KIMI, experts=48, ep=8)
+    assert calls.slots_size(spread, 4, 16) == 4 * 8 * 16, "with an expert map it always sorts"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 12), st.sampled_from([16, 32]), st.integers(0, 9), st.sampled_from([2, 3, 4]))
+def test_under_expert_parallelism_each_engine_sorts_other_gpus_experts_its_own_way(
+    tokens: int, block: int, seed: int, ep: int
+) -> None:
+    layer = Layer("any", 64, 64, 12 // ep, 3, ep, ep=ep)
+    ids = torch.from_numpy(Problem(layer, 1, tokens).draw(1, seed)[0])
+    elsewhere = ids.flatten() < 0
+    form = Format.BF16
+    sglang_calls = SglangCalls(None, None, BF16, False, form)
+    vllm_calls = VllmCalls(None, None, BF16, False, form)
+    grouped = VllmCalls(None, None, INT4_W4A16, False, form)
+    blocks = {}
+    for name, calls in (("sglang", sglang_calls), ("vllm", vllm_calls), ("grouped", grouped)):
+        order = make_order(calls, layer, ids, block)
+        assert order.slots is not None
+        count = int(order.padded) // block
+        assert len(order.slots) >= int(order.padded)
+        blocks[name] = order.experts[:count].tolist()
+        rows = order.slots.new_full((max(len(order.slots), count * block),), ids.numel())
+        rows[: len(order.slots)] = order.slots
+        for expert, mine in zip(blocks[name], rows.view(-1, block)[:count], strict=True):
+            slots = mine[mine < ids.numel()].long()
+            wanted = {int(i) if i >= 0 else -1 for i in ids.flatten()[slots]}
+            assert wanted == {expert}
+    here = int((~elsewhere).sum())
+    ours = [e for e in blocks["vllm"] if e >= 0]
+    assert blocks["vllm"] == ours, "vLLM drops what is elsewhere"
+    assert [e for e in blocks["sglang"] if e >= 0] == ours
+    assert [e for e in blocks["grouped"] if e >= 0] == ours
+    # SGLang: one expert -1, first. vLLM's grouped weights: a block or more an expert, last.
+    assert blocks["sglang"] == [-1] * -(-int(elsewhere.sum()) // block) + ours
+    counts = torch.unique(ids[ids < 0], return_counts=True)[1].tolist()
+    assert blocks["grouped"] == ours + [-1] * sum(-(-n // block) for n in counts)
+    assert (here > 0) == bool(ours)
 
 
 @pytest.mark.parametrize("name", [row.name for row in vllm.ROWS])

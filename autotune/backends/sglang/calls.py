@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from autotune.engines.calls import Sorted
+from autotune.engines.calls import Sorted, align
 from autotune.engines.dtypes import FP8_W8A8, Dtype
 from autotune.engines.rows import Engine
 from autotune.kernels.formats import Format
-from autotune.problem.layer import Stage
+from autotune.problem.layer import Layer, Stage
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +33,15 @@ class SglangCalls:
         self._dtype = dtype
         self._per_channel = per_channel
 
-    def slots_size(self, tokens: int, top_k: int, experts: int, block: int) -> int:
+    def slots_size(self, layer: Layer, tokens: int, block: int) -> int:
         """As `moe_align_block_size.py` allocates them, with room for a filtered expert."""
-        slots = tokens * top_k
+        slots, experts = tokens * layer.top_k, layer.experts
         padded = slots * block if slots < experts + 1 else slots + (experts + 1) * (block - 1)
         return (padded + 3) // 4 * 4
+
+    def order(self, layer: Layer, ids: "torch.Tensor", block: int, size: int) -> Sorted:
+        """Other GPUs' experts are all one, -1, whose blocks come first; the kernel fills them with zeros."""
+        return align(ids.clamp(min=-1), layer.experts + 1, block, size, first=-1)
 
     def gemm(
         self,
@@ -78,7 +82,7 @@ class SglangCalls:
                 **self._dtype.switches(),
                 per_channel_quant=self._per_channel,
                 block_shape=[0, self._dtype.group] if self._dtype.group else None,
-                filter_expert=False,
+                filter_expert=False,  # 0.5.23's kernel skips an expert -1 either way
                 router_topk=top_k,
             )
 
@@ -88,7 +92,7 @@ class SglangCalls:
     def activate(self, gate_up: "torch.Tensor", out: "torch.Tensor") -> None:
         self.moe.act_and_mul_triton(gate_up, out, {})
 
-    def sum(self, contributions: "torch.Tensor", out: "torch.Tensor") -> None:
+    def sum(self, contributions: "torch.Tensor", out: "torch.Tensor", ids: "torch.Tensor") -> None:
         shaped = contributions.view(len(out), -1, out.shape[-1])
         self.moe.moe_sum_reduce_triton(shaped, out, 1.0)
 
@@ -155,6 +159,13 @@ def _fused(family: str, experts: int, dtype: str | None) -> int:
     return int(fuses and dtype != "int4_w4a16")
 
 
+def _spread(tp: int, ep: int) -> str | None:
+    """Rule as in SGLang 0.5.23: an expert is split over `tp_size // ep_size` GPUs."""
+    if tp % ep:
+        return f"SGLang counts all GPUs in its --tp-size, so --ep divides --tp, as --tp {ep} --ep {ep} would"
+    return None
+
+
 SGLANG = Engine(
     name="sglang",
     title="SGLang",
@@ -166,4 +177,5 @@ SGLANG = Engine(
     calls=SglangCalls,
     configs="sglang/srt/layers/moe/moe_runner/triton_utils/configs",
     fused=_fused,
+    spread=_spread,
 )

@@ -3,6 +3,7 @@
 import importlib.util
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
 from autotune.space.read import shipped_spaces
 from autotune.space.space import BoundSpace, Space
+from autotune.text import counted
 
 if TYPE_CHECKING:
     pass
@@ -48,12 +50,31 @@ class TritonW4A8:
     name = "triton"
     runtime = "autotune.backends.triton.runtime:make"
     computes = Computes(
-        "INT4 weights, a scale per channel, times INT8 activations by token", W4A8, layout=misfit
+        "INT4 weights, a scale per channel, times INT8 activations by token",
+        W4A8,
+        layout=misfit,
+        spread=lambda tp, ep: None,
     )
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         require_layout(self.name, self.computes, layer)
-        return _spaces()[stage].at(layer, tokens, device, _compile_options(device))
+        space = _spaces()[stage].at(layer, tokens, device, _compile_options(device))
+        if layer.ep == 1:
+            return space
+        from autotune.kernels.sort import TOKEN_ROWS
+
+        if tokens > TOKEN_ROWS:
+            raise UserError(
+                f"backend {self.name} cannot take {counted(tokens, 'token')} at {layer.parallel}: above"
+                f" {TOKEN_ROWS} its stage 2 waits for all of a token's experts, and some are on other GPUs;"
+                " give a smaller --shape or --concurrency, or --backend sglang or vllm"
+            )
+        if stage is Stage.STAGE1:
+            return space
+        # The other way of summing up counts a token's parts until all its experts have come.
+        return space.within(
+            tuple(replace(p, values=("loop",)) if p.name == "reduce" else p for p in space.params)
+        )
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
         return {}  # nothing is published for these kernels
@@ -76,11 +97,11 @@ class TritonW4A8:
         knobs = Stage1Config.of(config) if stage is Stage.STAGE1 else Stage2Config.of(config)
         loops = isinstance(knobs, Stage2Config) and knobs.reduce == "loop"
         n, k = gemm_dims(problem.layer, stage)
-        slots = problem.tokens * problem.layer.top_k
-        blocks = min(float(slots), problem.expected_experts() + slots // knobs.tile_m)
+        slots = problem.expected_slots()
+        blocks = min(slots, problem.expected_experts() + slots // knobs.tile_m)
         n_tiles = -(-n // knobs.tile_n)
         if stage is Stage.STAGE1:
-            activations, out = problem.tokens * k, 2 * slots * n // 2
+            activations, out = problem.expected_tokens() * k, 2 * slots * n / 2
             partials = slots * n * knobs.split_k if knobs.split_k > 1 else 0
         else:
             activations, out = slots * k, 2 * problem.tokens * n

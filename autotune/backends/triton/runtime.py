@@ -225,7 +225,24 @@ class TritonRuntime(HoldsCopies[LogicalWeights]):
     def _sort_now(self, blocks: "Tensors", step: Step) -> None:
         names = ("block_expert", "block_slots", "valid_blocks")
         ordered = {name: blocks[name] for name in names}
-        sorting.sort_with_torch(**ordered, topk_ids=step.ids, experts=self.on.experts)
+        experts = self.on.experts
+        if self.on.ep == 1:
+            sorting.sort_with_torch(**ordered, topk_ids=step.ids, experts=experts)
+            return
+        # Other GPUs' experts are sorted as one behind ours, with room of their own, and cut off again.
+        rows, tile_m = ordered["block_slots"].shape
+        extra = 1 + step.ids.numel() // tile_m
+        roomy = {
+            "block_expert": ordered["block_expert"].new_empty(rows + extra),
+            "block_slots": ordered["block_slots"].new_empty(rows + extra, tile_m),
+            "valid_blocks": ordered["valid_blocks"],
+        }
+        ids = step.ids.where(step.ids >= 0, experts)
+        sorting.sort_with_torch(**roomy, topk_ids=ids, experts=experts + 1)
+        here = (roomy["block_expert"] >= 0) & (roomy["block_expert"] < experts)
+        ordered["block_expert"].copy_(roomy["block_expert"].where(here, -1)[:rows])
+        ordered["block_slots"].copy_(roomy["block_slots"].where(here[:, None], -1)[:rows])
+        ordered["valid_blocks"].copy_(here.sum().reshape(1))
 
     def _made(
         self,

@@ -9,15 +9,16 @@ most six tokens (`should_moe_wna16_use_cuda`): there the Triton kernel, which is
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from autotune.engines.calls import Sorted
+from autotune.engines.calls import Sorted, align
 from autotune.engines.dtypes import Dtype
 from autotune.engines.rows import Engine
 from autotune.errors import UserError
 from autotune.kernels.formats import Format
-from autotune.problem.layer import Stage
+from autotune.problem.layer import Layer, Stage
 
 if TYPE_CHECKING:
     import torch
@@ -43,13 +44,23 @@ class VllmCalls:
         self._dtype = dtype
         self._form = form
 
-    def slots_size(self, tokens: int, top_k: int, experts: int, block: int) -> int | None:
+    def slots_size(self, layer: Layer, tokens: int, block: int) -> int | None:
         """As `_prepare_expert_assignment` and `moe_align_block_size.py` have it."""
-        slots = tokens * top_k
-        if slots * _SPARSE <= experts and not self._dtype.group:
+        slots, experts = tokens * layer.top_k, layer.routed
+        if slots * _SPARSE <= experts and not self._dtype.group and layer.ep == 1:
             return None
         padded = slots + experts * (block - 1)
         return min(slots * block, padded) if slots < experts else padded
+
+    def order(self, layer: Layer, ids: "torch.Tensor", block: int, size: int) -> Sorted:
+        """Other GPUs' experts have no blocks; with grouped weights (`TritonWNA16Experts`) each has its own
+        behind ours, of expert -1, which the kernel fills with zeros."""
+        if layer.ep == 1 or not self._dtype.group:
+            return align(ids, layer.experts, block, size)
+        every = ids.where(ids >= 0, -1 - ids)
+        order = align(every, layer.routed, block, size)
+        here = order.experts < layer.experts
+        return replace(order, experts=order.experts.where(here, -1))
 
     def gemm(
         self,
@@ -121,10 +132,10 @@ class VllmCalls:
 
         silu_mul(gate_up, out)
 
-    def sum(self, contributions: "torch.Tensor", out: "torch.Tensor") -> None:
+    def sum(self, contributions: "torch.Tensor", out: "torch.Tensor", ids: "torch.Tensor") -> None:
         from autotune.engines.glue import slot_sum
 
-        slot_sum(contributions, out)
+        slot_sum(contributions, out, ids)
 
 
 def stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
@@ -150,6 +161,13 @@ def stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def _spread(tp: int, ep: int) -> str | None:
+    """Rule as in vLLM 0.33.0: experts are spread, whole, over tensor times data parallel GPUs."""
+    if ep % tp:
+        return f"vLLM splits no expert under expert parallelism, so --ep is {tp} or a multiple of it"
+    return None
+
+
 VLLM = Engine(
     name="vllm",
     title="vLLM",
@@ -161,4 +179,5 @@ VLLM = Engine(
     calls=VllmCalls,
     configs="vllm/model_executor/layers/fused_moe/configs",
     one_config=True,
+    spread=_spread,
 )
