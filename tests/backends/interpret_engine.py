@@ -1,6 +1,7 @@
 """Run as a program with TRITON_INTERPRET=1: an engine's kernel through the numeric gate, small.
 
-The backend is the first argument; with `ep` as the second, half of the experts are another GPU's. Prints `ok` and the worst error of each of stage 1, stage 2 and the layer.
+The backend is the first argument; with `ep` as the second, half of the experts are another GPU's. Prints
+`ok` and the worst error of each of stage 1, stage 2 and the layer.
 """
 
 import sys

@@ -37,6 +37,87 @@ def test_fused_shared_experts_are_one_more_expert_and_one_more_choice() -> None:
     assert layer.key != KIMI.key
 
 
+@given(
+    st.text("abc.-/", min_size=1),
+    st.integers(2, 64),
+    st.integers(1, 64),
+    st.integers(2, 512),
+    st.integers(1, 64),
+)
+def test_without_expert_parallelism_a_layer_is_known_by_what_it_always_was(
+    model: str, width: int, inter: int, experts: int, tp: int
+) -> None:
+    layer = Layer(model, width, inter, experts, 2, tp)
+    assert layer.key == f"{model}/tp{tp}/d{width}.i{inter}.e{experts}.k2"
+    assert Problem(layer, 4, 2).key == f"{layer.key}/m4.c2/uniform"
+    assert layer.dims == {
+        "model": model,
+        "model_dim": width,
+        "inter_dim": inter,
+        "experts": experts,
+        "top_k": 2,
+        "tp": tp,
+    }
+
+
+@pytest.mark.parametrize(
+    ("tp", "ep", "experts", "width"),
+    [
+        (8, 1, 384, 256),
+        (8, 8, 48, 2048),
+        (8, 4, 96, 1024),
+        (1, 8, 48, 2048),
+        (2, 8, 48, 2048),
+        (8, 2, 192, 512),
+    ],
+)
+def test_experts_are_spread_and_split_as_the_engines_do_with_these_degrees(
+    tp: int, ep: int, experts: int, width: int
+) -> None:
+    layer = Layer.of(preset("kimi-k2.5-w4a8"), tp, ep)
+    assert (layer.experts, layer.inter_dim, layer.routed, layer.top_k) == (experts, width, 384, 8)
+    assert layer.spread_as(Problem(layer, 4).key) == layer
+    assert replace(layer, ep=1).spread_as(Problem(layer, 4).key) == layer
+
+
+@pytest.mark.parametrize(
+    ("tp", "ep", "remedy"),
+    [(8, 5, "384 experts evenly"), (8, 0, "divides"), (8, 3, "divides"), (8, 12, "divides")],
+)
+def test_experts_that_cannot_be_spread_are_refused(tp: int, ep: int, remedy: str) -> None:
+    with pytest.raises(UserError, match=remedy):
+        Layer.of(preset("kimi-k2.5-w4a8"), tp, ep)
+
+
+ROUTINGS = [Routing(), Routing("zipf", 1.2), Routing("correlated", 0.5)]
+
+
+@pytest.mark.parametrize("routing", ROUTINGS, ids=lambda routing: routing.kind)
+def test_a_gpu_sees_all_tokens_and_its_share_of_their_experts(routing: Routing) -> None:
+    spread = Layer.of(preset("kimi-k2.5-w4a8"), 8, 8)
+    problem = Problem(spread, 4, 40, routing)
+    ids = problem.draw(20, seed=3)
+    whole = Problem(Layer.of(preset("kimi-k2.5-w4a8"), 1), 4, 40, routing).draw(20, seed=3)
+    assert ids.shape == (20, 160, 8)
+    here = ids >= 0
+    assert (ids[here] == whole[whole < 48]).all()
+    assert (whole[~here] == -1 - ids[~here]).all(), "unlike experts of others stay unlike"
+    if routing.kind != "zipf":
+        assert here.sum() / 20 == pytest.approx(problem.expected_slots(), rel=0.1)
+        assert here.any(axis=2).sum() / 20 == pytest.approx(problem.expected_tokens(), rel=0.1)
+    if routing.kind == "uniform":
+        visited = [len(set(step[step >= 0].tolist())) for step in ids]
+        assert sum(visited) / 20 == pytest.approx(problem.expected_experts(), rel=0.1)
+
+
+def test_a_recording_of_all_experts_gives_a_gpu_its_share(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text("[[0, 9], [3, 2]]\n")
+    layer = Layer("any", 64, 64, 4, 2, 4, ep=4)
+    problem = problems(layer, [2], [1], Routing.parse(f"file:{path}"))[0]
+    assert problem.draw(1, 0).tolist() == [[[0, -10], [3, 2]]]
+
+
 def test_a_model_without_shared_experts_cannot_fuse_them() -> None:
     with pytest.raises(UserError, match="leave out --fused-shared-experts"):
         preset("gpt-oss-120b").with_fused_shared_experts()
