@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from autotune.backends import sglang, vllm
+from autotune.kernels.formats import BLOCKED
 from autotune.measure.gate import Case, Incorrect, Left, check_launches, make_cases, parts, poison
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.problem.routing import UNIFORM
@@ -84,7 +85,8 @@ def faults(weights: LogicalWeights, case: Case) -> Iterator[Fault]:
             yield of_weights(f"stage {number}: one of {splits} splits is missing", sees, **{w: split})
         # Of up, where there is a gate: what a gate's row is off by, SiLU may make nothing of at one token.
         unscaled = by_row.clone()
-        unscaled[expert, 3 + (by_row.shape[1] // 2 if number == 1 else 0)] = 1.0
+        row = 0 if case.form in BLOCKED else 3  # a block has its first row's
+        unscaled[expert, row + (by_row.shape[1] // 2 if number == 1 else 0)] = 1.0
         yield of_weights(f"stage {number}: a row of weights without its scale", sees, **{scale: unscaled})
     if not inputs.a1.dtype.is_floating_point or inputs.a1.element_size() == 1:
         for number, what in ((1, What.STAGE1), (2, What.STAGE2)):

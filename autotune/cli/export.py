@@ -60,7 +60,7 @@ def export(
             rich_help_panel="Problem",
         ),
     ] = None,
-    fused_shared_experts: FusedShared = False,
+    fused_shared_experts: FusedShared = None,
     requantised: Requantised = False,
     device: Annotated[
         str | None, typer.Option(help="Part of the name of the device that they were measured on.")
@@ -182,7 +182,7 @@ def export(
         *(backend, layer, device, allow_estimates, requantised),
         tp=tp,
         ep=ep,
-        fused_shared=fused_shared_experts and layer is None,
+        fused_shared=bool(fused_shared_experts) and layer is None,
     )
     place = Place(serving_folder(out, bundle_path), device_name, triton_version, aiter_source, aiter_root)
     with Store.open(db, create=False) as store:

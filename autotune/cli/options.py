@@ -105,10 +105,11 @@ Ep = Annotated[
     ),
 ]
 FusedShared = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--fused-shared-experts",
-        help="The engine routes to the shared experts as well: E+1, top-k+1.",
+        "--fused-shared-experts/--no-fused-shared-experts",
+        help="Whether the engine routes to the shared experts as well: E+1, top-k+1; default: as the"
+        " backend's engine does by itself.",
         rich_help_panel="Problem",
     ),
 ]
@@ -296,7 +297,7 @@ class LayerOptions:
     model_config: ModelConfig = None
     tp: Tp = 8
     ep: Ep = 1
-    fused_shared_experts: FusedShared = False
+    fused_shared_experts: FusedShared = None
     requantised: Requantised = False
 
     def layer(self, backend: str | None) -> "Layer":
@@ -310,13 +311,16 @@ class LayerOptions:
         """
         from autotune.problem.layer import Layer
         from autotune.problem.models import from_hf_config, preset
-        from autotune.protocol.legality import require_computed
+        from autotune.protocol.legality import fuses_shared, require_computed
         from autotune.protocol.registry import load_backend
 
         described = from_hf_config(self.model_config) if self.model_config else preset(self.model)
         if self.requantised:
             described = described.requantised()
-        if self.fused_shared_experts:
+        fused = self.fused_shared_experts
+        if fused is None and backend is not None:
+            fused = self.ep == 1 and fuses_shared(load_backend(backend), described)
+        if fused:
             if self.ep > 1:
                 raise UserError(
                     f"--fused-shared-experts with --ep {self.ep} is not known here: on NVIDIA GPUs SGLang"

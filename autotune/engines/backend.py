@@ -45,12 +45,16 @@ class EngineBackend:
         """What the kernel takes at this dtype."""
         return replace(self.row.dtype.computes, spread=self.row.engine.spread)
 
+    def fused(self, family: str, experts: int) -> int:
+        """Shared experts that the engine counts as routed ones: see `protocol.legality.FusesShared`."""
+        return self.row.engine.fused(family, experts, self.row.dtype.selector)
+
     def looked_for(self, layer: Layer, scheme: Scheme) -> str:
         """The names under which the engine looks, where the checkpoint's blocks are in them."""
         if scheme.scales is not Scales.BLOCK or scheme.block is None:
             return ""
         engine = self.row.engine
-        fused = engine.fused(family_of(layer.model), layer.experts, self.row.dtype.selector)
+        fused = self.fused(family_of(layer.model), layer.experts)
         more = f" and E={layer.experts + fused}, its shared expert counted in" if fused else ""
         sides = list(scheme.block)
         return (

@@ -160,7 +160,9 @@ def describe_launch(
         stage,
         knobs,
         a=empty(rows, k, dtype=a_dtype),
-        a_scale=None if a_dtype == torch.bfloat16 else empty(rows, 1, dtype=torch.float32),
+        a_scale=None
+        if a_dtype == torch.bfloat16
+        else empty(rows, dtype.activation_scales(k), dtype=torch.float32),
         w=empty(layer.experts, n, k // 2 if w_dtype == torch.uint8 else k, dtype=w_dtype),
         w_scale=None if scales is None else empty(layer.experts, *scales, dtype=s_dtype),
         out=empty(tokens, layer.top_k, n, dtype=torch.bfloat16),

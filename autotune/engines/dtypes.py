@@ -7,7 +7,7 @@ follow from the line; what is in the row besides is the engine's own.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from autotune.kernels.formats import GROUP, Format, float8, grouped_misfit, misfit
+from autotune.kernels.formats import BLOCK, GROUP, Format, block_misfit, float8, grouped_misfit, misfit
 from autotune.problem.arithmetic import Computes, Scales, Scheme
 from autotune.problem.layer import WeightBytes
 
@@ -30,12 +30,14 @@ class Dtype:
         weights: as the engine holds them: `int4` in pairs, `int8`, `fp8` or `bf16`.
         activations: `int8` or `fp8` with a scale a token, or `bf16`.
         group: values of K that share a bfloat16 scale; 0: an output channel has one, in float32.
+        blocks: a square of `BLOCK` weights, and as many values of an activation's row, share a float32 scale.
     """
 
     selector: str | None
     weights: str
     activations: str = "bf16"
     group: int = 0
+    blocks: bool = False
 
     def __post_init__(self) -> None:
         by_token = self.activations != "bf16"
@@ -43,6 +45,7 @@ class Dtype:
             (self.weights == "fp8") != (self.activations == "fp8")
             or (by_token and (self.group or not self.quantised))
             or self.group not in (0, GROUP)
+            or (self.blocks and self.weights != "fp8")
         ):
             raise ValueError(f"{self.selector}: no reference judges such a kernel, see kernels/formats.py")
 
@@ -55,6 +58,10 @@ class Dtype:
         """Checkpoints whose experts it takes as they are; None: those that are not quantised."""
         if not self.quantised:
             return None
+        if self.blocks:
+            return Scheme(
+                self.weights, Scales.BLOCK, (BLOCK, BLOCK), f"{self.activations} in groups of {BLOCK}"
+            )
         if self.group:
             return Scheme(self.weights, Scales.GROUP, (1, self.group), self.activations)
         return Scheme(self.weights, Scales.CHANNEL, None, self.activations)
@@ -66,11 +73,13 @@ class Dtype:
             return Computes("bfloat16 weights and activations", layout=misfit)
         scale = f"every {self.group} values of K and no zero points" if self.group else "a channel"
         by = "" if self.activations == "bf16" else " by token"
+        if self.blocks:
+            scale, by = f"a block of {BLOCK} by {BLOCK}", f" in groups of {BLOCK}"
         return Computes(
             f"{_WORDS[self.weights]} weights, a scale {scale},"
             f" times {_WORDS[self.activations]} activations{by}",
             (self.scheme,),
-            layout=grouped_misfit if self.group else misfit,
+            layout=block_misfit if self.blocks else grouped_misfit if self.group else misfit,
         )
 
     @property
@@ -90,6 +99,8 @@ class Dtype:
         match self.activations:
             case "int8":
                 return Format.INT8
+            case "fp8" if self.blocks:
+                return Format.FP8_BLOCKS if arch.startswith("gfx94") else Format.FP8_OCP_BLOCKS
             case "fp8":
                 return Format.FP8 if arch.startswith("gfx94") else Format.FP8_OCP
         return Format.GROUPED if self.group else Format.BF16
@@ -114,7 +125,13 @@ class Dtype:
         """Rows and columns of one expert's scales for a GEMM of N by K; None: it has none."""
         if not self.quantised:
             return None
+        if self.blocks:
+            return n // BLOCK, k // BLOCK
         return n, k // self.group if self.group else 1
+
+    def activation_scales(self, k: int) -> int:
+        """Scales of a quantised row of K values."""
+        return k // BLOCK if self.blocks else 1
 
 
 INT8_W8A8: Final = Dtype("int8_w8a8", "int8", "int8")
@@ -124,5 +141,7 @@ INT4_W4A16: Final = Dtype("int4_w4a16", "int4", group=GROUP)
 """Kimi-K2.5 as it is published."""
 FP8_W8A8: Final = Dtype("fp8_w8a8", "fp8", "fp8")
 """Checkpoints called FP8-dynamic."""
+FP8_BLOCK: Final = Dtype("fp8_w8a8", "fp8", "fp8", blocks=True)
+"""DeepSeek-V3 and its like, GLM, Qwen-FP8, MiniMax as they are published: `weight_block_size=[128, 128]`."""
 BF16: Final = Dtype(None, "bf16")
 """A model that is not quantised."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from autotune.kernels.formats import PEAKS, Format, float8
+from autotune.kernels.formats import BLOCK, BLOCKED, PEAKS, Format, float8
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ def _slot_sum(slots, ids, out, width, top_k: tl.constexpr, columns: tl.constexpr
     mask = at < width
     total = tl.zeros((columns,), tl.float32)
     for k in range(top_k):
-        here = mask & (tl.load(ids + row * top_k + k) >= 0)
+        here = at < tl.where(tl.load(ids + row * top_k + k) >= 0, width, 0)
         total += tl.load(slots + (row * top_k + k) * width + at, mask=here, other=0.0).to(tl.float32)
     tl.store(out + row * width + at, total.to(tl.bfloat16), mask=mask)
 
@@ -47,16 +47,19 @@ def _quantise_fp8(x, q, scales, width, peak, columns: tl.constexpr):  # type: ig
 
 
 def quantise_fp8(x: "torch.Tensor", form: Format) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Rows as an FP8 format has them, for the engines' compiled `scaled_fp8_quant` by token.
+    """Rows as an FP8 format has them, for the engines' compiled quantisation by token, or in groups of it.
 
     Args:
         x: bfloat16 [rows, width].
 
     Returns:
-        float8 [rows, width]; float32 scales [rows, 1].
+        float8 [rows, width]; float32 scales [rows, 1], in blocks [rows, width // BLOCK].
     """
     import torch
 
+    if form in BLOCKED and x.shape[1] != BLOCK:
+        q, scales = quantise_fp8(x.reshape(-1, BLOCK), form)
+        return q.view(x.shape), scales.view(len(x), -1)
     rows, width = x.shape
     q = torch.empty((rows, width), dtype=float8(form), device=x.device)
     scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)

@@ -7,7 +7,7 @@ from typing import Any
 from autotune.engines.calls import EngineCalls
 from autotune.engines.dtypes import Dtype
 from autotune.engines.moe import Quantisation
-from autotune.kernels.formats import Format
+from autotune.kernels.formats import BLOCK, Format
 
 
 @dataclass(frozen=True)
@@ -62,4 +62,6 @@ class Row:
     def quantisation(self) -> Quantisation:
         """What the engine's file is looked for by."""
         block = (0, self.dtype.group) if self.dtype.group else None
+        if self.dtype.blocks:
+            block = (BLOCK, BLOCK)
         return Quantisation(self.dtype.selector, block, self.per_channel)

@@ -87,7 +87,8 @@ class EngineRuntime(HoldsCopies[EngineWeights]):
         self.format = row.dtype.format(arch)
         self._row = row
         self._interpret = interpret
-        self._sums = _NARROW_SUMS if self.format is Format.FP8_OCP and arch in _NARROW else 0.0
+        narrow = arch in _NARROW and self.format in (Format.FP8_OCP, Format.FP8_OCP_BLOCKS)
+        self._sums = _NARROW_SUMS if narrow else 0.0
 
     def kernel_source(self) -> str:
         return kernel_digest(self._row.engine)
@@ -100,8 +101,13 @@ class EngineRuntime(HoldsCopies[EngineWeights]):
         return self.calls.serves(tokens, layer.top_k, layer.experts)
 
     def path(self, what: What, config: Subject) -> Path:
+        # In blocks each tile along K has a sum of its own, which is scaled and added up in float32.
+        summed = gemm_dims(self.on, Stage.STAGE1)[1]
+        if self._row.dtype.blocks:
+            first = config.stage1 if isinstance(config, LayerConfig) else config
+            summed = min(summed, entry(first)["BLOCK_SIZE_K"])
         return Path(
-            sums=self._sums * gemm_dims(self.on, Stage.STAGE1)[1] ** 0.5,
+            sums=self._sums * summed**0.5,
             gate_up_bf16=True,
             silu_bf16=self.calls.silu_bf16,
             contributions_bf16=what is not What.STAGE1,
@@ -118,7 +124,8 @@ class EngineRuntime(HoldsCopies[EngineWeights]):
         a = inputs.a1 if first else inputs.a2.flatten(0, 1)
         a_scale = None
         if a.dtype != torch.bfloat16:
-            a_scale = (inputs.a1_scale if first else inputs.a2_scale).reshape(-1, 1)
+            a_scale = inputs.a1_scale if first else inputs.a2_scale.flatten(0, 1)
+            a_scale = a_scale if a_scale.dim() == 2 else a_scale[:, None]
         middle = self._empty(tokens * layer.top_k, 2 * layer.inter_dim if first else layer.model_dim)
         shape = (tokens * layer.top_k, layer.inter_dim) if first else (tokens, layer.model_dim)
         out = Output.allocate(shape, self.machine.device)

@@ -55,7 +55,7 @@ def _rank(name: str, layer: Layer, stage: Stage, device: Device, dtype: Dtype) -
     # Packed weights have another kernel: its tiles say nothing of the others'.
     if "backend=" in (rest or "") or (selector or "").startswith("int4") != (dtype.weights == "int4"):
         return None
-    other = (selector or None) != dtype.selector or "block_shape" in (rest or "")
+    other = (selector or None) != dtype.selector or ("block_shape" in (rest or "")) != dtype.blocks
     names = _RELATED.get(device.name, (device.name,))
     near = [
         i

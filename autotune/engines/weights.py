@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from autotune.engines.dtypes import Dtype
-from autotune.kernels.formats import Format, weight_scales
+from autotune.kernels.formats import BLOCK, Format, weight_scales
 from autotune.protocol.runtime import LogicalWeights
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ class EngineWeights:
 
     Attributes:
         w1: [experts, 2 * inter_dim, model_dim] of int8, float8 or bfloat16; INT4: uint8 [.., model_dim // 2].
-        w1_scale: float32 [experts, 2 * inter_dim, 1]; INT4: bfloat16 [experts, 2 * inter_dim, groups];
-            None: bfloat16 weights have none.
+        w1_scale: float32 [experts, 2 * inter_dim, 1]; INT4: bfloat16 [experts, 2 * inter_dim, groups]; in
+            blocks float32 [experts, 2 * inter_dim // BLOCK, model_dim // BLOCK]; None: bfloat16 weights have
+            none.
         w2: [experts, model_dim, inter_dim] likewise.
         w2_scale: likewise.
     """
@@ -83,4 +84,6 @@ def _laid(
             laid[expert] = values if held == torch.int8 else values.float().to(held)
     if not dtype.quantised:
         return laid, None
+    if dtype.blocks:
+        return laid, scales[:, :, ::BLOCK].transpose(1, 2).contiguous()
     return laid, scales.transpose(1, 2).contiguous() if dtype.group else scales[..., None]

@@ -68,7 +68,7 @@ def gate_up_reference(
     """Stage 1's GEMM alone. Args: as `stage1_reference`. Returns: float32 [tokens * top_k, 2 * inter_dim]."""
     top_k = topk_ids.shape[1]
     rows = _indexable(a).repeat_interleave(top_k, dim=0)
-    scale = a_scale.repeat_interleave(top_k)
+    scale = a_scale.repeat_interleave(top_k, dim=0)
     return _expert_gemm(rows, scale, w, w_scale, topk_ids.reshape(-1))
 
 
@@ -131,6 +131,11 @@ def _expert_gemm(
         if bool(here.any()):
             out[here] = _expert_gemm(a[here], a_scale[here], w, w_scale, expert[here])
         return out
+    # In groups along K scales cannot wait until the sum is there, as a row's can.
+    by_row = a_scale
+    if a_scale.dim() == 2:
+        a = a.float() * a_scale.repeat_interleave(k // a_scale.shape[1], dim=1)
+        by_row = torch.ones_like(a_scale[:, 0])
     # Only the experts that are there, and not all at once: a real layer's weights would not fit unpacked.
     # Those with the most rows first, so that experts of about as many are padded to equal counts together.
     experts, group, counts = torch.unique(expert, return_inverse=True, return_counts=True)
@@ -155,7 +160,7 @@ def _expert_gemm(
                 weights *= groups.repeat_interleave(k // groups.shape[2], dim=2)
                 scale = torch.ones((stop - start, 1), device=a.device)
             product = rows @ weights.transpose(1, 2)
-            out[mine] = product[own, place[mine]] * a_scale[mine][:, None] * scale[own]
+            out[mine] = product[own, place[mine]] * by_row[mine][:, None] * scale[own]
             start = stop
     return out
 

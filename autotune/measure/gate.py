@@ -227,7 +227,9 @@ def make_case(
     intermediate = silu(gate) * up
     references = {
         What.STAGE1: intermediate,
-        What.STAGE2: stage2_of(inputs.a2.flatten(0, 1), inputs.a2_scale.flatten(), step.ids, step.router),
+        What.STAGE2: stage2_of(
+            *(inputs.a2.flatten(0, 1), inputs.a2_scale.flatten(0, 1)), step.ids, step.router
+        ),
         What.LAYER: stage2_of(*quantise(form, intermediate), step.ids, step.router),
     }
     return Case(name, len(step.ids), inputs, step, references, gate_up, form, stage2_of)

@@ -142,7 +142,10 @@ def make_activations(
     a1, a1_scale = quantise(form, hidden)
     a2, a2_scale = quantise(form, rows(tokens * layer.top_k, layer.inter_dim))
     slots = (tokens, layer.top_k)
-    return Activations(hidden, a1, a1_scale, a2.view(*slots, -1), a2_scale.view(slots))
+    return Activations(
+        *(hidden, a1, a1_scale),
+        *(a2.view(*slots, -1), a2_scale.view(*slots, *a2_scale.shape[1:])),
+    )
 
 
 def without_ties(x: "torch.Tensor", form: Format = Format.INT8) -> "torch.Tensor":

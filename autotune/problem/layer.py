@@ -228,14 +228,17 @@ class WeightBytes:
 
     @classmethod
     def of(cls, scheme: Scheme | None) -> "WeightBytes":
-        """As kernels hold a scheme's weights: a channel's scale is float32, a group's bfloat16.
+        """As kernels hold a scheme's weights: a channel's and a block's scale is float32, a group's bfloat16.
 
         Args:
-            scheme: of INT4, INT8 or FP8 by channel or in groups along K; None: bfloat16 weights.
+            scheme: of INT4, INT8 or FP8 by channel, in blocks or in groups along K; None: bfloat16 weights.
         """
         if scheme is None:
             return cls(2.0)
         weight = {"int4": 0.5, "int8": 1.0, "fp8": 1.0}[scheme.weights]
+        if scheme.scales is Scales.BLOCK:
+            assert scheme.block is not None
+            return cls(weight + 4 / (scheme.block[0] * scheme.block[1]))
         if scheme.scales is Scales.GROUP:
             assert scheme.block is not None
             return cls(weight + 2 / scheme.block[1])

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from autotune.errors import UserError
 from autotune.problem.arithmetic import PLAIN, Computes, Needs, Scheme, refusals
 from autotune.problem.layer import Layer, Stage, gemm_dims
+from autotune.problem.models import Model
 from autotune.space.space import BoundSpace
 
 
@@ -29,6 +30,28 @@ class LooksUp(Protocol):
 
     def looked_for(self, layer: Layer, scheme: Scheme) -> str:
         """What the engine looks for with such a checkpoint, a sentence; "": the same as without."""
+
+
+@runtime_checkable
+class FusesShared(Protocol):
+    """A backend whose engine may count shared experts as routed ones."""
+
+    def fused(self, family: str, experts: int) -> int:
+        """How many it does by itself, of a model of that `model_type` with so many routed ones."""
+
+
+def fuses_shared(backend: object, model: Model) -> bool:
+    """Whether a backend's engine counts a model's shared experts as routed ones unless it is told not to.
+
+    Of a checkpoint that is requantised it is not known, nor of one whose numbers the backend does not take.
+    """
+    return (
+        isinstance(backend, FusesShared)
+        and isinstance(backend, DeclaresComputes)
+        and model.needs is not None
+        and model.needs.scheme in backend.computes.schemes
+        and 0 < model.shared_experts == backend.fused(model.family, model.experts)
+    )
 
 
 def require_layout(name: str, computes: Computes, layer: Layer) -> None:

@@ -79,9 +79,9 @@ class Activations:
         hidden: bfloat16 [tokens, model_dim], the layer's input.
         a1: [tokens, model_dim], stage 1's input: `hidden`, quantised to the runtime's format (`format_of`):
             int8, float8_e4m3fnuz or bfloat16.
-        a1_scale: float32 [tokens].
+        a1_scale: float32 [tokens]; in blocks [tokens, model_dim // BLOCK].
         a2: [tokens, top_k, inter_dim], stage 2's input, of the same dtype.
-        a2_scale: float32 [tokens, top_k].
+        a2_scale: float32 [tokens, top_k]; in blocks [tokens, top_k, inter_dim // BLOCK].
     """
 
     hidden: "torch.Tensor"

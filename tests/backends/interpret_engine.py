@@ -13,6 +13,7 @@ import torch
 import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
+from autotune.backends.sglang.calls import BY_GROUP
 from autotune.engines import glue
 from autotune.engines.backend import EngineBackend
 from autotune.kernels.formats import quantise
@@ -61,7 +62,7 @@ def stand_in(backend: EngineBackend, runtime: Any) -> None:
         # INT8: the engines' own rounds by a device library that the interpreter does not have. FP8: the
         # interpreter cuts off there too.
         q, scale = quantise(runtime.format, x)
-        return q, scale[:, None]
+        return q, scale if scale.dim() == 2 else scale[:, None]
 
     def activate(gate_up, out, *_, **__):  # type: ignore[no-untyped-def]
         # SGLang's own multiplies bfloat16 values, which the interpreter holds as integers; and cutting
@@ -73,7 +74,7 @@ def stand_in(backend: EngineBackend, runtime: Any) -> None:
     calls.activate = activate
     glue.quantise_fp8 = quantised
     for module in (calls.moe, getattr(calls, "quantise", None)):
-        for name in ("per_token_quant_int8", "scaled_fp8_quant"):
+        for name in ("per_token_quant_int8", "scaled_fp8_quant", *BY_GROUP):
             if module is not None and hasattr(module, name):
                 setattr(module, name, quantised)
 
@@ -84,6 +85,8 @@ def main() -> None:
     runtime: Any = load_runtime(backend.runtime)
     stand_in(backend, runtime)
     layer = replace(TINY, ep=2) if sys.argv[2:] == ["ep"] else TINY
+    if backend.row.dtype.blocks:  # two in each direction of either stage
+        layer = replace(layer, model_dim=256, inter_dim=256, experts=4)
     weights = make_weights(layer, "cpu", 1)
     runtime.prepare(layer, weights)
     runtime.grow(2)

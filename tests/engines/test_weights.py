@@ -7,13 +7,13 @@ from autotune.backends import sglang, vllm
 from autotune.engines.dtypes import FP8_W8A8, INT4_W4A16, Dtype
 from autotune.engines.weights import EngineWeights, engine_weights
 from autotune.errors import UserError
-from autotune.kernels.formats import GROUP, Format, weight_scales
+from autotune.kernels.formats import BLOCK, GROUP, Format, weight_scales
 from autotune.kernels.layout import unpack_int4
 from autotune.measure.workload import make_weights
 from autotune.problem.layer import Layer
 from autotune.protocol.runtime import LogicalWeights
 
-LAYER = Layer("tiny", model_dim=128, inter_dim=64, experts=3, top_k=2, tp=1)
+LAYER = Layer("tiny", model_dim=256, inter_dim=128, experts=3, top_k=2, tp=1)
 WEIGHTS = make_weights(LAYER, "cpu", seed=1)
 DTYPES = list(dict.fromkeys(row.dtype for row in (*sglang.ROWS, *vllm.ROWS)))
 
@@ -27,6 +27,8 @@ def values(w: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
     """What a kernel makes of them, float32 [experts, N, K]."""
     if scale is None:
         return w.float()
+    if scale.shape[1] != w.shape[1]:  # blocks
+        return w.float() * scale.repeat_interleave(BLOCK, dim=1).repeat_interleave(BLOCK, dim=2)
     if w.dtype != torch.uint8:
         return w.float() * scale
     # As both engines' kernels unpack: by k % 2, less 8, the scale of k // 32.
@@ -44,7 +46,7 @@ def test_every_layout_holds_the_same_experts(dtype: Dtype) -> None:
         k = 2 * packed.shape[-1]
         scales = weight_scales(form, by_channel, k).float()
         if scales.dim() == 3:
-            scales = scales.transpose(1, 2).repeat_interleave(GROUP, dim=2)
+            scales = scales.transpose(1, 2).repeat_interleave(k // scales.shape[1], dim=2)
         else:
             scales = scales[..., None]
         assert torch.equal(values(w, scale), unpack_int4(packed).float() * scales)

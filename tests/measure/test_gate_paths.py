@@ -35,6 +35,11 @@ PATHS = {
     ),
     "vllm fp8 on Hopper": (Format.FP8_OCP, replace(ENGINE, exact_division=True, sums=HOPPER)),
     "fp8 on gfx942": (Format.FP8, replace(ENGINE, exact_division=True)),
+    "sglang fp8 in blocks on Hopper": (
+        Format.FP8_OCP_BLOCKS,
+        replace(ENGINE, silu_bf16=True, exact_division=True, sums=HOPPER * (128 / 7168) ** 0.5),
+    ),
+    "fp8 in blocks on gfx942": (Format.FP8_BLOCKS, replace(ENGINE, exact_division=True)),
     "bf16": (Format.BF16, replace(ENGINE, silu_bf16=True)),
     "int4 in groups": (Format.GROUPED, ENGINE),
     "humming in groups, stream-K": (Format.GROUPED_128, replace(ENGINE, slices=4)),
@@ -70,7 +75,7 @@ class Kernels:
             if what is What.LAYER:
                 self._stage2(weights, *quantise(self.form, middle), step, out.tensor)
             if what is What.STAGE2:
-                a2, scale = inputs.a2.flatten(0, 1), inputs.a2_scale.flatten()
+                a2, scale = inputs.a2.flatten(0, 1), inputs.a2_scale.flatten(0, 1)
                 self._stage2(weights, a2, scale, step, out.tensor)
 
         shown = middle if self.shown and what is What.LAYER else None

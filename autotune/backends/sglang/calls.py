@@ -10,13 +10,17 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from autotune.engines.calls import Sorted, align
-from autotune.engines.dtypes import FP8_W8A8, Dtype
+from autotune.engines.dtypes import FP8_BLOCK, FP8_W8A8, Dtype
 from autotune.engines.rows import Engine
-from autotune.kernels.formats import Format
+from autotune.kernels.formats import BLOCK, Format
 from autotune.problem.layer import Layer, Stage
 
 if TYPE_CHECKING:
     import torch
+
+
+BY_GROUP = ("sglang_per_token_group_quant_fp8", "per_token_group_quant_fp8")
+"""SGLang's quantisation of activations in groups, on CUDA and elsewhere."""
 
 
 class SglangCalls:
@@ -32,6 +36,7 @@ class SglangCalls:
         self.moe = moe
         self._dtype = dtype
         self._per_channel = per_channel
+        self._block_shape = [0, dtype.group] if dtype.group else [BLOCK, BLOCK] if dtype.blocks else None
 
     def slots_size(self, layer: Layer, tokens: int, block: int) -> int:
         """As `moe_align_block_size.py` allocates them, with room for a filtered expert."""
@@ -67,7 +72,7 @@ class SglangCalls:
                 w,
                 None,
                 out.flatten(0, 1) if first else out,
-                None,
+                a_scale if self._dtype.blocks else None,
                 w_scale,
                 None,
                 router,
@@ -81,7 +86,7 @@ class SglangCalls:
                 compute_type=tl.bfloat16,
                 **self._dtype.switches(),
                 per_channel_quant=self._per_channel,
-                block_shape=[0, self._dtype.group] if self._dtype.group else None,
+                block_shape=self._block_shape,
                 filter_expert=False,  # 0.5.23's kernel skips an expert -1 either way
                 router_topk=top_k,
             )
@@ -105,13 +110,15 @@ class SglangCalls:
         if scale is None:
             yield
             return
-        name = "per_token_quant_int8" if self._dtype.activations == "int8" else "scaled_fp8_quant"
-        own = getattr(self.moe, name)
-        setattr(self.moe, name, lambda a, *_, **__: (a, scale))
+        names = ["per_token_quant_int8"] if self._dtype.activations == "int8" else ["scaled_fp8_quant"]
+        own = {name: getattr(self.moe, name) for name in (BY_GROUP if self._dtype.blocks else names)}
+        for name in own:
+            setattr(self.moe, name, lambda a, *_, **__: (a, scale))
         try:
             yield
         finally:
-            setattr(self.moe, name, own)
+            for name, function in own.items():
+                setattr(self.moe, name, function)
 
 
 def stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
@@ -123,7 +130,7 @@ def stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
 
     hip = runtime == "hip"
     major = 0 if hip else int(arch.removeprefix("sm_")[:-1])
-    fp8 = FP8_W8A8.format(arch)
+    fp8, in_blocks = FP8_W8A8.format(arch), FP8_BLOCK.format(arch)
     return {
         "sglang.srt.utils": {
             "is_cuda": lambda: not hip,
@@ -138,6 +145,7 @@ def stand_ins(runtime: str, arch: str) -> dict[str, dict[str, Any]]:
         # A compiled extension there.
         "sglang.kernels.ops.quantization.fp8_kernel": {
             "scaled_fp8_quant": lambda a, *_, **__: quantise_fp8(a, fp8),
+            **dict.fromkeys(BY_GROUP, lambda a, *_, **__: quantise_fp8(a, in_blocks)),
         },
         # Programmatic dependent launch, which SGLang uses from Hopper on.
         "sglang.kernels.jit.utils": {"is_arch_support_pdl": lambda: major >= 9},

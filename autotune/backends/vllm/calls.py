@@ -17,7 +17,7 @@ from autotune.engines.calls import Sorted, align
 from autotune.engines.dtypes import Dtype
 from autotune.engines.rows import Engine
 from autotune.errors import UserError
-from autotune.kernels.formats import Format
+from autotune.kernels.formats import BLOCK, Format
 from autotune.problem.layer import Layer, Stage
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ class VllmCalls:
             dict(knobs),
             compute_type=tl.bfloat16,
             **self._dtype.switches(),
-            per_channel_quant=self._dtype.quantised,
-            block_shape=None,
+            per_channel_quant=self._dtype.quantised and not self._dtype.blocks,
+            block_shape=[BLOCK, BLOCK] if self._dtype.blocks else None,
         )
 
     def serves(self, tokens: int, top_k: int, experts: int) -> bool:
