@@ -67,8 +67,12 @@ class Fault:
 def faults(weights: LogicalWeights, case: Case) -> Iterator[Fault]:
     """Faults of one tile of one expert, one row or one slot."""
     inputs, step = case.inputs, case.step
-    token = len(step.ids) // 2
-    expert = int(step.ids[token, 0])
+    # A choice near the middle that is not another GPU's.
+    here = (step.ids >= 0).nonzero().tolist()
+    if not here:
+        return
+    token, choice = here[len(here) // 2]
+    expert = int(step.ids[token, choice])
 
     def of_weights(name: str, seen: tuple[What, ...], **changed: Any) -> Fault:
         return Fault(name, seen, replace(weights, **changed), inputs, step)
@@ -92,15 +96,18 @@ def faults(weights: LogicalWeights, case: Case) -> Iterator[Fault]:
         for number, what in ((1, What.STAGE1), (2, What.STAGE2)):
             name = f"a{number}_scale"
             scales = getattr(inputs, name).clone()
-            scales.view(len(step.ids), -1)[token, 0] = 1.0
+            if number == 1:
+                scales.view(len(step.ids), -1)[token, 0] = 1.0
+            else:
+                scales.view(*step.ids.shape, -1)[token, choice, 0] = 1.0
             changed: dict[str, Any] = {name: scales}
             without = f"stage {number}: a row of activations without its scale"
             yield Fault(without, (what,), weights, replace(inputs, **changed), step)
     ids = step.ids.clone()
-    ids[token, 0] = next(e for e in range(len(weights.w1)) if e not in step.ids[token].tolist())
-    yield Fault("a swapped expert", tuple(What), weights, inputs, replace(step, ids=ids))
+    ids[token, choice] = next(e for e in range(len(weights.w1)) if e not in step.ids[token].tolist())
+    yield Fault("a swapped expert", GATED, weights, inputs, replace(step, ids=ids))
     router = step.router.clone()
-    router[token, 0] = 0.0
+    router[token, choice] = 0.0
     dropped = replace(step, router=router)
     yield Fault("a dropped weight of a token", (What.STAGE2, What.LAYER), weights, inputs, dropped)
 
@@ -139,7 +146,7 @@ def prove(backend: str, options: argparse.Namespace) -> dict[str, Any]:
     from autotune.protocol.runtime import load_runtime
     from autotune.tuning.targets import resolve_target
 
-    layer = Layer.of(preset(options.model), options.tp)
+    layer = Layer.of(preset(options.model), options.tp, options.ep)
     kernels, device = load_backend(backend), resolve_target("live").device
     runtime = load_runtime(kernels.runtime)
     form, where = format_of(runtime), runtime.machine.device
@@ -198,7 +205,7 @@ def in_a_process(backend: str, options: argparse.Namespace) -> dict[str, Any]:
     """One backend in a process of its own: an engine's module serves one quantisation."""
     command = [sys.executable, __file__, "--only", backend, "--seeds", str(options.seeds)]
     command += ["--tokens", ",".join(map(str, options.tokens)), "--model", options.model]
-    command += ["--tp", str(options.tp)]
+    command += ["--tp", str(options.tp), "--ep", str(options.ep)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
@@ -255,6 +262,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--model", default="kimi-k2.5-w4a8")
     parser.add_argument("--tp", type=int, default=8)
+    parser.add_argument("--ep", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=4, help="processes at a time; nothing is timed")
     parser.add_argument("--out", type=Path, help="the rows as JSON")
     parser.add_argument("--only", help=argparse.SUPPRESS)
