@@ -333,6 +333,31 @@ class LayerOptions:
             require_computed(load_backend(backend), backend, layer)
         return layer
 
+    def remarks(self, layer: "Layer", backend: str) -> list[str]:
+        """What the user should know of the layer that was made of the options, a sentence each."""
+        from autotune.problem.models import FUSED_SHARED
+        from autotune.protocol.legality import fused_by_default
+        from autotune.protocol.registry import load_backend
+
+        told = []
+        if layer.ep > 1:
+            told.append(
+                f"{layer.parallel}: a GPU has {layer.experts} of {layer.routed} experts, {layer.inter_dim} wide; the"
+                " tokens of all GPUs reach it."
+            )
+        more = fused_by_default(load_backend(backend), layer)
+        if layer.model.endswith(FUSED_SHARED) and self.fused_shared_experts is None:
+            told.append(
+                f"The engine counts the shared expert in by itself: E={layer.experts}, top-k {layer.top_k};"
+                " --no-fused-shared-experts tunes the layer without it."
+            )
+        elif more:
+            told.append(
+                f"The engine counts the shared expert in unless it is told not to, and asks for"
+                f" E={layer.experts + more}, top-k {layer.top_k + more}: --fused-shared-experts tunes that layer."
+            )
+        return told
+
 
 @dataclass(frozen=True)
 class FlydslOptions:

@@ -177,6 +177,8 @@ def run(
     for line in capped:
         typer.echo(line, err=True)
     layer = model.layer(None if (target or "").startswith("replay:") else backend)
+    for line in model.remarks(layer, backend):
+        typer.echo(line, err=True)
     problems = make_problems(layer, shape, concurrency, routing)
     show_only(device)
     indices = _devices(context, devices)

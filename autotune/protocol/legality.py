@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from autotune.errors import UserError
 from autotune.problem.arithmetic import PLAIN, Computes, Needs, Scheme, refusals
 from autotune.problem.layer import Layer, Stage, gemm_dims
-from autotune.problem.models import Model
+from autotune.problem.models import Model, family_of
 from autotune.space.space import BoundSpace
 
 
@@ -52,6 +52,13 @@ def fuses_shared(backend: object, model: Model) -> bool:
         and model.needs.scheme in backend.computes.schemes
         and 0 < model.shared_experts == backend.fused(model.family, model.experts)
     )
+
+
+def fused_by_default(backend: object, layer: Layer) -> int:
+    """Shared experts that a backend's engine counts in by itself of the model of a layer that has none."""
+    if layer.ep > 1 or not isinstance(backend, FusesShared):
+        return 0
+    return backend.fused(family_of(layer.model), layer.experts)
 
 
 def require_layout(name: str, computes: Computes, layer: Layer) -> None:

@@ -24,7 +24,13 @@ from autotune.problem.arithmetic import Needs, Scales, Scheme, refusals
 from autotune.problem.layer import Layer, Stage
 from autotune.problem.models import from_hf_config, preset
 from autotune.problem.quantisation_config import read_scheme
-from autotune.protocol.legality import declared, require_computed, require_default, require_layout
+from autotune.protocol.legality import (
+    declared,
+    fuses_shared,
+    require_computed,
+    require_default,
+    require_layout,
+)
 from autotune.protocol.registry import backend_names, load_backend
 from tests.spaces import KIMI
 
@@ -57,13 +63,15 @@ QUARK_W4A8 = {
 W4A8_BACKENDS = {"triton", "flydsl", "aiter"}
 GROUPED = {"sglang_w4a16", "vllm_w4a16", "aiter_main_w4a16", "humming_w4a16"}
 IN_128 = {"humming_w4a16_g128"}
+IN_BLOCKS = {"sglang_fp8_block", "vllm_fp8_block"}
 
 # A quantization_config and the backends that take it.
 CHECKPOINTS: dict[str, tuple[dict[str, Any], set[str]]] = {
-    "DeepSeek-V3": ({"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}, set()),
+    "DeepSeek-V3": ({"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}, IN_BLOCKS),
+    "FP8 in other blocks": ({"quant_method": "fp8", "weight_block_size": [64, 64]}, set()),
     "FP8 by tensor": ({"quant_method": "fp8", "activation_scheme": "static"}, set()),
     "FP8-dynamic": (group(8, "float", strategy="channel", inputs={**BY_TOKEN, "type": "float"}), {"sglang_fp8", "vllm_fp8"}),
-    "FP8 blocks of compressed-tensors": (group(8, "float", strategy="block", block_structure=[128, 128], inputs={**BY_TOKEN, "type": "float", "strategy": "group", "group_size": 128}), set()),
+    "FP8 blocks of compressed-tensors": (group(8, "float", strategy="block", block_structure=[128, 128], inputs={**BY_TOKEN, "type": "float", "strategy": "group", "group_size": 128}), IN_BLOCKS),
     "fbgemm": ({"quant_method": "fbgemm_fp8"}, {"sglang_fp8", "vllm_fp8"}),
     "INT8": (group(8, strategy="channel", inputs=BY_TOKEN), {"sglang", "vllm"}),
     "INT8 weights": (group(8, strategy="channel"), {"sglang_w8a16", "vllm_w8a16"}),
@@ -367,6 +375,8 @@ def laid_out(backend: str, n: int, k: int) -> str | None:
     try:
         if backend in GROUPED:
             weight_scales(Format.GROUPED, torch.ones((1, n)), k)
+        if backend in IN_BLOCKS:
+            weight_scales(Format.FP8_BLOCKS, torch.ones((1, n)), k)
         if backend in ("flydsl", "aiter", "aiter_main_w4a16"):
             flydsl_weights(packed)
         if backend == "aiter_main":
@@ -401,6 +411,42 @@ def test_groups_that_do_not_divide_k_leave_no_space(backend: str, inter: int) ->
         UserError, match=f"K={inter} is not a whole number of pairs of groups of 32, choose another"
     ):
         load_backend(backend).space(layer, 4, Stage.STAGE1, DEVICES["h100"])
+
+
+def test_blocks_that_do_not_divide_an_expert_are_refused_with_the_degrees_that_would_do() -> None:
+    qwen = Layer.of(replace(preset("qwen3-235b-a22b"), needs=preset("deepseek-v3").needs), 8)  # 192 a GPU
+    with pytest.raises(
+        UserError, match=r"K=192 is not a whole number of blocks of 128.*\(1, 2, 3, 4, 6, 12 would do"
+    ):
+        require_computed(load_backend("sglang_fp8_block"), "sglang_fp8_block", qwen)
+
+
+@pytest.mark.parametrize("backend", backend_names())
+def test_expert_parallelism_is_taken_by_name_only(backend: str) -> None:
+    spread = Layer.of(replace(preset("kimi-k2.5-w4a8"), needs=None), 8, 8)
+    if backend.startswith(("sglang", "vllm", "triton")):
+        require_computed(load_backend(backend), backend, spread)
+        return
+    with pytest.raises(UserError, match="--tp 8 --ep 8: it is not known to take them; use --backend sglang"):
+        require_computed(load_backend(backend), backend, spread)
+
+
+@pytest.mark.parametrize(("backend", "tp", "ep"), [("vllm", 8, 4), ("sglang", 1, 8)])
+def test_degrees_that_an_engine_does_not_have_are_refused(backend: str, tp: int, ep: int) -> None:
+    with pytest.raises(UserError, match=r"--ep is 8 or a multiple|counts all GPUs in its --tp-size"):
+        require_computed(load_backend(backend), backend, Layer.of(preset("kimi-k2.5-w4a8"), tp, ep))
+
+
+def test_the_shared_expert_is_counted_in_where_the_engine_does_it_by_itself() -> None:
+    deepseek, kimi = preset("deepseek-v3"), preset("kimi-k2.5-w4a8")
+    assert fuses_shared(load_backend("sglang_fp8_block"), deepseek)
+    for backend, model in (
+        ("vllm_fp8_block", deepseek),
+        ("sglang_fp8", deepseek.requantised()),  # what it does then is not known
+        ("sglang", kimi),
+        ("triton", deepseek),
+    ):
+        assert not fuses_shared(load_backend(backend), model)
 
 
 def test_the_degrees_that_would_do_are_named() -> None:

@@ -17,6 +17,7 @@ from autotune.export.bundle import write_bundle
 from autotune.export.env_file import env_files
 from autotune.export.manifest import manifest_json
 from autotune.machine.devices import DEVICES
+from autotune.problem.layer import Layer
 from autotune.protocol.bundle import MANIFEST, Bundle
 from autotune.protocol.exporter import Content, Place
 from autotune.protocol.registry import load_backend
@@ -35,21 +36,21 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> EngineSource:
     return engine_source("vllm", tmp_path_factory.mktemp("vllm"))
 
 
-def sentinel(tokens: int, *, same: bool) -> WinnerRecord:
+def sentinel(tokens: int, *, same: bool, layer: Layer = KIMI) -> WinnerRecord:
     """A winner with values that nothing else has: GROUP_SIZE_M tells the tokens, BLOCK_SIZE_N the stage."""
     one = {"group_m": 1000 + tokens, "tile_n": 64}
-    return winner(tokens, one, one if same else {**one, "tile_n": 128})
+    return winner(tokens, one, one if same else {**one, "tile_n": 128}, layer=layer)
 
 
-def content(backend: str, place: Place) -> Content:
+def content(backend: str, place: Place, layer: Layer = KIMI) -> Content:
     """Sentinels at every verify shape and at 160 tokens, as that backend's files."""
     family = load_backend(backend)
     assert isinstance(family, EngineBackend)
     same = family.engine == "vllm"
-    winners = [sentinel(m, same=same) for m in (1, 2, 3, 4, 5, 6, 7, 8, 160)]
+    winners = [sentinel(m, same=same, layer=layer) for m in (1, 2, 3, 4, 5, 6, 7, 8, 160)]
     write = vllm_content if same else sglang_content
     device = DEVICES["mi325x"]
-    return write(winners, family.quantisation, lambda m: family.default(KIMI, m, device), place)
+    return write(winners, family.quantisation, lambda m: family.default(layer, m, device), place)
 
 
 def write_as_bundle(folder: Path, made: Content, place: Place, won: WinnerRecord | None = None) -> None:
@@ -74,8 +75,10 @@ def contents() -> dict[str, Content]:
 def bundle(tmp_path: Path, contents: dict[str, Content]) -> MakeBundle:
     """Writes a bundle of sentinels as it would be in a container, under /opt/b."""
 
-    def make(backend: str) -> Bundle:
-        write_as_bundle(tmp_path / "deploy", contents[backend], Place("/opt/b"))
+    def make(backend: str, layer: Layer = KIMI) -> Bundle:
+        place = Place("/opt/b")
+        made = contents[backend] if layer == KIMI else content(backend, place, layer)
+        write_as_bundle(tmp_path / "deploy", made, place, winner(4, backend=backend, layer=layer))
         return Bundle.read(tmp_path / "deploy")
 
     return make

@@ -16,7 +16,8 @@ from autotune.engines.moe import entry
 from autotune.engines.source import EngineSource
 from autotune.errors import UserError
 from autotune.machine.devices import DEVICES
-from autotune.problem.models import from_hf_config
+from autotune.problem.layer import Layer
+from autotune.problem.models import from_hf_config, preset
 from autotune.protocol.bundle import Bundle
 from autotune.protocol.lookup import Verification
 from autotune.verify.verify import verify_bundle
@@ -98,7 +99,7 @@ def test_sglang_finds_the_sentinels_at_every_shape(
         assert f"BLOCK_SIZE_N=128 BLOCK_SIZE_K=64 GROUP_SIZE_M={1000 + m}" in found(
             verification, f"stage2 at M = {m}"
         )
-    prefill = 32 if backend == "sglang_fp8" else 8
+    prefill = 32 if backend.startswith("sglang_fp8") else 8
     assert f"GROUP_SIZE_M={prefill}" in found(verification, "stage1 at M = 4096")
 
 
@@ -272,6 +273,42 @@ def _matches(pattern: str, reasons: tuple[str, ...]) -> bool:
     import re
 
     return any(re.search(pattern, reason) for reason in reasons)
+
+
+SPREAD = Layer.of(preset("kimi-k2.5-w4a8"), 8, 8)
+
+
+@pytest.mark.parametrize("backend", ["sglang", "vllm", "sglang_w4a16", "vllm_fp8"])
+def test_under_expert_parallelism_the_engines_look_for_this_gpus_experts(
+    backend: str, bundle: MakeBundle, request: pytest.FixtureRequest
+) -> None:
+    engine = backend.partition("_")[0]
+    source: EngineSource = request.getfixturevalue(engine)
+    made = bundle(backend, SPREAD)
+    assert files(made.folder).name.startswith("E=48,N=1024," if "w4a16" in backend else "E=48,N=2048,")
+    (verification,) = verify_bundle(made.folder, engine=engine, sources=[source.root])
+    assert verification.ok, verification.reasons
+    # Named for all of the model's experts, it is found by nobody.
+    planted = plant(made, rename("E=48", "E=384"))
+    (verification,) = verify_bundle(planted.folder, engine=engine, sources=[source.root])
+    assert _matches("name: .*E is '384' instead of '48'", verification.reasons)
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_a_file_of_other_blocks_is_not_found(
+    engine: str, bundle: MakeBundle, request: pytest.FixtureRequest
+) -> None:
+    verifier = {"sglang": SGLANG, "vllm": VLLM}[engine]
+    source: EngineSource = request.getfixturevalue(engine)
+    sides = "[128, 128]" if engine == "sglang" else "[128,128]"
+    made = bundle(f"{engine}_fp8_block")
+    assert f",block_shape={sides}" in files(made.folder).name
+    for other, told in (("", "'missing'"), (f",block_shape={sides.replace('128', '64')}", r"'\[64, ?64\]'")):
+        planted = plant(bundle(f"{engine}_fp8_block"), rename(f",block_shape={sides}", other))
+        reasons = verifier.look_up(planted, source).reasons
+        assert _matches(rf"name: .*block_shape is {told} instead of '\[128, ?128\]'", reasons), reasons
+        for path in planted.folder.rglob("E=*.json"):
+            path.unlink()
 
 
 def test_a_folder_that_is_no_bundle_is_an_error(tmp_path: Path) -> None:
