@@ -342,8 +342,8 @@ class LayerOptions:
         told = []
         if layer.ep > 1:
             told.append(
-                f"{layer.parallel}: a GPU has {layer.experts} of {layer.routed} experts, {layer.inter_dim} wide,"
-                " and the tokens of all GPUs reach it."
+                f"{layer.parallel}: a GPU has {layer.experts} of {layer.routed} experts, {layer.inter_dim}"
+                " wide, and the tokens of all GPUs reach it."
             )
         more = fused_by_default(load_backend(backend), layer)
         if layer.model.endswith(FUSED_SHARED) and self.fused_shared_experts is None:
