@@ -25,7 +25,7 @@ TESTED: Final = (
         "vllm",
         "0.33.0",
         "register_quantization_config",
-        "its own quantisation classes and routed experts, on the CPU; no server",
+        "its own quantisation classes and routed experts, on the CPU and an H100; no server",
     ),
     Tested(
         "sglang",
