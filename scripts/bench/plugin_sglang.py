@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from autotune.engines.stand_in import StandIns
-from bench.plugin_vllm import Arguments, Names
+from bench.plugin_vllm import ITS_OWN, Arguments, Names, installed
 
 _SRT = "sglang/srt"
 _QUANTIZATION = (
@@ -82,7 +82,10 @@ def install(root: Path) -> None:
             "QuantizationType": Names(),
         },
     }
-    StandIns(("sglang", "compressed_tensors", "pydantic", "transformers"), real, values).install()
+    packages = [
+        name for name in ("compressed_tensors", "transformers", "pydantic", *ITS_OWN) if not installed(name)
+    ]
+    StandIns(("sglang", *packages), real, values).install()
     # No package, or the hooks' look-up takes the class for a module of it.
     module: Any = ModuleType("sglang.srt.model_executor.model_runner")
     module.ModelRunner = ModelRunner

@@ -39,6 +39,9 @@ FILES = (
     *("vllm/model_executor/custom_op.py", "vllm/model_executor/utils.py"),
 )
 
+ITS_OWN = ("huggingface_hub", "loguru", "safetensors", "tqdm")
+"""What compressed-tensors imports besides, where it is installed."""
+
 PREFIX = "model.layers.3.mlp.experts"
 USER = "autotune_w4a8"
 """The command line's `--quantization`."""
@@ -87,8 +90,10 @@ def install(root: Path) -> None:
         "vllm.model_executor.model_loader.base_loader": {"BaseModelLoader": _Loader},
         "vllm.scalar_type": {"ScalarType": object},
     }
-    packages = [name for name in ("compressed_tensors", "transformers", "regex") if not _installed(name)]
-    StandIns(("vllm", "compressed_tensors", *packages), real, values).install()
+    packages = [
+        name for name in ("compressed_tensors", "transformers", "regex", *ITS_OWN) if not installed(name)
+    ]
+    StandIns(("vllm", *packages), real, values).install()
     # The package of the experts' classes imports the whole of them: it gets those that are run here.
     package: Any = import_module(_MOE)
     package.FusedMoEMethodBase = import_module(f"{_MOE}.fused_moe_method_base").FusedMoEMethodBase
@@ -251,7 +256,7 @@ def _logger(name: str) -> Any:
     return log
 
 
-def _installed(name: str) -> bool:
+def installed(name: str) -> bool:
     from importlib.util import find_spec
 
     return find_spec(name) is not None
