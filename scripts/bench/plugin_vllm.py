@@ -115,15 +115,16 @@ def stand_ins() -> list[str]:
 
 
 def config(quantization_config: Mapping[str, Any], user_quant: str | None) -> tuple[str, Any]:
-    """The quantisation that vLLM takes for a checkpoint, as its `ModelConfig` chooses it, and its config."""
+    """The quantisation that vLLM takes for a checkpoint, and its config.
+
+    Of `ModelConfig`, which asks every method in turn, only the question to the plugin's is imitated.
+    """
     quantization = import_module("vllm.model_executor.layers.quantization")
     name = str(quantization_config["quant_method"])
-    ours = [each for each in quantization.QUANTIZATION_METHODS if each == "autotune_w4a8"]
-    for each in ours:
-        method = quantization._CUSTOMIZED_METHOD_TO_QUANT_CONFIG[each]
+    if USER in quantization.QUANTIZATION_METHODS:
+        method = quantization.get_quantization_config(USER)
         name = method.override_quantization_method(quantization_config, user_quant, hf_config=None) or name
-    custom = quantization._CUSTOMIZED_METHOD_TO_QUANT_CONFIG
-    return name, custom[name].from_config(dict(quantization_config)) if name in custom else None
+    return name, quantization.get_quantization_config(name).from_config(dict(quantization_config))
 
 
 def layer(
