@@ -27,7 +27,9 @@ _ELSEWHERE: Final = "serve it without the plugin (SGLANG_PLUGINS names those to 
 _log = logging.getLogger(LOGGER)
 _wanted: set[str] = set()
 _taken: set[str] = set()
-"""Layers whose experts are ours."""
+"""Layers whose experts are to be ours, and are."""
+_fired: set[str] = set()
+"""Hooks that SGLang has called."""
 
 
 def register() -> None:
@@ -53,6 +55,7 @@ def register() -> None:
 
 def _quark_method(own: Any, config: Any, layer: Any, prefix: str) -> Any:
     """Around `QuarkConfig.get_quant_method`."""
+    _fired.add("quark")
     quark = importlib.import_module(_QUARK)
     if quark.should_ignore_layer(
         prefix, ignore=config.exclude_layers, fused_mapping=config.packed_modules_mapping
@@ -80,6 +83,9 @@ def _quark_method(own: Any, config: Any, layer: Any, prefix: str) -> Any:
 
 def _compressed_scheme(own: Any, config: Any, layer: Any, layer_name: str | None = None) -> Any:
     """Around `CompressedTensorsConfig.get_moe_scheme`."""
+    utils = importlib.import_module("sglang.srt.utils")
+    if utils.is_npu() or utils.is_xpu() or utils.is_cpu():
+        return own(config, layer, layer_name)  # SGLang has kernels of its own there
     config._add_fused_moe_to_target_scheme_map()
     names = [f"{layer_name}.0.{name}" for name in ("gate_proj", "up_proj", "down_proj")]
     schemes = [config.get_scheme_dict(layer, name) for name in names]
@@ -109,7 +115,7 @@ def _loaded(result: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
         )
     config = getattr(runner.model_config.hf_config, "quantization_config", None) or {}
     pairs = [config.get("global_quant_config") or {}, *(config.get("layer_quant_config") or {}).values()]
-    if not _taken and any(layers.is_int4_pair(pair.get("weight")) for pair in pairs):
+    if not _fired and any(layers.is_int4_pair(pair.get("weight")) for pair in pairs):
         raise UserError(
             "no layer of the model took our kernels, as SGLang's hooks did not fire: serve with SGLang"
             f" {versions.tested('sglang')}, or {_ELSEWHERE}"

@@ -27,8 +27,8 @@ _ELSEWHERE: Final = f"serve it without --quantization {NAME}"
 _QUANTIZATION: Final = "vllm.model_executor.layers.quantization"
 
 _log = logging.getLogger(LOGGER)
-_taken: set[str] = set()
-"""Layers whose experts are ours."""
+_asked: dict[str, bool] = {}
+"""Layers of routed experts that vLLM asked about, and whether they are ours."""
 
 
 def register() -> None:
@@ -64,6 +64,9 @@ def config_class() -> Any:
         def override_quantization_method(
             cls, hf_quant_cfg: Mapping[str, Any], user_quant: str | None, hf_config: Any = None
         ) -> str | None:
+            platform = importlib.import_module("vllm.platforms").current_platform
+            if user_quant is None and not platform.is_cuda_alike():
+                return None  # vLLM has kernels of its own for Arm
             return NAME if claims(hf_quant_cfg, user_quant) else None
 
         def get_name(self) -> str:
@@ -148,21 +151,30 @@ def _int8_scales(config: Mapping[str, Any]) -> set[str]:
 
 @cache
 def _watch_loading() -> None:
-    """Lets a model whose layers our hook has not met fail when it is loaded, and not serve without a word."""
+    """Lets a model whose experts our hook was never asked about fail when it is loaded, and not serve on."""
     loader = importlib.import_module("vllm.model_executor.model_loader.base_loader").BaseModelLoader
     own = loader.load_model
 
     @functools.wraps(own)
     def load_model(self: Any, vllm_config: Any, model_config: Any, *args: Any, **kwargs: Any) -> Any:
         model = own(self, vllm_config, model_config, *args, **kwargs)
-        if model_config.quantization == NAME and not _taken:
+        if model_config.quantization == NAME and not _asked and _has_experts(model):
             raise UserError(
                 f"--quantization {NAME}: no layer of the model took our kernels, as vLLM did not ask for one:"
                 f" serve with vLLM {versions.tested('vllm')}, or {_ELSEWHERE}"
             )
+        if model_config.quantization == NAME and not any(_asked.values()):
+            layers.say(
+                _log, f"autotune: none of the model's layers are W4A8 experts, so {NAME} changes nothing"
+            )
         return model
 
     loader.load_model = load_model
+
+
+def _has_experts(model: Any) -> bool:
+    routed = importlib.import_module("vllm.model_executor.layers.fused_moe").RoutedExperts
+    return any(isinstance(module, routed) for module in model.modules())
 
 
 @cache
@@ -180,8 +192,10 @@ def _config_of(method: str) -> Any:
 
     class Config(own):  # type: ignore[misc,valid-type]
         def get_quant_method(self, layer: Any, prefix: str) -> Any:
-            if isinstance(layer, routed) and (layout := find(self, layer, prefix)) is not None:
-                _taken.add(prefix)
+            layout = find(self, layer, prefix) if isinstance(layer, routed) else None
+            if isinstance(layer, routed):
+                _asked[prefix] = layout is not None
+            if layout is not None:
                 return method_class()(layer.moe_config, layout, prefix)
             return super().get_quant_method(layer, prefix)
 
@@ -247,6 +261,8 @@ def method_class() -> Any:
                 raise UserError(
                     f"{self._prefix}: the kernels take bfloat16, not {params_dtype}: --dtype bfloat16"
                 )
+            if layer.apply_router_weight_on_input:
+                raise UserError(f"{self._prefix}: router weights go on the input: {_ELSEWHERE}")
             self._loading = Loading(
                 *(self._layout, self._prefix, hidden_size, intermediate_size_per_partition),
                 tp=self.moe.moe_parallel_config.tp_size,

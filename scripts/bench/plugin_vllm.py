@@ -163,11 +163,18 @@ def layer(
     )  # fmt: skip
     routed = import_module(_MOE).RoutedExperts
     if bare:
-        made = routed.__new__(routed)
-        torch.nn.Module.__init__(made)
+        made = _bare()
         made.moe_config = moe
         return quant_config.get_quant_method(made, PREFIX)
     return routed(PREFIX, torch.bfloat16, moe, quant_config, places)
+
+
+def _bare() -> Any:
+    """Routed experts with nothing in them."""
+    kind = import_module(_MOE).RoutedExperts
+    made = kind.__new__(kind)
+    torch.nn.Module.__init__(made)
+    return made
 
 
 def load(made: Any, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -176,9 +183,9 @@ def load(made: Any, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
 
 
 def load_model(quantization: str) -> Any:
-    """What loading a model ends with, of a model whose layers were made before."""
+    """What loading a model with routed experts ends with, whose layers were made before."""
     loader = import_module("vllm.model_executor.model_loader.base_loader").BaseModelLoader
-    return loader().load_model(None, SimpleNamespace(quantization=quantization))
+    return type(loader().load_model(None, SimpleNamespace(quantization=quantization))).__name__
 
 
 def process(made: Any) -> None:
@@ -218,6 +225,9 @@ class _Name(str):
 class _Platform:
     supported_quantization: tuple[str, ...] = ()
 
+    def is_cuda_alike(self) -> bool:
+        return True
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -237,8 +247,8 @@ class _Head(torch.nn.Module):
 
 
 class _Loader:
-    def load_model(self, vllm_config: Any, model_config: Any) -> str:
-        return "a model"
+    def load_model(self, vllm_config: Any, model_config: Any) -> torch.nn.Module:
+        return torch.nn.ModuleList([_bare()])
 
 
 class _Online:
