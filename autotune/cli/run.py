@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -151,6 +152,17 @@ def run(
         bool,
         typer.Option("--dry-run", help="Show what would be searched and how long it may take; run nothing."),
     ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="Work through the problems of this TOML file instead, the most valuable first, on all GPUs"
+            " of --devices; what has finished is not run again.",
+            metavar="FILE",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="With --plan: folder for a bundle per backend and one report.")
+    ] = Path("deploy"),
     db: Database = None,
     log_file: LogFile = None,
     quiet: Quiet = False,
@@ -170,7 +182,13 @@ def run(
       autotune run --shape m4 --knob tile_k=256,512 --try stage1:split_k=2 --dry-run
 
       autotune run --target offline:mi325x --shape m4 --json
+
+      autotune run --plan plan.toml --devices all --dry-run
     """
+    if plan is not None:
+        _run_plan(context, plan, out, devices, workers, db, dry_run=dry_run, quiet=quiet, as_json=as_json)
+        return
+    refuse(context, "it is a plan's: give --plan", "out")
     from autotune.tuning.targets import resolve_target
 
     processes, capped = at_most_cores(workers)
@@ -247,6 +265,53 @@ def run(
             )
             raise typer.Exit(interrupt.exit_code()) from None
         _print_result(store, result, progress, chosen, as_json, quiet, db)
+
+
+_OF_A_PLAN = ("plan", "out", "devices", "workers", "db", "log_file", "dry_run", "quiet", "as_json")
+
+
+def _run_plan(
+    context: typer.Context,
+    path: Path,
+    out: Path,
+    devices: str | None,
+    workers: int | None,
+    db: str | None,
+    *,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    from autotune.cli.many import PlanRun, print_plan, run_plan
+    from autotune.machine.probe import has_gpu
+    from autotune.machine.targets import resolve_target
+    from autotune.tuning.plan import read_plan
+
+    others = [name for name in context.params if name not in _OF_A_PLAN]
+    refuse(context, "the plan says what is tuned, and how", *others)
+    if dry_run:
+        refuse(context, "--dry-run writes nothing", "out")
+    entries = read_plan(path)
+    indices = _devices(context, devices)
+    gpus = _counted(indices, devices or "") if indices is not None else (0,) if has_gpu() else ()
+    if not gpus:
+        refuse(context, "there is no GPU here", "devices")
+    processes, _ = at_most_cores(workers)
+
+    def say(line: str) -> None:
+        if not quiet:
+            typer.echo(line, err=as_json)
+
+    asked = PlanRun(entries, gpus, processes, db, out, say)
+    if dry_run:
+        name = resolve_target("live").device.name if gpus else ""
+        print_plan(asked, [f"GPU {index} ({name})" for index in gpus], as_json=as_json)
+        return
+    try:
+        run_plan(asked, as_json=as_json, quiet=quiet)
+    except KeyboardInterrupt:
+        typer.echo("\nStopped. Every finished trial is stored; the same command goes on.", err=True)
+        raise typer.Exit(interrupt.exit_code()) from None
 
 
 def _devices(context: typer.Context, devices: str | None) -> "Sequence[int] | None":

@@ -1,0 +1,265 @@
+"""`autotune run --plan`: works through many problems, a process each, on the GPUs that are free."""
+
+import ctypes
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import typer
+
+from autotune.cli.output import print_json
+from autotune.errors import UserError
+from autotune.processes import interrupt
+from autotune.store.location import locate
+from autotune.store.records import RunRecord
+from autotune.store.store import Store
+from autotune.text import counted, duration
+from autotune.tuning.plan import Entry, expected_seconds, stack_of_today
+
+_LOOK_S = 0.3
+_END_S = 30.0
+
+
+@dataclass
+class PlanRun:
+    """A plan under way.
+
+    Attributes:
+        gpus: indices among those visible; empty: there is none, and the plan is prepared offline.
+        cores: compile processes of all entries together.
+        db: as `--db` takes it.
+        out: folder of the bundles and the report.
+    """
+
+    entries: Sequence[Entry]
+    gpus: Sequence[int]
+    cores: int
+    db: str | None
+    out: Path
+    say: Callable[[str], None]
+    _running: dict[int, "subprocess.Popen[str]"] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ended: bool = False
+
+    @property
+    def places(self) -> list[Sequence[int]]:
+        """The GPUs of each process: one each, or more where there are fewer entries."""
+        if not self.gpus:
+            return [()]
+        count = min(len(self.entries), len(self.gpus))
+        return [self.gpus[index::count] for index in range(count)]
+
+    def command(self, entry: Entry, place: Sequence[int]) -> list[str]:
+        """Of one entry."""
+        devices = ["--devices", ",".join(map(str, place))] if place else []
+        workers = ["--workers", str(max(1, self.cores // len(self.places)))]
+        return [sys.executable, "-m", "autotune", *entry.arguments, *devices, *workers, *self._db()]
+
+    def done(self) -> list[Entry]:
+        """Entries that a run has finished already, on today's stack."""
+        runs = self.runs()
+        today = _today() if self.gpus else {}
+        return [entry for entry in self.entries if entry.was_done(runs, today)]
+
+    def runs(self) -> list[RunRecord]:
+        """All that ran before; none where there is no database yet, which is not made for that."""
+        place = locate(self.db)
+        if place.path is not None and not place.path.exists():
+            return []
+        with Store.open(place, read_only=True) as store:
+            return store.runs()
+
+    def work(self) -> dict[str, str]:
+        """Runs what is left; why entries failed, by their names.
+
+        Raises:
+            KeyboardInterrupt: the user stopped it; the entries' own processes have stored what they had.
+        """
+        done = self.done()
+        for entry in done:
+            self.say(f"{entry.name}: done before")
+        waiting: SimpleQueue[Entry] = SimpleQueue()
+        for entry in self.entries:
+            if entry not in done:
+                waiting.put(entry)
+        failed: dict[str, str] = {}
+        threads = [threading.Thread(target=self._serve, args=(p, waiting, failed)) for p in self.places]
+        try:
+            with interrupt.held_back():
+                for thread in threads:
+                    thread.start()
+                while any(thread.is_alive() for thread in threads):
+                    interrupt.look()
+                    threads[0].join(_LOOK_S) if threads[0].is_alive() else threading.Event().wait(_LOOK_S)
+        except BaseException:
+            self._end()
+            for thread in threads:
+                thread.join()
+            raise
+        return failed
+
+    def write(self) -> list[str]:
+        """A bundle folder an engine and one report; sentences on what was written, or why not."""
+        layers: dict[str, dict[str, Entry]] = {}
+        for entry in self.entries:
+            layers.setdefault(entry.backend, {}).setdefault(" ".join(entry.layer), entry)
+        said = []
+        allow = [] if self.gpus else ["--allow-estimates"]
+        for backend, entries in layers.items():
+            for entry in entries.values():
+                folder = self.out / _file_name(backend)
+                if len(entries) > 1:
+                    folder /= _file_name("-".join(entry.layer[1::2]) or "default")
+                arguments = ["export", "--backend", backend, *entry.layer, "--out", str(folder), *allow]
+                said.append(self._also(arguments, folder))
+        said.append(self._also(["report", "--out", str(self.out / "report.html")], self.out / "report.html"))
+        return said
+
+    def _also(self, arguments: Sequence[str], place: Path) -> str:
+        self.out.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "autotune", *arguments, *self._db()]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.returncode:
+            return f"{place} was not written: {_last_line(ran.stderr)}"
+        return f"wrote {place}"
+
+    def _db(self) -> list[str]:
+        return ["--db", self.db] if self.db else []
+
+    def _serve(self, place: Sequence[int], waiting: "SimpleQueue[Entry]", failed: dict[str, str]) -> None:
+        """A thread: gives its GPUs one entry after the other."""
+        while not self._ended and not waiting.empty():
+            entry = waiting.get()
+            on = f" on GPU {', '.join(map(str, place))}" if place else ""
+            self.say(f"{entry.name}: begins{on}")
+            reason = self._one(entry, place)
+            if reason is not None and not self._ended:
+                failed[entry.name] = reason
+                self.say(f"{entry.name}: failed, {reason}")
+
+    def _one(self, entry: Entry, place: Sequence[int]) -> str | None:
+        with self._lock:
+            if self._ended:
+                return "it was stopped"
+            process = subprocess.Popen(
+                self.command(entry, place),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C comes here, and is passed on
+                preexec_fn=_die_with_parent,
+            )
+            self._running[process.pid] = process
+        output, errors = process.communicate()
+        with self._lock:
+            del self._running[process.pid]
+        if process.returncode:
+            return _last_line(errors)
+        result: dict[str, Any] = json.loads(output)
+        winners = counted(len(result["winners"]), "winner")
+        self.say(f"{entry.name}: {winners}, run {result['run']}")
+        return None
+
+    def _end(self) -> None:
+        with self._lock:
+            self._ended = True
+            running = list(self._running.values())
+        for process in running:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGINT)
+        for process in running:
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def print_plan(plan: PlanRun, devices: Sequence[str], *, as_json: bool) -> None:
+    """What a plan would do, for how long, on which GPUs; nothing is run."""
+    done = plan.done()
+    runs = plan.runs()
+    left = [entry for entry in plan.entries if entry not in done]
+    expected = {entry.name: expected_seconds(entry, runs) for entry in left}
+    known = [seconds for seconds in expected.values() if seconds is not None]
+    places = plan.places
+    whole = _makespan([expected[entry.name] or 0.0 for entry in left], len(places))
+    total = whole if len(known) == len(left) else None
+    if as_json:
+        entries = [
+            {
+                "name": entry.name,
+                "command": shlex.join(["autotune", *entry.arguments]),
+                "weight": entry.weight,
+                "problems": entry.problems,
+                "done": entry in done,
+                "expected_s": expected.get(entry.name),
+            }
+            for entry in plan.entries
+        ]
+        print_json({"entries": entries, "gpus": list(devices), "beside": len(places), "expected_s": total})
+        return
+    for entry in plan.entries:
+        seconds = expected.get(entry.name)
+        long = "time not known yet" if seconds is None else f"about {duration(seconds)}"
+        state = "done before" if entry in done else long
+        typer.echo(f"{entry.name}, weight {entry.weight:g}: {counted(entry.problems, 'problem')}, {state}")
+    on = ", ".join(devices) if devices else "no GPU: prepared offline"
+    typer.echo(f"{len(places)} at a time on {on}")
+    if left:
+        how = "nothing of this kind has run here yet" if total is None else f"about {duration(total)}"
+        typer.echo(f"In all: {how}. Nothing was run; leave out --dry-run to run it.")
+
+
+def _makespan(seconds: Sequence[float], places: int) -> float:
+    """When the last of some entries ends, each begun on the place that is free first."""
+    ends = [0.0] * places
+    for each in seconds:
+        first = min(range(places), key=ends.__getitem__)
+        ends[first] += each
+    return max(ends)
+
+
+def _today() -> dict[str, Any]:
+    from autotune.machine.probe import probe
+
+    return stack_of_today(probe("autotune.measure.machine:this_stack"))
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("autotune: ").removeprefix("error: ") if lines else "it said nothing"
+
+
+def _file_name(text: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in text)
+
+
+def _die_with_parent() -> None:
+    with suppress(OSError, AttributeError):  # Linux only: PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def run_plan(plan: PlanRun, *, as_json: bool, quiet: bool) -> None:
+    """Works through a plan and writes what came of it.
+
+    Raises:
+        UserError: an entry failed; the others are done.
+    """
+    failed = plan.work()
+    written = plan.write()
+    if as_json:
+        print_json({"entries": len(plan.entries), "failed": failed, "written": written})
+    elif not quiet:
+        typer.echo("\n".join(written))
+    if failed:
+        names = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise UserError(f"{counted(len(failed), 'entry')} of the plan failed ({names}): the others are done")
