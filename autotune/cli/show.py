@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.options import Database, DevicePart, Json, refuse
+from autotune.cli.options import Database, DevicePart, Json, Limit, refuse
 from autotune.cli.output import print_json
 
 
@@ -18,6 +18,7 @@ def show(
         typer.Option("--why", help="How each winner was decided: finalists, rounds, who lost and why."),
     ] = False,
     device: DevicePart = None,
+    limit: Limit = 40,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -47,6 +48,7 @@ def show(
     with Store.open(db, read_only=True) as store:
         if trial is not None:
             refuse(context, f"trial {trial} is of one device", "device")
+            refuse(context, f"trial {trial} is one", "limit")
             refuse(context, f"trial {trial} is not a decision", "why")
             stored = find_trial(store, trial)
             if as_json:
@@ -54,7 +56,11 @@ def show(
             else:
                 typer.echo("\n".join(trial_lines(store, stored, terminal_width())))
             return
-        summaries = winners_at_a_glance(store, device=device)
+        summaries = winners_at_a_glance(store, device=device, newest=limit + 1 if limit else None)
+        older = bool(limit) and len(summaries) > limit
+        if older:
+            oldest = min(summaries, key=lambda each: (each.winner.created_at, each.winner.id))
+            summaries.remove(oldest)
         if why and summaries:
             from autotune.report.why import why as decision
             from autotune.report.why import why_json, why_lines
@@ -73,6 +79,8 @@ def show(
             print_json([winner_json(summary) for summary in summaries])
         elif summaries:
             typer.echo("\n".join(winner_lines(summaries, terminal_width())))
+            if older:
+                typer.echo("There are older winners: --limit 0 shows all, --device those of a device.")
         else:
             on = f" on a device called {device}" if device else ""
             typer.echo(f"No winners{on} in {store.location}: autotune run --shape m4 makes one.")

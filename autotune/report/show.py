@@ -30,17 +30,16 @@ COLUMNS = (
 )
 
 
-def winners_at_a_glance(store: Store, *, device: str | None = None) -> list[WinnerSummary]:
+def winners_at_a_glance(
+    store: Store, *, device: str | None = None, newest: int | None = None
+) -> list[WinnerSummary]:
     """The latest winner of each problem, backend, stack and kind, by backend, device and tokens.
 
     Args:
         device: part of the device's name; None: any.
+        newest: so many of them at most; None: all.
     """
-    winners = [
-        winner
-        for winner in store.winners()
-        if device is None or device.lower() in winner.environment.device.lower()
-    ]
+    winners = store.winners(device=device, newest=newest)
     winners.sort(key=lambda w: (w.backend, w.environment.device, w.kind, w.problem.tokens, w.created_at))
     return [summarise(store, winner) for winner in winners]
 

@@ -84,13 +84,20 @@ class Winners(Sessions):
         backend: str | None = None,
         environment_key: str | None = None,
         kind: Kind | None = None,
+        device: str | None = None,
+        newest: int | None = None,
     ) -> list[WinnerRecord]:
         """The latest winner of each problem, backend, environment and kind, oldest first.
 
         Args:
             problem, backend, environment_key, kind: only these; None: any.
+            device: part of the device's name; None: any.
+            newest: so many at most; None: all.
         """
         query = _latest()
+        if device is not None:
+            on = select(Environment.id).where(Environment.device.icontains(device, autoescape=True))
+            query = query.where(Winner.environment_id.in_(on))
         if problem is not None:
             query = query.join(ProblemRow, ProblemRow.id == Winner.problem_id)
             query = query.where(ProblemRow.key == problem.key)
@@ -101,9 +108,12 @@ class Winners(Sessions):
             query = query.where(Winner.backend == backend)
         if kind is not None:
             query = query.where(Winner.kind == kind)
+        if newest is not None:
+            query = query.order_by(None).order_by(Winner.created_at.desc(), Winner.id.desc()).limit(newest)
         with self.reading() as session:
             reader = Reader(session)
-            return [winner_record(reader, row) for row in session.scalars(query)]
+            found = [winner_record(reader, row) for row in session.scalars(query)]
+        return found if newest is None else found[::-1]
 
     def nearby_winners(
         self, problem: Problem, backend: str, *, within: float = 4.0, limit: int = 8

@@ -116,6 +116,9 @@ ROWS = {
     ("run", "--stop-when"): (BASE["run"], "--stop-when 0.1"),
     ("run", "--guards"): (BASE["run"], "--guards none"),
     ("run", "--dry-run"): (RUN, "--dry-run"),
+    ("run", "--devices"): (BASE["run"], "--devices 0,1"),
+    ("run", "--plan"): (RUN, "--plan plan.toml"),
+    ("run", "--out"): (BASE["run"], "--out elsewhere"),  # refused: of a plan
     ("run", "--quiet"): (RUN, "--quiet"),
     ("measure", "--config"): (BASE["measure"], "--config stage1:split_k=2"),
     ("compare", "--db"): ("compare run:1 default", "--db empty.db"),
