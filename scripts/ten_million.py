@@ -49,8 +49,8 @@ STACK = Fingerprint(
 WORKLOAD = MeasureSettings().key
 COLUMNS = (
     "run_id", "number", "environment_id", "problem_id", "stage", "backend", "space_digest", "workload",
-    "config", "origin", "status", "kind", "figure_us", "gate_error", "reason", "facts", "binary_hash", "compile_s",
-    "measure_s", "merged_into", "contended", "host", "gpu", "created_at",
+    "config", "origin", "status", "kind", "figure_us", "gate_error", "reason", "facts", "binary_hash",
+    "compile_s", "measure_s", "merged_into", "contended", "host", "gpu", "created_at",
 )  # fmt: skip
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -60,6 +60,14 @@ def run(
     flydsl: FlydslOptions = FlydslOptions(),
     device: GpuIndex = None,
     devices: GpuIndices = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure on all GPUs of this Ray cluster, and compile on its CPUs: its address, or auto.",
+            rich_help_panel="Measuring",
+            metavar="ADDRESS",
+        ),
+    ] = None,
     trials: Annotated[
         int | None,
         typer.Option(
@@ -199,10 +207,12 @@ def run(
         typer.echo(line, err=True)
     problems = make_problems(layer, shape, concurrency, routing)
     show_only(device)
+    if ray is not None:
+        refuse(context, "Ray says which GPUs and CPUs are used", "device", "devices", "workers", "target")
     indices = _devices(context, devices)
     with ThreadPoolExecutor(2) as asking:
         # Asking the GPU takes seconds, in a process of its own; importing what searches does as well.
-        answer = asking.submit(resolve_target, target, described=dry_run)
+        answer = asking.submit(resolve_target, target, described=dry_run) if ray is None else None
         gpus = asking.submit(_counted, indices, devices or "") if indices is not None else None
         from autotune.cli.plan import print_plan
         from autotune.machine.targets import Kind
@@ -215,7 +225,12 @@ def run(
         from autotune.tuning.run import run as run_search
 
         make_sampler(sampler, seed)  # an unknown name is told before anything is searched
-        chosen = answer.result()
+        if answer is not None:
+            chosen = answer.result()
+        else:
+            from autotune.tuning.cluster import cluster_target
+
+            chosen, processes = cluster_target(ray or "")
         used = gpus.result() if gpus is not None and chosen.live else ()
     _refuse_what_has_no_effect(context, chosen, backend)
     if chosen.routing is not None:
@@ -237,6 +252,7 @@ def run(
         knobs=tuple(knob or ()),
         tries=tuple(try_ or ()),
         devices=used,
+        ray=ray,
         command=shlex.join(["autotune", *sys.argv[1:]]),
     )
     if dry_run:

@@ -36,6 +36,7 @@ class RunRequest:
         stop_when: a search ends when less gain than this fraction is to be expected; None: at its budget.
         knobs: restrictions of the search spaces, `tile_k=256,512` or `stage1:tile_k=256`.
         devices: the GPUs to use, by their index among the visible ones; with one or none, the first visible.
+        ray: address of the Ray cluster whose GPUs measure; None: this machine's do.
         tries: configs to try whatever the search thinks of them, as `autotune measure --config` takes them.
         command: the command line, for the record.
     """
@@ -57,6 +58,7 @@ class RunRequest:
     knobs: tuple[str, ...] = ()
     tries: tuple[str, ...] = ()
     devices: tuple[int, ...] = ()
+    ray: str | None = None
     command: str = ""
 
 

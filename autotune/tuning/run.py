@@ -16,6 +16,7 @@ from autotune.space.config import Config
 from autotune.store.records import RunState, TrialRecord
 from autotune.store.store import Store
 from autotune.tuning.context import Conclusion, Listener, RunRequest, RunResult, Tuning
+from autotune.tuning.fleet import Fleet
 from autotune.tuning.searches import make_searches, resume
 from autotune.tuning.sharing import SharedWork
 from autotune.tuning.site import Site, open_site
@@ -83,7 +84,7 @@ def _driver(current: Tuning, site: Site) -> Driver:
             allow_spills=request.allow_spills,
             timeout_s=_search_s(request),
             compile_ahead=2 * request.workers,
-            gpus=max(1, len(request.devices)),
+            gpus=len(site.evaluator.gpus) if isinstance(site.evaluator, Fleet) else 1,
         ),
         device=request.target.device,
         pool=site.compiler,

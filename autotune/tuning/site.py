@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from autotune.compile.pool import CompilePool
 from autotune.machine.fingerprint import Fingerprint
@@ -73,6 +73,10 @@ def open_site(request: RunRequest, listener: Listener) -> Iterator[Site]:
         return
     for problem in request.problems:
         require_computed(backend, request.backend, problem.layer)
+    if request.ray is not None:
+        with _on_a_cluster(request, request.ray, backend, listener) as site:
+            yield site
+        return
     pool = CompilePool(
         backend.name,
         request.target.device,
@@ -88,6 +92,33 @@ def open_site(request: RunRequest, listener: Listener) -> Iterator[Site]:
         with _judge(request, backend, listener) as judge:
             _compile_defaults(request, backend, pool)
             yield Live(backend, pool, judge)
+
+
+@contextmanager
+def _on_a_cluster(
+    request: RunRequest, address: str, backend: Backend, listener: Listener
+) -> "Iterator[Live]":
+    """The GPUs and CPUs of a Ray cluster."""
+    from autotune.tuning import cluster
+
+    ray = cluster.connect(address)
+    try:
+        nodes = cluster.nodes_of(ray.nodes())
+        problems = [*request.problems, *guard_problems(request, backend)]
+        judges = [
+            cluster.RayGpu(ray, backend, problems, request.measuring, nodes.accelerator)
+            for _ in range(nodes.gpus)
+        ]
+        names = [f"{number} of {address}" for number in range(nodes.gpus)]
+        limit_s, device = request.compile_timeout_s, request.target.device
+        with (
+            cluster.RayCompiler(ray, backend, device, nodes.cpus, limit_s) as compiler,
+            Fleet(judges, names, listener.on_wait) as fleet,
+        ):
+            _compile_defaults(request, backend, compiler)
+            yield Live(backend, compiler, fleet)
+    finally:
+        cluster.leave()
 
 
 def _judge(request: RunRequest, backend: Backend, listener: Listener) -> LiveJudge | Fleet:
@@ -106,12 +137,16 @@ def _judge(request: RunRequest, backend: Backend, listener: Listener) -> LiveJud
     return Fleet(judges, [str(index) for index in request.devices], listener.on_wait)
 
 
+if TYPE_CHECKING:
+    from autotune.tuning.cluster import RayCompiler
+
+
 @dataclass
 class Live:
-    """The GPUs of this machine."""
+    """The GPUs of this machine, or of a cluster."""
 
     backend: Backend
-    compiler: CompilePool
+    compiler: "CompilePool | RayCompiler"
     evaluator: LiveJudge | Fleet
     clock: Clock = field(default_factory=WallClock)
 
@@ -121,9 +156,9 @@ class Live:
 
     def begin(self, current: Tuning) -> None:
         """Equal GPUs are compared, where there is anything left to measure on them."""
-        searches = current.searches.values()
-        if isinstance(self.evaluator, Fleet) and not all(search.done for search in searches):
-            calibration = calibrate(current, self.compiler, self.evaluator)
+        fleet, searches = self.evaluator, current.searches.values()
+        if isinstance(fleet, Fleet) and len(fleet.gpus) > 1 and not all(each.done for each in searches):
+            calibration = calibrate(current, self.compiler, fleet)
             current.listener.on_gpus(UNCOMPARED if calibration is None else calibration.text)
 
     def conclude(self, current: Tuning) -> Conclusion:

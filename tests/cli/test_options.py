@@ -117,6 +117,7 @@ ROWS = {
     ("run", "--guards"): (BASE["run"], "--guards none"),
     ("run", "--dry-run"): (RUN, "--dry-run"),
     ("run", "--devices"): (BASE["run"], "--devices 0,1"),
+    ("run", "--ray"): (BASE["run"], "--ray auto"),  # refused: a target is given
     ("run", "--plan"): (RUN, "--plan plan.toml"),
     ("run", "--out"): (BASE["run"], "--out elsewhere"),  # refused: of a plan
     ("run", "--quiet"): (RUN, "--quiet"),
