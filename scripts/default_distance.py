@@ -6,8 +6,13 @@
 
 Times are replayed: each is the table's, of the stack that it was recorded on. `before` is the default of the
 spaces in that folder, by default of the space that the table itself carries; `after` is that of this tree's.
-Knobs that a table does not have are left out of a default. `others` is how the best fixed config does that
-only the other tables know: what a rule fitted on one table less would have given.
+Knobs that a table does not have are left out of a default.
+
+`left out` judges the rule on tables that it was not fitted on. Each table is left out in turn, and every
+branch of this tree's rule takes the config that is best in that branch on the other tables (of those
+recorded on all, so that it can be judged); the table that was left out tells how far off it is. Where the
+others have nothing in a branch, what is best on all that they have stands in. The branches themselves were
+chosen with every table in sight: of these it says nothing.
 """
 
 import argparse
@@ -44,21 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     after = shipped_spaces("triton")
     print("replayed times; distance of a default from the table's optimum, percent")
     for stage in Stage:
-        found: dict[str, list[Distance]] = {"before": [], "after": [], "others": []}
+        found: dict[str, list[Distance]] = {"before": [], "after": [], "left out": []}
+        branches = _branches(tables, after[stage])
         for table in tables:
             part = table.stages[stage]
-            others = _best_of_others(tables, table, stage)
             rows = {
                 "before": [_default(table, part, before.get(stage, part.space), m) for m in table.tokens],
                 "after": [_default(table, part, after[stage], m) for m in table.tokens],
-                "others": [_distance(part, others, m) for m in table.tokens],
+                "left out": _left_out(tables, table, stage, branches),
             }
             for name, distances in rows.items():
                 found[name] += distances
                 cells = " ".join(f"{'-':>6}" if d is None else f"{d:6.1%}" for d in distances)
-                print(f"{stage} {table.layer.key:44} {name:7} {cells}  {_summary(distances)}")
+                print(f"{stage} {table.layer.key:44} {name:8} {cells}  {_summary(distances)}")
         for name, distances in found.items():
-            print(f"{stage} {'all':44} {name:7} {_summary(distances)}")
+            print(f"{stage} {'all':44} {name:8} {_summary(distances)}")
     return 0
 
 
@@ -74,22 +79,45 @@ def _distance(part: StageTable, config: Config | None, tokens: int) -> Distance:
     return None if us is None else us / part.optimum(tokens)[1] - 1
 
 
-def _best_of_others(tables: Sequence[Table], left_out: Table, stage: Stage) -> Config | None:
-    """The config with the least mean logarithm of distance on the other tables, of those recorded on all."""
-    parts = [table.stages[stage] for table in tables]
-    common = set.intersection(*(set(part.by_config) for part in parts))
-    optimum = {
-        (index, m): part.optimum(m)[1] for index, part in enumerate(parts) for m in tables[index].tokens
+Branches = Mapping[tuple[str, int], Config]
+"""The default of a table's layer at so many tokens: what tells one branch of a rule from another."""
+
+
+def _branches(tables: Sequence[Table], space: Space) -> Branches:
+    return {
+        (table.layer.key, tokens): space.at(table.layer, tokens, table.device).default
+        for table in tables
+        for tokens in table.tokens
     }
 
+
+def _left_out(tables: Sequence[Table], judged: Table, stage: Stage, branches: Branches) -> list[Distance]:
+    """Distances on `judged` of a rule with these branches, fitted on all other tables."""
+    part = judged.stages[stage]
+    cells = [
+        (table.stages[stage], tokens, branches[table.layer.key, tokens])
+        for table in tables
+        if table is not judged
+        for tokens in table.tokens
+    ]
+    best = {
+        branch: _best(part, [(other, m) for other, m, at in cells if at == branch])
+        for branch in {at for *_, at in cells}
+    }
+    stands_in = _best(part, [(other, m) for other, m, _ in cells])
+    return [_distance(part, best.get(branches[judged.layer.key, m], stands_in), m) for m in judged.tokens]
+
+
+def _best(judged: StageTable, cells: Sequence[tuple[StageTable, int]]) -> Config | None:
+    """The config with the least mean logarithm of its time over the optimum's; None: there is none on all."""
+    common = set(judged.by_config).intersection(*(part.by_config for part, _ in cells))
+    optimum = [part.optimum(m)[1] for part, m in cells]
+
     def score(config: Config) -> float:
-        times: Mapping[tuple[int, int], Distance] = {
-            (index, m): part.by_config[config].us(m)
-            for index, part in enumerate(parts)
-            if tables[index] is not left_out
-            for m in tables[index].tokens
-        }
-        return sum(math.inf if us is None else math.log(us / optimum[at]) for at, us in times.items())
+        times = [part.by_config[config].us(m) for part, m in cells]
+        return sum(
+            math.inf if us is None else math.log(us / least) for us, least in zip(times, optimum, strict=True)
+        )
 
     return min(sorted(common, key=lambda config: config.key), key=score, default=None)
 

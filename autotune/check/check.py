@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import count
 
 from autotune.check.compare import OutputErrors, WrongOutput
-from autotune.check.execution import Checker, Executed, Execution, Tally
+from autotune.check.execution import Beside, Checker, Executed, Execution, Tally
 from autotune.emulate import EmulationError, Fault, Kernel, NotEmulated
 from autotune.errors import UserError
 from autotune.machine.devices import Device
@@ -76,6 +76,22 @@ def execute(
         checker.path(stage, config, layer),
         seed,
     )
+
+
+def execute_beside(
+    backend: str, layer: Layer, tokens: int, config: Config, device: Device, *, seed: int = 0
+) -> Iterator[tuple[Beside, CheckVerdict]]:
+    """Executes what a layer launches beside its two GEMMs, and judges it; nothing for most backends.
+
+    Args:
+        config: stage 1's.
+
+    Raises:
+        UserError: no kernel of this backend can be checked.
+    """
+    checker = checker_of(backend)
+    for launch in checker.beside(layer, tokens, config, device, seed):
+        yield launch, run_cases(launch.text, launch.lds_bytes, launch.cases, Path(), seed)[0]
 
 
 def run_cases(

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 from autotune.check.compare import OutputErrors
 from autotune.check.operands import Array
 from autotune.emulate import Counts, Kernel, Memory, Order, Pointer
+from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Stage
 from autotune.protocol.backend import Lists
 from autotune.protocol.runtime import Path
@@ -65,6 +66,24 @@ class Execution:
         tally.add_traffic(self.memory)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """A launch of a layer beside its two GEMMs, with its cases.
+
+    Attributes:
+        name: of the kernel.
+        text: gfx942 assembly.
+        lds_bytes: of a workgroup, what the launch adds included.
+        cases: as `Checker.executions` makes them.
+    """
+
+    name: str
+    text: str
+    lds_bytes: int
+    binary_hash: str
+    cases: Callable[[Kernel], Iterable[Execution]]
+
+
 @runtime_checkable
 class Checker(Lists, Protocol):
     """What a backend registers as its `checker`: `module:class`, made without arguments."""
@@ -91,6 +110,16 @@ class Checker(Lists, Protocol):
     def path(self, stage: Stage, config: Config, layer: Layer) -> Path:
         """The roundings between exact accumulators and the output; here the output is rounded once."""
         return Path()
+
+    def beside(
+        self, layer: Layer, tokens: int, config: Config, device: Device, seed: int
+    ) -> Iterable[Beside]:
+        """What a layer launches beside the two GEMMs, in order; here nothing that the backend compiles.
+
+        Args:
+            config: stage 1's.
+        """
+        return ()
 
 
 @dataclass(frozen=True)

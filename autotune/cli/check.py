@@ -25,10 +25,13 @@ from autotune.cli.options import (
 from autotune.cli.output import print_json
 
 if TYPE_CHECKING:
+    from autotune.check.execution import Beside
     from autotune.check.judged import Candidate
     from autotune.machine.devices import Device
     from autotune.problem.layer import Problem, Stage
     from autotune.protocol.backend import Backend
+    from autotune.results import CheckVerdict
+    from autotune.space.config import Config
     from autotune.store.store import Store
 
 
@@ -75,6 +78,7 @@ def check(
     """Execute candidates' gfx942 machine code on the CPU and compare their numbers.
 
     No GPU is needed. The binary is the one that would be launched; a sample of its workgroups is executed.
+    With stage 1 what a layer launches beside its two GEMMs is checked too, where the backend compiles it.
     Exit code 1: something is wrong. What the interpreter does not know is `not emulated`, which is no pass.
 
     Examples:
@@ -88,7 +92,7 @@ def check(
     from autotune.errors import UserError
     from autotune.problem.layer import Stage
     from autotune.protocol.registry import load_backend
-    from autotune.report.checks import judged_json, lines, summary
+    from autotune.report.checks import beside_json, beside_line, judged_json, lines, summary
     from autotune.store.store import Store
     from autotune.tuning.subjects import by_stage
     from autotune.tuning.targets import resolve_target
@@ -123,8 +127,9 @@ def check(
             backend, device, workers=max(1, most), store=store, reuse=False, time_limit_s=time_limit
         ) as checks:
             judged = checks.judge(candidates)
+    others = _beside(backend, candidates, device)
     if as_json:
-        print_json([judged_json(each) for each in judged])
+        print_json([*(judged_json(each) for each in judged), *(beside_json(*each) for each in others)])
     else:
         defaults = {
             (problem.shape, str(at)): family.space(layer, problem.tokens, at, device).default
@@ -135,10 +140,33 @@ def check(
             typer.echo(f"{layer.key}, backend {backend}, {device.arch} machine code executed on the CPU")
         for line in lines([each for each in judged if each.wrong] if quiet else judged, defaults):
             typer.echo(line)
+        for shape, config_, launch, verdict in others:
+            if verdict.wrong or not quiet:
+                typer.echo(beside_line(shape, config_, launch, verdict))
         if not quiet:
             typer.echo(summary(judged))
-    if any(each.wrong for each in judged):
+    if any(each.wrong for each in judged) or any(verdict.wrong for *_, verdict in others):
         raise typer.Exit(1)
+
+
+def _beside(
+    backend: str, candidates: "list[Candidate]", device: "Device"
+) -> "list[tuple[str, Config, Beside, CheckVerdict]]":
+    """Verdicts on what the layers launch beside the GEMMs, once for each block size that stage 1 has."""
+    from autotune.check.check import execute_beside
+    from autotune.problem.layer import Stage
+    from autotune.space.config import Config
+
+    first = {
+        (each.problem, each.config.get("tile_m")): each
+        for each in reversed(candidates)
+        if each.stage is Stage.STAGE1
+    }
+    return [
+        (problem.shape, Config({"tile_m": tile_m}), launch, verdict)
+        for (problem, tile_m), each in first.items()
+        for launch, verdict in execute_beside(backend, problem.layer, problem.tokens, each.config, device)
+    ]
 
 
 def _candidates(

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
+from autotune.check.execution import Beside
 from autotune.check.judged import Judged
 from autotune.results import CheckVerdict, VerdictStatus
 from autotune.space.config import Config, Value
@@ -33,6 +34,29 @@ def judged_json(judged: Judged) -> dict[str, Any]:
         "why": judged.why,
         "stored": judged.stored,
     }
+
+
+def beside_json(shape: str, config: Config, launch: Beside, verdict: CheckVerdict) -> dict[str, Any]:
+    """The same of what a layer launches beside its GEMMs: the kernel's name is in the stage's place.
+
+    Args:
+        config: what the launch knows of stage 1's.
+    """
+    return {
+        "shape": shape,
+        "stage": launch.name,
+        "label": "beside the GEMMs",
+        "config": dict(config),
+        "binary": launch.binary_hash,
+        "verdict": verdict_json(verdict),
+        "why": None,
+        "stored": False,
+    }
+
+
+def beside_line(shape: str, config: Config, launch: Beside, verdict: CheckVerdict) -> str:
+    """A line on what a layer launches beside its GEMMs; a pass is right to the last bit."""
+    return f"  {shape} {launch.name} {config}: {verdict.text} ({verdict.seconds:.1f} s)"
 
 
 def summary(judged: Sequence[Judged]) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotune.check.check import execute
+from autotune.check.check import execute, execute_beside, run_cases
 from autotune.problem.layer import Stage
 from autotune.protocol.backend import Listing
+from autotune.protocol.runtime import Path
 from autotune.results import VerdictStatus
 from autotune.space.config import Config
 from tests.emulate import mutate
@@ -16,7 +17,7 @@ from tests.spaces import KIMI, MI325X
 
 pytest.importorskip("triton")
 from autotune.backends.triton.backend import TritonW4A8
-from autotune.backends.triton.check import _tile_of
+from autotune.backends.triton.check import TritonChecker, _tile_of
 
 BACKEND = TritonW4A8()
 ONE, TWO = Stage
@@ -72,6 +73,37 @@ def test_planted_bugs_are_no_pass(stage: Stage) -> None:
     assert tried >= 16
     assert len(missed) <= 0.2 * tried, missed
     assert not [miss for miss in missed if "shifted" in miss or "wrong row" in miss]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "names"), [(4, ["prepare", "quantise"]), (160, ["prepare", "place", "quantise"])]
+)
+def test_the_sort_and_the_quantiser_pass(tokens: int, names: list[str]) -> None:
+    verdicts = list(execute_beside("triton", KIMI, tokens, Config({"tile_m": 32}), MI325X))
+    assert [launch.name for launch, _ in verdicts] == names
+    for launch, verdict in verdicts:
+        assert verdict.status is VerdictStatus.PASS, f"{launch.name}: {verdict.text}"
+        assert verdict.error == 0
+
+
+def test_planted_bugs_of_the_sort_are_no_pass() -> None:
+    """Missed are bugs where a value does not matter, such as the order of two stores to different places."""
+    tried, missed = 0, []
+    text = next(launches()).text
+    for kind, mutants in mutate.CLASSES.items():
+        found = list(mutants(text))
+        for what, mutant in found[:: max(1, len(found) // 3)][:3]:
+            tried += 1
+            launch = next(launches())
+            verdict, _ = run_cases(mutant, launch.lds_bytes, launch.cases, Path())
+            if verdict.status is VerdictStatus.PASS:
+                missed.append(f"{kind}: {what}")
+    assert tried >= 10
+    assert len(missed) <= 0.25 * tried, missed
+
+
+def launches() -> Any:
+    return TritonChecker().beside(KIMI, 4, Config({"tile_m": 16}), MI325X, 0)
 
 
 def test_another_configs_binary_is_found_out() -> None:

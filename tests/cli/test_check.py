@@ -13,8 +13,10 @@ pytest.importorskip("triton")
 def test_the_default_of_both_stages_passes_and_the_verdict_is_stored() -> None:
     done = autotune("check", "--shape", "m4", "--json")
     assert done.returncode == 0, done.stderr
-    one, two = json.loads(done.stdout)
+    one, two, *beside = json.loads(done.stdout)
     assert (one["stage"], two["stage"]) == ("stage1", "stage2")
+    assert [each["stage"] for each in beside] == ["prepare", "quantise"]
+    assert {each["verdict"]["status"] for each in beside} == {"pass"}
     for each in (one, two):
         assert each["label"] == "default"
         assert each["verdict"]["status"] == "pass"
@@ -31,6 +33,14 @@ def test_it_reads_well() -> None:
     assert done.returncode == 0, done.stderr
     assert "m4 stage2 reduce=atomic: pass, error 1." in done.stdout
     assert "1 pass (largest error" in done.stdout
+    assert "prepare" not in done.stdout
+
+
+def test_what_is_launched_beside_the_gemms_is_told_once_for_a_block_size() -> None:
+    done = autotune("check", "--config", "stage1:tile_k=256", "--config", "stage1:tile_n=32,num_warps=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("m4 prepare tile_m=16: pass, error 0.00e+00") == 1
+    assert done.stdout.count("m4 quantise tile_m=16: pass, error 0.00e+00") == 1
 
 
 @pytest.mark.parametrize(

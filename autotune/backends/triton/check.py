@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autotune.backends.triton import beside
 from autotune.backends.triton.backend import TritonW4A8
 from autotune.check.compare import (
     POISON_BF16,
@@ -21,7 +22,7 @@ from autotune.check.compare import (
     bf16,
     require_untouched,
 )
-from autotune.check.execution import Argument, Checker, Execution, Grid
+from autotune.check.execution import Argument, Beside, Checker, Execution, Grid
 from autotune.check.operands import WEIGHTS, Array, Block, Operands, blocks_of, full, of_token, served
 from autotune.emulate import Kernel, Memory, Pointer
 from autotune.kernels.config import Stage2Config
@@ -49,6 +50,12 @@ class TritonChecker(Checker):
 
     def path(self, stage: Stage, config: Config, layer: Layer) -> Path:
         return Path(contributions_bf16=stage is Stage.STAGE2 and config.get("partials") == "bfloat16")
+
+    def beside(
+        self, layer: Layer, tokens: int, config: Config, device: Device, seed: int
+    ) -> Iterator[Beside]:
+        """The sort and the quantiser."""
+        yield from beside.cases(layer, tokens, config, device, seed)
 
     def executions(
         self, layer: Layer, tokens: int, stage: Stage, config: Config, kernel: Kernel, seed: int
