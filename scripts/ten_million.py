@@ -163,10 +163,11 @@ def _into_server(url: str, rows: Iterator[tuple[Any, ...]]) -> None:
     import psycopg
 
     with psycopg.connect(url) as connection:
-        with connection.cursor().copy(f"COPY trials ({', '.join(COLUMNS)}) FROM STDIN") as copy:
-            for row in rows:
-                copy.write_row((*row[:-1], row[-1] + "+00"))
-        connection.commit()
+        while chunk := list(itertools.islice(rows, 100_000)):
+            with connection.cursor().copy(f"COPY trials ({', '.join(COLUMNS)}) FROM STDIN") as copy:
+                for row in chunk:
+                    copy.write_row((*row[:-1], row[-1] + "+00"))
+            connection.commit()
         connection.autocommit = True
         connection.execute("ANALYZE")
 
