@@ -1,4 +1,4 @@
-"""The replayed machine with several GPUs: they work at the same time, and the driver's work passes time too."""
+"""The replayed machine with several GPUs, which work at the same time; the driver passes time as well."""
 
 from collections.abc import Iterator
 from typing import Any
