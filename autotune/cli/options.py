@@ -14,6 +14,7 @@ from autotune.errors import UserError
 if TYPE_CHECKING:
     from autotune.measure.settings import MeasureSettings
     from autotune.problem.layer import Layer, Problem
+    from autotune.problem.models import Model
 
 DEFAULT_MODEL: Final = "kimi-k2.5-w4a8"
 MAX_SEED = 2**32 - 1  # numpy and Optuna's samplers take no greater one
@@ -87,7 +88,7 @@ ModelName = Annotated[
 ModelConfig = Annotated[
     Path | None,
     typer.Option(
-        help="A Hugging Face config.json instead of a preset.",
+        help="A Hugging Face config.json, or a checkpoint's folder, instead of a preset.",
         rich_help_panel="Problem",
         metavar="FILE",
         callback=_one_model,
@@ -300,6 +301,17 @@ class LayerOptions:
     fused_shared_experts: FusedShared = None
     requantised: Requantised = False
 
+    def described(self) -> "Model":
+        """The model, before anything is split.
+
+        Raises:
+            UserError: there is no such preset, or its file cannot be.
+        """
+        from autotune.problem.models import from_hf_config, preset
+
+        model = from_hf_config(self.model_config) if self.model_config else preset(self.model)
+        return model.requantised() if self.requantised else model
+
     def layer(self, backend: str | None) -> "Layer":
         """The layer.
 
@@ -310,13 +322,10 @@ class LayerOptions:
             UserError: it cannot be, or the backend does not compute it.
         """
         from autotune.problem.layer import Layer
-        from autotune.problem.models import from_hf_config, preset
         from autotune.protocol.legality import fuses_shared, require_computed
         from autotune.protocol.registry import load_backend
 
-        described = from_hf_config(self.model_config) if self.model_config else preset(self.model)
-        if self.requantised:
-            described = described.requantised()
+        described = self.described()
         fused = self.fused_shared_experts
         if fused is None and backend is not None:
             fused = self.ep == 1 and fuses_shared(load_backend(backend), described)

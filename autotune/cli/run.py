@@ -202,8 +202,12 @@ def run(
     processes, capped = at_most_cores(workers)
     for line in capped:
         typer.echo(line, err=True)
-    layer = model.layer(None if (target or "").startswith("replay:") else backend)
-    for line in model.remarks(layer, backend):
+    replayed = (target or "").startswith("replay:")
+    picked: list[str] = []
+    if not (replayed or given(context, "backend")):
+        backend, picked = pick_backend(model.described(), backend)
+    layer = model.layer(None if replayed else backend)
+    for line in (*picked, *model.remarks(layer, backend)):
         typer.echo(line, err=True)
     problems = make_problems(layer, shape, concurrency, routing)
     show_only(device)

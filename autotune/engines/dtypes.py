@@ -7,7 +7,17 @@ follow from the line; what is in the row besides is the engine's own.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from autotune.kernels.formats import BLOCK, GROUP, Format, block_misfit, float8, grouped_misfit, misfit
+from autotune.kernels.formats import (
+    BLOCK,
+    GROUP,
+    GROUPS,
+    Format,
+    block_misfit,
+    float8,
+    grouped_misfit,
+    misfit,
+    wide_grouped_misfit,
+)
 from autotune.problem.arithmetic import Computes, Scales, Scheme
 from autotune.problem.layer import WeightBytes
 
@@ -44,7 +54,7 @@ class Dtype:
         if (
             (self.weights == "fp8") != (self.activations == "fp8")
             or (by_token and (self.group or not self.quantised))
-            or self.group not in (0, GROUP)
+            or self.group not in (0, *GROUPS.values())
             or (self.blocks and self.weights != "fp8")
         ):
             raise ValueError(f"{self.selector}: no reference judges such a kernel, see kernels/formats.py")
@@ -79,8 +89,15 @@ class Dtype:
             f"{_WORDS[self.weights]} weights, a scale {scale},"
             f" times {_WORDS[self.activations]} activations{by}",
             (self.scheme,),
-            layout=block_misfit if self.blocks else grouped_misfit if self.group else misfit,
+            layout=self._misfit,
         )
+
+    def _misfit(self, n: int, k: int) -> str | None:
+        if self.blocks:
+            return block_misfit(n, k)
+        if self.group == GROUP:
+            return grouped_misfit(n, k)
+        return wide_grouped_misfit(self.group, n, k) if self.group else misfit(n, k)
 
     @property
     def weight_bytes(self) -> WeightBytes:
@@ -103,7 +120,7 @@ class Dtype:
                 return Format.FP8_BLOCKS if arch.startswith("gfx94") else Format.FP8_OCP_BLOCKS
             case "fp8":
                 return Format.FP8 if arch.startswith("gfx94") else Format.FP8_OCP
-        return Format.GROUPED if self.group else Format.BF16
+        return next((form for form, size in GROUPS.items() if size == self.group), Format.BF16)
 
     def switches(self) -> dict[str, bool]:
         """The kernel's arguments by which both engines tell dtypes apart."""
@@ -139,6 +156,9 @@ INT8_W8A8: Final = Dtype("int8_w8a8", "int8", "int8")
 INT8_W8A16: Final = Dtype("int8_w8a16", "int8")
 INT4_W4A16: Final = Dtype("int4_w4a16", "int4", group=GROUP)
 """Kimi-K2.5 as it is published."""
+INT4_G64: Final = Dtype("int4_w4a16", "int4", group=64)
+INT4_G128: Final = Dtype("int4_w4a16", "int4", group=128)
+"""Most of what is published as GPTQ, or as compressed-tensors' W4A16."""
 FP8_W8A8: Final = Dtype("fp8_w8a8", "fp8", "fp8")
 """Checkpoints called FP8-dynamic."""
 FP8_BLOCK: Final = Dtype("fp8_w8a8", "fp8", "fp8", blocks=True)

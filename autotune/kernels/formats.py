@@ -43,10 +43,10 @@ def grouped_misfit(n: int, k: int) -> str | None:
     return misfit(n, k)
 
 
-def wide_grouped_misfit(n: int, k: int) -> str | None:
-    """The same of `Format.GROUPED_128`."""
-    if k % WIDE_GROUP:
-        return f"K={k} is not a whole number of groups of {WIDE_GROUP}"
+def wide_grouped_misfit(size: int, n: int, k: int) -> str | None:
+    """The same of a format in wider groups, of so many values of K."""
+    if k % size:
+        return f"K={k} is not a whole number of groups of {size}"
     return misfit(n, k)
 
 
@@ -68,13 +68,18 @@ class Format(StrEnum):
     GROUPED = "bf16 x grouped int4"  # bfloat16 activations, a bfloat16 scale every 32 values of K
     FP8_OCP = "ocp fp8 x int4"  # float8_e4m3fn activations by token, the FP8 of NVIDIA GPUs and of gfx95
     BF16 = "bf16 x int4"  # bfloat16 activations, a scale per channel
+    GROUPED_64 = "bf16 x int4 in groups of 64"  # as GROUPED, a scale every 64 values of K
     GROUPED_128 = "bf16 x int4 in groups of 128"  # as GROUPED, a scale every 128 values of K
     INT8_BF16_SCALES = "int8 x int4, bf16 scales"  # as INT8, the channel's scale in bfloat16
     FP8_BLOCKS = "fp8 x int4 in blocks"  # as FP8, with a scale a block of weights, a group of activations
     FP8_OCP_BLOCKS = "ocp fp8 x int4 in blocks"  # as FP8_OCP, likewise
 
 
-GROUPS: Final[Mapping[Format, int]] = {Format.GROUPED: GROUP, Format.GROUPED_128: WIDE_GROUP}
+GROUPS: Final[Mapping[Format, int]] = {
+    Format.GROUPED: GROUP,
+    Format.GROUPED_64: 64,
+    Format.GROUPED_128: WIDE_GROUP,
+}
 """Values of K that share a scale; a format that is not here has a scale per channel."""
 
 BLOCKED: Final = frozenset({Format.FP8_BLOCKS, Format.FP8_OCP_BLOCKS})
@@ -160,7 +165,7 @@ def weight_scales(form: Format, by_channel: "torch.Tensor", k: int) -> "torch.Te
     coarse = torch.ldexp(torch.round(mantissa * 2**_SCALE_BITS), exponent - _SCALE_BITS)
     if group_size is None:
         return coarse
-    reason = (grouped_misfit if form is Format.GROUPED else wide_grouped_misfit)(0, k)
+    reason = grouped_misfit(0, k) if group_size == GROUP else wide_grouped_misfit(group_size, 0, k)
     if reason is not None:
         raise UserError(f"{reason}: choose another --tp")
     experts, n = by_channel.shape

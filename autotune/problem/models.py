@@ -131,10 +131,10 @@ def known_needs(name: str) -> Needs | None:
 
 
 def from_hf_config(path: Path) -> Model:
-    """Reads a Hugging Face `config.json`; see `autotune.problem.model_config`.
+    """Reads a Hugging Face `config.json`, or a checkpoint's folder; see `autotune.problem.model_config`.
 
     Raises:
         UserError: the file cannot be read, is of a dense model, contradicts itself, or has what no layer here
             is.
     """
-    return Model(**read_layer(path))
+    return Model(**read_layer(path / "config.json" if path.is_dir() else path))

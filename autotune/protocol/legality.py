@@ -12,6 +12,7 @@ from autotune.errors import UserError
 from autotune.problem.arithmetic import PLAIN, Computes, Needs, Scheme, refusals
 from autotune.problem.layer import Layer, Stage, gemm_dims
 from autotune.problem.models import Model, family_of
+from autotune.protocol.backend import Backend
 from autotune.space.space import BoundSpace
 
 
@@ -145,6 +146,43 @@ def _require_spread(backend: object, name: str, layer: Layer) -> None:
         f"backend {name} does not compute a layer whose experts are spread with {layer.parallel}: {reason};"
         f" {use}"
     )
+
+
+def pick_backend(model: Model, usual: str) -> tuple[str, list[str]]:
+    """The backend for a model's checkpoint where the user names none, and what to say of it.
+
+    It is the usual one where that takes the experts as they are, else the first of those whose engine is here.
+
+    Raises:
+        UserError: no backend takes them.
+    """
+    from autotune.protocol.registry import load_backend
+
+    needs = model.needs
+    if needs is None or needs.scheme is None:
+        return usual, []
+    takers = [name for name, computes in declared() if not any(refusals(computes, needs))]
+    held = f"{needs.scheme} ({needs.scheme.source})" if needs.scheme.source else str(needs.scheme)
+    if not takers:
+        others = list(refusals(Computes("", (needs.scheme,)), needs))
+        raise UserError(
+            f"no backend here takes the experts of {model.name} as they are, they have"
+            f" {' and '.join([held, *others])}: name one with --backend, and say --requantised if you serve them"
+            " in that one's numbers"
+        )
+    chosen = usual if usual in takers else next((t for t in takers if _is_here(load_backend(t))), takers[0])
+    others = [name for name in takers if name != chosen]
+    beside = f"; {' and '.join(others)} would serve them too, --backend names one" if others else ""
+    return chosen, [f"{model.name}'s experts are {held}: --backend {chosen} is tuned{beside}."]
+
+
+def _is_here(backend: Backend) -> bool:
+    """Whether what a backend's kernels are made of is on this machine."""
+    try:
+        backend.source_digest()
+    except UserError:
+        return False
+    return True
 
 
 def _asked(backend: object, layer: Layer, needs: Needs) -> str:

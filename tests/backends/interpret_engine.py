@@ -85,7 +85,7 @@ def main() -> None:
     runtime: Any = load_runtime(backend.runtime)
     stand_in(backend, runtime)
     layer = replace(TINY, ep=2) if sys.argv[2:] == ["ep"] else TINY
-    if backend.row.dtype.blocks:  # two in each direction of either stage
+    if backend.row.dtype.blocks or backend.row.dtype.group == 128:  # two in each direction of either stage
         layer = replace(layer, model_dim=256, inter_dim=256, experts=4)
     weights = make_weights(layer, "cpu", 1)
     runtime.prepare(layer, weights)

@@ -48,7 +48,7 @@ def test_the_engines_kernel_compiles_for_a_card_that_is_not_here(
 ) -> None:
     backend = load_backend(name)
     # On NVIDIA's cards vLLM has its Triton kernel serve grouped weights from 289 tokens on.
-    tokens = 320 if (name, device) == ("vllm_w4a16", H100) else 4
+    tokens = 320 if name.startswith("vllm_w4a16") and device is H100 else 4
     config = backend.space(KIMI, tokens, stage, device).default
     other = config.replaced(tile_m=16, tile_n=128 if config["tile_n"] != 128 else 64, tile_k=64)
     hashes = [backend.compile(KIMI, tokens, stage, c, device) for c in (config, other)]

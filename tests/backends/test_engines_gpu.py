@@ -30,7 +30,7 @@ def test_the_default_is_right_on_the_gpu(row: Row) -> None:
         pytest.skip(f"no {engine} here: set {source_variable(engine)} to its wheel")
     device, backend = resolve_target("live").device, load_backend(row.name)
     # Where vLLM has a CUDA kernel for few tokens, its Triton kernel is asked at many.
-    many = backend.name == "vllm_w4a16" and device.runtime == "cuda"
+    many = backend.name.startswith("vllm_w4a16") and device.runtime == "cuda"
     problem = Problem(KIMI, 8, 40) if many else Problem(KIMI, 4)
     one, two = (backend.space(KIMI, problem.tokens, stage, device).default for stage in Stage)
     with Measurer(backend.runtime, [problem], MeasureSettings(judge_rounds=2)) as measurer:

@@ -62,7 +62,8 @@ QUARK_W4A8 = {
 }
 W4A8_BACKENDS = {"triton", "flydsl", "aiter"}
 GROUPED = {"sglang_w4a16", "vllm_w4a16", "aiter_main_w4a16", "humming_w4a16"}
-IN_128 = {"humming_w4a16_g128"}
+IN_64 = {"sglang_w4a16_g64", "vllm_w4a16_g64"}
+IN_128 = {"humming_w4a16_g128", "sglang_w4a16_g128", "vllm_w4a16_g128"}
 IN_BLOCKS = {"sglang_fp8_block", "vllm_fp8_block"}
 
 # A quantization_config and the backends that take it.
@@ -77,6 +78,8 @@ CHECKPOINTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "INT8 weights": (group(8, strategy="channel"), {"sglang_w8a16", "vllm_w8a16"}),
     "Kimi-K2.5": (group(4, strategy="group", group_size=32), GROUPED),
     "INT4 in groups of 128": (group(4, strategy="group", group_size=128), IN_128),
+    "INT4 in groups of 64": (group(4, strategy="group", group_size=64), IN_64),
+    "INT4 in groups of 256": (group(4, strategy="group", group_size=256), set()),
     "INT4 with zero points": (group(4, strategy="group", group_size=32, symmetric=False), set()),
     "INT4 x INT8": (group(4, strategy="channel", inputs=BY_TOKEN), {*W4A8_BACKENDS, "humming_w4a8"}),
     "INT4 by channel": (group(4, strategy="channel"), {"humming_w4a16_channel"}),
@@ -375,6 +378,10 @@ def laid_out(backend: str, n: int, k: int) -> str | None:
     try:
         if backend in GROUPED:
             weight_scales(Format.GROUPED, torch.ones((1, n)), k)
+        if backend in IN_64 | IN_128:
+            weight_scales(
+                Format.GROUPED_64 if backend in IN_64 else Format.GROUPED_128, torch.ones((1, n)), k
+            )
         if backend in IN_BLOCKS:
             weight_scales(Format.FP8_BLOCKS, torch.ones((1, n)), k)
         if backend in ("flydsl", "aiter", "aiter_main_w4a16"):

@@ -82,7 +82,7 @@ def test_a_worker_that_knows_only_its_name_finds_its_runtime(row: Row) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [("fp8", "bf16"), ("bf16", "int8"), ("int4", "int8", 32), ("int4", "bf16", 64)], ids=str
+    "kind", [("fp8", "bf16"), ("bf16", "int8"), ("int4", "int8", 32), ("int4", "bf16", 96)], ids=str
 )
 def test_a_dtype_that_no_reference_judges_is_refused(kind: tuple[str, str, int]) -> None:
     with pytest.raises(ValueError, match="no reference"):

@@ -7,7 +7,7 @@ from autotune.backends import sglang, vllm
 from autotune.engines.dtypes import FP8_W8A8, INT4_W4A16, Dtype
 from autotune.engines.weights import EngineWeights, engine_weights
 from autotune.errors import UserError
-from autotune.kernels.formats import BLOCK, GROUP, Format, weight_scales
+from autotune.kernels.formats import BLOCK, Format, weight_scales
 from autotune.kernels.layout import unpack_int4
 from autotune.measure.workload import make_weights
 from autotune.problem.layer import Layer
@@ -33,7 +33,7 @@ def values(w: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
         return w.float() * scale
     # As both engines' kernels unpack: by k % 2, less 8, the scale of k // 32.
     nibbles = torch.stack((w & 0xF, w >> 4), dim=-1).flatten(2)
-    return (nibbles.float() - 8) * scale.float().repeat_interleave(GROUP, dim=2)
+    return (nibbles.float() - 8) * scale.float().repeat_interleave(w.shape[2] * 2 // scale.shape[2], dim=2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

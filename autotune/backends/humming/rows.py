@@ -1,6 +1,7 @@
 """The formats of humming's kernels that are tuned: a line adds one."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from autotune.kernels.formats import (
@@ -65,7 +66,7 @@ class Row:
             return (
                 f"N={n} and K={k} are no multiples of 8 and {vector}, in which humming's padding is counted"
             )
-        checks = {0: misfit, GROUP: grouped_misfit, WIDE_GROUP: wide_grouped_misfit}
+        checks = {0: misfit, GROUP: grouped_misfit, WIDE_GROUP: partial(wide_grouped_misfit, WIDE_GROUP)}
         return checks[self.group](n, k)
 
 
