@@ -205,7 +205,7 @@ def run(
     replayed = (target or "").startswith("replay:")
     picked: list[str] = []
     if not (replayed or given(context, "backend")):
-        backend, picked = pick_backend(model.described(), backend)
+        backend, picked = _picked(model, backend, target)
     layer = model.layer(None if replayed else backend)
     for line in (*picked, *model.remarks(layer, backend)):
         typer.echo(line, err=True)
@@ -332,6 +332,19 @@ def _run_plan(
     except KeyboardInterrupt:
         typer.echo("\nStopped. Every finished trial is stored; the same command goes on.", err=True)
         raise typer.Exit(interrupt.exit_code()) from None
+def _picked(model: LayerOptions, usual: str, target: str | None) -> tuple[str, list[str]]:
+    """The backend by the checkpoint's numbers, where it has any, and what to say of it."""
+    from autotune.problem.layer import Layer
+    from autotune.protocol.legality import fits, pick_backend
+    from autotune.tuning.targets import resolve_target
+
+    described = model.described()
+
+    def suits(name: str) -> bool:
+        device = resolve_target(target, described=True).device
+        return fits(name, Layer.of(described, model.tp, model.ep), device)
+
+    return pick_backend(described, usual, suits)
 
 
 def _devices(context: typer.Context, devices: str | None) -> "Sequence[int] | None":

@@ -4,15 +4,15 @@ What a kernel computes and how its weights must lie is declared once, by the bac
 path asks here: what is legal offline is legal on the GPU.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from autotune.errors import UserError
+from autotune.machine.devices import Device
 from autotune.problem.arithmetic import PLAIN, Computes, Needs, Scheme, refusals
 from autotune.problem.layer import Layer, Stage, gemm_dims
 from autotune.problem.models import Model, family_of
-from autotune.protocol.backend import Backend
 from autotune.space.space import BoundSpace
 
 
@@ -148,16 +148,17 @@ def _require_spread(backend: object, name: str, layer: Layer) -> None:
     )
 
 
-def pick_backend(model: Model, usual: str) -> tuple[str, list[str]]:
+def pick_backend(model: Model, usual: str, fits: Callable[[str], bool]) -> tuple[str, list[str]]:
     """The backend for a model's checkpoint where the user names none, and what to say of it.
 
-    It is the usual one where that takes the experts as they are, else the first of those whose engine is here.
+    It is the usual one where that takes the experts as they are, else the first one that does and fits.
+
+    Args:
+        fits: whether a backend is here, and has kernels for the layer and the GPU.
 
     Raises:
         UserError: no backend takes them.
     """
-    from autotune.protocol.registry import load_backend
-
     needs = model.needs
     if needs is None or needs.scheme is None:
         return usual, []
@@ -167,19 +168,24 @@ def pick_backend(model: Model, usual: str) -> tuple[str, list[str]]:
         others = list(refusals(Computes("", (needs.scheme,)), needs))
         raise UserError(
             f"no backend here takes the experts of {model.name} as they are, they have"
-            f" {' and '.join([held, *others])}: name one with --backend, and say --requantised if you serve them"
-            " in that one's numbers"
+            f" {' and '.join([held, *others])}: name one with --backend, and say --requantised if you serve"
+            " them in that one's numbers"
         )
-    chosen = usual if usual in takers else next((t for t in takers if _is_here(load_backend(t))), takers[0])
+    chosen = usual if usual in takers else next(filter(fits, takers), takers[0])
     others = [name for name in takers if name != chosen]
     beside = f"; {' and '.join(others)} would serve them too, --backend names one" if others else ""
     return chosen, [f"{model.name}'s experts are {held}: --backend {chosen} is tuned{beside}."]
 
 
-def _is_here(backend: Backend) -> bool:
-    """Whether what a backend's kernels are made of is on this machine."""
+def fits(name: str, layer: Layer, device: Device) -> bool:
+    """Whether what a backend's kernels are made of is here, and they are for such a layer and GPU."""
+    from autotune.protocol.registry import load_backend
+
+    backend = load_backend(name)
     try:
         backend.source_digest()
+        require_computed(backend, name, layer)
+        backend.space(layer, 1, Stage.STAGE1, device)
     except UserError:
         return False
     return True

@@ -27,6 +27,7 @@ from autotune.problem.quantisation_config import read_scheme
 from autotune.protocol.legality import (
     declared,
     fuses_shared,
+    pick_backend,
     require_computed,
     require_default,
     require_layout,
@@ -472,3 +473,24 @@ def test_what_ships_must_be_legal_where_the_kernel_does_not_check() -> None:
                 continue
             with pytest.raises(UserError, match=f"breaks {rule} .*choose another --tp or --backend"):
                 require_default(aiter, layer, space)
+
+
+def test_a_checkpoints_numbers_pick_the_backend_where_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"  # the checkpoint's folder is enough
+    path.write_text(json.dumps({"model_type": "qwen3_moe", **PLAIN}))
+    assert pick_backend(from_hf_config(tmp_path), "triton", lambda name: True) == ("triton", [])
+
+    def told(raw: dict[str, Any], *here: str) -> tuple[str, list[str]]:
+        path.write_text(json.dumps({"model_type": "qwen3_moe", **PLAIN, "quantization_config": raw}))
+        return pick_backend(from_hf_config(tmp_path), "triton", lambda name: name in here)
+
+    name, (sentence,) = told(CHECKPOINTS["DeepSeek-V3"][0], "vllm_fp8_block")
+    assert name == "vllm_fp8_block"
+    assert "weight_block_size=[128, 128]" in sentence
+    assert "sglang_fp8_block would serve them too" in sentence
+    assert told(CHECKPOINTS["DeepSeek-V3"][0])[0] == "sglang_fp8_block", (
+        "none is here: it says how to get one"
+    )
+    assert told(QUARK_W4A8, "aiter")[0] == "triton"
+    with pytest.raises(UserError, match="no backend here takes.*mxfp4.*--requantised"):
+        told({"quant_method": "mxfp4"})

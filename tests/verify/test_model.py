@@ -86,6 +86,18 @@ def test_a_model_that_is_told_is_taken_for_the_one_that_is_served(tmp_path: Path
     assert (by["experts"], by["top_k"]) == (129, 9)
 
 
+def test_a_bundle_that_was_tuned_for_another_group_is_not_the_checkpoints(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    dims = {"hidden_size": 4096, "moe_intermediate_size": 1536, "num_experts": 128, "num_experts_per_tok": 8}
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}
+    path.write_text(json.dumps({"model_type": "qwen3_moe", **dims, "quantization_config": gptq}))
+    layer = Layer("mine", 4096, 384, 128, 8, 4)
+    told = served_layer(bundle(layer, "sglang_w4a16"), from_hf_config(path))[2]
+    assert "a scale per group of 128" in told
+    assert "the kernels take INT4 weights, a scale every 32 values of K" in told
+    assert served_layer(bundle(layer, "sglang_w4a16_g128"), from_hf_config(path))[2] == ""
+
+
 def test_a_bundle_that_names_no_layer_is_asked_for_as_it_says() -> None:
     served = Bundle(Path(), {}, {})
     assert (reason(served), asked(served)) == ("", {})
