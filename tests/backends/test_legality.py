@@ -492,5 +492,5 @@ def test_a_checkpoints_numbers_pick_the_backend_where_none_is_named(tmp_path: Pa
         "none is here: it says how to get one"
     )
     assert told(QUARK_W4A8, "aiter")[0] == "triton"
-    with pytest.raises(UserError, match="no backend here takes.*mxfp4.*--requantised"):
+    with pytest.raises(UserError, match=r"no backend here takes.*mxfp4.*--requantised"):
         told({"quant_method": "mxfp4"})
