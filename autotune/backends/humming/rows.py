@@ -1,5 +1,6 @@
 """The formats of humming's kernels that are tuned: a line adds one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -66,7 +67,11 @@ class Row:
             return (
                 f"N={n} and K={k} are no multiples of 8 and {vector}, in which humming's padding is counted"
             )
-        checks = {0: misfit, GROUP: grouped_misfit, WIDE_GROUP: partial(wide_grouped_misfit, WIDE_GROUP)}
+        checks: dict[int, Callable[[int, int], str | None]] = {
+            0: misfit,
+            GROUP: grouped_misfit,
+            WIDE_GROUP: partial(wide_grouped_misfit, WIDE_GROUP),
+        }
         return checks[self.group](n, k)
 
 
