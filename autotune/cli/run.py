@@ -332,6 +332,8 @@ def _run_plan(
     except KeyboardInterrupt:
         typer.echo("\nStopped. Every finished trial is stored; the same command goes on.", err=True)
         raise typer.Exit(interrupt.exit_code()) from None
+
+
 def _picked(model: LayerOptions, usual: str, target: str | None) -> tuple[str, list[str]]:
     """The backend by the checkpoint's numbers, where it has any, and what to say of it."""
     from autotune.problem.layer import Layer
