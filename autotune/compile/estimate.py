@@ -12,12 +12,12 @@ Before a candidate was executed, bytes and bytes in flight are what its config p
 (`executed_work`) they are what its machine code did: a wave's loads in flight where it waits for them, times
 the waves, and whole 64-byte segments instead of requested bytes where loads are scattered.
 
-On gfx942 it was held against the times of AITER's tuned rows (`scripts/estimate_on_gfx942.py`), which are of
-winners on warm weights: off by 0.81 at the median up to 128 tokens. Of its ranking that says nothing. Against 150 measured configs a stage of m4 on an H100, with promised
-bytes and with slots bounded by shared memory and threads alone, Spearman's rank correlation is 0.42 in
-stage 1 and 0.30 in stage 2: it sorts out what is far too slow, and little more. Those configs came from a
-search, which measures mostly good ones. What was executed cannot be held against them: an H100 runs other
-machine code.
+On gfx942 it was held against the times of AITER's tuned rows (`scripts/estimate_on_gfx942.py`), which are
+of winners on warm weights: up to 128 tokens these are 0.81 of it at the median. Of its ranking that says
+nothing. Against 150 measured configs a stage of m4 on an H100, with promised bytes and with slots bounded
+by shared memory and threads alone, Spearman's rank correlation is 0.42 in stage 1 and 0.30 in stage 2: it
+sorts out what is far too slow, and little more. Those configs came from a search, which measures mostly
+good ones. What was executed cannot be held against them: an H100 runs other machine code.
 """
 
 from collections.abc import Mapping
