@@ -36,7 +36,7 @@ from autotune.problem.layer import Layer, Problem, Stage, parse_concurrency, par
 from autotune.problem.models import PRESETS, preset
 from autotune.problem.routing import UNIFORM
 from autotune.protocol.registry import load_backend
-from autotune.protocol.runtime import Subject, What
+from autotune.protocol.runtime import GATED, Subject, What
 from autotune.report.limits import weights_of
 from autotune.results import Failure, LayerConfig
 from autotune.tuning.targets import resolve_target
@@ -217,7 +217,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ours", default="triton", help="the first backend")
     parser.add_argument("--shape", default="m1,m2,m4,m8", help="m4x40: with 40 sequences in flight")
     parser.add_argument(
-        "--what", type=lambda text: [What(part) for part in text.split(",")], default=list(What), help="parts"
+        "--what",
+        type=lambda text: [What(part) for part in text.split(",")],
+        default=list(GATED),
+        help="parts",
     )
     parser.add_argument("--model", default="kimi-k2.5-w4a8", choices=sorted(PRESETS))
     parser.add_argument("--tp", type=int, default=8)
