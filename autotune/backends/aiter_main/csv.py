@@ -20,6 +20,9 @@ from autotune.errors import UserError
 FOLDER: Final = "aiter"
 FILE_NAME: Final = "autotune_fmoe.csv"
 VARIABLE: Final = "AITER_CONFIG_FMOE"
+DECODE_VARIABLE: Final = "AITER_CONFIG_FMOE_DECODE"
+"""Names the one table that newer AITERs read while the server has told them that it decodes, with
+`set_moe_regime("decode")`. A shape that it lacks gets AITER's heuristics, whatever other tables have."""
 
 KEY_COLUMNS: Final = (
     *("cu_num", "token", "model_dim", "inter_dim", "expert", "topk", "act_type", "dtype"),
@@ -33,7 +36,10 @@ _VALUE_COLUMNS: Final = (
 COLUMNS: Final = ("gfx", *KEY_COLUMNS, *_VALUE_COLUMNS, "xbf16", "flat", "tflops", "bw", "_tag")
 """Where no installed table tells them."""
 
-_DEFAULTS: Final = {"ksplit": "0", "run_1stage": "0", "xbf16": "0", "flat": "0", "tflops": "0", "bw": "0"}
+_DEFAULTS: Final = {
+    **dict.fromkeys(("ksplit", "run_1stage", "xbf16", "flat", "tflops", "bw"), "0"),
+    "nt": "0",  # as it was measured: no non-temporal hint besides the kernel's own
+}
 
 
 def bucket(tokens: int) -> int:
@@ -168,6 +174,28 @@ def without_keys(shipped: str, ours: str) -> str | None:
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(kept)
+    return out.getvalue()
+
+
+def with_shipped(ours: str, shipped: Iterable[str], key: FmoeKey) -> str:
+    """Our table's text with the rows that shipped tables have for this GPU and other keys.
+
+    Columns that a shipped table lacks are filled with what a row without them means.
+    """
+    reader = csv.DictReader(io.StringIO(ours))
+    columns, rows = list(reader.fieldnames or ()), list(reader)
+    known = {_key(row) for row in rows}
+    for text in shipped:
+        for row in csv.DictReader(io.StringIO(text)):
+            here = row.get("cu_num") == str(key.cu_num) and row.get("gfx", key.gfx) == key.gfx
+            if here and _key(row) not in known:
+                known.add(_key(row))
+                given = {name: value for name, value in row.items() if name in columns and value is not None}
+                rows.append(dict.fromkeys(columns, "") | _defaults(columns) | {"gfx": key.gfx} | given)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
     return out.getvalue()
 
 

@@ -13,6 +13,7 @@ from statistics import median
 
 from autotune.backends.aiter_main.csv import (
     COLUMNS,
+    DECODE_VARIABLE,
     FILE_NAME,
     FOLDER,
     VARIABLE,
@@ -22,9 +23,11 @@ from autotune.backends.aiter_main.csv import (
     columns_of,
     merge_list,
     table_csv,
+    with_shipped,
     without_keys,
 )
 from autotune.backends.aiter_main.instances import f8i4_instances
+from autotune.backends.aiter_main.lookup import CORE, FUSED_MOE
 from autotune.backends.aiter_main.names import grouped_int4_name
 from autotune.engines.source import EngineSource, find_source, open_source
 from autotune.errors import UserError
@@ -108,7 +111,8 @@ class TableExporter(Exporter):
         )
         shipped = shipped_tables(source) if source else None
         root = _installed(source, place.root) if source else ""
-        content = aiter_content(key, rows, place, shipped=shipped, installed=root)
+        regimes = source is not None and has_regimes(source)
+        content = aiter_content(key, rows, place, shipped=shipped, installed=root, regimes=regimes)
         notes = [line for tokens, decision in decisions.items() for line in _decided(tokens, decision)]
         deployed = [final.deployed(choices[final.bucket]) for final in finals]
         return replace(content, notes=(*notes, *content.notes), winners=deployed)
@@ -297,6 +301,12 @@ def shipped_tables(source: EngineSource) -> dict[str, str]:
     return {name: source.text(name) for name in ordered}
 
 
+def has_regimes(source: EngineSource) -> bool:
+    """Whether an AITER has a table of its own for decode, beside the one for everything."""
+    text = source.text(FUSED_MOE)
+    return "def set_moe_regime(" in text and DECODE_VARIABLE in text + source.text(CORE)
+
+
 def aiter_content(
     key: FmoeKey,
     rows: Sequence[FmoeRow],
@@ -304,6 +314,7 @@ def aiter_content(
     *,
     shipped: Mapping[str, str] | None = None,
     installed: str = "",
+    regimes: bool = False,
 ) -> Content:
     """Our table, and copies of shipped tables that have a row of the same key.
 
@@ -312,6 +323,8 @@ def aiter_content(
         shipped: tables of the serving AITER, path below its root to text; None: they are not known, and the
             variable then replaces them.
         installed: the root of the serving AITER, a path on the serving machine.
+        regimes: it has a table for decode: the rows go there, with the shipped ones of this GPU, and prefill
+            is left as it is.
 
     Raises:
         UserError: two rows for one bucket, or an unknown table.
@@ -324,7 +337,14 @@ def aiter_content(
     files = {f"{FOLDER}/{FILE_NAME}": ours}
     paths = [f"{place.folder}/{FOLDER}/{FILE_NAME}"]
     notes = []
-    for name, text in shipped.items():
+    if regimes:
+        files = {f"{FOLDER}/{FILE_NAME}": with_shipped(ours, shipped.values(), key)}
+        notes.append(
+            f"this AITER has a table for decode: {DECODE_VARIABLE} names ours, with the shipped rows of this"
+            " GPU, and prefill keeps its own. It is read only where the server says set_moe_regime('decode'),"
+            " as newer SGLangs do on ROCm"
+        )
+    for name, text in () if regimes else shipped.items():
         left = without_keys(text, ours)
         if left is None:
             paths.append(str(PurePosixPath(installed) / name))
@@ -353,8 +373,15 @@ def aiter_content(
     ]
     return Content(
         files=files,
-        variables={VARIABLE: merge_list(paths)},
-        lookups={"aiter": {"key": asdict(key), "generation": "main", "intended": intended}},
+        variables={DECODE_VARIABLE if regimes else VARIABLE: merge_list(paths)},
+        lookups={
+            "aiter": {
+                "key": asdict(key),
+                "generation": "main",
+                "intended": intended,
+                **({"regime": "decode"} if regimes else {}),
+            }
+        },
         previews=(Preview(f"{FOLDER}/{FILE_NAME}", tuple(shown)),),
         notes=tuple(notes),
     )

@@ -106,6 +106,8 @@ def aiter_lookup(request: dict[str, Any], messages: list[str]) -> tuple[Select, 
     ).install()
     engine: Any = __import__(name, fromlist=["x"])
     engine.fused_moe_1stage_dict = {gfx: {}}
+    if request.get("regime"):
+        engine.set_moe_regime(request["regime"])
 
     def select(tokens: int) -> dict[str, Any]:
         return {name: chosen(tokens, name) for name in key["q_dtypes_w"]}

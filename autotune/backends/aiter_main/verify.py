@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune.backends.aiter_main.csv import VARIABLE
+from autotune.backends.aiter_main.csv import DECODE_VARIABLE, VARIABLE
 from autotune.backends.aiter_main.lookup import CORE, FUSED_MOE
 from autotune.engines.source import EngineSource, open_source
 from autotune.errors import UserError
@@ -35,16 +35,24 @@ def verify_aiter(bundle: Bundle, source: EngineSource) -> Verification:
     """
     lookup = bundle.lookup("aiter")
     intended: Mapping[str, Mapping[str, Any]] = lookup["intended"]
-    value = bundle.variables.get(VARIABLE)
+    variable = DECODE_VARIABLE if lookup.get("regime") == "decode" else VARIABLE
+    value = bundle.variables.get(variable)
     if value is None:
-        reason = f"variable: autotune.env does not set {VARIABLE}, so AITER reads its shipped tables only"
+        reason = f"variable: autotune.env does not set {variable}, so AITER reads its shipped tables only"
         return Verification("aiter", (), (reason, *bundle.changed()))
     with tempfile.TemporaryDirectory(prefix="autotune-verify-") as scratch_name:
         scratch = Path(scratch_name)
         root = source.unpack(scratch / "source", *_NEEDED)
         tables, missing = _copies(bundle, value, root, scratch / "tables")
-        answer = _ask(bundle, lookup, root, scratch, tables, sorted(map(int, intended)))
-        checks, reasons = [], [f"folder: {path} of {VARIABLE} does not exist" for path in missing]
+        text = (root / FUSED_MOE).read_text(encoding="utf-8")
+        if variable == DECODE_VARIABLE and "def set_moe_regime(" not in text:
+            reason = (
+                f"version: this AITER has no table for decode, so nobody reads {variable}: export again with"
+                " --aiter-source of the AITER that serves"
+            )
+            return Verification(f"aiter at {source.root}", (), (reason, *bundle.changed()))
+        answer = _ask(bundle, lookup, root, scratch, {variable: tables}, sorted(map(int, intended)))
+        checks, reasons = [], [f"folder: {path} of {variable} does not exist" for path in missing]
         if answer["error"] is None:
             for q_dtype_w in lookup["key"]["q_dtypes_w"]:
                 selected = {m: chosen[q_dtype_w] for m, chosen in answer["selected"].items()}
@@ -54,7 +62,10 @@ def verify_aiter(bundle: Bundle, source: EngineSource) -> Verification:
         else:
             reasons.append(f"merge: aiter raises {answer['error'].splitlines()[0]}{_hint(answer['error'])}")
     reasons += bundle.changed()
-    return Verification(f"aiter at {source.root}", tuple(checks), tuple(dict.fromkeys(reasons)))
+    notes = ()
+    if variable == DECODE_VARIABLE:
+        notes = ("it was told that the server decodes: set_moe_regime('decode'), which the server must call",)
+    return Verification(f"aiter at {source.root}", tuple(checks), tuple(dict.fromkeys(reasons)), notes)
 
 
 def _copies(bundle: Bundle, value: str, root: Path, into: Path) -> tuple[list[Path], list[str]]:
@@ -83,16 +94,18 @@ def _ask(
     lookup: Mapping[str, Any],
     root: Path,
     scratch: Path,
-    tables: Sequence[Path],
+    tables: Mapping[str, Sequence[Path]],
     tokens: Sequence[int],
 ) -> dict[str, Any]:
-    environment = {**bundle.variables, VARIABLE: os.pathsep.join(map(str, tables))}
+    lists = {variable: os.pathsep.join(map(str, paths)) for variable, paths in tables.items()}
+    environment = {**bundle.variables, **lists}
     request = {
         "engine": "aiter",
         "lookup": "autotune.backends.aiter_main.lookup:aiter_lookup",
         "root": str(root),
         "scratch": str(scratch / "merged"),
         "key": lookup["key"],
+        "regime": lookup.get("regime"),
         "tokens": list(tokens),
     }
     answer = run_lookup(request, environment)

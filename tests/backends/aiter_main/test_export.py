@@ -6,6 +6,7 @@ The AITER is a stand-in of ours by default. `AUTOTUNE_AITER_SRC` names a real tr
 import csv
 import importlib.util
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,66 @@ def test_a_buckets_row_is_written_beside_the_shipped_tables_and_aiter_selects_it
     done = RUNNER.invoke(app, ["verify", str(out), "--engine-source", str(tree)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "ok   weights torch.uint32 at M = 3: row 4: moe_ck2stages_gemm1_256x64x" in done.output
+
+
+@pytest.fixture
+def regimes(tmp_path: Path) -> Path:
+    """The stand-in with a table for each regime, as newer AITERs have, whose columns end in `nt`."""
+    tree = shutil.copytree(SITE_MAIN, tmp_path / "regimes")
+    path = tree / "aiter/fused_moe.py"
+    text = path.read_text().replace("AITER_CONFIGS.AITER_CONFIG_FMOE_FILE", "_table(AITER_CONFIGS)")
+    path.write_text(
+        text
+        + """
+_REGIME = None
+
+
+def set_moe_regime(regime):
+    global _REGIME
+    _REGIME = regime
+
+
+def _table(configs):
+    import os
+
+    variable = {"decode": "AITER_CONFIG_FMOE_DECODE", "prefill": "AITER_CONFIG_FMOE_PREFILL"}.get(_REGIME)
+    return os.environ.get(variable or "") or configs.AITER_CONFIG_FMOE_FILE
+"""
+    )
+    for table in (tree / "aiter/configs").rglob("*.csv"):
+        head, *rows = table.read_text().splitlines()
+        table.write_text("\n".join([head.replace("bw,_tag", "bw,nt"), *(f"{row}1" for row in rows)]) + "\n")
+    return tree
+
+
+def test_where_decode_has_a_table_of_its_own_prefill_is_left_alone(
+    store: Store, tmp_path: Path, regimes: Path
+) -> None:
+    final(store, 4, {SHIPS: 20.0, TALL: 16.0})
+    out = tmp_path / "deploy"
+    said = exported(regimes, "--out", str(out))
+    assert "set_moe_regime('decode')" in said
+    environment = (out / "autotune.env").read_text()
+    assert "AITER_CONFIG_FMOE_DECODE=" in environment
+    assert "AITER_CONFIG_FMOE=" not in environment
+    rows = list(csv.DictReader((out / "aiter/autotune_fmoe.csv").open()))
+    assert list(rows[0])[-1] == "nt"
+    ours, shipped = rows[:2], rows[2:]
+    assert [(row["token"], row["nt"]) for row in ours] == [("4", "0"), ("4", "0")]
+    # A shape that the decode table lacks gets heuristics, so the shipped rows go with it, as they are.
+    assert {(row["inter_dim"], row["token"], row["nt"]) for row in shipped} >= {
+        ("256", "8", "1"),
+        ("512", "4", "1"),
+    }
+
+    done = RUNNER.invoke(app, ["verify", str(out), "--engine-source", str(regimes)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "ok   weights torch.uint32 at M = 4: row 4: moe_ck2stages_gemm1_256x64x" in done.output
+    assert "the engine says: it was told that the server decodes" in done.output
+    # An AITER without such tables reads it never.
+    done = RUNNER.invoke(app, ["verify", str(out), "--engine-source", str(SITE_MAIN)], catch_exceptions=False)
+    assert done.exit_code == 1
+    assert "this AITER has no table for decode" in done.output
 
 
 @TREES
