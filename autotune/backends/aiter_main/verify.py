@@ -62,7 +62,7 @@ def verify_aiter(bundle: Bundle, source: EngineSource) -> Verification:
         else:
             reasons.append(f"merge: aiter raises {answer['error'].splitlines()[0]}{_hint(answer['error'])}")
     reasons += bundle.changed()
-    notes = ()
+    notes: tuple[str, ...] = ()
     if variable == DECODE_VARIABLE:
         notes = ("it was told that the server decodes: set_moe_regime('decode'), which the server must call",)
     return Verification(f"aiter at {source.root}", tuple(checks), tuple(dict.fromkeys(reasons)), notes)
