@@ -43,7 +43,7 @@ def round_bf16(values: Array) -> Array:
     return bf16(((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16))
 
 
-def require_untouched(out: Array, initial: np.uint16, touched: Array, name: str) -> None:
+def require_untouched(out: Array, initial: Array | np.uint16, touched: Array, name: str) -> None:
     """Makes sure that nothing but `touched` of an output was written.
 
     Args:

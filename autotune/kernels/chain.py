@@ -1,4 +1,4 @@
-"""The launches of one layer, in order: prepare (and place), stage 1, re-quantise, stage 2.
+"""The launches of one layer, in order: prepare (and place), stage 1, re-quantise (or stage 1 does), stage 2.
 
 What is launched, with which tensor as which argument, is told once, for the operator and for whoever measures
 the layer. No torch here.
@@ -69,6 +69,7 @@ def layer_chain(
     slots = tokens * dims.top_k
     one = stage_spec("stage1", stage1.knobs(), dims, runtime)
     two = stage_spec("stage2", stage2.knobs(), dims, runtime)
+    check_tokens(one, tokens)
     check_tokens(two, tokens)
     first, second = buffers(one, tokens), buffers(two, tokens)
     how = sort.plan(tokens, dims.top_k, dims.experts)
@@ -83,6 +84,7 @@ def layer_chain(
         **_rows("2", slots, dims.inter_dim),
         "partial1": first["partial"],
         "arrivals1": first["arrivals"],
+        "finished1": first["finished"],
         # Sums that must be zeros at the start of a launch are kept apart from others, and each dtype.
         _partial2(second): second["partial"],
         "arrivals2": second["arrivals"],
@@ -108,13 +110,19 @@ def layer_chain(
         "w_scale": "w1_scale",
         "partial": "partial1",
         "arrivals": "arrivals1",
+        "q": "q2",
+        "scale": "scale2",
+        "low_sum": "low_sum2",
+        "finished": "finished1",
+        "topk_ids": "topk_ids",
     }
     links.append(Link(one, grid(one, tokens), tensors, numbers))
-    requantise = quantise_spec(dims.inter_dim, dims, runtime, pdl=bool(stage1.pdl))
-    rows = {"q": "q2", "scale": "scale2", "low_sum": "low_sum2", "x": "middle"}
-    links.append(Link(requantise, (slots, 1, 1), rows, {}))
+    if stage1.requantise == "launch":
+        requantise = quantise_spec(dims.inter_dim, dims, runtime, pdl=bool(stage1.pdl))
+        rows = {"q": "q2", "scale": "scale2", "low_sum": "low_sum2", "x": "middle"}
+        links.append(Link(requantise, (slots, 1, 1), rows, {}))
     tensors = {
-        **tensors,
+        **{name: name for name in ("block_expert", "block_slots", "valid_blocks")},
         "out": "out",
         "a": "q2",
         "a_scale": "scale2",

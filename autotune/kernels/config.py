@@ -52,7 +52,8 @@ class _Knobs:
     """Knobs that both stages have.
 
     Attributes:
-        tile_m: rows of a block, the sort's block size; equal in both stages of a layer.
+        tile_m: rows of a block, the sort's block size; equal in both stages of a layer. 8 serves up to 8
+            tokens, and needs NVIDIA.
         tile_n: weight rows that a program computes (stage 1: half of them gate, half up).
         tile_k: values of K a step; half as many bytes.
         split_k: programs that share a tile's K.
@@ -109,7 +110,24 @@ class _Knobs:
 
 @dataclass(frozen=True)
 class Stage1Config(_Knobs):
-    """Knobs of stage 1; see `_Knobs`."""
+    """Knobs of stage 1; see `_Knobs`.
+
+    Attributes:
+        requantise: "launch": a launch of its own quantises what stage 1 computes for stage 2; "last": the
+            program that is last at a block's rows does, to the same bits.
+        prefetch: bytes of each weight row that a program asks L2 for before the sort has ended; None: none
+            (needs pdl).
+    """
+
+    requantise: str = "launch"
+    prefetch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.requantise not in ("launch", "last"):
+            raise UserError(f"requantise={self.requantise!r} is unknown: use launch or last")
+        bytes_ = self.prefetch
+        if bytes_ is not None and (bytes_ < 128 or bytes_ & (bytes_ - 1)):
+            raise UserError(f"prefetch={bytes_}: it must be a power of two, 128 or more, or unset")
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,26 @@ def quantise_row(q, scale, low_sum, x, row, K: tl.constexpr, HALF: tl.constexpr)
 
 
 @triton.jit
+def quantise_rows(q, scale, low_sum, x, row, K: tl.constexpr, HALF: tl.constexpr):
+    """The same of several rows, [R]; -1: none. Reads past L1, what other programs wrote."""
+    k = tl.arange(0, HALF)
+    inside = (row >= 0)[:, None] & (k < K // 2)[None, :]
+    place = (row.to(tl.int64) * K)[:, None] + k[None, :]
+    low = tl.load(x + place, mask=inside, other=0.0, cache_modifier=".cg").to(tl.float32)
+    high = tl.load(x + place + K // 2, mask=inside, other=0.0, cache_modifier=".cg").to(tl.float32)
+    peak = tl.max(tl.maximum(tl.abs(low), tl.abs(high)), axis=1)
+    inverse = tl.where(
+        peak > 0.0, tl.div_rn(tl.full(peak.shape, 127.0, tl.float32), tl.maximum(peak, 1e-30)), 0.0
+    )
+    q_low = _round(low * inverse[:, None])
+    q_high = _round(high * inverse[:, None])
+    tl.store(q + place, q_low.to(tl.int8), mask=inside)
+    tl.store(q + place + K // 2, q_high.to(tl.int8), mask=inside)
+    tl.store(scale + row, tl.div_rn(peak, tl.full(peak.shape, 127.0, tl.float32)), mask=row >= 0)
+    tl.store(low_sum + row, tl.sum(q_low.to(tl.int32), axis=1), mask=row >= 0)
+
+
+@triton.jit
 def _round(x):
     # 1.5 * 2^23: adding it leaves no bits below one, so the addition itself rounds half to even. Works alike
     # on every target and in the interpreter, unlike the math libraries' rint. |x| <= 127.

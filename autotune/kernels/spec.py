@@ -50,6 +50,7 @@ _TYPES = {
     "q": "*i8",
     "scale": "*fp32",
     "low_sum": "*i32",
+    "finished": "*i32",
     "x": "*bf16",
     "tokens": "i32",
     "blocks": "i32",
@@ -121,6 +122,8 @@ def stage_spec(stage: str, config: Mapping[str, Any], dims: Dims, runtime: str) 
         UserError: a knob is unknown, or the config cannot be compiled for these dimensions.
     """
     layer = LayerDims(dims.model_dim, dims.inter_dim, dims.experts, dims.top_k)
+    if runtime == "hip" and config.get("tile_m") == 8:
+        raise UserError("tile_m=8 needs NVIDIA: no MFMA takes fewer than 16 rows of INT8")
     if stage == "stage1":
         one = Stage1Config.of(config)
         return make_spec(stage, stage1.stage1_kernel, _stage1_constexprs(one, layer), one, layer, runtime)
@@ -189,7 +192,8 @@ def buffers(spec: KernelSpec, tokens: int) -> dict[str, Buffer]:
         "block_expert": Buffer((blocks,), "int32"),
         "block_slots": Buffer((blocks, config.tile_m), "int32"),
     }
-    if spec.stage == "stage1":
+    if isinstance(config, Stage1Config):
+        last = config.requantise == "last"
         return {
             "out": Buffer((slots, layer.inter_dim), "bfloat16"),
             "a": Buffer((tokens, layer.model_dim), "int8"),
@@ -200,6 +204,11 @@ def buffers(spec: KernelSpec, tokens: int) -> dict[str, Buffer]:
             **sorted_slots,
             "partial": Buffer((slots, split, n_tiles * config.tile_n) if split > 1 else (1,), "int32"),
             "arrivals": Buffer((blocks, n_tiles) if split > 1 else (1,), "int32", zeroed=True),
+            "q": Buffer((slots, layer.inter_dim) if last else (1, 1), "int8"),
+            "scale": Buffer((slots,) if last else (1,), "float32"),
+            "low_sum": Buffer((slots,) if last else (1,), "int32"),
+            "finished": Buffer((blocks,) if last else (1,), "int32", zeroed=True),
+            "topk_ids": Buffer((tokens, layer.top_k), "int32"),
         }
     assert isinstance(config, Stage2Config)
     shapes = {
@@ -236,6 +245,8 @@ def check_tokens(spec: KernelSpec, tokens: int) -> None:
         raise UserError(
             f"reduce=loop serves up to {TOKEN_ROWS} tokens, not {tokens}: use reduce=arrive or atomic"
         )
+    if config is not None and tokens > config.tile_m and config.tile_m < TOKEN_ROWS:
+        raise UserError(f"tile_m={config.tile_m} serves up to {config.tile_m} tokens, not {tokens}: use 16")
 
 
 def launch(
@@ -268,7 +279,10 @@ def _stage1_constexprs(config: Stage1Config, layer: LayerDims) -> dict[str, Any]
         "K": layer.model_dim,
         "INTER": layer.inter_dim,
         "TOP_K": layer.top_k,
+        "EXPERTS": layer.experts,
         **_tile_constexprs(config),
+        "REQUANTISE": config.requantise == "last",
+        "PREFETCH": config.prefetch or 0,
     }
 
 
@@ -303,7 +317,7 @@ def _tile_constexprs(config: Stage1Config | Stage2Config) -> dict[str, Any]:
 
 
 def _check_tiles(config: Stage1Config | Stage2Config, k: int) -> None:
-    for name, least in (("tile_m", 16), ("tile_n", 16), ("tile_k", 64)):
+    for name, least in (("tile_m", 8), ("tile_n", 16), ("tile_k", 64)):
         value = getattr(config, name)
         if value < least or value & (value - 1):
             raise UserError(f"{name}={value}: it must be a power of two, {least} or more")
@@ -337,6 +351,8 @@ def make_spec(
         if runtime != "hip" and "XCDS" in constexprs:
             constexprs["XCDS"] = 1
         constexprs["PDL"] = depends(config.pdl, runtime)
+        if "PREFETCH" in constexprs and not constexprs["PDL"]:
+            constexprs["PREFETCH"] = 0  # nothing to do ahead of
         constexprs["HIP"] = runtime == "hip"
     options = dict(options or {})
     if constexprs["PDL"]:
@@ -372,6 +388,8 @@ def _below_2_gib(stage: str, layer: LayerDims) -> frozenset[str]:
 
 def _options(config: Stage1Config | Stage2Config, runtime: str) -> dict[str, Any]:
     options: dict[str, Any] = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    if isinstance(config, Stage1Config) and config.requantise == "last":
+        options["enable_fp_fusion"] = False  # see quantise.py
     if runtime == "hip":
         for name in ("waves_per_eu", "matrix_instr_nonkdim", "kpack"):
             if (value := getattr(config, name)) is not None:

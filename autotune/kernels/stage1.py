@@ -13,9 +13,11 @@ the quantiser made.
 import triton
 import triton.language as tl
 
+from autotune.kernels.quantise import quantise_rows
 from autotune.kernels.tiles import (
     begin_after_previous_kernel,
     let_next_kernel_begin,
+    prefetch_l2,
     publish_stores,
     tile_of_program,
 )
@@ -33,9 +35,15 @@ def stage1_kernel(
     block_slots,  # i32 [blocks, TILE_M], -1 where the row is padding
     partial,  # i32 [slots, SPLIT_K, n_tiles * TILE_N]; not touched when SPLIT_K == 1
     arrivals,  # i32 [blocks, n_tiles], zero before and after; not touched when SPLIT_K == 1
+    q,  # i8 [slots, INTER]; this and the rest: not touched unless REQUANTISE
+    scale,  # f32 [slots]
+    low_sum,  # i32 [slots]
+    finished,  # i32 [blocks], zero before and after
+    topk_ids,  # i32 [tokens, TOP_K]; not touched unless PREFETCH
     K: tl.constexpr,
     INTER: tl.constexpr,
     TOP_K: tl.constexpr,
+    EXPERTS: tl.constexpr,
     TILE_M: tl.constexpr,
     TILE_N: tl.constexpr,
     TILE_K: tl.constexpr,
@@ -44,11 +52,13 @@ def stage1_kernel(
     XCDS: tl.constexpr,
     W_CACHE: tl.constexpr,
     W_EVICT: tl.constexpr,
+    REQUANTISE: tl.constexpr,
+    PREFETCH: tl.constexpr,  # bytes of each weight row
     PDL: tl.constexpr,
     HIP: tl.constexpr,
 ):
-    let_next_kernel_begin(PDL)
-    begin_after_previous_kernel(PDL)
+    if not REQUANTISE:
+        let_next_kernel_begin(PDL)
     BYTES: tl.constexpr = K // 2
     STEP: tl.constexpr = TILE_K // 2
     K_TILES: tl.constexpr = (BYTES + STEP - 1) // STEP
@@ -58,6 +68,17 @@ def stage1_kernel(
     EVEN_K: tl.constexpr = BYTES % STEP == 0
     EVEN_N: tl.constexpr = INTER % HALF_N == 0
 
+    if PREFETCH > 0:
+        # Of one slot's expert each: together these are the blocks' experts, whatever their order.
+        pid = tl.program_id(0)
+        chosen = tl.load(topk_ids + pid // (N_TILES * SPLIT_K), cache_modifier=".cg")
+        chosen = tl.where((chosen >= 0) & (chosen < EXPERTS), chosen, 0).to(tl.int64)
+        asked = tl.minimum(pid // SPLIT_K % N_TILES * HALF_N + tl.arange(0, TILE_N) // 2, INTER - 1)
+        asked += tl.arange(0, TILE_N) % 2 * INTER
+        start = w + chosen * (2 * INTER * BYTES) + pid % SPLIT_K * (STEPS * STEP)
+        lines = tl.minimum(tl.arange(0, PREFETCH // 128) * 128, STEPS * STEP - 1)
+        prefetch_l2(start + (asked * BYTES)[:, None] + lines[None, :])
+    begin_after_previous_kernel(PDL)
     block, n_tile, split = tile_of_program(N_TILES, SPLIT_K, GROUP, XCDS)
     expert = tl.load(block_expert + block)
     slot = tl.load(block_slots + block * TILE_M + tl.arange(0, TILE_M))
@@ -79,7 +100,7 @@ def stage1_kernel(
     # with a wait of one full latency.
     scale_n = tl.load(w_scale + expert.to(tl.int64) * (2 * INTER) + row, mask=column < INTER, other=0.0)
     scale_m = tl.load(a_scale + token, mask=real, other=0.0)
-    low_sum = tl.load(a_low_sum + token, mask=real, other=0)
+    sum_m = tl.load(a_low_sum + token, mask=real, other=0)
 
     acc_low = tl.zeros((TILE_M, TILE_N), dtype=tl.int32)
     acc_high = tl.zeros((TILE_M, TILE_N), dtype=tl.int32)
@@ -112,6 +133,8 @@ def stage1_kernel(
         acc_low = tl.dot(a_low, packed & 0x0F, acc_low, out_dtype=tl.int32)
         acc_high = tl.dot(a_high, packed & -16, acc_high, out_dtype=tl.int32)
     acc = acc_low + (acc_high >> 4)
+    if REQUANTISE:  # what comes next is stage 2: see `let_next_kernel_begin`
+        let_next_kernel_begin(PDL)
 
     if SPLIT_K > 1:
         WIDTH: tl.constexpr = N_TILES * TILE_N
@@ -126,16 +149,20 @@ def stage1_kernel(
             acc = tl.zeros((TILE_M, TILE_N), dtype=tl.int32)
             for other in tl.static_range(SPLIT_K):
                 acc += tl.load(part + other * WIDTH, mask=real[:, None], other=0, cache_modifier=".cg")
-            _finish(out, acc, low_sum, scale_m, scale_n, slot, real, n_tile, INTER, TILE_M, HALF_N)
+            _finish(out, acc, sum_m, scale_m, scale_n, slot, real, n_tile, INTER, TILE_M, HALF_N)
+            if REQUANTISE:
+                _requantise(out, q, scale, low_sum, finished, block_slots, block, INTER, TILE_M, N_TILES, HIP)
     else:
-        _finish(out, acc, low_sum, scale_m, scale_n, slot, real, n_tile, INTER, TILE_M, HALF_N)
+        _finish(out, acc, sum_m, scale_m, scale_n, slot, real, n_tile, INTER, TILE_M, HALF_N)
+        if REQUANTISE:
+            _requantise(out, q, scale, low_sum, finished, block_slots, block, INTER, TILE_M, N_TILES, HIP)
 
 
 @triton.jit
 def _finish(
     out,
     acc,
-    low_sum,
+    sum_m,
     scale_m,
     scale_n,
     slot,
@@ -145,10 +172,38 @@ def _finish(
     TILE_M: tl.constexpr,
     HALF_N: tl.constexpr,
 ):
-    exact = acc - 8 * low_sum[:, None]
+    exact = acc - 8 * sum_m[:, None]
     y = exact.to(tl.float32) * scale_m[:, None] * scale_n[None, :]
     gate, up = tl.split(tl.reshape(y, (TILE_M, HALF_N, 2)))
     act = gate / (1.0 + tl.exp(-gate)) * up
     column = n_tile * HALF_N + tl.arange(0, HALF_N)
     place = out + (slot.to(tl.int64) * INTER)[:, None] + column[None, :]
     tl.store(place, act.to(tl.bfloat16), mask=real[:, None] & (column < INTER)[None, :])
+
+
+@triton.jit
+def _requantise(
+    out,
+    q,
+    scale,
+    low_sum,
+    finished,
+    block_slots,
+    block,
+    INTER: tl.constexpr,
+    TILE_M: tl.constexpr,
+    N_TILES: tl.constexpr,
+    HIP: tl.constexpr,
+):
+    """Who is last at a block's rows quantises them for stage 2."""
+    publish_stores(HIP)
+    before = tl.atomic_add(finished + block, 1, sem="acq_rel", scope="gpu")
+    if before == N_TILES - 1:
+        tl.debug_barrier()
+        tl.store(finished + block, 0)
+        ROWS: tl.constexpr = 8
+        for first in tl.static_range(0, TILE_M, ROWS):
+            slot = tl.load(block_slots + block * TILE_M + first + tl.arange(0, ROWS))
+            # Few tokens leave most rows empty.
+            if tl.max(slot, axis=0) >= 0:
+                quantise_rows(q, scale, low_sum, out, slot, INTER, triton.next_power_of_2(INTER // 2))

@@ -40,7 +40,8 @@ class TunedLayer:
 
     def serves(self, tokens: int) -> bool:
         """Whether the config's kernels can compute `tokens` tokens."""
-        return self.stage2.reduce != "loop" or tokens <= LOOP_TOKENS
+        few_rows = self.stage1.tile_m < LOOP_TOKENS and tokens > self.stage1.tile_m
+        return not few_rows and (self.stage2.reduce != "loop" or tokens <= LOOP_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,11 @@ def default_config(tokens: int, dims: LayerDims, arch: str) -> TunedLayer:
     Args:
         arch: as `autotune.machine.devices` spells it: `gfx942`, `sm_90`, ...
     """
-    few, nvidia, tile_m = tokens <= LOOP_TOKENS, arch.startswith("sm_"), _tile_m(tokens, dims)
+    few, nvidia = tokens <= LOOP_TOKENS, arch.startswith("sm_")
+    short, slots = dims.inter_dim <= 512, tokens * dims.top_k
+    tile_m = _tile_m(tokens, dims)
+    if nvidia and tokens <= 8 and slots >= 16 and not short and 2048 <= dims.model_dim < 6144:
+        tile_m = 8
     shared: dict[str, Any] = {
         "tile_m": tile_m,
         "pdl": True if arch.startswith(("sm_9", "sm_10", "sm_12")) else None,
@@ -122,12 +127,15 @@ def default_config(tokens: int, dims: LayerDims, arch: str) -> TunedLayer:
         one = replace(one, tile_k=256, num_stages=2)
     elif tile_m == 64:
         one = replace(one, tile_k=256 if nvidia else 512, num_stages=2)
+    elif nvidia and tokens <= 8 and slots > 16 and dims.model_dim >= 6144:
+        one = replace(one, w_cache="first")
     elif few and nvidia and dims.model_dim >= 6144:
-        one = replace(one, tile_n=32, num_warps=2, num_stages=6)
+        one = replace(one, tile_n=32, num_warps=2, num_stages=6, w_cache="first" if tokens <= 8 else "none")
     elif few and nvidia and dims.model_dim >= 2048:
         one = replace(one, tile_n=32, tile_k=1024, num_warps=2, w_cache="first")
+    if shared["pdl"] and tokens <= 8 and dims.model_dim >= 2048:
+        one = replace(one, prefetch=1024 if slots <= 16 and dims.model_dim >= 6144 else 256)
     two = Stage2Config(tile_n=64, tile_k=256, num_stages=2, **shared)
-    short, slots = dims.inter_dim <= 512, tokens * dims.top_k
     if not nvidia:
         return TunedLayer(one, two)
     if tile_m == 64:
@@ -135,9 +143,9 @@ def default_config(tokens: int, dims: LayerDims, arch: str) -> TunedLayer:
     elif not few:
         tile_n = 256 if tile_m == 16 and short else 128
         two = replace(two, tile_n=tile_n, w_cache="first", partials="bfloat16")
-    elif short and slots <= 8 and dims.model_dim >= 6144:
+    elif short and slots <= 16 and dims.model_dim >= 6144:
         two = replace(two, reduce="loop", num_stages=8)
-    elif short and slots >= 4:
+    elif short and slots > 8:
         two = replace(two, reduce="loop", split_blocks=3, num_warps=2, num_stages=6)
     return TunedLayer(one, two)
 

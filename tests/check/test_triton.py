@@ -36,6 +36,8 @@ def listing(stage: Stage, tokens: int = 4, **knobs: Any) -> tuple[Config, Listin
         (ONE, 4, {}),
         (ONE, 1, {"split_k": 7, "tile_n": 32, "num_warps": 2}),
         (ONE, 160, {"tile_m": 32, "group": 4, "xcds": 8, "split_k": 2}),
+        (ONE, 4, {"requantise": "last", "num_warps": 2}),
+        (ONE, 160, {"requantise": "last", "tile_m": 32, "split_k": 2}),
         (TWO, 4, {}),
         (TWO, 4, {"tile_k": 128, "split_k": 2, "xcds": 8}),
         (TWO, 160, {"reduce": "atomic", "tile_m": 32, "group": 16}),

@@ -55,6 +55,7 @@ def execute(stage: str, config: dict[str, Any], order: str) -> float:
     values["w_scale"] = ((rng.random((LAYER.experts, n)) + 0.5) * 1e-2).astype(np.float32)
     weight = rng.random(TOKENS * 2).astype(np.float32)
     values["topk_weight"] = weight
+    values["topk_ids"] = np.zeros((TOKENS, 2), np.int32)  # only a prefetch looks at them
 
     # Only the experts that are met have weights: a load of any other is a fault.
     memory, base = Memory(), 0x10_0000_0000
@@ -73,11 +74,24 @@ def execute(stage: str, config: dict[str, Any], order: str) -> float:
         [w[e].astype(np.int64) @ a[r].astype(np.int64) for e, r in zip(expert_of, row, strict=True)]
     )
     value = exact * values["a_scale"][row][:, None].astype(float) * values["w_scale"][expert_of]
+    if config.get("requantise") == "last":
+        require_quantised(values)
     if stage == "stage1":
         expected = silu(value[:, : LAYER.inter_dim]) * value[:, LAYER.inter_dim :]
     else:
         expected = (value * weight[:, None]).reshape(TOKENS, 2, n).sum(1)
     return deviation(bf16_to_f32(values["out"]), expected)
+
+
+def require_quantised(values: dict[str, np.ndarray]) -> None:
+    """To the bit the quantiser's of the rows that stage 1 has stored; counters are zero again."""
+    rows = bf16_to_f32(values["out"])
+    peak = np.abs(rows).max(axis=1)
+    q = np.rint(rows * (np.float32(127) / peak)[:, None]).astype(np.int8)
+    np.testing.assert_array_equal(values["q"], q)
+    np.testing.assert_array_equal(values["scale"], peak / np.float32(127))
+    np.testing.assert_array_equal(values["low_sum"], q[:, : q.shape[1] // 2].sum(axis=1))
+    assert not values["finished"].any()
 
 
 @pytest.mark.parametrize("order", ["forward", "reverse"])
@@ -86,6 +100,8 @@ def execute(stage: str, config: dict[str, Any], order: str) -> float:
     [
         ("stage1", {}),
         ("stage1", {"tile_k": 64, "split_k": 2, "num_warps": 2, "xcds": 8}),
+        ("stage1", {"requantise": "last", "num_warps": 2}),
+        ("stage1", {"requantise": "last", "tile_k": 64, "split_k": 2}),
         ("stage2", {"reduce": "loop"}),
         ("stage2", {"reduce": "arrive", "tile_k": 64, "split_k": 2}),
         ("stage2", {"reduce": "atomic", "num_warps": 8, "kpack": 2}),

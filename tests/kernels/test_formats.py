@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autotune.errors import UserError
-from autotune.kernels.formats import GROUPS, PEAKS, Format, float8, quantise, ties, weight_scales
+from autotune.kernels.formats import BLOCK, GROUPS, PEAKS, Format, float8, quantise, ties, weight_scales
 from autotune.kernels.layout import unpack_int4
 from autotune.measure.gate import Case, Incorrect, make_cases
 from autotune.measure.workload import make_activations, make_weights
@@ -28,11 +28,16 @@ def down(inputs: Activations, made: Case, scales: torch.Tensor) -> torch.Tensor:
         for slot, expert in enumerate(made.step.ids[token].tolist()):
             weights, scale = unpack_int4(WEIGHTS.w2[expert]).float(), scales[expert].float()
             if scale.dim() == 2:
-                weights = weights * scale.T.repeat_interleave(GROUPS[made.form], dim=1)
+                weights = weights * scale.T.repeat_interleave(GROUPS.get(made.form, BLOCK), dim=1)
                 scale = torch.ones(1)
             y = weights @ inputs.a2[token, slot].float() * inputs.a2_scale[token, slot] * scale
             out[token] += made.step.router[token, slot] * y
     return out.bfloat16()
+
+
+def of_each(scale: torch.Tensor, k: int) -> torch.Tensor:
+    """A row's scale, or those of its groups, for each of its `k` values; [rows, 1] or [rows, k]."""
+    return scale[:, None] if scale.dim() == 1 else scale.repeat_interleave(k // scale.shape[1], dim=1)
 
 
 def judged(form: Format, scales: torch.Tensor) -> float:
@@ -79,7 +84,7 @@ def test_activations_come_in_the_formats_dtype(form: Format) -> None:
     if form is Format.INT8_BF16_SCALES:
         expected = torch.int8
     assert inputs.a1.dtype == inputs.a2.dtype == expected
-    restored = inputs.a1.float() * inputs.a1_scale[:, None]
+    restored = inputs.a1.float() * of_each(inputs.a1_scale, LAYER.model_dim)
     assert torch.allclose(restored, inputs.hidden.float(), rtol=1 / 16, atol=0.02)
 
 
@@ -89,7 +94,7 @@ def test_no_fp8_value_hangs_on_the_last_bit_of_a_division(form: Format) -> None:
     q, scale = quantise(form, x)
     assert float(q.float().abs().max()) == most
     for factor in (1 - 2.0**-12, 1 + 2.0**-12):
-        moved = (x.float() / scale[:, None] * factor).clamp(-most, most).to(float8(form))
+        moved = (x.float() / of_each(scale, x.shape[1]) * factor).clamp(-most, most).to(float8(form))
         assert torch.equal(moved.float(), q.float())
     assert not bool(ties(Format.GROUPED, x).any())
 

@@ -171,19 +171,26 @@ else:
             "w": a[f"w{n}"],
             "w_scale": a[f"w{n}_scale"],
             "topk_weight": a["topk_weight"].reshape(-1),
+            "topk_ids": a["topk_ids"],
             "tokens": tokens,
             "out": torch.full(shapes["out"].shape, float("nan"), dtype=torch.bfloat16),
         }
         scratch = {}
-        for name in ("partial", "arrivals"):
+        for name in ("partial", "arrivals", "finished", "q", "scale", "low_sum"):
             if name in spec.run_time:
-                fill = 0 if shapes[name].zeroed else 123456
+                fill = 0 if shapes[name].zeroed else 77
                 scratch[name] = torch.full(shapes[name].shape, fill, dtype=getattr(torch, shapes[name].dtype))
         for _ in range(2):  # twice: the second launch finds what the first left behind
             values["out"].fill_(float("nan"))
             launch(spec, None, grid(spec, tokens), {**values, **scratch})
         for name, tensor in scratch.items():
             assert not shapes[name].zeroed or not tensor.any(), f"{name} was not left as zeros"
+        if getattr(spec.config, "requantise", "launch") == "last":
+            rows = quantise_reference(values["out"])
+            assert all(
+                torch.equal(scratch[name], row)
+                for name, row in zip(("q", "scale", "low_sum"), rows, strict=True)
+            )
         if stage == "stage1":
             return values["out"], stage1_reference(q, scale, a["w1"], a["w1_scale"], a["topk_ids"])
         reference = stage2_reference(q, scale, a["w2"], a["w2_scale"], a["topk_ids"], a["topk_weight"])
@@ -194,6 +201,8 @@ else:
         {"tile_n": 16, "tile_k": 128, "split_k": 2},
         {"tile_n": 64, "tile_k": 64, "split_k": 4, "group": 4},
         {"tile_m": 32, "tile_n": 32, "tile_k": 256, "w_cache": "first"},
+        {"tile_n": 32, "tile_k": 64, "requantise": "last"},
+        {"tile_n": 32, "tile_k": 64, "split_k": 2, "requantise": "last"},
     ]
 
     @pytest.mark.parametrize("config", STAGE1, ids=str)
@@ -204,7 +213,13 @@ else:
         assert relative_error(out, reference) < STAGE_BOUND
 
     @pytest.mark.parametrize(
-        "config", [{"tile_n": 32, "tile_k": 64, "split_k": 2}, {"tile_n": 32, "tile_k": 512}], ids=str
+        "config",
+        [
+            {"tile_n": 32, "tile_k": 64, "split_k": 2},
+            {"tile_n": 32, "tile_k": 512},
+            {"tile_m": 8, "tile_n": 32, "tile_k": 64, "requantise": "last"},
+        ],
+        ids=str,
     )
     def test_stage1_where_no_tile_divides(config: dict) -> None:
         dims = LayerDims(200, 72, 6, 2)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from autotune.errors import UserError
+from autotune.kernels.chain import layer_chain
 from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
 from autotune.kernels.sort import TOKEN_ROWS, max_blocks
 from autotune.kernels.spec import buffers, check_tokens, grid, stage_spec
@@ -68,6 +69,8 @@ def test_the_grid_covers_what_the_sort_can_need() -> None:
         ("stage2", {"reduce": "sum"}, "loop, arrive or atomic"),
         ("stage2", {"reduce": "loop", "group": 4}, "must be 1"),
         ("stage2", {"split_blocks": 2}, "unless reduce=loop"),
+        ("stage1", {"requantise": "first"}, "launch or last"),
+        ("stage1", {"prefetch": 300}, "power of two"),
         ("stage3", {}, "no stage"),
     ],
 )
@@ -82,6 +85,37 @@ def test_the_loop_refuses_more_tokens_than_it_has_rows_for() -> None:
     check_tokens(spec, TOKEN_ROWS)
     with pytest.raises(UserError, match="arrive or atomic"):
         check_tokens(spec, TOKEN_ROWS + 1)
+
+
+def test_blocks_of_8_rows_are_for_8_tokens_and_nvidia() -> None:
+    spec = stage_spec("stage1", {"tile_m": 8}, KIMI, "cuda")
+    check_tokens(spec, 8)
+    with pytest.raises(UserError, match="up to 8 tokens"):
+        check_tokens(spec, 9)
+    layer = TunedLayer(Stage1Config(tile_m=8), Stage2Config(tile_m=8))
+    assert layer.serves(8)
+    assert not layer.serves(9)
+    with pytest.raises(UserError, match="needs NVIDIA"):
+        stage_spec("stage1", {"tile_m": 8}, KIMI, "hip")
+
+
+def test_a_prefetch_needs_dependent_launch() -> None:
+    """Without, a program begins when there is nothing left to do ahead of: the same binary."""
+    plain = stage_spec("stage1", {}, KIMI, "cuda").name
+    assert stage_spec("stage1", {"prefetch": 512}, KIMI, "cuda").name == plain
+    assert stage_spec("stage1", {"prefetch": 512, "pdl": True}, KIMI, "cuda").constexprs["PREFETCH"] == 512
+
+
+def test_stage_1_quantises_or_a_launch_does() -> None:
+    stages = {
+        requantise: [
+            link.spec.stage
+            for link in layer_chain(KIMI, Stage1Config(requantise=requantise), Stage2Config(), 4, "hip").links
+        ]
+        for requantise in ("launch", "last")
+    }
+    assert stages["launch"] == ["prepare", "stage1", "quantise", "stage2"]
+    assert stages["last"] == ["prepare", "stage1", "stage2"]
 
 
 @pytest.mark.parametrize("device", ["mi325x", "h100"])

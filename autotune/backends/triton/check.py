@@ -25,7 +25,7 @@ from autotune.check.compare import (
 from autotune.check.execution import Argument, Beside, Checker, Execution, Grid
 from autotune.check.operands import WEIGHTS, Array, Block, Operands, blocks_of, full, of_token, served
 from autotune.emulate import Kernel, Memory, Pointer
-from autotune.kernels.config import Stage2Config
+from autotune.kernels.config import Stage1Config, Stage2Config
 from autotune.kernels.sort import TOKEN_ROWS
 from autotune.kernels.spec import KernelSpec, buffers, grid, stage_spec
 from autotune.machine.devices import Device
@@ -140,11 +140,13 @@ class _Case:
             "a_scale": operands.a_scale,
             "a_low_sum": operands.a[:, :half].sum(axis=1, dtype=np.int32),
             "topk_weight": operands.router,
+            "topk_ids": operands.ids,
             "valid_blocks": np.array([len(blocks)], np.int32),
             "w_scale": operands.w_scale,
         }
         for key in ("a", "a_scale", "a_low_sum", "topk_weight", "w_scale", "block_expert", "block_slots"):
             arrays[key].setflags(write=False)
+        self.arrays = arrays
         self.arguments: list[Argument] = []
         for key in spec.run_time:
             if key == "tokens":
@@ -185,6 +187,11 @@ def _stage1(case: _Case, n_tiles: Sequence[int]) -> Planned:
     by_rows = sorted(case.blocks, key=lambda block: len(block.slots))
     chosen = list(zip([by_rows[-1], by_rows[0]], n_tiles, strict=False))
     case.operands.map_weights(case.memory, (block for block, _ in chosen))
+    last = isinstance(case.spec.config, Stage1Config) and case.spec.config.requantise == "last"
+    before = case.out.copy()
+    if last:
+        _finish_others(case, chosen)
+        before = case.out.copy()
 
     def judge(errors: OutputErrors) -> None:
         touched = np.zeros(case.out.shape, bool)
@@ -194,11 +201,42 @@ def _stage1(case: _Case, n_tiles: Sequence[int]) -> Planned:
             expected = case.operands.stage1(block.slots, block.expert, columns)
             errors.compare(bf16(case.out[place]), expected, f"{case.name}, column tile {n_tile}")
             touched[place] = True
-        require_untouched(case.out, POISON_BF16, touched, case.name)
+        require_untouched(case.out, before, touched, case.name)
         case.counters(np.zeros_like(case.arrivals))
+        if last:
+            _require_requantised(case, [block for block, _ in chosen])
 
     tiles = [_Tile(block.number, n_tile) for block, n_tile in chosen]
     return [*tiles, *_empty(case)], judge
+
+
+def _finish_others(case: _Case, chosen: Sequence[tuple[Block, int]]) -> None:
+    """Leave the blocks as if all their other column tiles had been computed: the last one then quantises."""
+    rng = np.random.default_rng(0)
+    for block, _ in chosen:
+        rows = rng.standard_normal((len(block.slots), case.out.shape[1])).astype(np.float32)
+        case.out[block.slots] = (rows.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+        mine = sum(other.number == block.number for other, _ in chosen)
+        case.arrays["finished"][block.number] = _n_tiles(case.spec) - mine
+
+
+def _require_requantised(case: _Case, blocks: Sequence[Block]) -> None:
+    """To the bit: what is quantised is what the kernel itself has stored.
+
+    Raises:
+        WrongOutput: a value differs, or a counter is not zero again.
+    """
+    slots = np.concatenate([block.slots for block in blocks])
+    rows = bf16(case.out[slots]).astype(np.float32)
+    peak = np.abs(rows).max(axis=1)
+    inverse = np.where(peak > 0, np.float32(127) / np.maximum(peak, np.float32(1e-30)), np.float32(0))
+    q = np.rint(rows * inverse[:, None]).astype(np.int8)
+    expected = {"q": q, "scale": peak / np.float32(127), "low_sum": q[:, : q.shape[1] // 2].sum(axis=1)}
+    for name, values in expected.items():
+        if (case.arrays[name][slots] != values).any():
+            raise WrongOutput(f"{case.name}: {name} is not that of the rows that stage 1 has stored")
+    if case.arrays["finished"].any():
+        raise WrongOutput(f"{case.name}: a block's counter of finished tiles is not zero again")
 
 
 def _loop(case: _Case, n_tiles: Sequence[int]) -> Planned:

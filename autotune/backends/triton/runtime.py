@@ -71,7 +71,9 @@ class TritonRuntime(HoldsCopies[LogicalWeights]):
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
         stage2 = config.stage2 if isinstance(config, LayerConfig) else config
         reduces_in_registers = what is not What.STAGE1 and stage2["reduce"] == "loop"
-        return not reduces_in_registers or tokens <= sorting.TOKEN_ROWS
+        tile_m = int(str(stage2["tile_m"]))
+        rows = tile_m if tile_m < sorting.TOKEN_ROWS else tokens
+        return tokens <= rows and (not reduces_in_registers or tokens <= sorting.TOKEN_ROWS)
 
     def path(self, what: What, config: Subject) -> Path:
         # Partial sums are INT32 or float32, or rounded once, as the output is; the layer's intermediate is
@@ -102,7 +104,7 @@ class TritonRuntime(HoldsCopies[LogicalWeights]):
         launches = []
         for step in steps:
             blocks = self._sorted_of(step, buffers, tile_m)
-            tensors = {**shared, **self._weights(stage, step), **blocks}
+            tensors = {**shared, **self._weights(stage, step), **blocks, "topk_ids": step.ids}
             run = self._launch(spec, tokens, {**tensors, "topk_weight": step.router.flatten()})
             launches.append(self._made(run, stage, inputs, output, scratch))
         return launches
@@ -188,7 +190,7 @@ class TritonRuntime(HoldsCopies[LogicalWeights]):
         named = specs.buffers(spec, tokens)
         output = Output.allocate(named["out"].shape, self.machine.device)
         tensors = {"out": output.tensor}
-        for name in named.keys() & {"partial", "arrivals"}:
+        for name in named.keys() & {"partial", "arrivals", "finished", "q", "scale", "low_sum"}:
             buffer = named[name]
             dtype = getattr(torch, buffer.dtype)
             tensors[name] = torch.zeros(buffer.shape, dtype=dtype, device=self.machine.device)
