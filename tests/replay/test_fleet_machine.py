@@ -74,7 +74,8 @@ def test_the_drivers_own_work_passes_time(table: Table) -> None:
 def test_a_whole_search_is_simulated_and_more_gpus_are_no_slower(table: Table) -> None:
     alone, many = (simulate(table, table.problems[:2], gpus, 6, 0, FREE) for gpus in (1, 4))
     assert alone.evaluations == many.evaluations > 0
-    assert many.search_s - many.driver_s <= alone.search_s - alone.driver_s + 1e-9
+    # The driver's own seconds are real ones: they are all that may come on top.
+    assert many.search_s <= alone.search_s + many.driver_s
 
 
 def test_the_makespan_of_entries() -> None:
