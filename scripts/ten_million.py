@@ -9,22 +9,17 @@ samples are left out.
 """
 
 import argparse
-import hashlib
-import io
-import itertools
-import json
-import sqlite3
+import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, insert, text
 
 from autotune.machine.devices import DEVICES
 from autotune.machine.fingerprint import Fingerprint
@@ -33,10 +28,13 @@ from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.problem.models import preset
 from autotune.protocol.registry import load_backend
-from autotune.results import Confirmation, Finalist, LayerConfig, Round
+from autotune.results import Confirmation, Finalist, LayerConfig, Round, Status
 from autotune.search.resume import known_results
+from autotune.space.config import Config
+from autotune.store.base import Base
 from autotune.store.location import locate
 from autotune.store.records import RunState
+from autotune.store.rows import environment_id, problem_id
 from autotune.store.store import Store
 
 STAGE_TRIALS = 400
@@ -47,11 +45,8 @@ STACK = Fingerprint(
     tool_version="0.1.0",
 )  # fmt: skip
 WORKLOAD = MeasureSettings().key
-COLUMNS = (
-    "run_id", "number", "environment_id", "problem_id", "stage", "backend", "space_digest", "workload",
-    "config", "origin", "status", "kind", "figure_us", "gate_error", "reason", "facts", "binary_hash",
-    "compile_s", "measure_s", "merged_into", "contended", "host", "gpu", "created_at",
-)  # fmt: skip
+TABLES = Base.metadata.tables
+FACTS = {"vgprs": 128, "sgprs": 96, "spills": 0, "lds_bytes": 65536, "workgroups_per_cu": 2}
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -71,105 +66,98 @@ def stack(number: int) -> Fingerprint:
 
 
 def fill(place: str, trials: int) -> None:
-    """Makes the runs, finals and winners through the store, then the trials in bulk."""
+    """Makes one stack's runs, finals and trials through the store, and the other stacks' from these, in SQL."""
     every = problems()
-    backend = load_backend("triton")
-    device = DEVICES["mi325x"]
-    layer = every[0].layer
-    spaces = {stage: backend.space(layer, 4, stage, device) for stage in Stage}
-    import random
-
+    space = {
+        stage: load_backend("triton").space(every[0].layer, 4, stage, DEVICES["mi325x"]) for stage in Stage
+    }
     rng = random.Random(0)
-    configs = {stage: [c.key for c in space.draw(rng, STAGE_TRIALS)] for stage, space in spaces.items()}
-    digests = {stage: space.space.digest for stage, space in spaces.items()}
+    configs = {stage: [config.key for config in space[stage].draw(rng, STAGE_TRIALS)] for stage in Stage}
+    default = LayerConfig(*(space[stage].default for stage in Stage))
+    other = LayerConfig(*(Config.from_key(configs[stage][-1]) for stage in Stage))
     stacks = -(-trials // (len(every) * 2 * STAGE_TRIALS))
-    default = LayerConfig(*(spaces[stage].default for stage in Stage))
-    other = LayerConfig(*(next(spaces[stage].draw(rng, 1).__iter__()) for stage in Stage))
-    runs: list[tuple[int, int, Sequence[Problem]]] = []
     with Store.open(place) as store:
-        for number in range(stacks):
-            for first in range(0, len(every), PROBLEMS_A_RUN):
-                chunk = every[first : first + PROBLEMS_A_RUN]
-                run = store.begin_run("made up", {"problems": [p.key for p in chunk]}, 0, stack(number))
-                for problem in chunk:
-                    final = Confirmation(
-                        problem,
-                        (Finalist("default", default), Finalist("candidate", other)),
-                        tuple(Round(({"layer": 100.0 + n}, {"layer": 90.0 + n})) for n in range(4)),
-                        (1e-3, 1e-3), 1, 0.1, 0.08, 0.12,
-                    )  # fmt: skip
-                    stored = store.record_confirmation(
-                        run, final, backend="triton", environment=stack(number), workload=WORKLOAD
-                    )
-                    store.record_winner(run, stored)
-                store.end_run(run, RunState.FINISHED)
-                runs.append((run, number, chunk))
-        with store.reading() as session:
-            environments = dict(session.execute(text("SELECT key, id FROM environments")).all())
-            ids = dict(session.execute(text("SELECT key, id FROM problems")).all())
-    rows = _rows(runs, {n: environments[stack(n).key] for n in range(stacks)}, ids, configs, digests)
-    location = locate(place)
-    if location.path is not None:
-        _into_file(location.path, rows)
-    else:
-        _into_server(place, rows)
+        runs = []
+        for first in range(0, len(every), PROBLEMS_A_RUN):
+            chunk = every[first : first + PROBLEMS_A_RUN]
+            run = store.begin_run("made up", {"problems": [problem.key for problem in chunk]}, 0, stack(0))
+            runs.append((run, chunk))
+            for problem in chunk:
+                final = Confirmation(
+                    problem,
+                    (Finalist("default", default), Finalist("candidate", other)),
+                    tuple(Round(({"layer": 100.0 + n}, {"layer": 90.0 + n})) for n in range(4)),
+                    (1e-3, 1e-3), 1, 0.1, 0.08, 0.12,
+                )  # fmt: skip
+                stored = store.record_confirmation(
+                    run, final, backend="triton", environment=stack(0), workload=WORKLOAD
+                )
+                store.record_winner(run, stored)
+            store.end_run(run, RunState.FINISHED)
+        with store.writing() as session:
+            ids = {problem: problem_id(session, problem) for problem in every}
+            environments = [environment_id(session, stack(number)) for number in range(stacks)]
+            rows = _rows(runs, environments[0], ids, configs, {s: space[s].space.digest for s in Stage})
+            session.execute(insert(TABLES["trials"]), rows)
+        bulk = store.reading if store.shared else store.writing
+        for number in range(1, stacks):
+            with bulk() as session:
+                connection = session.connection()
+                for table in ("runs", "confirmations", "finalists", "rounds", "winners", "trials"):
+                    _again(connection, table, number, environments[number], len(runs), len(every), len(rows))
+                session.commit()
+        with bulk() as session:
+            session.execute(text("ANALYZE"))
+            session.commit()
 
 
 def _rows(
-    runs: Iterable[tuple[int, int, Sequence[Problem]]],
-    environments: dict[int, int],
-    ids: dict[str, int],
+    runs: Sequence[tuple[int, Sequence[Problem]]],
+    environment: int,
+    ids: dict[Problem, int],
     configs: dict[Stage, list[str]],
     digests: dict[Stage, str],
-) -> Iterator[tuple[Any, ...]]:
-    facts = json.dumps({"vgprs": 128, "sgprs": 96, "spills": 0, "lds_bytes": 65536, "workgroups_per_cu": 2})
-    for run, stack_number, chunk in runs:
-        number = itertools.count()
-        began = BEGAN + timedelta(hours=run)
-        for problem in chunk:
-            for stage in Stage:
-                for index, config in enumerate(configs[stage]):
-                    at = next(number)
-                    created = (began + timedelta(seconds=at / 10)).strftime("%Y-%m-%d %H:%M:%S.%f")
-                    yield (
-                        run, at, environments[stack_number], ids[problem.key], stage.value, "triton",
-                        digests[stage], WORKLOAD, config, "joint" if index else "default", "ok", "measured",
-                        20.0 + index % 97, 1.7e-3, None, facts,
-                        hashlib.sha256(f"{run} {at}".encode()).hexdigest(), 1.5, 0.05, None, None,
-                        "node1", "GPU-0", created,
-                    )  # fmt: skip
+) -> list[dict[str, Any]]:
+    rows = []
+    for run, chunk in runs:
+        tried = [(p, stage, config) for p in chunk for stage in Stage for config in configs[stage]]
+        for number, (problem, stage, config) in enumerate(tried):
+            rows.append(
+                {
+                    "run_id": run, "number": number, "environment_id": environment,
+                    "problem_id": ids[problem],
+                    "stage": stage, "backend": "triton", "space_digest": digests[stage], "workload": WORKLOAD,
+                    "config": config, "origin": "joint", "status": Status.OK, "kind": Kind.MEASURED,
+                    "figure_us": 20.0 + number % 97, "gate_error": 1.7e-3, "facts": FACTS,
+                    "binary_hash": f"{run:032x}{number:032x}", "compile_s": 1.5, "measure_s": 0.05,
+                    "host": "node1", "gpu": "GPU-0", "created_at": BEGAN + timedelta(seconds=number / 10),
+                }
+            )  # fmt: skip
+    return rows
 
 
-def _into_file(path: Path, rows: Iterator[tuple[Any, ...]]) -> None:
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA synchronous = OFF")
-        indices = connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'trials' AND sql NOTNULL"
-        ).fetchall()
-        for name, _ in indices:
-            connection.execute(f"DROP INDEX {name}")
-        marks = ", ".join("?" * len(COLUMNS))
-        statement = f"INSERT INTO trials ({', '.join(COLUMNS)}) VALUES ({marks})"
-        while chunk := list(itertools.islice(rows, 100_000)):
-            connection.executemany(statement, chunk)
-            connection.commit()
-        for _, sql in indices:
-            connection.execute(sql)
-        connection.execute("ANALYZE")
-    connection.close()
-
-
-def _into_server(url: str, rows: Iterator[tuple[Any, ...]]) -> None:
-    import psycopg
-
-    with psycopg.connect(url) as connection:
-        while chunk := list(itertools.islice(rows, 100_000)):
-            with connection.cursor().copy(f"COPY trials ({', '.join(COLUMNS)}) FROM STDIN") as copy:
-                for row in chunk:
-                    copy.write_row((*row[:-1], row[-1] + "+00"))
-            connection.commit()
-        connection.autocommit = True
-        connection.execute("ANALYZE")
+def _again(
+    connection: Connection, name: str, number: int, environment: int, runs: int, finals: int, trials: int
+) -> None:
+    """A table's rows of the first stack once more, as those of another."""
+    table = TABLES[name]
+    step = {"runs": runs, "trials": trials}.get(name, finals)
+    own = "confirmation_id" if name in ("finalists", "rounds") else "id"
+    changed = {
+        own: f"{own} + {number * step}",
+        "run_id": f"run_id + {number * runs}",
+        "environment_id": str(environment),
+        "uid": f"uid || '-{number}'",
+        "binary_hash": f"'{number:04x}' || substr(binary_hash, 5)",
+    }
+    if name == "winners":
+        changed["confirmation_id"] = f"confirmation_id + {number * finals}"
+    columns = [column.name for column in table.columns]
+    values = ", ".join(changed.get(column, f'"{column}"') for column in columns)
+    named = ", ".join(f'"{column}"' for column in columns)
+    connection.execute(
+        text(f"INSERT INTO {name} ({named}) SELECT {values} FROM {name} WHERE {own} <= {step}")
+    )
 
 
 def timed(name: str, act: Any) -> float:
@@ -187,7 +175,7 @@ def commands(place: str) -> None:
         command = [sys.executable, "-m", "autotune", *arguments, "--db", place]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         if ran.returncode:
-            print(io.StringIO(ran.stderr).readlines()[-1:])
+            print(f"  {ran.stderr.strip().splitlines()[-1]}")
 
     def resume() -> None:
         """Of a run over 8 problems, as `tuning.searches.resume` reads them."""

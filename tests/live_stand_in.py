@@ -89,6 +89,13 @@ class Wide(StandIn):
     require = "fault == 'none'"
 
 
+class WideFleet(Wide):
+    """The same on one of several GPUs."""
+
+    name = "tests.live_stand_in:WideFleet"
+    runtime = "tests.measure.fake_runtime:make_fleet"
+
+
 class OneConfig(StandIn):
     """Its engine has one entry for both stages."""
 

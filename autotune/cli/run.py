@@ -212,7 +212,7 @@ def run(
     problems = make_problems(layer, shape, concurrency, routing)
     show_only(device)
     if ray is not None:
-        refuse(context, "Ray says which GPUs and CPUs are used", "device", "devices", "workers", "target")
+        refuse(context, "--ray says which GPUs and CPUs are used", "device", "devices", "workers", "target")
     indices = _devices(context, devices)
     with ThreadPoolExecutor(2) as asking:
         # Asking the GPU takes seconds, in a process of its own; importing what searches does as well.
@@ -308,7 +308,7 @@ def _run_plan(
     from autotune.tuning.plan import read_plan
 
     others = [name for name in context.params if name not in _OF_A_PLAN]
-    refuse(context, "the plan says what is tuned, and how", *others)
+    refuse(context, "--plan says what is tuned, and how", *others)
     if dry_run:
         refuse(context, "--dry-run writes nothing", "out")
     entries = read_plan(path)

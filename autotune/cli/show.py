@@ -18,7 +18,7 @@ def show(
         typer.Option("--why", help="How each winner was decided: finalists, rounds, who lost and why."),
     ] = False,
     device: DevicePart = None,
-    limit: Limit = 40,
+    limit: Limit = 20,
     db: Database = None,
     as_json: Json = False,
 ) -> None:

@@ -1,8 +1,10 @@
 """Turns records that every part of the store needs into rows and back."""
 
 import math
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, fields
 from functools import cache
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Select, Table, bindparam, func, select
@@ -104,6 +106,13 @@ def layer_config(stage1: str, stage2: str) -> LayerConfig:
     return LayerConfig(Config.from_key(stage1), Config.from_key(stage2))
 
 
+def _chunks(ids: Collection[int]) -> Iterator[list[int]]:
+    """Some hundreds at a time: a statement takes only so many values."""
+    left = iter(sorted(ids))
+    while chunk := list(islice(left, 500)):
+        yield chunk
+
+
 class Reader:
     """Turns rows into records, building each environment and problem once."""
 
@@ -111,13 +120,33 @@ class Reader:
         self._session = session
         self._environments: dict[tuple[int, int], Fingerprint] = {}
         self._problems: dict[int, Problem] = {}
+        self._layers: dict[tuple[str, str], LayerConfig] = {}
+        self._versions: dict[int, str] = {}
+        self._workloads: dict[int, str] = {}
+
+    def look_ahead(self, runs: Collection[int], confirmations: Collection[int | None]) -> None:
+        """Reads at once what many rows need of their runs and confirmations."""
+        for chunk in _chunks(runs):
+            versions = select(Run.id, Run.tool_version).where(Run.id.in_(chunk))
+            self._versions |= {id_: version for id_, version in self._session.execute(versions)}
+        for chunk in _chunks([id_ for id_ in confirmations if id_ is not None]):
+            workloads = select(ConfirmationRow.id, ConfirmationRow.workload)
+            found = self._session.execute(workloads.where(ConfirmationRow.id.in_(chunk)))
+            self._workloads |= {id_: workload for id_, workload in found}
+
+    def layer_config(self, stage1: str, stage2: str) -> LayerConfig:
+        """See `layer_config`; one for equal texts."""
+        if (stage1, stage2) not in self._layers:
+            self._layers[stage1, stage2] = layer_config(stage1, stage2)
+        return self._layers[stage1, stage2]
 
     def environment(self, id_: int, run: int) -> Fingerprint:
         """A stack as a run had it: versions of this tool share a row, and each run tells its own."""
         if (id_, run) not in self._environments:
             row = self._session.get_one(Environment, id_)
             stack = {field.name: getattr(row, field.name) for field in fields(Fingerprint)}
-            stack["tool_version"] = self._session.get_one(Run, run).tool_version
+            version = self._versions.get(run)
+            stack["tool_version"] = version or self._session.get_one(Run, run).tool_version
             self._environments[id_, run] = Fingerprint(**stack)
         return self._environments[id_, run]
 
@@ -125,7 +154,10 @@ class Reader:
         """Whether others may have been on the GPU in a confirmation."""
         if confirmation is None:
             return False
-        return self._session.get_one(ConfirmationRow, confirmation).workload.endswith(SHARED)
+        workload = self._workloads.get(confirmation)
+        if workload is None:
+            workload = self._session.get_one(ConfirmationRow, confirmation).workload
+        return workload.endswith(SHARED)
 
     def problem(self, id_: int) -> Problem:
         if id_ not in self._problems:

@@ -3,14 +3,14 @@
 import math
 from datetime import UTC, datetime
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
 from autotune.results import LayerConfig, Status
 from autotune.store.records import WinnerRecord
-from autotune.store.rows import Reader, existing, layer_config, next_number
+from autotune.store.rows import Reader, existing, next_number
 from autotune.store.schema import ConfirmationRow, Environment, FinalistRow, ProblemRow, Trial, Winner
 from autotune.store.sessions import Sessions
 from autotune.store.verdicts import wrong_binary
@@ -48,8 +48,8 @@ def winner_record(reader: Reader, row: Winner) -> WinnerRecord:
         environment=reader.environment(row.environment_id, row.run_id),
         kind=row.kind,
         rank=row.rank,
-        config=layer_config(row.stage1_config, row.stage2_config),
-        default=layer_config(row.default_stage1_config, row.default_stage2_config),
+        config=reader.layer_config(row.stage1_config, row.stage2_config),
+        default=reader.layer_config(row.default_stage1_config, row.default_stage2_config),
         gain=row.gain,
         gain_low=row.gain_low,
         gain_high=row.gain_high,
@@ -94,25 +94,27 @@ class Winners(Sessions):
             device: part of the device's name; None: any.
             newest: so many at most; None: all.
         """
-        query = _latest()
+        only: list[ColumnElement[bool]] = []
         if device is not None:
             on = select(Environment.id).where(Environment.device.icontains(device, autoescape=True))
-            query = query.where(Winner.environment_id.in_(on))
+            only.append(Winner.environment_id.in_(on))
         if problem is not None:
-            query = query.join(ProblemRow, ProblemRow.id == Winner.problem_id)
-            query = query.where(ProblemRow.key == problem.key)
+            only.append(Winner.problem_id.in_(select(ProblemRow.id).where(ProblemRow.key == problem.key)))
         if environment_key is not None:
-            query = query.join(Environment, Environment.id == Winner.environment_id)
-            query = query.where(Environment.key == environment_key)
+            stack = select(Environment.id).where(Environment.key == environment_key)
+            only.append(Winner.environment_id.in_(stack))
         if backend is not None:
-            query = query.where(Winner.backend == backend)
+            only.append(Winner.backend == backend)
         if kind is not None:
-            query = query.where(Winner.kind == kind)
+            only.append(Winner.kind == kind)
+        query = _latest(*only)
         if newest is not None:
             query = query.order_by(None).order_by(Winner.created_at.desc(), Winner.id.desc()).limit(newest)
         with self.reading() as session:
             reader = Reader(session)
-            found = [winner_record(reader, row) for row in session.scalars(query)]
+            rows = session.scalars(query).all()
+            reader.look_ahead({row.run_id for row in rows}, {row.confirmation_id for row in rows})
+            found = [winner_record(reader, row) for row in rows]
         return found if newest is None else found[::-1]
 
     def nearby_winners(
@@ -187,14 +189,18 @@ def _same(first: FinalistRow, second: FinalistRow) -> bool:
     return (first.stage1_config, first.stage2_config) == (second.stage1_config, second.stage2_config)
 
 
-def _latest() -> Select[Winner]:
-    """The newest best of each problem, backend, environment and kind: an estimate never hides a winner."""
+def _latest(*only: ColumnElement[bool]) -> Select[Winner]:
+    """The newest best of each problem, backend, environment and kind: an estimate never hides a winner.
+
+    Args:
+        only: conditions on these four, which leave whole groups out.
+    """
     # By time, not by id: what was merged from another machine may be older than what was here.
     age = func.row_number().over(
         partition_by=(Winner.problem_id, Winner.backend, Winner.environment_id, Winner.kind),
         order_by=(Winner.created_at.desc(), Winner.id.desc()),
     )
-    ages = select(Winner.id, age.label("age")).where(Winner.rank == 0).subquery()
+    ages = select(Winner.id, age.label("age")).where(Winner.rank == 0, *only).subquery()
     newest = select(ages.c.id).where(ages.c.age == 1)
     return select(Winner).where(Winner.id.in_(newest)).order_by(Winner.created_at, Winner.id)
 
@@ -202,18 +208,14 @@ def _latest() -> Select[Winner]:
 def _near(problem: Problem, backend: str, within: float) -> Select[Winner]:
     """The latest winners of equal layer dimensions at up to `within` times more or fewer tokens."""
     layer = problem.layer
-    return (
-        _latest()
-        .join(ProblemRow, ProblemRow.id == Winner.problem_id)
-        .where(
-            Winner.backend == backend,
-            ProblemRow.model_dim == layer.model_dim,
-            ProblemRow.inter_dim == layer.inter_dim,
-            ProblemRow.experts == layer.experts,
-            ProblemRow.top_k == layer.top_k,
-            ProblemRow.tokens.between(problem.tokens / within, problem.tokens * within),
-        )
+    near = select(ProblemRow.id).where(
+        ProblemRow.model_dim == layer.model_dim,
+        ProblemRow.inter_dim == layer.inter_dim,
+        ProblemRow.experts == layer.experts,
+        ProblemRow.top_k == layer.top_k,
+        ProblemRow.tokens.between(problem.tokens / within, problem.tokens * within),
     )
+    return _latest(Winner.backend == backend, Winner.problem_id.in_(near))
 
 
 def _distance(problem: Problem, winner: WinnerRecord) -> tuple[float, bool, bool, float]:

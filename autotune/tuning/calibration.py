@@ -4,13 +4,13 @@ Every GPU times the default and a few configs next to it, all GPUs at the same t
 """
 
 import random
+import threading
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import Final
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, wait
+from typing import Any, Final
 
-from autotune.errors import UserError
-from autotune.measure.calibration import WINDOWS, Calibration, calibration_of
+from autotune.measure.calibration import WINDOWS, calibration_of
 from autotune.problem.layer import Problem, Stage
 from autotune.processes import interrupt
 from autotune.results import Compiled, Failure, Measurement
@@ -20,37 +20,64 @@ from autotune.store.records import CalibrationWindow
 from autotune.tuning.context import Tuning
 from autotune.tuning.fleet import Fleet, GpuJudge
 
-UNCOMPARED: Final = "the GPUs could not be compared: each problem is measured on one of them"
-_BESIDE_THE_DEFAULT = 3  # configs of each stage
+_UNCOMPARED: Final = "the GPUs could not be compared: each problem is measured on one of them"
+_BESIDE_THE_DEFAULT = 2  # configs of each stage
+_MOMENT_S = 0.2
 
 
-def calibrate(current: Tuning, compiler: Compiler, fleet: Fleet) -> Calibration | None:
-    """Times a few configs on every GPU, stores that, and keeps problems apart where GPUs do not agree.
+class Calibrating:
+    """A calibration under way, in a thread: the search begins meanwhile, with each problem on one GPU.
 
-    None: nothing could be timed on two of them, so each problem stays on one.
+    When the GPUs are found to agree they share every problem from then on.
 
-    Raises:
-        UserError: all GPUs are lost.
+    Args:
+        compiler: compiles what is to be timed.
     """
-    problem = current.request.problems[0]
-    subjects = _compiled(current, compiler, problem)
-    futures = [
-        fleet.run(problem, lambda judge: _windows(judge, problem, subjects), only=number)
-        for number in fleet.gpus
-    ]
-    interrupt.wait_for(futures)
-    if not fleet.gpus:
-        raise futures[-1].exception() or UserError("no GPU is left")
-    windows = [window for future in futures if not future.exception() for window in future.result()]
-    current.store.record_calibration(current.id, windows)
-    calibration = calibration_of(windows)
-    if calibration is None or not calibration.agree:
+
+    def __init__(self, current: Tuning, compiler: Compiler, fleet: Fleet) -> None:
+        self._current, self._fleet = current, fleet
+        self._problem = current.request.problems[0]
         fleet.stay(_homes(current, fleet))
-    return calibration
+        self._compiling = _compiling(current, compiler, self._problem)
+        self._thread = threading.Thread(target=self._run, name="calibration", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits for its end, which that of the fleet brings about too."""
+        while self._thread.is_alive():
+            interrupt.look()
+            self._thread.join(_MOMENT_S)
+
+    def _run(self) -> None:
+        fleet, problem = self._fleet, self._problem
+        if not self._done(self._compiling.values()):
+            return
+        compiled = [s for s, future in self._compiling.items() if isinstance(future.result(), Compiled)]
+        measuring = [
+            fleet.run(problem, lambda judge: _windows(judge, problem, compiled), only=number)
+            for number in fleet.gpus
+        ]
+        if not self._done(measuring):
+            return
+        windows = [w for future in measuring if not future.exception() for w in future.result()]
+        self._current.store.record_calibration(self._current.id, windows)
+        calibration = calibration_of(windows)
+        if calibration is not None and calibration.agree:
+            fleet.stay({})
+        self._current.listener.on_gpus(_UNCOMPARED if calibration is None else calibration.text)
+
+    def _done(self, futures: Collection["Future[Any]"]) -> bool:
+        """Waits for all; False: the fleet was closed."""
+        while not self._fleet.closed:
+            if not wait(futures, _MOMENT_S).not_done:
+                return not any(future.cancelled() for future in futures)
+        return False
 
 
-def _compiled(current: Tuning, compiler: Compiler, problem: Problem) -> list[tuple[Stage, Config]]:
-    """The default and legal configs that differ from it in one knob, of those that compile."""
+def _compiling(
+    current: Tuning, compiler: Compiler, problem: Problem
+) -> "dict[tuple[Stage, Config], Future[Compiled | Failure]]":
+    """Compiles of the default and of legal configs that differ from it in one knob."""
     futures: dict[tuple[Stage, Config], Future[Compiled | Failure]] = {}
     for stage in Stage:
         space = current.searches[problem, stage].space
@@ -58,8 +85,7 @@ def _compiled(current: Tuning, compiler: Compiler, problem: Problem) -> list[tup
         beside = random.Random(current.request.seed).sample(near, min(_BESIDE_THE_DEFAULT, len(near)))
         for config in (space.default, *beside):
             futures[stage, config] = compiler.submit(problem.layer, problem.tokens, stage, config)
-    interrupt.wait_for(list(futures.values()))
-    return [subject for subject, future in futures.items() if isinstance(future.result(), Compiled)]
+    return futures
 
 
 def _windows(

@@ -119,6 +119,11 @@ class Fleet:
             thread.join()
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed: nothing is measured any more."""
+        return self._closed
+
+    @property
     def workload(self) -> str:
         return self._judges[0].workload
 

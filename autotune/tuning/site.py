@@ -18,7 +18,7 @@ from autotune.replay.machine import ReplayMachine
 from autotune.replay.target import ReplayBackend, ReplayJudge
 from autotune.search.evaluate import Clock, Compiler, Estimator, Evaluator, WallClock
 from autotune.search.live import LiveJudge
-from autotune.tuning.calibration import UNCOMPARED, calibrate
+from autotune.tuning.calibration import Calibrating
 from autotune.tuning.context import Conclusion, Listener, RunRequest, Tuning
 from autotune.tuning.finals import confirm_all
 from autotune.tuning.fleet import Fleet
@@ -149,6 +149,7 @@ class Live:
     compiler: "CompilePool | RayCompiler"
     evaluator: LiveJudge | Fleet
     clock: Clock = field(default_factory=WallClock)
+    calibrating: Calibrating | None = None
 
     @property
     def environment(self) -> Fingerprint:
@@ -158,11 +159,12 @@ class Live:
         """Equal GPUs are compared, where there is anything left to measure on them."""
         fleet, searches = self.evaluator, current.searches.values()
         if isinstance(fleet, Fleet) and len(fleet.gpus) > 1 and not all(each.done for each in searches):
-            calibration = calibrate(current, self.compiler, fleet)
-            current.listener.on_gpus(UNCOMPARED if calibration is None else calibration.text)
+            self.calibrating = Calibrating(current, self.compiler, fleet)
 
     def conclude(self, current: Tuning) -> Conclusion:
         """The finals, then the settings of the whole process where knobs are variables."""
+        if self.calibrating is not None:
+            self.calibrating.wait()
         self.compiler.close()  # what it still compiles is not waited for, nor to disturb the finals
         winners = confirm_all(current, self.evaluator)
         return Conclusion(winners, time_settings(current, self.evaluator, winners))

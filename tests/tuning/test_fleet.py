@@ -1,7 +1,12 @@
 """Several GPUs in one run, by way of the CPU stand-in: shared work, unlike and lost GPUs, finals."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
@@ -19,10 +24,11 @@ from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
 from autotune.results import Gpu
 from autotune.space.config import Config
-from autotune.store.records import CalibrationWindow
+from autotune.store.records import CalibrationWindow, StoredTrial
 from autotune.store.store import Store
 from autotune.tuning.fleet import Fleet
 from autotune.tuning.run import RunRequest, RunResult, run
+from tests.cli.helper import env
 from tests.live_stand_in import TARGET, TINY, OfFleet
 from tests.store.examples import MI325X
 
@@ -158,13 +164,58 @@ def test_the_last_gpus_loss_ends_the_run_with_a_sentence_and_the_same_command_re
     (first,) = store.runs()
     assert first.state == "failed"
     kept = len(store.trials_of(first.id))
-    assert kept
+    assert 0 < kept < 18
     for mark in tmp_path.glob("fallen-*"):
         mark.unlink()
     monkeypatch.delenv("FAKE_FLEET")
     again = _run(store, heard, 2)
-    assert len(store.trials_of(again.run)) < 18 + 1
+    assert sum(trial.origin != "race" for trial in store.trials_of(again.run)) == 18 - kept
     assert again.complete
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("during", ["search", "finals"])
+def test_an_interrupt_ends_all_gpus_work_and_the_same_command_resumes(
+    store: Store, own_database: Path, during: str
+) -> None:
+    command = [sys.executable, "-m", "tests.tuning.fleet_driver", str(own_database)]
+    driver = subprocess.Popen(command, env=env(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 120
+    while not store.runs() or not _reached(store.trials_of(store.runs()[0].id), during):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(60) == 130
+    (run_,) = store.runs()
+    assert run_.state == "interrupted"
+    # No candidate is blamed, and nothing of the run is left.
+    kept = store.trials_of(run_.id)
+    assert {str(trial.status) for trial in kept} == {"ok"}
+    assert _gone(driver.pid)
+
+    assert subprocess.run(command, env=env(), check=False).returncode == 0
+    again = [trial for trial in store.trials_of(store.runs()[1].id) if trial.origin != "race"]
+    before = [trial for trial in kept if trial.origin != "race"]
+    assert len({(t.stage, t.config) for t in again} & {(t.stage, t.config) for t in before}) == 0
+    assert len(again) + len(before) == 2 * 41
+    assert len(store.winners()) == 1
+
+
+def _gone(session: int) -> bool:
+    """Whether a session's processes have all ended; the resource tracker has a moment."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            os.killpg(session, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _reached(trials: Sequence[StoredTrial], phase: str) -> bool:
+    return len(trials) > 10 if phase == "search" else any(trial.origin == "race" for trial in trials)
 
 
 class Stub:
