@@ -66,7 +66,7 @@ def stack(number: int) -> Fingerprint:
 
 
 def fill(place: str, trials: int) -> None:
-    """Makes one stack's runs, finals and trials through the store, and the other stacks' from these, in SQL."""
+    """Makes one stack's rows through the store, and from these the other stacks' in SQL."""
     every = problems()
     space = {
         stage: load_backend("triton").space(every[0].layer, 4, stage, DEVICES["mi325x"]) for stage in Stage

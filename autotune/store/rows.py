@@ -128,11 +128,11 @@ class Reader:
         """Reads at once what many rows need of their runs and confirmations."""
         for chunk in _chunks(runs):
             versions = select(Run.id, Run.tool_version).where(Run.id.in_(chunk))
-            self._versions |= {id_: version for id_, version in self._session.execute(versions)}
+            self._versions |= dict(self._session.execute(versions).all())
         for chunk in _chunks([id_ for id_ in confirmations if id_ is not None]):
             workloads = select(ConfirmationRow.id, ConfirmationRow.workload)
             found = self._session.execute(workloads.where(ConfirmationRow.id.in_(chunk)))
-            self._workloads |= {id_: workload for id_, workload in found}
+            self._workloads |= dict(found.all())
 
     def layer_config(self, stage1: str, stage2: str) -> LayerConfig:
         """See `layer_config`; one for equal texts."""
