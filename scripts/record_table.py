@@ -36,6 +36,8 @@ from autotune.protocol.registry import backend_names, load_backend
 from autotune.replay.files import SUFFIX, write_table
 from autotune.tuning.targets import resolve_target
 
+DIMS = 4  # of a layer: hidden, inner, experts, experts a token
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
@@ -53,7 +55,7 @@ def _record(options: argparse.Namespace) -> int:
         print(f"[{time.monotonic() - started:6.1f}] {text}", flush=True)
 
     backend, device = load_backend(options.backend), resolve_target(options.target).device
-    layer = Layer.of(preset(options.model), options.tp)
+    layer = _layer(options.dims, options.tp) if options.dims else Layer.of(preset(options.model), options.tp)
     tuned = problems(layer, parse_shapes(options.shape), [1], Routing.parse(options.routing))
     configs = {
         stage: bounded(
@@ -90,6 +92,21 @@ def _record(options: argparse.Namespace) -> int:
     return 0
 
 
+def _layer(text: str, tp: int) -> Layer:
+    """Reads `glm-4.6=5120,192,160,8`: a layer that is no preset's.
+
+    Raises:
+        UserError: not of that form.
+    """
+    name, equals, numbers = text.partition("=")
+    dims = [int(number) for number in numbers.split(",") if number.isdigit()]
+    if not (name and equals and len(dims) == DIMS):
+        raise UserError(
+            f"--dims {text!r} is not of the form NAME=HIDDEN,INNER,EXPERTS,TOP_K, a GPU's share of the layer"
+        )
+    return Layer(name, *dims, tp=tp)
+
+
 def _pair(text: str) -> tuple[int, int]:
     """Reads `48x32`.
 
@@ -115,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help=f"the table, e.g. h100-kimi{SUFFIX}")
     parser.add_argument("--model", default="kimi-k2.5-w4a8", choices=sorted(PRESETS))
     parser.add_argument("--tp", type=int, default=8)
+    parser.add_argument("--dims", metavar="NAME=HIDDEN,INNER,EXPERTS,TOP_K", help="instead of a model")
     parser.add_argument("--backend", default="triton", choices=backend_names())
     parser.add_argument(
         "--target", default="live", help="live; another device's only for a trial without GPU"

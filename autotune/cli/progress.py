@@ -3,6 +3,7 @@
 import sys
 import time
 from collections import Counter
+from statistics import median
 from typing import TYPE_CHECKING
 
 from autotune.cli import logfile
@@ -10,10 +11,11 @@ from autotune.cli.eta import Eta
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem
 from autotune.report.wording import tie_text
-from autotune.results import Status
+from autotune.results import Failure, Status
 from autotune.search.driver import Task
+from autotune.search.layers import LayerSearch
 from autotune.search.study import StageSearch
-from autotune.store.records import TrialRecord
+from autotune.store.records import LayerTrial, TrialRecord
 from autotune.text import counted, duration
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Progress:
     def __init__(self, timeout_s: float | None = None) -> None:
         self.tasks: dict[Task, StageSearch] = {}
         self.counts: Counter[Status] = Counter()
+        self.layers = 0
         self.merged = 0
         self.compile_s = 0.0
         self.measure_s = 0.0
@@ -58,6 +61,17 @@ class Progress:
         logfile.note(
             f"trial {trial.problem.shape} {trial.stage} {trial.status}: {outcome}, {trial.config},"
             f" {trial.origin}, compile {trial.compile_s:.1f} s, device {trial.measure_s:.2f} s"
+        )
+
+    def on_layer(self, trial: LayerTrial, search: LayerSearch) -> None:
+        self.layers += 1
+        outcome = trial.outcome
+        told = outcome.reason if isinstance(outcome, Failure) else f"{median(outcome.us):.2f} µs"
+        against = "" if isinstance(outcome, Failure) else f", default {median(outcome.default_us):.2f} µs"
+        self.measure_s += outcome.seconds
+        logfile.note(
+            f"layer {trial.problem.shape}: {told}{against}, {trial.config.key}, {trial.origin},"
+            f" device {outcome.seconds:.3f} s"
         )
 
     def on_wait(self, sentence: str) -> None:
@@ -117,7 +131,8 @@ class Progress:
         """What this run did, as words."""
         if not self.done and self.resumed:
             return f"nothing left to try; {counted(self.resumed, 'stored trial')} used"
-        return f"{counted(self.done, 'trial')}: {self.by_status()}"
+        layers = f" and {counted(self.layers, 'layer')}" if self.layers else ""
+        return f"{counted(self.done, 'trial')}{layers}: {self.by_status()}"
 
     def best(self, task: Task) -> str:
         """The best so far against the default, as words."""
@@ -135,7 +150,7 @@ def _comparing(kind: str, contenders: int) -> str:
     """What happens to the contenders of a final; a replay has none."""
     configs = counted(contenders, "layer config")
     if kind == Kind.REPLAYED:
-        return f"drawing recorded samples of {configs} and adding up their stages"
+        return f"drawing recorded samples of {configs}"
     return f"confirming {configs} on fresh routings"
 
 

@@ -1,5 +1,6 @@
 """`autotune run`: search, and decide."""
 
+import math
 import os
 import shlex
 import sys
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 _OFFLINE_TRIALS = 48
 _LIVE_TRIALS = 200
+_LEAST_TRIALS = 80
 
 
 def run(
@@ -72,7 +74,10 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help=f"Configs per stage and shape; default {_LIVE_TRIALS} on a GPU, {_OFFLINE_TRIALS} offline.",
+            help=(
+                "Configs per stage and shape, and twice as many layers; default on a GPU"
+                f" {_LIVE_TRIALS}, with several shapes down to {_LEAST_TRIALS}, {_OFFLINE_TRIALS} offline."
+            ),
             rich_help_panel="Search",
         ),
     ] = None,
@@ -243,7 +248,7 @@ def run(
         backend=backend,
         problems=problems,
         target=chosen,
-        trials=trials or (_OFFLINE_TRIALS if chosen.kind is Kind.ESTIMATE else _LIVE_TRIALS),
+        trials=trials or _trials(estimated=chosen.kind is Kind.ESTIMATE, problems=len(problems)),
         seed=seed,
         sampler=sampler,
         workers=processes,
@@ -388,6 +393,13 @@ def _counted(asked: "Sequence[int]", text: str) -> tuple[int, ...]:
             f"--devices {text}: only {counted(there, 'GPU')} of these can be seen: leave others out"
         )
     return tuple(range(len(asked) or there))
+
+
+def _trials(*, estimated: bool, problems: int) -> int:
+    """The default budget: several shapes share their candidates, so that each needs fewer of its own."""
+    if estimated:
+        return _OFFLINE_TRIALS
+    return max(_LEAST_TRIALS, round(_LIVE_TRIALS / math.sqrt(problems)))
 
 
 def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend: str) -> None:

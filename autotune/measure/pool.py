@@ -210,7 +210,8 @@ class Measurer:
         Args:
             seed: of the routings, on top of the settings' and the races' own.
         """
-        _, run = self._contest(problem, (What.LAYER, What.SPACED), configs, environments)
+        both = (What.LAYER, What.SPACED)
+        _, run = self._contest(problem, both, configs, environments, steps=self.settings.layer_steps)
         first = self.settings.seed + confirming.RACE_SEED + seed
 
         def act() -> list[Round]:
@@ -329,6 +330,7 @@ class Measurer:
         configs: Sequence[Subject],
         environments: Environments | None,
         ran: Callable[[], None] | None = None,
+        steps: int | None = None,
     ) -> "tuple[Callable[[int], float | Failure], confirming.RunRound]":
         """How contenders are gated and timed, each in the process of its own environment."""
         processes = [environments(config) if environments else {} for config in configs]
@@ -337,7 +339,7 @@ class Measurer:
             return self._call(problem.layer, processes[index], requests.check, problem, what, configs[index])
 
         def run(index: int, seed: int) -> dict[str, float] | Failure:
-            asked = (problem, what, configs[index], seed, ROUND_SAMPLES)
+            asked = (problem, what, configs[index], seed, ROUND_SAMPLES, steps)
             while True:
                 self._quiet.wait(lambda: self._call(problem.layer, processes[index], requests.watch))
                 answer = self._call(problem.layer, processes[index], requests.round_of, *asked)

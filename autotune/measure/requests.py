@@ -87,10 +87,15 @@ def check(problem: Problem, what: Sequence[What], config: Subject) -> float | Fa
 
 
 def round_of(
-    problem: Problem, what: Sequence[What], config: Subject, seed: int, samples: int
+    problem: Problem,
+    what: Sequence[What],
+    config: Subject,
+    seed: int,
+    samples: int,
+    steps: int | None = None,
 ) -> RoundTimes | Failure:
     """One finalist's part of a round."""
-    return _with_worker(lambda worker: worker.round(problem, what, config, seed, samples))
+    return _with_worker(lambda worker: worker.round(problem, what, config, seed, samples, steps))
 
 
 def watch() -> str | Failure | None:

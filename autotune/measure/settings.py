@@ -1,6 +1,6 @@
 """Settings of measuring that a user may choose; one frozen value that crosses to the worker processes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotune.results import SHARED
 
@@ -14,6 +14,7 @@ class MeasureSettings:
         cold: bytes touched between two uses of one expert's weights exceed this many last-level
             caches; 0 measures hot, with every launch on the same weights and routing.
         steps: launches, each with its own routing, that one pass has at least.
+        layer_steps: the same of a pass of layers in a search, which launches five kernels a step.
         target_rse: a window ends when the relative standard error of its median is below this.
         min_samples: samples a window has at least.
         min_sample_us: microseconds that one sample lasts at least: hundreds of times an event's
@@ -37,12 +38,13 @@ class MeasureSettings:
     seed: int = 0
     cold: float = 2.0
     steps: int = 32
+    layer_steps: int = 16
     target_rse: float = 0.005
     min_samples: int = 10
     min_sample_us: float = 300.0
     window_s: float = 0.15
     warmup_s: float = 0.3
-    poor: float = 1.5
+    poor: float = 1.2
     poor_layer: float = 1.1
     timeout_s: float = 60.0
     prepare_timeout_s: float = 300.0
@@ -65,6 +67,11 @@ class MeasureSettings:
     def decides(self) -> bool:
         """Whether a final under these conditions makes a winner: serving finds its weights cold."""
         return self.cold >= 1
+
+    @property
+    def layer_key(self) -> str:
+        """The same of a search's layers."""
+        return replace(self, steps=self.layer_steps).key
 
     @property
     def key(self) -> str:

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_ODD = 1.02  # times its least time at which a default's pass beside a layer is looked into
+_LOOK_S = 0.3  # seconds after which others are looked for anyhow
+
 
 @dataclass(frozen=True)
 class RoundTimes:
@@ -64,11 +67,13 @@ class Worker:
         self.settings = settings
         self._workload: Workload | None = None
         self._cases: dict[tuple[str, int], list[Case]] = {}
-        self._last_steps: dict[tuple[str, int], Case] = {}
+        self._last_steps: dict[tuple[str, int | None], Case] = {}
         self._passed: dict[tuple[str, str, str], float] = {}
         self._passed_at: dict[tuple[str, str, int], float] = {}
         self._fastest: dict[tuple[str, Stage], float] = {}
         self._fastest_layer: dict[str, float] = {}
+        self._usual: dict[tuple[str, str], float] = {}
+        self._looked = -math.inf
         self._bases: dict[tuple[str, str], Replay] = {}
         self._replays: dict[tuple[str, str, str, int], tuple[Replay, Sequence[Launch], int]] = {}
         self._watch = Watch(self.runtime.machine, settings)
@@ -88,6 +93,8 @@ class Worker:
             self._workload = workload
             self._digest = self.runtime.digest()
             self.runtime.machine.synchronize()
+            gc.collect()
+            gc.freeze()  # what is there to stay need not be walked again and again
         return self.runtime.machine.fingerprint(self.runtime.name, self.runtime.kernel_source())
 
     def measure(self, problem: Problem, stage: Stage, config: Config) -> Measurement:
@@ -127,28 +134,48 @@ class Worker:
             Incorrect: the gate refused it.
         """
         start = time.perf_counter()
-        work, machine = self._load().pass_of(problem, self.settings.seed), self.runtime.machine
+        work, machine = self._search_pass(problem, self.settings.layer_steps), self.runtime.machine
         at = (problem.key, default.key)
         if at not in self._bases:
             self._bases[at] = machine.replay(self._launches(What.LAYER, default, work))
         launches = self._launches(What.LAYER, config, work)
-        before = self._watch.before()
         replay = machine.replay(launches)
         try:
             poison(launches[-1:])
             fastest = self._fastest_layer.get(problem.key, math.inf)
             poor = self.settings.poor_layer * fastest
             around, taken = time_beside(self._bases[at], replay, self.settings.min_sample_us, poor)
-            error = self._judge_last(problem, What.LAYER, config, launches)
+            # As a whole: its halves, one from the other, cost as much as all the rest, and a finalist's are.
+            whole = [replace(launches[-1], intermediate=None)]
+            error = self._judge_last(problem, What.LAYER, config, whole, self.settings.layer_steps)
         finally:
             replay.close()
-        contended = self._watch.disturbed(before, f"{problem.key} layer {config.key}", launches, [taken])
+        contended = self._disturbed(at, f"{problem.key} layer {config.key}", launches, taken, median(around))
         steps = len(launches)
         us, default_us = (tuple(pass_us / steps for pass_us in times) for times in (taken, around))
         measured = LayerMeasurement(us, default_us, error, time.perf_counter() - start, contended, self._gpu)
         if contended is None:
             self._fastest_layer[problem.key] = min(fastest, measured.ratio)
         return measured
+
+    def _disturbed(
+        self, at: tuple[str, str], key: str, launches: Sequence[Launch], taken: list[float], base_us: float
+    ) -> str | None:
+        """Who was at work on the GPU while a layer was timed; None: nobody.
+
+        The default's passes around it tell as well as a look around, which takes as long as a layer: there is
+        one where they are odd, and now and then.
+        """
+        usual = self._usual.get(at, math.inf)
+        now = time.monotonic()
+        if base_us <= _ODD * usual and now - self._looked < _LOOK_S and usual < math.inf:
+            self._usual[at] = min(usual, base_us)
+            return None
+        self._looked = now
+        contended = self._watch.disturbed(None, key, launches, [taken])
+        if contended is None:
+            self._usual[at] = min(usual, base_us)
+        return contended
 
     def check(self, problem: Problem, what: What, config: Subject) -> float:
         """The gate: every case at every token count that the config would serve; its worst error.
@@ -183,17 +210,26 @@ class Worker:
         return self._passed[key]
 
     def round(
-        self, problem: Problem, what: Sequence[What], config: Subject, seed: int, samples: int
+        self,
+        problem: Problem,
+        what: Sequence[What],
+        config: Subject,
+        seed: int,
+        samples: int,
+        steps: int | None = None,
     ) -> RoundTimes:
         """Median microseconds a launch on the routings of `seed`, by what is timed.
 
         The graphs stay for the next round on the same routings, which runs in the opposite order.
+
+        Args:
+            steps: that the pass has at least; None: as the settings say.
         """
         times: dict[str, float] = {}
         taken: list[list[float]] = []
         before = self._watch.before()
         for part in what:
-            replay, launches, passes = self._replay(problem, part, config, seed)
+            replay, launches, passes = self._replay(problem, part, config, seed, steps)
             taken.append(replay.passes(samples, passes))
             times[part.value] = median(taken[-1]) / len(launches)
         key = f"{problem.key} {'+'.join(what)} {config.key}"
@@ -222,6 +258,9 @@ class Worker:
         if any(case.digest() != self._digests[id(case)] for case in self._all_cases()):
             raise RuntimeError("the references were overwritten")
         self._load().forget_passes()
+
+    def _search_pass(self, problem: Problem, steps: int | None = None) -> Pass:
+        return self._load().pass_of(problem, self.settings.seed, steps)
 
     def _load(self) -> Workload:
         if self._workload is None or self._workload.weights is None:
@@ -284,24 +323,26 @@ class Worker:
         replay.passes(1, 1)
         return self._judge_last(problem, what, config, launches)
 
-    def _judge_last(self, problem: Problem, what: What, config: Subject, launches: Sequence[Launch]) -> float:
+    def _judge_last(
+        self,
+        problem: Problem,
+        what: What,
+        config: Subject,
+        launches: Sequence[Launch],
+        steps: int | None = None,
+    ) -> float:
         """Judges the output of the search's last step; 0 where it holds the sums of more launches.
 
         Raises:
             Incorrect: it is wrong.
         """
-        key = (problem.key, self.settings.seed)
+        key = (problem.key, steps)
         if key not in self._last_steps:
-            work = self._load().pass_of(problem, self.settings.seed)
+            work = self._search_pass(problem, steps)
             weights = self._load().weights
             assert weights is not None
-            case = make_case(
-                "the last step of the timed pass",
-                weights,
-                work.inputs,
-                work.steps[-1],
-                format_of(self.runtime),
-            )
+            name, form = "the last step of the timed pass", format_of(self.runtime)
+            case = make_case(name, weights, work.inputs, work.steps[-1], form)
             self._digests[id(case)] = case.digest()
             self._last_steps[key] = case
         if launches[-1].accumulates:
@@ -309,14 +350,14 @@ class Worker:
         return judge(launches[-1], self._last_steps[key], what, self.runtime.path(what, config))
 
     def _replay(
-        self, problem: Problem, what: What, config: Subject, seed: int
+        self, problem: Problem, what: What, config: Subject, seed: int, steps: int | None
     ) -> tuple[Replay, Sequence[Launch], int]:
         """The pass on the routings of `seed`, its launches, and passes a sample; earlier seeds' graphs go."""
         key = (problem.key, what.value, config.key, seed)
         if key not in self._replays:
             for old in [k for k in self._replays if k[0] != problem.key or k[3] != seed]:
                 self._replays.pop(old)[0].close()
-            launches = self._launches(what, config, self._load().pass_of(problem, seed))
+            launches = self._launches(what, config, self._load().pass_of(problem, seed, steps))
             replay = self.runtime.machine.replay(launches)
             passes = passes_a_sample(min(replay.passes(2, 1)), self.settings.min_sample_us)
             self._replays[key] = replay, launches, passes
@@ -342,6 +383,7 @@ class Worker:
         self._passed_at.clear()
         self._fastest.clear()
         self._fastest_layer.clear()
+        self._usual.clear()
         self._watch.close()
 
 

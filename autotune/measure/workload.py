@@ -1,7 +1,7 @@
 """Builds what is launched: one layer's weights on the device, and the passes of routings over them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -199,7 +199,7 @@ class Workload:
         self._runtime, self._machine = runtime, runtime.machine
         self.layer, self._settings = layer, settings
         self._copies = 0
-        self._passes: dict[tuple[str, int], Pass] = {}
+        self._passes: dict[tuple[str, int, int | None], Pass] = {}
         self.weights: LogicalWeights | None = None
 
     def load(self, problems: "tuple[Problem, ...]") -> None:
@@ -220,11 +220,15 @@ class Workload:
         self._runtime.prepare(self.layer, self.weights)
         self._grow(copies)
 
-    def pass_of(self, problem: Problem, seed: int) -> Pass:
-        """The pass of a problem with the routings of `seed`. The latest few are kept."""
-        key = (problem.key, seed)
+    def pass_of(self, problem: Problem, seed: int, steps: int | None = None) -> Pass:
+        """The pass of a problem with the routings of `seed`. The latest few are kept.
+
+        Args:
+            steps: that it has at least; None: as the settings say.
+        """
+        key = (problem.key, seed, steps)
         if key not in self._passes:
-            ring = self._plan(problem, seed)
+            ring = self._plan(problem, seed, steps)
             self._grow(ring.count)
             device = self._machine.device
             form = format_of(self._runtime)
@@ -235,8 +239,9 @@ class Workload:
             self._passes[key] = built
         return self._passes[key]
 
-    def _plan(self, problem: Problem, seed: int) -> Ring:
-        return plan(problem, self._settings, self._machine.last_level_cache(), seed)
+    def _plan(self, problem: Problem, seed: int, steps: int | None = None) -> Ring:
+        settings = replace(self._settings, steps=steps or self._settings.steps)
+        return plan(problem, settings, self._machine.last_level_cache(), seed)
 
     def _grow(self, copies: int) -> None:
         if copies > self._copies:

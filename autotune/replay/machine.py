@@ -14,8 +14,8 @@ from typing import Any
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.replay.table import Recorded, Table
-from autotune.results import Compiled, Failure
-from autotune.search.evaluate import Outcome
+from autotune.results import Compiled, Failure, LayerConfig
+from autotune.search.evaluate import LayerOutcome, Outcome
 from autotune.space.config import Config
 
 
@@ -81,6 +81,20 @@ class ReplayMachine:
         """The recorded outcome, when the GPU has got to it."""
         # The sweep's own window, not the settled time: what a search would have seen, noise and all.
         outcome = self._row(stage, config).outcomes[problem.tokens]
+        ends = max(self._now, self._device_free) + outcome.seconds
+        self._device_free = ends
+        self.device_s += outcome.seconds
+        return self._at(ends, outcome)
+
+    @property
+    def layer_workload(self) -> str:
+        return self.workload
+
+    def evaluate_layer(
+        self, problem: Problem, config: LayerConfig, default: LayerConfig
+    ) -> "Future[LayerOutcome]":
+        """The recorded layer, when the GPU has got to it."""
+        outcome = self._table.layers[config][problem.tokens]
         ends = max(self._now, self._device_free) + outcome.seconds
         self._device_free = ends
         self.device_s += outcome.seconds

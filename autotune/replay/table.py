@@ -143,7 +143,7 @@ class Table:
         """What a recording of today holds and this one does not, in a sentence; None: nothing."""
         if self.layers:
             return None
-        return "the table holds no layers: a layer's time is the sum of its stages'"
+        return "the table holds no layers: where one would be timed, its stages are added up"
 
     @property
     def problems(self) -> list[Problem]:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 
 from autotune.errors import UserError
 from autotune.machine.devices import Device
@@ -14,7 +15,16 @@ from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.backend import Backend, Work, one_config
 from autotune.replay.machine import replayed_workload
 from autotune.replay.table import Table
-from autotune.results import Compiled, Confirmation, Failure, Finalist, Measurement
+from autotune.results import (
+    Compiled,
+    Confirmation,
+    Failure,
+    Finalist,
+    LayerConfig,
+    LayerMeasurement,
+    Measurement,
+    Round,
+)
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace
 
@@ -70,29 +80,41 @@ class ReplayBackend:
 
 
 class ReplayJudge:
-    """Confirms finalists from recorded samples: a round takes one at random of each stage's."""
+    """Confirms finalists from recorded samples: a round takes one at random of the layer's and each stage's.
+
+    A layer that was not recorded has the sum of its stages' times, and so has the default beside it.
+    """
 
     kind = Kind.REPLAYED
 
     def __init__(self, table: Table, settings: MeasureSettings) -> None:
-        self._table, self._settings = table, settings
+        self.table, self._settings = table, settings
+        self._usual: dict[Problem, float | None] = {}
 
     @property
     def workload(self) -> str:
-        return replayed_workload(self._table)
+        return replayed_workload(self.table)
 
     @property
     def fingerprint(self) -> Fingerprint:
         """The recorded stack, marked so that no report takes it for a live one."""
-        recorded = self._table.fingerprint
+        recorded = self.table.fingerprint
         return replace(recorded, device=f"replay of {recorded.device}")
 
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure | None:
         """None: a recorded time is the same every time."""
         return None
 
+    def race(
+        self, problem: Problem, configs: Sequence[LayerConfig], rounds: int, seed: int
+    ) -> Sequence[Round]:
+        """Rounds of recorded samples; no routing is unseen, so that only the noise is another's."""
+        answers = [[self._layer_us(problem, config, (seed, n)) for config in configs] for n in range(rounds)]
+        return [Round(tuple({} if us is None else {"layer": us} for us in told)) for told in answers]
+
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
         """The same decision as a live one's, on recorded times."""
+        recorded = all(self._layer_us(problem, finalist.config, 0) for finalist in finalists)
 
         def gate(index: int) -> float | Failure:
             worst = 0.0
@@ -109,13 +131,44 @@ class ReplayJudge:
                 outcome = self._outcome(problem, stage, finalists[index])
                 if isinstance(outcome, Failure):
                     return outcome
-                row = self._table.stages[stage].by_config[finalists[index].config.of(stage)]
+                row = self.table.stages[stage].by_config[finalists[index].config.of(stage)]
                 drawn = random.Random(f"{row.config.key} {seed}").choice(outcome.samples).us
                 us[stage.value] = drawn * (row.us(problem.tokens) or outcome.us) / outcome.us
-            return {"layer": sum(us.values()), **us}
+            layer_us = self._layer_us(problem, finalists[index].config, seed) if recorded else None
+            return {"layer": layer_us or sum(us.values()), **us}
 
-        return confirming.confirm(problem, finalists, gate, run, self._settings)
+        confirmation = confirming.confirm(problem, finalists, gate, run, self._settings)
+        if recorded:
+            return confirmation
+        note = self.table.lacks or "a finalist's layer was not recorded: all are the sums of their stages"
+        return replace(confirmation, notes=(*confirmation.notes, note))
+
+    def _layer_us(self, problem: Problem, config: LayerConfig, draw: object) -> float | None:
+        """A recorded layer's sample, freed of the drift that the default had; None: it was not recorded."""
+        usual = self._usual_us(problem)
+        outcome = self.table.layers.get(config, {}).get(problem.tokens)
+        rng = random.Random(f"{config.key} {draw}")
+        if usual is None or isinstance(outcome, Failure):
+            return None
+        if outcome is not None:
+            return rng.choice(outcome.us) * usual / median(outcome.default_us)
+        defaults = LayerConfig(*(self.table.space(problem.tokens, stage).default for stage in Stage))
+        if config != defaults:
+            return None
+        beside = rng.choice(self._beside(problem)).default_us
+        return rng.choice(beside) * usual / median(beside)
+
+    def _beside(self, problem: Problem) -> list[LayerMeasurement]:
+        outcomes = (at.get(problem.tokens) for at in self.table.layers.values())
+        return [outcome for outcome in outcomes if isinstance(outcome, LayerMeasurement)]
+
+    def _usual_us(self, problem: Problem) -> float | None:
+        """The default's layer time over the whole recording."""
+        if problem not in self._usual:
+            took = [median(outcome.default_us) for outcome in self._beside(problem)]
+            self._usual[problem] = median(took) if took else None
+        return self._usual[problem]
 
     def _outcome(self, problem: Problem, stage: Stage, finalist: Finalist) -> Measurement | Failure:
-        row = self._table.stages[stage].by_config[finalist.config.of(stage)]
+        row = self.table.stages[stage].by_config[finalist.config.of(stage)]
         return row.compiled if isinstance(row.compiled, Failure) else row.outcomes[problem.tokens]

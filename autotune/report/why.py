@@ -186,6 +186,7 @@ def why_lines(decision: Why) -> list[str]:
             f"{words.rounds(len(selecting))} of preselection picked the challenger, {len(judging)} more"
             f" decided: the lower 95% bound of its gain had to exceed {percent(decision.settings.min_gain)}"
         )
+    lines += final.notes
     for left in decision.left:
         lines.append(
             f"not in the {words.final}: {left.stage} {left.config}, {_text(left.us)} µs: {left.reason}"

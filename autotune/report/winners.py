@@ -28,6 +28,7 @@ class WinnerSummary:
         compiled_us: of an estimate that execution refined, the default's and the winner's as compiled, which
             the search showed; None: the times above are what it showed.
         ties: how many others are as fast, see `autotune.report.finals.tied`.
+        notes: of its confirmation, a sentence each.
     """
 
     winner: WinnerRecord
@@ -36,6 +37,7 @@ class WinnerSummary:
     facts: dict[str, StaticFacts]
     compiled_us: tuple[dict[str, float], dict[str, float]] | None = None
     ties: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
@@ -54,7 +56,8 @@ def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
     compiled = None
     if conditions_of_winner(store, winner).basis == AS_EXECUTED:
         compiled = (_as_compiled(store, winner, winner.default), _as_compiled(store, winner, winner.config))
-    return WinnerSummary(winner, times(winner.default), times(winner.config), facts, compiled, ties)
+    notes = stored.confirmation.notes if stored else ()
+    return WinnerSummary(winner, times(winner.default), times(winner.config), facts, compiled, ties, notes)
 
 
 def _as_compiled(store: Store, winner: WinnerRecord, config: LayerConfig) -> dict[str, float]:
@@ -116,6 +119,7 @@ def as_json(summary: WinnerSummary) -> dict[str, Any]:
         "ties": summary.ties,
         "gain": winner.gain,
         "gain_95": None if winner.gain_low is None else [winner.gain_low, winner.gain_high],
+        "notes": list(summary.notes),
         "facts": {stage: _known(facts) for stage, facts in summary.facts.items()},
         "default": {str(stage): dict(winner.default.of(stage)) for stage in Stage},
         "config": {str(stage): dict(winner.config.of(stage)) for stage in Stage},
@@ -147,6 +151,8 @@ def print_winners(summaries: Sequence[WinnerSummary]) -> None:
             say(f"  {AS_EXECUTED}: {ESTIMATES[AS_EXECUTED]}", "dim")
         if summary.ties and winner.kind is not Kind.ESTIMATE:
             say(f"  {ties_text(winner.kind, summary.ties)}")
+        for note in summary.notes:
+            say(f"  {note}", "dim")
         for stage in Stage:
             say(f"  {stage}: {changes(winner.config.of(stage), winner.default.of(stage))}")
             known = _known(summary.facts[str(stage)])
@@ -172,9 +178,8 @@ def _time_rows(summary: WinnerSummary) -> list[tuple[str, ...]]:
             measured = what == "layer" and winner.confirmation is not None
             gain = winner.gain if measured else 1 - best[what] / default[what]
             name = wording(winner.kind).whole if what == "layer" else what
-            rows.append(
-                (f"{name}{basis}", f"{default[what]:.2f}", f"{best[what]:.2f}", percent(gain, signed=True))
-            )
+            saved = f"{percent(gain, signed=True)}, {gain * default[what]:.2f} µs"
+            rows.append((f"{name}{basis}", f"{default[what]:.2f}", f"{best[what]:.2f}", saved))
     return rows
 
 

@@ -53,18 +53,18 @@ _WORDING: Final[Mapping[Kind, Wording]] = {
     ),
     Kind.REPLAYED: Wording(
         adjective="replayed",
-        whole="stages' sum",
+        whole="replayed layer",
         final="replay",
         contenders="finalists",
         round="draw",
         chosen="winner",
         definition=(
-            "drawn from a recorded table: one recorded sample of each stage, added up; nothing ran, and the"
-            " stages were never timed together"
+            "drawn from a recorded table: one recorded sample of the layer or, where none was recorded, of"
+            " each stage, added up (then a note says so); nothing ran"
         ),
         gain=(
-            "(default − winner) / default of the stages' sum: the median of the ratios of paired draws from"
-            " the recording"
+            "(default − winner) / default of the replayed layer: the median of the ratios of paired draws"
+            " from the recording"
         ),
         doubt="What is a replayed winner worth?",
     ),

@@ -39,6 +39,13 @@ def pairs(
     return sorted(combined, key=lambda pair: (pair[1], pair[0].key))
 
 
+def fit(pair: LayerConfig, *, one_config: bool = False) -> bool:
+    """Whether two stages' configs make a layer."""
+    if one_config:
+        return pair.stage1 == pair.stage2
+    return pair.stage1.get(_SHARED_KNOB) == pair.stage2.get(_SHARED_KNOB)
+
+
 def _by_block(ranked: Ranked) -> dict[Value, list[tuple[Config, float]]]:
     blocks: dict[Value, list[tuple[Config, float]]] = defaultdict(list)
     for config, us in ranked:

@@ -1,10 +1,12 @@
 """Runs the searches: ask, compile, evaluate, store, tell. The only writer of trials.
 
 Compiling overlaps evaluating: while candidates wait for the device, the pool compiles the next ones. One
-compiled candidate is evaluated at every problem that shares its binary. A finished result is committed
-before any search is told of it, so the store is never behind what the sampler knows.
+compiled candidate is evaluated at every problem that shares its binary. Where layers are searched, they and
+the stages share the device. A finished result is committed before any search is told of it, so the store is
+never behind what the sampler knows.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -17,17 +19,21 @@ from autotune.machine.fingerprint import Fingerprint
 from autotune.problem.layer import Problem, Stage
 from autotune.processes import interrupt
 from autotune.protocol.backend import remedy
-from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
+from autotune.results import Compiled, Failure, Measurement, Sample, Status
 from autotune.search.doubt import Doubt
-from autotune.search.evaluate import Clock, Compiler, Estimate, Evaluator, Outcome, WallClock
+from autotune.search.evaluate import Clock, Compiler, Cost, Estimate, Evaluator, Outcome, WallClock
+from autotune.search.layering import Layering
+from autotune.search.records import Records
+from autotune.search.records import Task as Task
 from autotune.search.sharing import Others
 from autotune.search.study import Ask, StageSearch
 from autotune.space.config import Config
 from autotune.store.records import TrialRecord
 
-Task = tuple[Problem, Stage]
-
 _CLAIM_AGAIN_S = 5.0  # after which it is asked whether another driver still does what it claimed
+_IN_FLIGHT = 4  # on the device's queue where layers and stages share it: it never waits, and turns are near
+_LAYERS_AHEAD = 0.15  # of the layers' budget, which may be spent before as much of the stages' is
+_LAYERS_SHARE = 1.0  # seconds of the device that layers may have for one of the stages'
 _AHEAD = 1.5  # compiles' worth of work that waits for the device
 
 
@@ -67,22 +73,6 @@ class _Evaluation:
     twins: list[tuple[Ask, Compiled]] = field(default_factory=list)
 
 
-@dataclass
-class _Cost:
-    """Mean seconds of what was done so far."""
-
-    count: int = 0
-    total: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.count += 1
-        self.total += seconds
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.count if self.count else 0.0
-
-
 @dataclass(frozen=True)
 class _Twin:
     """A finished trial that later candidates with the same machine code are merged into."""
@@ -108,9 +98,11 @@ class Driver:
         clock: Clock | None = None,
         one_config: bool = False,
         others: Others | None = None,
+        layering: Layering | None = None,
     ) -> None:
         """
         Args:
+            layering: the search of layers, beside the stages'; None: there is none.
             one_config: both stages of a layer have the same config, so what is tried at one is tried at both.
             others: drivers that share the work; None: there are none.
         """
@@ -124,12 +116,15 @@ class Driver:
         self._pool = pool
         self._evaluator = evaluator
         self._artefact_key = artefact_key
+        self._records = Records(settings.backend, settings.environment, evaluator, self._digest)
         self._record = record
         self._on_trial = on_trial
         self._clock = clock or WallClock()
         self._compiling: dict[Future[Compiled | Failure], list[_Candidate]] = {}
+        self._ready: deque[_Evaluation] = deque()
         self._evaluating: dict[Future[Outcome], _Evaluation] = {}
-        self._compiles, self._evaluations = _Cost(), _Cost()
+        self._layering = layering
+        self._compiles, self._evaluations = Cost(), Cost()
         self._by_binary: dict[tuple[Task, str], _Evaluation | _Twin] = {}
         self._dropped = 0
         self._doubt = Doubt()
@@ -138,6 +133,9 @@ class Driver:
             if search.results:  # of an earlier run
                 self._doubt.compiled(task)
                 self._doubt.ran(task)
+
+    def _digest(self, task: Task) -> str:
+        return self._searches[task].space.space.digest
 
     def run(self) -> bool:
         """Searches until done.
@@ -159,9 +157,12 @@ class Driver:
             while in_time() and self._has_room() and self._start_next(turns):
                 # Asking takes a moment: the device need not wait until there is enough to compile.
                 self._take([future for future in self._waiting() if future.done()])
+                self._dispatch()
                 interrupt.look()
             self._hear()
-            if not in_time():
+            if in_time():
+                self._dispatch()
+            else:
                 self._give_up()
             waiting = self._waiting()
             if not waiting and not self._elsewhere:
@@ -174,8 +175,11 @@ class Driver:
 
     def _give_up(self) -> None:
         """Time is up: what is being compiled or waits for the device is dropped; what is on it ends."""
-        before = len(self._waiting())
+        before = len(self._waiting()) + len(self._ready)
         self._compiling.clear()
+        self._ready.clear()
+        if self._layering:
+            self._layering.give_up()
         self._evaluating = {
             future: evaluation for future, evaluation in self._evaluating.items() if not future.cancel()
         }
@@ -186,10 +190,33 @@ class Driver:
         """Stores the failures that waited for something to compile: they are the candidates' own."""
         held, self._held[task] = self._held[task], []
         for ask, failure in held:
-            self._finish(self._failed(task, ask, failure))
+            self._finish(self._records.failed(task, ask, failure))
 
     def _waiting(self) -> list[Future[Any]]:
-        return [*self._compiling, *self._evaluating]
+        layers = self._layering.waiting() if self._layering else []
+        return [*self._compiling, *self._evaluating, *layers]
+
+    def _dispatch(self) -> None:
+        """Puts evaluations on the device's queue: all there are, or in turn with layers."""
+        layering = self._layering
+        most = _IN_FLIGHT * self._settings.gpus
+        while layering is None or len(self._evaluating) + layering.timing < most:
+            turn = layering is None or self._too_soon(layering) or (self._ready and self._had_share(layering))
+            if turn or layering is None or not layering.start():
+                if not self._ready:
+                    return
+                of = self._ready.popleft()
+                self._evaluating[self._evaluator.evaluate(*of.task, of.ask.config, of.compiled)] = of
+
+    def _had_share(self, layering: Layering) -> bool:
+        return layering.seconds > _LAYERS_SHARE * self._evaluations.total
+
+    def _too_soon(self, layering: Layering) -> bool:
+        """Whether layers go through their budget before the stages have shown their best."""
+        searches = self._searches.values()
+        spent = sum(search.asked for search in searches) / max(1, sum(search.budget for search in searches))
+        under_way = bool(self._ready or self._evaluating or self._compiling)
+        return under_way and layering.progress > _LAYERS_AHEAD + spent
 
     def _take(self, done: Iterable[Future[Any]]) -> None:
         """Goes on with what has finished."""
@@ -197,8 +224,10 @@ class Driver:
             if future in self._compiling:
                 for candidate in self._compiling.pop(future):
                     self._compiled(candidate, future.result())
-            else:
+            elif future in self._evaluating:
                 self._evaluated(self._evaluating.pop(future), future.result())
+            elif self._layering:
+                self._layering.take([future])
 
     def _has_room(self) -> bool:
         """Whether another compile is worth while now.
@@ -210,7 +239,8 @@ class Driver:
         if len(self._compiling) >= self._settings.compile_ahead:
             return False
         coming = sum(len(candidate.tasks) for waiting in self._compiling.values() for candidate in waiting)
-        queued = (len(self._evaluating) + coming) * self._evaluations.mean / self._settings.gpus
+        here = len(self._ready) + len(self._evaluating) + coming
+        queued = here * self._evaluations.mean / self._settings.gpus
         return (
             not self._compiles.count or queued <= _AHEAD * self._compiles.mean or not self._evaluations.mean
         )
@@ -301,7 +331,7 @@ class Driver:
                 ships = self._searches[task].space.default == ask.config
                 if not self._doubt.of(task, outcome, ships=ships):
                     self._release(task)
-                    self._finish(self._failed(task, ask, outcome))
+                    self._finish(self._records.failed(task, ask, outcome))
                 elif remedy(outcome.reason) is None:
                     self._held[task].append((ask, outcome))
                 continue
@@ -310,20 +340,20 @@ class Driver:
             reason = refusal(outcome.facts, self._device, allow_spills=self._settings.allow_spills)
             if reason is not None:
                 failure = Failure(Status.CONSTRAINT, reason)
-                self._finish(self._failed(task, ask, failure, outcome))
+                self._finish(self._records.failed(task, ask, failure, outcome))
                 continue
             self._evaluate(task, ask, outcome)
 
     def _evaluate(self, task: Task, ask: Ask, compiled: Compiled) -> None:
         twin = self._by_binary.get((task, compiled.binary_hash))
         if isinstance(twin, _Twin):
-            self._finish(self._merged(twin, ask, compiled))
+            self._finish(self._records.merged(twin.trial, twin.record, ask, compiled))
         elif twin is not None:
             twin.twins.append((ask, compiled))
         else:
             evaluation = _Evaluation(task, ask, compiled)
             self._by_binary[task, compiled.binary_hash] = evaluation
-            self._evaluating[self._evaluator.evaluate(*task, ask.config, compiled)] = evaluation
+            self._ready.append(evaluation)
 
     def _evaluated(self, evaluation: _Evaluation, outcome: Outcome) -> None:
         task, ask, compiled = evaluation.task, evaluation.ask, evaluation.compiled
@@ -332,12 +362,11 @@ class Driver:
             self._put_off(evaluation, outcome)
             return
         samples: tuple[Sample, ...] = ()
-        if not isinstance(outcome, Failure):
-            self._doubt.ran(task)
         if isinstance(outcome, Failure):
-            record = self._failed(task, ask, outcome, compiled)
+            record = self._records.failed(task, ask, outcome, compiled)
         else:
-            record = self._trial(task, ask, compiled, Status.OK, time_us=outcome.us)
+            self._doubt.ran(task)
+            record = self._records.trial(task, ask, compiled, Status.OK, time_us=outcome.us)
             if isinstance(outcome, Measurement):
                 record = replace(record, gate_error=outcome.error, measure_s=outcome.seconds, gpu=outcome.gpu)
                 samples = outcome.samples
@@ -346,21 +375,15 @@ class Driver:
             self._doubt.of(task, outcome, ships=False)
         self._by_binary[task, compiled.binary_hash] = twin
         for other, other_compiled in evaluation.twins:
-            self._finish(self._merged(twin, other, other_compiled))
+            self._finish(self._records.merged(twin.trial, twin.record, other, other_compiled))
 
     def _put_off(self, evaluation: _Evaluation, outcome: Measurement) -> None:
         """Stores a window that others disturbed, marked; it is measured again after what waits now."""
         task, ask, compiled = evaluation.task, evaluation.ask, evaluation.compiled
-        record = self._trial(task, ask, compiled, Status.OK, time_us=outcome.us)
-        record = replace(
-            record,
-            gate_error=outcome.error,
-            measure_s=outcome.seconds,
-            contended=outcome.contended,
-            gpu=outcome.gpu,
-        )
-        self._record(record, outcome.samples)
-        self._evaluating[self._evaluator.evaluate(*task, ask.config, compiled)] = evaluation
+        record = self._records.trial(task, ask, compiled, Status.OK, time_us=outcome.us)
+        known = {"gate_error": outcome.error, "measure_s": outcome.seconds, "gpu": outcome.gpu}
+        self._record(replace(record, contended=outcome.contended, **known), outcome.samples)  # type: ignore[arg-type]
+        self._ready.append(evaluation)
 
     def _finish(self, record: TrialRecord, samples: tuple[Sample, ...] = ()) -> int:
         """Stores a trial, then tells its search: never the other way round."""
@@ -370,51 +393,3 @@ class Driver:
         self._searches[record.problem, record.stage].tell(record.config, record.time_us)
         self._on_trial(record)
         return trial
-
-    def _merged(self, twin: _Twin, ask: Ask, compiled: Compiled) -> TrialRecord:
-        """A candidate whose machine code is that of an earlier trial shares its result."""
-        return replace(
-            twin.record,
-            config=ask.config,
-            origin=ask.origin,
-            compile_s=compiled.seconds,
-            measure_s=0.0,
-            merged_into=twin.trial,
-        )
-
-    def _failed(
-        self, task: Task, ask: Ask, failure: Failure, compiled: Compiled | None = None
-    ) -> TrialRecord:
-        record = self._trial(task, ask, compiled, failure.status, reason=failure.reason)
-        if compiled is None:
-            return replace(record, compile_s=failure.seconds)
-        return replace(record, gate_error=failure.error, measure_s=failure.seconds)
-
-    def _trial(
-        self,
-        task: Task,
-        ask: Ask,
-        compiled: Compiled | None,
-        status: Status,
-        *,
-        time_us: float | None = None,
-        reason: str | None = None,
-    ) -> TrialRecord:
-        problem, stage = task
-        return TrialRecord(
-            problem=problem,
-            stage=stage,
-            backend=self._settings.backend,
-            environment=self._settings.environment,
-            space_digest=self._searches[task].space.space.digest,
-            workload=self._evaluator.workload,
-            config=ask.config,
-            origin=ask.origin,
-            status=status,
-            kind=self._evaluator.kind,
-            time_us=time_us,
-            reason=reason,
-            facts=compiled.facts if compiled else StaticFacts(),
-            binary_hash=compiled.binary_hash if compiled else None,
-            compile_s=compiled.seconds if compiled else 0.0,
-        )

@@ -11,7 +11,7 @@ from autotune.machine.devices import Device
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.backend import Backend
-from autotune.results import Compiled, Failure, Measurement
+from autotune.results import Compiled, Failure, LayerConfig, LayerMeasurement, Measurement
 from autotune.space.config import Config
 
 
@@ -24,6 +24,9 @@ class Estimate:
 
 Outcome = Measurement | Estimate | Failure
 """What becomes of an evaluation."""
+
+LayerOutcome = LayerMeasurement | Failure
+"""What becomes of a layer."""
 
 
 class Compiler(Protocol):
@@ -48,6 +51,19 @@ class Evaluator(Protocol):
         self, problem: Problem, stage: Stage, config: Config, compiled: Compiled
     ) -> "Future[Outcome]":
         """Starts the evaluation of one candidate."""
+
+
+class LayerEvaluator(Protocol):
+    """Times layers beside the default."""
+
+    @property
+    def layer_workload(self) -> str:
+        """Text of their conditions."""
+
+    def evaluate_layer(
+        self, problem: Problem, config: LayerConfig, default: LayerConfig
+    ) -> "Future[LayerOutcome]":
+        """Starts the timing of one layer, both of whose stages are compiled."""
 
 
 class Estimator:
@@ -92,3 +108,19 @@ class WallClock:
         if not futures:
             time.sleep(_MOMENT_S)
         return wait(futures, timeout=_MOMENT_S, return_when=FIRST_COMPLETED).done
+
+
+@dataclass
+class Cost:
+    """Mean seconds of what was done so far."""
+
+    count: int = 0
+    total: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.total += seconds
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count if self.count else 0.0

@@ -100,13 +100,27 @@ class GaussianProcess:
         Args:
             values: as for `fit`; a row that is not known yet is believed to come out as predicted.
         """
-        count = len(values)
-        known = np.asarray(~np.isnan(values).any(axis=1), bool)
-        whitened = _forward(self._factor[:count, :count], values, known)
-        mean = self._whitened[:count].T @ whitened
+        known, whitened = self._solved(values)
+        mean = self._whitened[: len(values)].T @ whitened
         scale = np.maximum((whitened[known] ** 2).mean(axis=0), 1e-6)
         left = np.maximum(1.0 - self._explained, 0.0) + exp(self._log_nugget)
         return mean, np.sqrt(left[:, None] * scale[None, :])
+
+    def mean(self, values: Matrix, rows: Sequence[int]) -> Matrix:
+        """Posterior mean [rows, outputs] of some points alone.
+
+        Args:
+            values: as for `posterior`.
+        """
+        _, whitened = self._solved(values)
+        mean: Matrix = self._whitened[: len(values), rows].T @ whitened
+        return mean
+
+    def _solved(self, values: Matrix) -> tuple[NDArray[np.bool_], Matrix]:
+        """Which rows are known, and the factor's solution of them."""
+        count = len(values)
+        known = np.asarray(~np.isnan(values).any(axis=1), bool)
+        return known, _forward(self._factor[:count, :count], values, known)
 
     def _grow(self) -> None:
         """Room for more rows: twice as much, so that adding stays cheap."""

@@ -7,8 +7,8 @@ the binary.
 """
 
 import random
-from collections.abc import Callable
-from math import log
+from collections.abc import Callable, Sequence
+from math import exp, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ _FIRST = 10  # configs spread over the space before the model has a say
 _REFIT = 1.25  # the kernel is fitted anew when there are so many times more results
 _SPREAD = 300  # configs that a spread-out one is picked from
 _NEIGHBOUR_EVERY = 2  # proposals of a search
+_INCUMBENTS, _APART = 4, 3  # so many good configs, so many knobs apart, whose neighbours are tried
 _NEAR = 1.2  # times the best: up to here the model sees times in full
 _BEYOND = 0.3  # of what lies beyond: how slow a bad config is should not bend the model where the good are
 
@@ -49,6 +50,7 @@ class JointModel:
         self._started: list[Config] = []
         self._next_fit = _FIRST
         self._scale: dict[int, float] = {}
+        self._bend: dict[int, tuple[float, float]] = {}  # mean and knee of an output's bent log times
         self._measured = np.zeros((0, 0), bool)
 
     def join(self, space: BoundSpace, tokens: int) -> int:
@@ -97,10 +99,12 @@ class JointModel:
             self._next_fit = int(finished * _REFIT) + 1
         # Counted by search: with one count for all, the neighbours would fall to the same searches each time.
         self._proposals[output] += 1
-        if self._proposals[output] % _NEIGHBOUR_EVERY == 0:
-            near = self._first_free(self._neighbours(process, values, output), output, known)
-            if near is not None:
-                return near
+        turn, neighbours = divmod(self._proposals[output], _NEIGHBOUR_EVERY)
+        if neighbours == 0:
+            for whose in (turn, 1):  # those of the best where the other's are all known
+                near = self._first_free(self._neighbours(process, values, output, whose), output, known)
+                if near is not None:
+                    return near
         best, self._improvements[output] = self._most_gain(process, values, output, known)
         return best
 
@@ -110,6 +114,20 @@ class JointModel:
         Gains shrink as results come, so an old promise is too high rather than too low.
         """
         return self._improvements[output]
+
+    def expected_us(self, output: int, configs: Sequence[Config]) -> dict[Config, float] | None:
+        """Microseconds that the model expects of each; None: no say yet."""
+        if self._process is None or self._next_fit == _FIRST or output not in self._bend:
+            return None
+        process = self._ready()
+        new = [config for config in configs if config not in self._index]
+        if new:
+            self._extend(process, new)
+        mean = process.mean(self._values(), [self._index[config] for config in configs])
+        centre, knee = self._bend[output]
+        logs = mean[:, output] * self._scale[output] + centre
+        straight = np.where(logs > knee, knee + (logs - knee) / _BEYOND, logs)
+        return {config: exp(us) for config, us in zip(configs, straight, strict=True)}
 
     def expected_gain(self, output: int, known: Callable[[Config], bool]) -> float | None:
         """The most that an untried config is expected to gain, as a fraction; None: no say yet."""
@@ -144,12 +162,15 @@ class JointModel:
             self._process = GaussianProcess(self._encoder.encode(self._pool))
         new = [config for config in self._started if config not in self._index]
         if new:
-            self._process.extend(self._encoder.encode(new).points)
-            self._index |= {config: len(self._pool) + n for n, config in enumerate(new)}
-            self._pool += new
+            self._extend(self._process, new)
         for config in self._started[len(self._process.rows) :]:
             self._process.add(self._index[config])
         return self._process
+
+    def _extend(self, process: GaussianProcess, new: Sequence[Config]) -> None:
+        process.extend(self._encoder.encode(new).points)
+        self._index |= {config: len(self._pool) + n for n, config in enumerate(new)}
+        self._pool += new
 
     def _gather(self) -> list[Config]:
         """Legal configs to choose from: all of a small space, a seeded sample of a large one."""
@@ -195,7 +216,9 @@ class JointModel:
             bent = np.where(column > knee, knee + _BEYOND * (column - knee), column)
             bent[failed[:, output]] = np.nanmax(bent)
             self._scale[output] = max(float(np.nanstd(bent)), 1e-6)
-            values[:, output] = (bent - np.nanmean(bent)) / self._scale[output]
+            centre = float(np.nanmean(bent))
+            self._bend[output] = centre, float(knee)
+            values[:, output] = (bent - centre) / self._scale[output]
         self._measured = ~np.isnan(values)
         return self._filled(values)
 
@@ -220,15 +243,36 @@ class JointModel:
         order: NDArray[np.intp] = sample[np.argsort(-(gaps**2).sum(axis=2).min(axis=1))]
         return order
 
-    def _neighbours(self, process: GaussianProcess, values: Matrix, output: int) -> NDArray[np.intp]:
-        """Pool rows one knob away from the best at `output`, the fastest by the model first."""
-        column = np.where(self._measured[:, output], values[:, output], np.inf)
-        best = self._started[int(np.argmin(column))]
-        rows = [self._index[near] for near in self._spaces[output].neighbours(best) if near in self._index]
+    def _neighbours(
+        self, process: GaussianProcess, values: Matrix, output: int, turn: int
+    ) -> NDArray[np.intp]:
+        """Pool rows one knob away from the best at `output`, or in other turns from the best far from it.
+
+        The fastest by the model come first.
+        """
+        bases = self._incumbents(values, output)
+        base = bases[0 if turn % 2 else min(turn // 2 % _INCUMBENTS, len(bases) - 1)]
+        rows = [self._index[near] for near in self._spaces[output].neighbours(base) if near in self._index]
         near = np.array(rows, np.intp)
         mean, _ = process.posterior(values)
         order: NDArray[np.intp] = near[np.argsort(mean[near, output])]
         return order
+
+    def _incumbents(self, values: Matrix, output: int) -> list[Config]:
+        """The best config at `output`, then the best of those that are `_APART` knobs from every better one.
+
+        A local optimum holds all proposals otherwise: its own neighbours look good, and what is far away
+        looks as good as the model has seen there.
+        """
+        column = np.where(self._measured[:, output], values[:, output], np.inf)
+        chosen: list[Config] = []
+        for row in np.argsort(column)[: 4 * _FIRST]:
+            config = self._started[row]
+            if all(_knobs_apart(config, other) >= _APART for other in chosen):
+                chosen.append(config)
+            if len(chosen) == _INCUMBENTS or not np.isfinite(column[row]):
+                break
+        return chosen
 
     def _gain(self, process: GaussianProcess, values: Matrix, output: int) -> NDArray[np.float64]:
         """Expected improvement at `output`, as a fraction of the best's time, of every pool row."""
@@ -238,3 +282,7 @@ class JointModel:
         z = (best - mean[:, output]) / deviation[:, output]
         gain: NDArray[np.float64] = deviation[:, output] * improvement(z)
         return gain * self._scale.get(output, 1.0)
+
+
+def _knobs_apart(a: Config, b: Config) -> int:
+    return sum(b.get(name) != value for name, value in a.items())

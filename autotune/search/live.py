@@ -12,8 +12,19 @@ from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
 from autotune.processes import interrupt
 from autotune.protocol.backend import Backend
-from autotune.results import Compiled, Confirmation, Failure, Finalist, Gpu, Measurement, Status
-from autotune.search.evaluate import Outcome
+from autotune.results import (
+    Compiled,
+    Confirmation,
+    Failure,
+    Finalist,
+    Gpu,
+    LayerConfig,
+    LayerMeasurement,
+    Measurement,
+    Round,
+    Status,
+)
+from autotune.search.evaluate import LayerOutcome, Outcome
 from autotune.space.config import Config
 
 T = TypeVar("T")
@@ -76,6 +87,45 @@ class LiveJudge:
         # A future is invariant in its result: this one's is one of an evaluation's outcomes.
         future: Future[Any] = self._measurer.submit(problem, stage, config, self._backend.environment(config))
         return future
+
+    @property
+    def layer_workload(self) -> str:
+        return self._measurer.settings.layer_key
+
+    def evaluate_layer(
+        self, problem: Problem, config: LayerConfig, default: LayerConfig
+    ) -> "Future[LayerOutcome]":
+        return self._submit_layer(problem, config, default)
+
+    def _submit_layer(
+        self, problem: Problem, config: LayerConfig, default: LayerConfig
+    ) -> "Future[LayerMeasurement | Failure]":
+        environment = layer_environment(self._backend.environment)(default)
+        return self._measurer.submit_layer(problem, config, default, environment)
+
+    def layer(
+        self, problem: Problem, config: LayerConfig, default: LayerConfig
+    ) -> LayerMeasurement | Failure:
+        """A layer beside the default.
+
+        Raises:
+            UserError: the GPU is lost.
+        """
+        outcome = interrupt.result_of(self._submit_layer(problem, config, default))
+        failed = isinstance(outcome, Failure) and outcome.status in _MAY_BE_THE_GPU
+        return self._of_a_gpu(problem, outcome, failed=failed)
+
+    def race(
+        self, problem: Problem, configs: Sequence[LayerConfig], rounds: int, seed: int
+    ) -> Sequence[Round]:
+        """Rounds on routings of the races' own: see `Measurer.race`.
+
+        Raises:
+            UserError: the GPU is lost.
+        """
+        environments = layer_environment(self._backend.environment)
+        raced = self._measurer.race(problem, configs, rounds, seed, environments)
+        return self._of_a_gpu(problem, raced, failed=not all(us for round_ in raced for us in round_.us))
 
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
         """One more window of a config.

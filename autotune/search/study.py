@@ -7,7 +7,7 @@ suggestion that is illegal or known already is replaced by an untried legal neig
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import optuna
@@ -24,6 +24,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 _LEAST_RESULTS = 30  # before a search may be stopped
 _QUIET = 3  # asks in a row at which the model must see too little to gain: its fits differ
 _PATIENCE = 60  # results without gain after which a sampler without a model is stopped
+_STALE = 1.2  # what the model expects is asked anew when there are so many times more results
 _NEAR_BEST = 5  # neighbours are taken of this many of the best
 
 
@@ -88,6 +89,8 @@ class StageSearch:
         self._quiet = 0  # asks in a row at which the model saw too little to gain
         self._void = 0  # trials that the study has on record beyond the configs that this search has
         self._known: dict[Config, float | None] = {}
+        self._guessed: dict[Config, float] = {}
+        self._guessed_at = 0
         self._sweep = iter(space) if self.sweeps else None
 
     @property
@@ -124,6 +127,20 @@ class StageSearch:
     def was_told(self, config: Config) -> bool:
         """Whether it is known what became of `config`."""
         return config in self._known
+
+    def time(self, config: Config) -> float | None:
+        """Microseconds of a config, as told; None: it has none."""
+        return self._known.get(config)
+
+    def expected(self, configs: Collection[Config]) -> dict[Config, float]:
+        """Microseconds of each: as told, or as the model expects; without either, of the slowest leader."""
+        if len(self._known) > _STALE * self._guessed_at:
+            self._guessed, self._guessed_at = {}, len(self._known)
+        new = [c for c in configs if self.time(c) is None and c not in self._guessed]
+        if new:
+            said = self._model.expected_us(self._output, new) if self._model else None
+            self._guessed |= said or dict.fromkeys(new, self.results[:_NEAR_BEST][-1][1])
+        return {config: self.time(config) or self._guessed[config] for config in configs}
 
     def ask(self) -> Ask | None:
         """The next config to try; None when the search is done."""

@@ -30,11 +30,13 @@ class Layers(Sessions):
         outcome = trial.outcome
         measured = outcome if isinstance(outcome, LayerMeasurement) else None
         with self.writing() as session:
+            environment = self._ids.get(trial.environment) or environment_id(session, trial.environment)
+            problem = self._ids.get(trial.problem) or problem_id(session, trial.problem)
             row = LayerRow(
                 run_id=run,
                 number=next_number(session, LayerRow, run),
-                environment_id=environment_id(session, trial.environment),
-                problem_id=problem_id(session, trial.problem),
+                environment_id=environment,
+                problem_id=problem,
                 backend=trial.backend,
                 workload=trial.workload,
                 stage1_config=trial.config.stage1.key,

@@ -24,7 +24,17 @@ from autotune.problem.layer import Layer, Problem, Stage
 from autotune.processes import interrupt
 from autotune.protocol.backend import Backend
 from autotune.protocol.registry import load_backend
-from autotune.results import Compiled, Confirmation, Failure, Finalist, Gpu, Measurement
+from autotune.results import (
+    Compiled,
+    Confirmation,
+    Failure,
+    Finalist,
+    Gpu,
+    LayerConfig,
+    LayerMeasurement,
+    Measurement,
+    Round,
+)
 from autotune.search.live import LiveJudge
 from autotune.space.config import Config
 
@@ -210,6 +220,22 @@ class RayGpu:
 
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
         answer: Measurement | Failure = self._ask("again", problem, stage, config)
+        return answer
+
+    @property
+    def layer_workload(self) -> str:
+        return self._settings.layer_key
+
+    def layer(
+        self, problem: Problem, config: LayerConfig, default: LayerConfig
+    ) -> LayerMeasurement | Failure:
+        answer: LayerMeasurement | Failure = self._ask("layer", problem, config, default)
+        return answer
+
+    def race(
+        self, problem: Problem, configs: Sequence[LayerConfig], rounds: int, seed: int
+    ) -> Sequence[Round]:
+        answer: Sequence[Round] = self._ask("race", problem, tuple(configs), rounds, seed)
         return answer
 
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:

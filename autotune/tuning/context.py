@@ -10,12 +10,13 @@ from autotune.machine.targets import Kind, Target
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
 from autotune.protocol.backend import Backend, default_of
-from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Measurement
+from autotune.results import Confirmation, Failure, Finalist, LayerConfig, Measurement, Round
 from autotune.search.driver import Task
+from autotune.search.layers import LayerSearch
 from autotune.search.study import StageSearch
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace
-from autotune.store.records import TrialRecord, WinnerRecord
+from autotune.store.records import LayerTrial, TrialRecord, WinnerRecord
 from autotune.store.store import Store
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class RunRequest:
     """What to tune, where, and with which effort.
 
     Attributes:
-        trials: configs a stage of each problem; a space that fits is swept whole.
+        trials: configs a stage of each problem, and layers; a space that fits is swept whole.
         timeout_s: the search, and offline the checks, end after this time; None: never.
         workers: compile processes.
         measuring: conditions and limits on a live target.
@@ -109,6 +110,9 @@ class Listener(Protocol):
     def on_trial(self, trial: TrialRecord, search: StageSearch) -> None:
         """A trial is stored and told."""
 
+    def on_layer(self, trial: LayerTrial, search: LayerSearch) -> None:
+        """A layer is stored; it is told next."""
+
     def on_wait(self, sentence: str) -> None:
         """Others are on a GPU, or one is left out or lost; told from another thread."""
 
@@ -139,6 +143,11 @@ class Judge(Protocol):
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure | None:
         """One more window of a config; None: there is nothing new to learn."""
 
+    def race(
+        self, problem: Problem, configs: Sequence[LayerConfig], rounds: int, seed: int
+    ) -> Sequence[Round]:
+        """Rounds of layers on routings that neither the search nor a confirmation sees."""
+
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
         """Paired rounds; the default is the first finalist."""
 
@@ -148,6 +157,8 @@ class Tuning:
     """A run under way.
 
     Attributes:
+        layers: the search of each problem's layer; empty where layers are not timed.
+        layer_workload: text of the conditions that layers are timed under.
         checks_until: on the monotonic clock, when checks of machine code are given up.
         shared: the work is shared with other drivers on the same database; None: this is the only one.
     """
@@ -159,6 +170,8 @@ class Tuning:
     environment: Fingerprint
     id: int
     searches: dict[Task, StageSearch] = field(default_factory=dict)
+    layers: dict[Problem, LayerSearch] = field(default_factory=dict)
+    layer_workload: str = ""
     checks: list[Judged] = field(default_factory=list)
     left_out: dict[Problem, Sequence[str]] = field(default_factory=dict)
     checks_until: float | None = None

@@ -1,5 +1,7 @@
 """The finals: each problem's best configs against its default, in paired rounds on fresh routings."""
 
+from dataclasses import replace
+
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
 from autotune.processes import interrupt
@@ -11,6 +13,7 @@ from autotune.space.config import Config
 from autotune.store.records import StoredTrial, WinnerRecord
 from autotune.tuning.context import Judge, Tuning
 from autotune.tuning.fleet import each_on_one
+from autotune.tuning.layer_race import race_layers
 
 FINALISTS = 8
 
@@ -32,18 +35,26 @@ def _final(current: Tuning, judge: Judge, problem: Problem) -> int | None:
     interrupt.look()
     if current.shared is not None and (decided := current.shared.take_final(problem)) is not None:
         return decided.id
-    stage1, stage2 = (_settle(current, judge, problem, stage) for stage in Stage)
-    contenders = finalists(
-        stage1,
-        stage2,
-        default=current.default(problem),
-        published=published_of(backend, problem.layer, problem.tokens, device),
-        most=FINALISTS,
-        coupled=_coupled(current, problem),
-        one_config=one_config(backend),
-    )
+    published = published_of(backend, problem.layer, problem.tokens, device)
+    layers = current.layers.get(problem)
+    raced = race_layers(current, judge, problem, layers) if layers and layers.best else None
+    if raced is None:
+        stage1, stage2 = (_settle(current, judge, problem, stage) for stage in Stage)
+        contenders = finalists(
+            stage1,
+            stage2,
+            default=current.default(problem),
+            published=published,
+            most=FINALISTS,
+            coupled=_coupled(current, problem),
+            one_config=one_config(backend),
+        )
+    else:
+        contenders = raced.finalists(published)
     current.listener.on_confirm(problem, len(contenders))
     confirmation = judge.confirm(problem, contenders)
+    if raced is not None:
+        confirmation = replace(confirmation, notes=(*confirmation.notes, *raced.notes(confirmation)))
     current.left_out[problem] = confirmation.left_out
     stored = store.record_confirmation(
         current.id,

@@ -18,8 +18,18 @@ from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
-from autotune.results import Compiled, Confirmation, Failure, Finalist, Gpu, Measurement
-from autotune.search.evaluate import Outcome
+from autotune.results import (
+    Compiled,
+    Confirmation,
+    Failure,
+    Finalist,
+    Gpu,
+    LayerConfig,
+    LayerMeasurement,
+    Measurement,
+    Round,
+)
+from autotune.search.evaluate import LayerOutcome, Outcome
 from autotune.space.config import Config
 from autotune.tuning.context import Judge
 
@@ -46,8 +56,17 @@ class GpuJudge(Judge, Protocol):
     def close(self) -> None:
         """Ends the worker, from any thread."""
 
+    @property
+    def layer_workload(self) -> str:
+        """Text of the conditions of a search's layers."""
+
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
         """Gate and one window of a config."""
+
+    def layer(
+        self, problem: Problem, config: LayerConfig, default: LayerConfig
+    ) -> LayerMeasurement | Failure:
+        """A layer beside the default, in one process."""
 
     def time_all(
         self, problem: Problem, finalists: Sequence[Finalist], twins: Mapping[int, int]
@@ -220,6 +239,21 @@ class Fleet:
             return judge.again(problem, stage, config)
 
         return self.run(problem, act, group=compiled.binary_hash)
+
+    @property
+    def layer_workload(self) -> str:
+        return self._judges[0].layer_workload
+
+    def evaluate_layer(
+        self, problem: Problem, config: LayerConfig, default: LayerConfig
+    ) -> "Future[LayerOutcome]":
+        return self.run(problem, lambda judge: judge.layer(problem, config, default))
+
+    def race(
+        self, problem: Problem, configs: Sequence[LayerConfig], rounds: int, seed: int
+    ) -> Sequence[Round]:
+        """Rounds of layers, on one GPU."""
+        return self.run(problem, lambda judge: judge.race(problem, configs, rounds, seed)).result()
 
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement | Failure:
         """One more window of a config."""

@@ -6,18 +6,20 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from autotune.compile.isa import refusal
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
 from autotune.processes import interrupt
 from autotune.protocol.backend import one_config
 from autotune.protocol.legality import require_default
 from autotune.search.driver import Driver, DriverSettings
+from autotune.search.layering import Layering
 from autotune.space.config import Config
-from autotune.store.records import RunState, TrialRecord
+from autotune.store.records import LayerTrial, RunState, TrialRecord
 from autotune.store.store import Store
 from autotune.tuning.context import Conclusion, Listener, RunRequest, RunResult, Tuning
 from autotune.tuning.fleet import Fleet
-from autotune.tuning.searches import make_searches, resume
+from autotune.tuning.searches import make_layer_searches, make_searches, near_problems, resume
 from autotune.tuning.sharing import SharedWork
 from autotune.tuning.site import Site, open_site
 
@@ -59,6 +61,8 @@ def _begin(request: RunRequest, store: Store, listener: Listener, site: Site) ->
     interrupt.look()
     current = Tuning(request, store, listener, site.backend, site.environment, 0, searches)
     listener.on_start(searches, resumed=resume(current, site.evaluator.workload))
+    if site.layers is not None:
+        make_layer_searches(current, site.layers.layer_workload, site.pairs)
     current.id = store.begin_run(
         request.command, _spec(request), request.seed, current.environment, alone=True
     )
@@ -95,7 +99,31 @@ def _driver(current: Tuning, site: Site) -> Driver:
         clock=site.clock,
         one_config=one_config(backend),
         others=current.shared,
+        layering=_layering(current, site),
     )
+
+
+def _layering(current: Tuning, site: Site) -> Layering | None:
+    if site.layers is None:
+        return None
+    request = current.request
+    return Layering(
+        current.layers,
+        pool=site.compiler,
+        evaluator=site.layers,
+        refuse=lambda c: refusal(c.facts, request.target.device, allow_spills=request.allow_spills),
+        record=lambda trial: _recorded(current, trial),
+        backend=current.backend.name,
+        environment=current.environment,
+        workload=site.layers.layer_workload,
+        kind=site.evaluator.kind,
+        near=near_problems(request.problems),
+    )
+
+
+def _recorded(current: Tuning, trial: LayerTrial) -> None:
+    current.store.record_layer(current.id, trial)
+    current.listener.on_layer(trial, current.layers[trial.problem])
 
 
 @contextmanager

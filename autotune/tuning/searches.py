@@ -1,19 +1,27 @@
 """A run's searches, one a stage and problem: what they begin with."""
 
+from collections.abc import Collection, Sequence
+from functools import partial
+
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.backend import Backend, one_config
-from autotune.results import LayerConfig
+from autotune.results import LayerConfig, LayerMeasurement, Status
 from autotune.search.driver import Task
 from autotune.search.joint import JointModel
+from autotune.search.layers import LayerAsk, LayerSearch
+from autotune.search.leaders import leaders
 from autotune.search.resume import known_results
 from autotune.search.study import EARLIER, Ask, StageSearch
+from autotune.space.config import Config
 from autotune.space.restrict import narrowed, parse_restriction
 from autotune.space.space import BoundSpace
 from autotune.store.store import Store
 from autotune.tuning.context import RunRequest, Tuning
 from autotune.tuning.subjects import Resolver
 
+_LAYERS_A_TRIAL = 2
+"""A layer whose stages are compiled costs half of what a stage's trial does."""
 _REQUIRED = 8
 """So many of each stage's best in the store are tried at the other stage, where a layer has one config."""
 
@@ -113,9 +121,74 @@ def _queue_what_one_stage_lacks(searches: dict[Task, StageSearch]) -> None:
             other.queue(Ask(config, "shared"))
 
 
+def make_layer_searches(current: Tuning, workload: str, within: Collection[LayerConfig] | None) -> None:
+    """The search of each problem's layer, with what the store holds already.
+
+    Args:
+        within: the only pairs that can be timed; None: all.
+    """
+    request, backend, store = current.request, current.backend, current.store
+    for index, problem in enumerate(request.problems):
+        default = current.default(problem)
+        earlier = store.nearby_winners(problem, backend.name)
+        current.layers[problem] = search = LayerSearch(
+            default,
+            {stage: current.searches[problem, stage] for stage in Stage},
+            budget=_LAYERS_A_TRIAL * request.trials,
+            seed=_stream(request.seed, 500 + index),
+            allowed=partial(_same_process, backend, default),
+            within=within,
+            first=[LayerAsk(winner.config, EARLIER) for winner in earlier],
+            one_config=one_config(backend),
+        )
+        current.layer_workload = workload
+        observe_layers(current, problem, search)
+
+
+def observe_layers(current: Tuning, problem: Problem, search: LayerSearch) -> None:
+    """Tells a search of the layers that the store holds under the run's conditions."""
+    for trial in current.store.layers(
+        problem=problem,
+        backend=current.backend.name,
+        environment_key=current.environment.key,
+        workload=current.layer_workload,
+        default=search.default,
+    ):
+        if isinstance(trial.outcome, LayerMeasurement):
+            search.observe(trial.config, trial.outcome.ratio)
+        elif trial.outcome.status is Status.INCORRECT:
+            search.observe(trial.config, None)
+
+
+def near_problems(problems: Sequence[Problem]) -> dict[Problem, list[Problem]]:
+    """Problems whose layers are told each other: of one layer and routing, two token counts apart at most."""
+    by_tokens = sorted(problems, key=lambda problem: problem.tokens)
+
+    def near(a: Problem, b: Problem) -> bool:
+        return a != b and (a.layer, a.routing) == (b.layer, b.routing)
+
+    return {
+        problem: [other for other in by_tokens[max(0, n - 2) : n + 3] if near(problem, other)]
+        for n, problem in enumerate(by_tokens)
+    }
+
+
+def _same_process(backend: Backend, default: LayerConfig, pair: LayerConfig) -> bool:
+    """Whether a pair and the default can be timed in one process."""
+    environments = [dict(backend.environment(c)) for c in (*_stages(pair), *_stages(default))]
+    return all(environment == environments[0] for environment in environments)
+
+
+def _stages(pair: LayerConfig) -> list[Config]:
+    return [pair.of(stage) for stage in Stage]
+
+
 def _seeds(request: RunRequest, backend: Backend, store: Store, problem: Problem, stage: Stage) -> list[Ask]:
     """Published configs, then earlier winners at near shapes."""
-    published = backend.seeds(problem.layer, problem.tokens, stage, request.target.device)
+    device = request.target.device
+    published = backend.seeds(problem.layer, problem.tokens, stage, device)
+    space = backend.space(problem.layer, problem.tokens, stage, device)
+    recorded = leaders(backend.name, device.arch, stage, space)
     earlier = [
         entry
         for winner in store.nearby_winners(problem, backend.name)
@@ -125,4 +198,5 @@ def _seeds(request: RunRequest, backend: Backend, store: Store, problem: Problem
     return [
         *(Ask(config, label) for label, config in published.items()),
         *(Ask(entry.config.of(stage), EARLIER) for entry in earlier),
+        *(Ask(config, "recorded") for config in recorded),
     ]

@@ -1,6 +1,6 @@
 """Compiles, times and decides on candidates at a site: a GPU, an offline device or a recording."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +16,8 @@ from autotune.protocol.registry import load_backend
 from autotune.replay.files import read_table
 from autotune.replay.machine import ReplayMachine
 from autotune.replay.target import ReplayBackend, ReplayJudge
-from autotune.search.evaluate import Clock, Compiler, Estimator, Evaluator, WallClock
+from autotune.results import LayerConfig
+from autotune.search.evaluate import Clock, Compiler, Estimator, Evaluator, LayerEvaluator, WallClock
 from autotune.search.live import LiveJudge
 from autotune.tuning.calibration import Calibrating
 from autotune.tuning.context import Conclusion, Listener, RunRequest, Tuning
@@ -44,6 +45,14 @@ class Site(Protocol):
     @property
     def clock(self) -> Clock:
         """By which the searches wait."""
+
+    @property
+    def layers(self) -> LayerEvaluator | None:
+        """Times layers; None: a layer is its stages added up."""
+
+    @property
+    def pairs(self) -> Collection[LayerConfig] | None:
+        """The only layers that can be timed; None: all."""
 
     @property
     def environment(self) -> Fingerprint:
@@ -150,6 +159,11 @@ class Live:
     evaluator: LiveJudge | Fleet
     clock: Clock = field(default_factory=WallClock)
     calibrating: Calibrating | None = None
+    pairs = None
+
+    @property
+    def layers(self) -> LayerEvaluator:
+        return self.evaluator
 
     @property
     def environment(self) -> Fingerprint:
@@ -179,6 +193,8 @@ class Offline:
     compiler: CompilePool
     evaluator: Estimator
     clock: Clock = field(default_factory=WallClock)
+    layers = None
+    pairs = None
 
     @property
     def environment(self) -> Fingerprint:
@@ -209,6 +225,14 @@ class Replayed:
     @property
     def evaluator(self) -> Evaluator:
         return self.machine
+
+    @property
+    def layers(self) -> LayerEvaluator | None:
+        return self.machine if self.judge.table.layers else None
+
+    @property
+    def pairs(self) -> Collection[LayerConfig]:
+        return self.judge.table.layers
 
     @property
     def clock(self) -> Clock:

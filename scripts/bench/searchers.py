@@ -14,9 +14,11 @@ from autotune.replay.table import Table
 from autotune.results import Sample
 from autotune.search.driver import Driver, DriverSettings, Task
 from autotune.search.joint import JointModel
+from autotune.search.leaders import leaders
 from autotune.search.samplers import JOINT
-from autotune.search.study import StageSearch
+from autotune.search.study import Ask, StageSearch
 from autotune.space.config import Config
+from autotune.space.space import BoundSpace
 from autotune.store.records import TrialRecord
 from bench.scoring import JointRun, Recording, Run
 
@@ -33,7 +35,13 @@ def source_digest() -> str:
 def ours(table: Table, recording: Recording, seed: int, evaluations: int) -> Run:
     """Our default on one problem alone: no other token count, no earlier run."""
     space = table.space(recording.tokens, recording.stage)
-    search = StageSearch(space, sampler=JOINT, seed=seed, budget=min(evaluations, space.size - 1))
+    search = StageSearch(
+        space,
+        sampler=JOINT,
+        seed=seed,
+        budget=min(evaluations, space.size - 1),
+        seeds=_others_leaders(table, recording.stage, space),
+    )
     position = positions(recording)
     order: list[int] = []
     while (ask := search.ask()) is not None:
@@ -61,6 +69,7 @@ def ours_jointly(table: Table, problems: Sequence[Recording], seed: int, candida
                 sampler=JOINT,
                 seed=seed,
                 budget=min(candidates, space.size - 1),
+                seeds=_others_leaders(table, stage, space),
                 model=models[stage],
                 tokens=problem.tokens,
             )
@@ -85,6 +94,13 @@ def ours_jointly(table: Table, problems: Sequence[Recording], seed: int, candida
         clock=machine,
     ).run()
     return JointRun(events)
+
+
+def _others_leaders(table: Table, stage: Stage, space: BoundSpace) -> list[Ask]:
+    """What a search tries first, this table left out of what it is chosen from."""
+    backend, arch = table.fingerprint.backend, table.fingerprint.arch
+    chosen = leaders(backend, arch, stage, space, leaving=[table.layer.key])
+    return [Ask(config, "recorded") for config in chosen]
 
 
 def exhaustive(recording: Recording) -> Run:

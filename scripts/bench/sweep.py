@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
 from statistics import fmean, median, stdev
@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
-from autotune.measure.contention import Watch
+from autotune.measure.contention import Watch, slow_share
 from autotune.measure.gate import Case, Incorrect, judge, make_case, poison
 from autotune.measure.quiet import not_alone
 from autotune.measure.requests import Look
@@ -61,6 +61,7 @@ class SweepSettings:
 
 
 _AGAIN_S = 1.0
+_LOOK_S = 0.3  # seconds between two looks for others on the GPU: as long as some twenty layers
 FAULT_EXIT = 17
 """Exit code after a device fault: whatever this process measured next would be wrong."""
 
@@ -76,6 +77,7 @@ class Sweeper:
         self._cases: dict[Problem, Case] = {}
         self._best: dict[tuple[Stage, Problem], float] = {}
         self._base: dict[Problem, Replay] = {}
+        self._looked = -_LOOK_S
         self._watch = Watch(self._runtime.machine, settings.measure)
 
     def look(self) -> Look:
@@ -89,8 +91,11 @@ class Sweeper:
         """Raises RuntimeError when a launch has faulted."""
         self._runtime.machine.synchronize()
 
-    def measure(self, problem: Problem, stage: Stage, config: Config) -> Measurement:
+    def measure(self, problem: Problem, stage: Stage, config: Config, *, look: bool = True) -> Measurement:
         """Judges one step and times the pass.
+
+        Args:
+            look: for others on the GPU, which takes as long as a pass; False: only where samples are odd.
 
         Raises:
             Incorrect: the numbers are wrong.
@@ -99,7 +104,6 @@ class Sweeper:
         work = self._pass(problem)
         launches = self._runtime.stage(stage, config, work.inputs, work.steps)
         error = self._judge(problem, What(stage.value), config, launches[-1])
-        before = self._watch.before()
         replay = self._runtime.machine.replay(launches)
         try:
             samples = self._time(replay, len(launches), (stage, problem))
@@ -107,7 +111,9 @@ class Sweeper:
             replay.close()
         window = [sample.us * len(launches) for sample in samples]
         key = f"{problem.key} {stage} {config.key}"
-        contended = self._watch.disturbed(before, key, launches, [window])
+        contended = None
+        if look or slow_share(window):
+            contended = self._watch.disturbed(None, key, launches, [window])
         return Measurement(samples, error, time.perf_counter() - start, contended)
 
     def layer(self, problem: Problem, config: LayerConfig, default: LayerConfig) -> LayerMeasurement:
@@ -122,8 +128,7 @@ class Sweeper:
         if base is None:
             base = self._base[problem] = machine.replay(self._runtime.layer(default, work.inputs, work.steps))
         launches = self._runtime.layer(config, work.inputs, work.steps)
-        error = self._judge(problem, What.LAYER, config, launches[-1])
-        before = self._watch.before()
+        error = self._judge(problem, What.LAYER, config, replace(launches[-1], intermediate=None))
         replay = machine.replay(launches)
         try:
             least = self._settings.measure.min_sample_us
@@ -131,7 +136,10 @@ class Sweeper:
         finally:
             replay.close()
         key = f"{problem.key} layer {config.key}"
-        contended = self._watch.disturbed(before, key, launches, [taken])
+        contended = None
+        if time.monotonic() - self._looked > _LOOK_S:
+            self._looked = time.monotonic()
+            contended = self._watch.disturbed(None, key, launches, [taken])
         steps = len(launches)
         us, default_us = (tuple(pass_us / steps for pass_us in times) for times in (taken, around))
         return LayerMeasurement(us, default_us, error, time.perf_counter() - start, contended)
@@ -251,8 +259,12 @@ def sweep(
 ) -> "dict[Problem, Measurement | Failure]":
     """One config at every problem. A config that breaks the device takes this process with it."""
     sweeper = _made(backend, problems, settings, environment)
+    # Whoever came meanwhile is still there at the last problem: then all of it is swept again.
     return {
-        problem: _guarded(sweeper, partial(sweeper.measure, problem, stage, config)) for problem in problems
+        problem: _guarded(
+            sweeper, partial(sweeper.measure, problem, stage, config, look=problem == problems[-1])
+        )
+        for problem in problems
     }
 
 

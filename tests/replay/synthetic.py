@@ -7,9 +7,10 @@ deviation of a few per cent; some fail to compile and some give wrong numbers; m
 
 import hashlib
 import random
+from dataclasses import replace
 from math import ceil
 
-from bench.subspace import KEPT, Values, bounded
+from bench.subspace import KEPT, Values, bounded, leading
 
 from autotune.machine.devices import DEVICES
 from autotune.machine.fingerprint import Fingerprint
@@ -19,7 +20,16 @@ from autotune.problem.models import preset
 from autotune.problem.routing import UNIFORM
 from autotune.replay.table import Recorded, StageTable, Table
 from autotune.resources import data_dir
-from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts, Status
+from autotune.results import (
+    Compiled,
+    Failure,
+    LayerConfig,
+    LayerMeasurement,
+    Measurement,
+    Sample,
+    StaticFacts,
+    Status,
+)
 from autotune.space.config import Config
 from autotune.space.read import parse_space
 
@@ -117,3 +127,35 @@ def _row(
         taken = tuple(Sample(round(us * (1 + rng.gauss(0, 0.003)), 3)) for _ in range(samples))
         outcomes[count] = Measurement(taken, 1.7e-3, round(0.006 + us * 5e-4, 5))
     return Recorded(config, compiled, outcomes, {})
+
+
+def with_layers(table: Table, count: tuple[int, int] = (12, 8)) -> Table:
+    """The table with layers of a product of its leaders: the stages' sum, less what a pair overlaps."""
+    parts = [
+        leading(
+            [{row.config: us for row in part.rows if (us := row.us(t))} for t in table.tokens],
+            list(dict.fromkeys(table.space(t, stage).default for t in table.tokens)),
+            number,
+        )
+        for (stage, part), number in zip(table.stages.items(), count, strict=True)
+    ]
+    pairs = [LayerConfig(one, two) for one in parts[0] for two in parts[1]]
+    layers = {pair: {t: _layer(table, pair, t) for t in table.tokens} for pair in pairs}
+    return replace(table, layers=layers)
+
+
+def layer_us(table: Table, pair: LayerConfig, tokens: int) -> float:
+    """Microseconds of a layer without noise."""
+    alone = [table.stages[stage].by_config[pair.of(stage)].us(tokens) or 0.0 for stage in Stage]
+    overlap = 0.15 * chance("one", pair.stage1.key) + 0.1 * chance("two", pair.stage2.key)
+    return sum(alone) * (1 - overlap - 0.02 * chance(pair.key)) + 1.5
+
+
+def _layer(table: Table, pair: LayerConfig, tokens: int) -> LayerMeasurement:
+    rng = random.Random(f"{pair.key}{tokens}")
+    default = LayerConfig(*(table.space(tokens, stage).default for stage in Stage))
+    us, base = (
+        tuple(round(layer_us(table, config, tokens) * (1 + rng.gauss(0, 0.002)), 3) for _ in range(4))
+        for config in (pair, default)
+    )
+    return LayerMeasurement(us, base, 6e-3, 0.012)

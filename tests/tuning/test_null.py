@@ -19,7 +19,8 @@ from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
 from autotune.replay.files import read_table
 from autotune.replay.table import Table
-from autotune.results import Confirmation, Finalist, Measurement, Sample
+from autotune.results import Confirmation, Finalist, LayerConfig, Measurement, Round, Sample
+from autotune.search.layers import LayerSearch
 from autotune.search.study import StageSearch
 from autotune.space.config import Config
 from autotune.store.store import Store
@@ -85,6 +86,14 @@ class Judge:
     def again(self, problem: Problem, stage: Stage, config: Config) -> Measurement:
         return self.measured()
 
+    def race(
+        self, problem: Problem, configs: Sequence[LayerConfig], rounds: int, seed: int
+    ) -> Sequence[Round]:
+        return [
+            Round(tuple({"layer": self.measured().us, "spaced": self.measured().us} for _ in configs))
+            for _ in range(rounds)
+        ]
+
     def confirm(self, problem: Problem, finalists: Sequence[Finalist]) -> Confirmation:
         def run(index: int, seed: int) -> dict[str, float]:
             routing = 1 + 0.02 * random.Random(seed).gauss(0, 1)  # shared by all who run on it
@@ -98,8 +107,12 @@ def noise(request: pytest.FixtureRequest) -> Noise:
     return Noise(read_table(TABLES / request.param))
 
 
-def false_winner(store: Store, folder: Path, noise: Noise, seed: int) -> bool:
-    """One decision: 16 configs a stage of equal speed, settled, paired, confirmed, stored."""
+def false_winner(store: Store, folder: Path, noise: Noise, seed: int, *, layers: int) -> bool:
+    """One decision: 16 configs a stage of equal speed, paired, confirmed, stored.
+
+    Args:
+        layers: so many pairs were tried as layers, and race; 0: the stages' windows are settled instead.
+    """
     backend, judge = Finals(folder), Judge(noise, seed)
     environment = replace(MI325X, kernel_source=f"null {seed}")
     request = RunRequest(
@@ -116,15 +129,24 @@ def false_winner(store: Store, folder: Path, noise: Noise, seed: int) -> bool:
             found = trial(stage=stage, backend=backend.name, config=config, time_us=us, binary_hash=None)
             store.record_trial(run, replace(found, environment=environment))
         current.searches[M4, stage] = search
+    if layers:
+        stages = {stage: current.searches[M4, stage] for stage in Stage}
+        current.layers[M4] = LayerSearch(current.default(M4), stages, budget=layers)
+        for _ in range(layers):
+            ask = current.layers[M4].ask()
+            if ask is not None:
+                current.layers[M4].tell(ask.config, judge.measured().us / judge.measured().us)
+        assert current.layers[M4].tried > layers / 2
     (winner,) = confirm_all(current, judge)
     return not winner.kept_default
 
 
+@pytest.mark.parametrize("layers", [0, 60], ids=["stages settled", "layers raced"])
 def test_of_100_decisions_between_equals_at_most_5_find_a_winner(
-    own_database: Path, tmp_path: Path, noise: Noise
+    own_database: Path, tmp_path: Path, noise: Noise, layers: int
 ) -> None:
     with Store.open() as store:
-        false = [seed for seed in range(RUNS) if false_winner(store, tmp_path, noise, seed)]
+        false = [s for s in range(RUNS) if false_winner(store, tmp_path, noise, s, layers=layers)]
     assert len(false) <= RUNS * 0.05, f"seeds {false} found winners where there are none"
 
 

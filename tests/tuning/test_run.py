@@ -14,7 +14,7 @@ from autotune.measure.neighbours import HIDDEN
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
 from autotune.report.winners import verdict
-from autotune.results import Status
+from autotune.results import LayerConfig, LayerMeasurement, Status
 from autotune.space.config import Config
 from autotune.store.store import Store
 from autotune.tuning.run import RunRequest, RunResult, run
@@ -69,15 +69,18 @@ def test_the_winner_is_the_fastest_that_is_right(store: Store, tmp_path: Path) -
 
     # Six configs a stage: a wrong one, a killed worker and a hang among them.
     trials = store.trials_of(result.run)
-    searched = Counter(trial.status for trial in trials if trial.origin != "race")
+    searched = Counter(trial.status for trial in trials)
     assert searched == {
         Status.OK: 6,
         Status.INCORRECT: 2,
         Status.RUNTIME_ERROR: 2,
         Status.TIMEOUT: 2,
     }
-    # The leaders ran again before the final, and every window is kept.
-    assert {trial.status for trial in trials if trial.origin == "race"} == {Status.OK}
+    # Pairs of what works were tried as layers, each beside the default, and are kept.
+    layers = store.layers_of(result.run)
+    timed = {layer.config for layer in layers if isinstance(layer.outcome, LayerMeasurement)}
+    assert LayerConfig(right, right) in timed
+    assert all(layer.default == winner.default for layer in layers)
     for trial in trials:
         assert (trial.time_us is None) == (trial.status is not Status.OK)
         assert bool(store.samples(trial.id)) == (trial.status is Status.OK)
