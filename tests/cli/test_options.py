@@ -81,6 +81,7 @@ ADDED = {
     "--model": "--model deepseek-r1 --tp 1",
     "--model-config": "--model-config moe.json",
     "--tp": "--tp 4",
+    "--ep": "--ep 8",
     "--fused-shared-experts": "--fused-shared-experts",
     "--routing": "--routing zipf:1.2",
     "--backend": "--backend nothing",
