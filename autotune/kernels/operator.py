@@ -70,7 +70,7 @@ def fused_moe_w4a8(
     if tokens == 0:
         return out
     chosen = choose_config(dims, tokens, config)
-    chain = _chain(dims, chosen, tokens, _runtime(x), absent)
+    chain = operator_chain(dims, chosen, tokens, _runtime(x), absent)
     scratch = _Workspace.of(x.device, tokens, dims, chosen.stage1.tile_m)
     tensors = {
         "x": x.contiguous(),
@@ -197,7 +197,8 @@ def _interpreted() -> bool:
 
 
 @lru_cache(maxsize=256)
-def _chain(dims: LayerDims, config: TunedLayer, tokens: int, runtime: str, absent: bool) -> Chain:
+def operator_chain(dims: LayerDims, config: TunedLayer, tokens: int, runtime: str, absent: bool) -> Chain:
+    """The layer's launches, with one more before stage 2 where that must be told of absent experts."""
     chain = layer_chain(dims, config.stage1, config.stage2, tokens, runtime)
     if not absent or config.stage2.reduce == "loop":  # whose sum has no part of them anyway
         return chain

@@ -60,6 +60,48 @@ SCRIPT = """
 """
 
 
+SPREAD = """
+    from autotune.backends.triton.runtime import make
+    from autotune.measure.gate import check_launches, make_cases
+    from autotune.measure.workload import make_weights
+    from autotune.problem.layer import Layer, Stage
+    from autotune.protocol.runtime import What
+    from autotune.results import LayerConfig
+    from autotune.space.config import Config
+
+    layer = Layer("tiny", 128, 64, 2, 2, 2, ep=2)
+    runtime, weights = make(), make_weights(layer, "cpu", 1)
+    runtime.prepare(layer, weights)
+    one = Config(dict(tile_m=16, tile_n=64, tile_k=64, num_warps=4, num_stages=2))
+    for tokens, ways in ((2, ("loop", "arrive", "atomic")), (20, ("arrive", "atomic"))):
+        cases = make_cases(layer, weights, tokens, None, 1, "cpu", 3, thorough=False)
+        assert any("no expert of this GPU" in case.name for case in cases)
+        inputs, steps = cases[0].inputs, [case.step for case in cases]
+        for reduce in ways:
+            two = one.replaced(reduce=reduce)
+            for what, config in ((What.STAGE2, two), (What.LAYER, LayerConfig(one, two))):
+                if what is What.LAYER:
+                    launches = runtime.layer(config, inputs, steps)
+                else:
+                    launches = runtime.stage(Stage.STAGE2, config, inputs, steps)
+                check_launches(launches, cases, what, runtime.path(what, config))
+                print(tokens, reduce, what)
+"""
+
+
+@pytest.mark.slow
+def test_no_way_of_summing_up_waits_for_experts_of_other_gpus() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SPREAD)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"TRITON_INTERPRET": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 10
+
+
 @pytest.mark.slow
 def test_every_path_of_our_kernels_passes_the_gate_in_the_interpreter() -> None:
     """In a process of its own: Triton decides whether it interprets when a kernel is defined."""

@@ -3,7 +3,6 @@
 import importlib.util
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,7 +23,6 @@ from autotune.results import Compiled, StaticFacts
 from autotune.space.config import Config
 from autotune.space.read import shipped_spaces
 from autotune.space.space import BoundSpace, Space
-from autotune.text import counted
 
 if TYPE_CHECKING:
     pass
@@ -58,23 +56,7 @@ class TritonW4A8:
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         require_layout(self.name, self.computes, layer)
-        space = _spaces()[stage].at(layer, tokens, device, _compile_options(device))
-        if layer.ep == 1:
-            return space
-        from autotune.kernels.sort import TOKEN_ROWS
-
-        if tokens > TOKEN_ROWS:
-            raise UserError(
-                f"backend {self.name} cannot take {counted(tokens, 'token')} at {layer.parallel}: above"
-                f" {TOKEN_ROWS} its stage 2 waits for all of a token's experts, and some are on other GPUs;"
-                " give a smaller --shape or --concurrency, or --backend sglang or vllm"
-            )
-        if stage is Stage.STAGE1:
-            return space
-        # The other way of summing up counts a token's parts until all its experts have come.
-        return space.within(
-            tuple(replace(p, values=("loop",)) if p.name == "reduce" else p for p in space.params)
-        )
+        return _spaces()[stage].at(layer, tokens, device, _compile_options(device))
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
         return {}  # nothing is published for these kernels

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from autotune.errors import UserError
 from autotune.problem.layer import Layer
 from autotune.protocol.exporter import (
     Content,
@@ -105,11 +104,5 @@ class OperatorExporter(Exporter):
     }
 
     def content(self, request: Request) -> Content:
-        layer = request.winners[0].problem.layer
-        if layer.ep > 1:
-            raise UserError(
-                f"winners of backend triton at {layer.parallel} are served by nobody: our operator takes no"
-                " ids of other GPUs' experts; tune --backend sglang or vllm"
-            )
         content = operator_content(request.winners, request.place)
         return replace(content, variables={**content.variables, **request.environment()})

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from autotune.backends.triton.backend import kernel_source
 from autotune.kernels import sort as sorting
 from autotune.kernels import spec as specs
-from autotune.kernels.chain import layer_chain
 from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
+from autotune.kernels.operator import absent_spec, operator_chain
+from autotune.kernels.tuned import TunedLayer
 from autotune.measure.copies import HoldsCopies
 from autotune.measure.machine import CpuMachine, GpuMachine
 from autotune.problem.layer import Layer, Stage
@@ -106,6 +107,8 @@ class TritonRuntime(HoldsCopies[LogicalWeights]):
             blocks = self._sorted_of(step, buffers, tile_m)
             tensors = {**shared, **self._weights(stage, step), **blocks, "topk_ids": step.ids}
             run = self._launch(spec, tokens, {**tensors, "topk_weight": step.router.flatten()})
+            if self.on.ep > 1 and isinstance(spec.config, Stage2Config) and spec.config.reduce != "loop":
+                run = partial(_in_turn, [self._absent(spec.config, tokens, shared, step), run])
             launches.append(self._made(run, stage, inputs, output, scratch))
         return launches
 
@@ -115,7 +118,7 @@ class TritonRuntime(HoldsCopies[LogicalWeights]):
         layer, tokens = self.on, inputs.hidden.shape[0]
         dims = LayerDims(layer.model_dim, layer.inter_dim, layer.experts, layer.top_k)
         one, two = Stage1Config.of(dict(config.stage1)), Stage2Config.of(dict(config.stage2))
-        chain = layer_chain(dims, one, two, tokens, self._runtime)
+        chain = operator_chain(dims, TunedLayer(one, two), tokens, self._runtime, self.on.ep > 1)
         device = self.machine.device
         middle, output = (
             Output.allocate(shape, device)
@@ -174,6 +177,15 @@ class TritonRuntime(HoldsCopies[LogicalWeights]):
         if spec.name not in self._compiled:
             self._compiled[spec.name] = specs.compile_kernel(spec, _target())
         return self._compiled[spec.name]
+
+    def _absent(self, config: Stage2Config, tokens: int, shared: "Tensors", step: Step) -> Callable[[], None]:
+        """What stage 2 is told of experts that are not here, by a launch before it."""
+        layer = self.on
+        dims = LayerDims(layer.model_dim, layer.inter_dim, layer.experts, layer.top_k)
+        spec = absent_spec(config, dims, self._runtime)
+        named = {**shared, "topk_ids": step.ids}
+        arguments = {name: named[name] for name in spec.run_time}
+        return specs.bind(spec, self._program(spec), (tokens, 1, 1), arguments)
 
     def _launch(
         self, spec: specs.KernelSpec, tokens: int, arguments: Mapping[str, Any]
