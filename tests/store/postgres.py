@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune.store.store import Store
+
 
 def _program(name: str) -> str | None:
     installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
@@ -66,23 +68,33 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A server of the whole session."""
+    """A server of the whole session, with a database of this tool's version to be copied."""
     reason = missing()
     if reason is not None:
         pytest.skip(reason)
     with server() as url:
+        import psycopg
+
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE made")
+        Store.open(_named(url, "made")).close()
         yield url
 
 
 @pytest.fixture
 def shared_url(postgres: str) -> Iterator[str]:
-    """An empty database on it."""
+    """An empty database of this tool's version on it."""
     import psycopg
 
     name = f"t{uuid.uuid4().hex}"
-    plain, _, options = postgres.partition("?")
     with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield plain.replace("/postgres", f"/{name}") + "?" + options
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE made")
+    yield _named(postgres, name)
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _named(url: str, name: str) -> str:
+    """The URL of another database of the same server."""
+    plain, _, options = url.partition("?")
+    return f"{plain.rpartition('/')[0]}/{name}?{options}"
