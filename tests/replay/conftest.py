@@ -11,6 +11,8 @@ from tests.replay.synthetic import synthetic_table
 
 SMALL = {
     Stage.STAGE1: {
+        "tile_m": (16,),
+        "prefetch": (None,),
         "group": (1,),
         "w_cache": ("none",),
         "pdl": (None,),
@@ -18,6 +20,7 @@ SMALL = {
         "split_k": (1, 2, 7),
     },
     Stage.STAGE2: {
+        "tile_m": (16,),
         "group": (1,),
         "w_cache": ("none",),
         "pdl": (None,),
