@@ -163,8 +163,9 @@ def _specs(dims: Any, tokens: int, arch: str) -> Iterator[tuple[str, Any]]:
         reductions.append({"partials": "bfloat16"})
     if tokens <= 16:
         reductions.append({"reduce": "loop"})
+    last = [{"requantise": "last"}] if hasattr(config.stage1, "requantise") else []
     for stage, knobs, variants in (
-        ("stage1", config.stage1.knobs(), [{}]),
+        ("stage1", config.stage1.knobs(), [{}, *last]),
         ("stage2", config.stage2.knobs(), reductions),
     ):
         for variant in variants:
