@@ -1,6 +1,5 @@
 """`autotune run`: search, and decide."""
 
-import math
 import os
 import shlex
 import sys
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
 _OFFLINE_TRIALS = 48
 _LIVE_TRIALS = 200
-_LEAST_TRIALS = 80
+_LEAST_TRIALS = 40
 
 
 def run(
@@ -399,7 +398,7 @@ def _trials(*, estimated: bool, problems: int) -> int:
     """The default budget: several shapes share their candidates, so that each needs fewer of its own."""
     if estimated:
         return _OFFLINE_TRIALS
-    return max(_LEAST_TRIALS, round(_LIVE_TRIALS / math.sqrt(problems)))
+    return max(_LEAST_TRIALS, round(_LIVE_TRIALS / problems**0.75))
 
 
 def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend: str) -> None:
