@@ -1,5 +1,6 @@
 """`autotune run`: search, and decide."""
 
+import math
 import os
 import shlex
 import sys
@@ -398,7 +399,7 @@ def _trials(*, estimated: bool, problems: int) -> int:
     """The default budget: several shapes share their candidates, so that each needs fewer of its own."""
     if estimated:
         return _OFFLINE_TRIALS
-    return max(_LEAST_TRIALS, round(_LIVE_TRIALS / problems**0.75))
+    return max(_LEAST_TRIALS, round(_LIVE_TRIALS / math.pow(problems, 0.75)))
 
 
 def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend: str) -> None:
