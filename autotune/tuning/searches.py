@@ -134,7 +134,7 @@ def make_layer_searches(current: Tuning, workload: str, within: Collection[Layer
         current.layers[problem] = search = LayerSearch(
             default,
             {stage: current.searches[problem, stage] for stage in Stage},
-            budget=_LAYERS_A_TRIAL * request.trials,
+            budget=_LAYERS_A_TRIAL * (request.trials - 1),  # the default is the first trial, and no layer
             seed=_stream(request.seed, 500 + index),
             allowed=partial(_same_process, backend, default),
             within=within,
