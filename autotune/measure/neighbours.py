@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROC = Path("/proc")
-HIDDEN = "the work of another process that this container does not show"
+HIDDEN = "what looks like the work of another process that this container does not show"
 USED_BYTES = 100 << 20
 """A context of CUDA takes hundreds of MiB; a GPU without one has less than this in use (H100: none)."""
 BUSY = 0.05
