@@ -37,7 +37,6 @@ class Calibrating:
     def __init__(self, current: Tuning, compiler: Compiler, fleet: Fleet) -> None:
         self._current, self._fleet = current, fleet
         self._problem = current.request.problems[0]
-        fleet.stay(_homes(current, fleet))
         self._compiling = _compiling(current, compiler, self._problem)
         self._thread = threading.Thread(target=self._run, name="calibration", daemon=True)
         self._thread.start()
@@ -103,10 +102,10 @@ def _windows(
     return windows
 
 
-def _homes(current: Tuning, fleet: Fleet) -> dict[Problem, int]:
+def homes(current: Tuning, fleet: Fleet) -> dict[Problem, int]:
     """A GPU for each problem: that of most of its stored trials, else that with the fewest problems."""
     gpus = fleet.gpus
-    homes: dict[Problem, int] = {}
+    chosen: dict[Problem, int] = {}
     for problem in current.request.problems:
         stored = current.store.gpus_of(
             problem,
@@ -114,6 +113,6 @@ def _homes(current: Tuning, fleet: Fleet) -> dict[Problem, int]:
             environment_key=current.environment.key,
             workload=fleet.workload,
         )
-        load = Counter(homes.values())
-        homes[problem] = min(gpus, key=lambda number: (-stored.get(gpus[number], 0), load[number], number))
-    return homes
+        load = Counter(chosen.values())
+        chosen[problem] = min(gpus, key=lambda number: (-stored.get(gpus[number], 0), load[number], number))
+    return chosen

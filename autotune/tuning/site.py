@@ -19,7 +19,7 @@ from autotune.replay.target import ReplayBackend, ReplayJudge
 from autotune.results import LayerConfig
 from autotune.search.evaluate import Clock, Compiler, Estimator, Evaluator, LayerEvaluator, WallClock
 from autotune.search.live import LiveJudge
-from autotune.tuning.calibration import Calibrating
+from autotune.tuning.calibration import Calibrating, homes
 from autotune.tuning.context import Conclusion, Listener, RunRequest, Tuning
 from autotune.tuning.finals import confirm_all
 from autotune.tuning.fleet import Fleet
@@ -172,7 +172,10 @@ class Live:
     def begin(self, current: Tuning) -> None:
         """Equal GPUs are compared, where there is anything left to measure on them."""
         fleet, searches = self.evaluator, current.searches.values()
-        if isinstance(fleet, Fleet) and len(fleet.gpus) > 1 and not all(each.done for each in searches):
+        if not isinstance(fleet, Fleet) or len(fleet.gpus) < 2:
+            return
+        fleet.stay(homes(current, fleet))  # until they are found to agree
+        if not all(search.done for search in searches):
             self.calibrating = Calibrating(current, self.compiler, fleet)
 
     def conclude(self, current: Tuning) -> Conclusion:
