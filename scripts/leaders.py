@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Makes `search_spaces/BACKEND/leaders.json` from recorded tables: see `autotune/search/leaders.py`.
 
-python scripts/leaders.py db/tables/*.table.json.gz
+python scripts/leaders.py db/tables/h100-{kimi,qwen3,gpt-oss}*.table.json.gz
 """
 
 import argparse

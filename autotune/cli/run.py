@@ -491,7 +491,7 @@ def _print_result(
     print_winners(summaries)
     for problem, reasons in result.left_out.items():
         for reason in reasons:
-            typer.echo(f"{problem.shape}: in the final, {reason}")
+            typer.echo(f"{problem.shape}: left out of the final: {reason}")
     if result.checks:
         typer.echo(f"\nMachine code of the short list, executed on the CPU: {summary(result.checks)}")
         for line in lines(result.checks, result.defaults):

@@ -6,14 +6,17 @@ from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
 from autotune.processes import interrupt
 from autotune.protocol.backend import one_config, published_of
+from autotune.report.configs import layer_changes
 from autotune.results import Confirmation, Failure, Measurement, Status
 from autotune.search.choose import Ranked, finalists
+from autotune.search.layers import LayerSearch
 from autotune.search.race import settle, window_of
 from autotune.space.config import Config
 from autotune.store.records import StoredTrial, WinnerRecord
 from autotune.tuning.context import Judge, Tuning
 from autotune.tuning.fleet import each_on_one
 from autotune.tuning.layer_race import race_layers
+from autotune.tuning.searches import layers_of
 
 FINALISTS = 8
 
@@ -55,7 +58,8 @@ def _final(current: Tuning, judge: Judge, problem: Problem) -> int | None:
     confirmation = judge.confirm(problem, contenders)
     if raced is not None:
         confirmation = replace(confirmation, notes=(*confirmation.notes, *raced.notes(confirmation)))
-    current.left_out[problem] = confirmation.left_out
+    lost = _failed_in_the_search(current, problem, layers) if layers else []
+    current.left_out[problem] = (*lost, *confirmation.left_out)
     stored = store.record_confirmation(
         current.id,
         confirmation,
@@ -74,6 +78,17 @@ def _final(current: Tuning, judge: Judge, problem: Problem) -> int | None:
         # The choice failed the numeric gate somewhere: this problem has no winner, the others may.
         current.listener.on_no_winner(problem, _of_the_default(confirmation) or str(error))
         return None
+
+
+def _failed_in_the_search(current: Tuning, problem: Problem, search: LayerSearch) -> list[str]:
+    """Layers that could not be timed, which no final can choose: a sentence for each way to fail."""
+    latest = {trial.config: trial.outcome for trial in layers_of(current, problem, search)}
+    ways = {
+        outcome.reason: layer_changes(config, search.default)
+        for config, outcome in latest.items()
+        if isinstance(outcome, Failure)
+    }
+    return [f"a layer ({changes}) was not timed in the search: {why}" for why, changes in ways.items()]
 
 
 def _of_the_default(confirmation: Confirmation) -> str | None:

@@ -16,6 +16,7 @@ from autotune.search.study import EARLIER, Ask, StageSearch
 from autotune.space.config import Config
 from autotune.space.restrict import narrowed, parse_restriction
 from autotune.space.space import BoundSpace
+from autotune.store.records import LayerTrial
 from autotune.store.store import Store
 from autotune.tuning.context import RunRequest, Tuning
 from autotune.tuning.subjects import Resolver
@@ -145,15 +146,20 @@ def make_layer_searches(current: Tuning, workload: str, within: Collection[Layer
         observe_layers(current, problem, search)
 
 
-def observe_layers(current: Tuning, problem: Problem, search: LayerSearch) -> None:
-    """Tells a search of the layers that the store holds under the run's conditions."""
-    for trial in current.store.layers(
+def layers_of(current: Tuning, problem: Problem, search: LayerSearch) -> list[LayerTrial]:
+    """Layers that the store holds under the run's conditions."""
+    return current.store.layers(
         problem=problem,
         backend=current.backend.name,
         environment_key=current.environment.key,
         workload=current.layer_workload,
         default=search.default,
-    ):
+    )
+
+
+def observe_layers(current: Tuning, problem: Problem, search: LayerSearch) -> None:
+    """Tells a search of the layers that the store holds under the run's conditions."""
+    for trial in layers_of(current, problem, search):
         if isinstance(trial.outcome, LayerMeasurement):
             search.observe(trial.config, trial.outcome.ratio)
         elif trial.outcome.status is Status.INCORRECT:
