@@ -44,7 +44,11 @@ ALL: Final = (
     *("autotune/statistics.py", "autotune/measure/confirm.py"),
     *("autotune/search/choose.py", "autotune/store/winners.py"),
 )
-SAMPLED: Final = ("autotune/measure", "autotune/export", "autotune/verify")
+SAMPLED: Final = (
+    *("autotune/measure", "autotune/export", "autotune/verify"),
+    *("autotune/engines/export.py", "autotune/engines/verify.py", "autotune/engines/diagnose.py"),
+    *(f"autotune/backends/*/{name}.py" for name in ("export", "verify")),
+)
 TESTS: Final = (
     *(
         "tests/measure",
@@ -54,7 +58,7 @@ TESTS: Final = (
         "tests/tuning/test_decide.py",
     ),
     *("tests/report/test_status.py", "tests/store/test_winners.py", "tests/store/test_confirmations.py"),
-    *("tests/store/test_merge.py", "tests/backends/aiter", "tests/replay/test_target.py"),
+    *("tests/store/test_merge.py", "tests/backends", "tests/replay/test_target.py"),
 )
 # Loaded before the fork: what tests need and what costs seconds. Nothing of ours is.
 PRELOADED: Final = (
@@ -169,11 +173,19 @@ def sample(paths: Sequence[str], most: int, seed: int) -> tuple[list[Mutant], in
     return drawn, len(places)
 
 
+def sampled_files() -> list[str]:
+    """The modules of `SAMPLED`."""
+    places = [place for pattern in SAMPLED for place in ROOT.glob(pattern)]
+    files = {file for place in places for file in ([place] if place.is_file() else place.rglob("*.py"))}
+    return sorted(str(file.relative_to(ROOT)) for file in files)
+
+
 class Covering:
     """Which tests execute a line, and how long each takes; kept by test file until that changes."""
 
     def __init__(self, tree: Path, work: Path) -> None:
         self._tree, self._place = tree, work / "coverage.json"
+        self._wanted = {*sampled_files(), *ALL}
         self._kept = json.loads(self._place.read_text()) if self._place.exists() else {}
         self.seconds: dict[str, float] = {}
         self._lines: dict[str, dict[int, set[str]]] = {}
@@ -238,7 +250,7 @@ class Covering:
         lines: dict[str, dict[int, list[str]]] = {}
         for measured in data.measured_files():
             path = str(Path(measured).relative_to(self._tree))
-            if path.startswith((*SAMPLED, *ALL)):
+            if path in self._wanted:
                 lines[path] = {
                     line: sorted({context.split("|")[0] or file for context in contexts})
                     for line, contexts in data.contexts_by_lineno(measured).items()
@@ -257,12 +269,12 @@ class Covering:
             own = {name for name in names if name in self.seconds}
             # A file by itself is what ran at import or in a subprocess of one of its tests.
             files = {name for name in names if name.endswith(".py")}
-            if own:
-                return sorted(own, key=lambda name: self.seconds[name])
+            inner: list[str] = []
             if files and any(line in lines for line in range(first, last + 1)) and last - first < 200:
-                inner = self._by_file(files, lines, mutant)
-                if inner:
-                    return inner
+                inner = [name for name in self._by_file(files, lines, mutant) if name not in own]
+            # What a test's subprocess executes is known of its file alone: those come after the test's own.
+            if tests := [*sorted(own, key=lambda name: self.seconds[name]), *inner]:
+                return tests
         return []
 
     def _by_file(self, files: set[str], lines: Mapping[int, set[str]], mutant: Mutant) -> list[str]:
@@ -413,10 +425,9 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     whole = every(ALL) if args.part != "sample" else []
-    rest = sorted(str(path.relative_to(ROOT)) for folder in SAMPLED for path in (ROOT / folder).rglob("*.py"))
     drawn: list[Mutant] = []
     if args.part != "all":
-        drawn, pool = sample([path for path in rest if path not in ALL], args.sample, args.seed)
+        drawn, pool = sample([path for path in sampled_files() if path not in ALL], args.sample, args.seed)
         print(f"{len(drawn)} of {pool} mutants of the sampled modules, seed {args.seed}")
     tried = [*whole, *drawn]
     log = args.work / "runs.jsonl"
