@@ -142,9 +142,10 @@ def test_a_few_configs_of_the_covering_array(stage: Stage) -> None:
     """scripts/check_coverage.py executes all of it."""
     from bench.covering import pairwise
 
-    for config in pairwise(BACKEND.space(KIMI, 4, stage, MI325X))[1:28:13]:
-        if config["num_warps"] == 8 or config["sched_strategy"] is not None:
-            continue  # minutes to compile
+    array = pairwise(BACKEND.space(KIMI, 4, stage, MI325X))
+    # The others take minutes to compile.
+    quick = [c for c in array if c["num_warps"] < 8 and c["num_stages"] < 5 and c["sched_strategy"] is None]
+    for config in quick[:2]:
         made = BACKEND.listing(KIMI, 4, stage, config, MI325X)
         verdict, _ = execute("triton", KIMI, 4, stage, config, made)
         assert verdict.status is VerdictStatus.PASS, f"{config}: {verdict.text}"
