@@ -178,9 +178,7 @@ def test_under_expert_parallelism_each_engine_sorts_other_gpus_experts_its_own_w
         count = int(order.padded) // block
         assert len(order.slots) >= int(order.padded)
         blocks[name] = order.experts[:count].tolist()
-        rows = order.slots.new_full((max(len(order.slots), count * block),), ids.numel())
-        rows[: len(order.slots)] = order.slots
-        for expert, mine in zip(blocks[name], rows.view(-1, block)[:count], strict=True):
+        for expert, mine in zip(blocks[name], order.slots[: count * block].view(-1, block), strict=True):
             slots = mine[mine < ids.numel()].long()
             wanted = {int(i) if i >= 0 else -1 for i in ids.flatten()[slots]}
             assert wanted == {expert}

@@ -184,7 +184,10 @@ def test_time_that_is_up_is_said(faulty: tuple[str, ...]) -> None:
         (("--concurrency", "0"), "use 1 to 16384"),
         (("--model", "kimi"), "use one of kimi-k2.5-w4a8"),
         (("--model-config", "/nowhere.json"), "give the model's config.json"),
-        (("--model", "gpt-oss-120b", "--fused-shared-experts"), "leave out --fused-shared-experts"),
+        (
+            ("--backend", "triton", "--requantised", "--model", "gpt-oss-120b", "--fused-shared-experts"),
+            "leave out --fused-shared-experts",
+        ),
         (("--routing", "zipf"), "use uniform, zipf:S"),
         (("--backend", "cutlass"), "use one of aiter, "),
         (("--target", "offline:mi999"), "offline:mi325x"),
