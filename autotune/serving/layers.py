@@ -1,11 +1,14 @@
 """What the engines' plugins share of a layer: its parameters and their end, its refusals, the log."""
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from autotune.errors import UserError
+from autotune.kernels.config import LayerDims
 from autotune.serving.checkpoint import Loading, converted, parameters
+from autotune.serving.experts import CONFIG_VARIABLE, chosen
 
 _told: set[str] = set()
 
@@ -48,8 +51,13 @@ def register_parameters(layer: Any, loading: Loading, experts: int, extra: Mappi
             setattr(made, name, value)
 
 
-def finish(layer: Any, loading: Loading) -> None:
-    """Turns a loaded layer's tensors into the operator's, in place, and takes the others off the layer."""
+def finish(layer: Any, loading: Loading, top_k: int, log: logging.Logger) -> None:
+    """Turns a loaded layer's tensors into the operator's, in place, takes the others off the layer, and
+    chooses its configs.
+
+    Args:
+        log: the engine's, which is told of both.
+    """
     import torch
 
     names = [name for name, _ in layer.named_parameters(recurse=False)]
@@ -66,6 +74,13 @@ def finish(layer: Any, loading: Loading) -> None:
     }
     for name, part in kept.items():
         layer.register_parameter(name, torch.nn.Parameter(getattr(experts, part), requires_grad=False))
+    dims = LayerDims(loading.model_dim, loading.inter_dim, experts.w1.shape[0], top_k)
+    layer.autotune_choice = chosen(os.environ.get(CONFIG_VARIABLE), dims, log.name)
+    say(
+        log,
+        f"autotune: routed experts run fused_moe_w4a8, first in {loading.layer}; layout"
+        f" {loading.layout.name}",
+    )
 
 
 def refuse(prefix: str, refusals: Mapping[str, bool], instead: str) -> None:

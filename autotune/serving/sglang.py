@@ -13,10 +13,9 @@ from functools import cache
 from typing import Any, Final
 
 from autotune.errors import UserError
-from autotune.kernels.config import LayerDims
 from autotune.serving import checkpoint, layers, versions
 from autotune.serving.checkpoint import Layout, Loading
-from autotune.serving.experts import CONFIG_VARIABLE, INT8_VARIABLE, chosen, run
+from autotune.serving.experts import INT8_VARIABLE, run
 
 LOGGER: Final = "sglang.autotune"
 _QUANTIZATION: Final = "sglang.srt.layers.quantization"
@@ -179,19 +178,11 @@ def scheme_class(method: str) -> Any:
         def process_weights_after_loading(self, layer: Any) -> None:
             assert self._loading is not None
             config = layer.moe_runner_config
-            layers.finish(layer, self._loading)
+            layers.finish(layer, self._loading, config.top_k, _log)
             factor = config.routed_scaling_factor
             if factor is not None and _runner_scales():
                 layer.autotune_experts.w2_scale.mul_(factor)
-            experts = layer.autotune_experts.w1.shape[0]
-            dims = LayerDims(self._loading.model_dim, self._loading.inter_dim, experts, config.top_k)
-            layer.autotune_choice = chosen(os.environ.get(CONFIG_VARIABLE), dims, LOGGER)
             _taken.add(self._prefix)
-            layers.say(
-                _log,
-                f"autotune: routed experts run fused_moe_w4a8, first in {self._prefix}; layout"
-                f" {self._layout.name}",
-            )
 
         def apply_weights(self, layer: Any, dispatch_output: Any) -> Any:
             standard = importlib.import_module("sglang.srt.layers.moe.token_dispatcher.standard")

@@ -16,10 +16,9 @@ from typing import Any, Final
 
 from autotune.backends.humming import plugin as humming_plugin
 from autotune.errors import UserError
-from autotune.kernels.config import LayerDims
 from autotune.serving import checkpoint, layers, versions
 from autotune.serving.checkpoint import Layout, Loading
-from autotune.serving.experts import CONFIG_VARIABLE, INT8_VARIABLE, chosen, run
+from autotune.serving.experts import INT8_VARIABLE, run
 
 NAME: Final = "autotune_w4a8"
 LOGGER: Final = "vllm.autotune"  # a child of vLLM's own logger, whose handlers print it
@@ -271,17 +270,7 @@ def method_class() -> Any:
 
         def process_weights_after_loading(self, layer: Any) -> None:
             assert self._loading is not None
-            layers.finish(layer, self._loading)
-            dims = LayerDims(
-                *(self._loading.model_dim, self._loading.inter_dim, layer.autotune_experts.w1.shape[0]),
-                self.moe.experts_per_token,
-            )
-            layer.autotune_choice = chosen(os.environ.get(CONFIG_VARIABLE), dims, LOGGER)
-            layers.say(
-                _log,
-                f"autotune: routed experts run fused_moe_w4a8, first in {self._prefix}; layout"
-                f" {self._layout.name}",
-            )
+            layers.finish(layer, self._loading, self.moe.experts_per_token, _log)
 
         def get_fused_moe_quant_config(self, layer: Any) -> None:
             return None
