@@ -25,8 +25,8 @@ def recorded(request: pytest.FixtureRequest) -> Table:
     return _read(PATHS[request.param])
 
 
-def test_there_are_three_and_the_readme_names_each_with_its_command() -> None:
-    assert list(PATHS) == ["h100-gpt-oss-120b-tp4", KIMI, "h100-qwen3-235b-a22b-tp4"]
+def test_the_readme_names_each_with_its_command() -> None:
+    assert KIMI in PATHS
     text = (FOLDER.parent / "README.md").read_text()
     for path in PATHS.values():
         assert path.name in text
@@ -49,7 +49,7 @@ def test_every_recorded_config_is_legal(recorded: Table) -> None:
         # Rules on tokens are bounds: what meets them at both ends meets them between.
         for tokens in (recorded.tokens[0], recorded.tokens[-1]):
             space = part.space.at(recorded.layer, tokens, recorded.device)
-            assert len(part.by_config) == len(part.rows) >= 2000
+            assert len(part.by_config) == len(part.rows) >= 500
             assert all(space.is_legal(config) for config in part.by_config)
 
 
