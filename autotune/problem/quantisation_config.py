@@ -75,7 +75,7 @@ def read_scheme(raw: Mapping[str, Any], path: Path, layers: Sequence[int] = (3, 
     source = f"quantization_config.quant_method={raw.get('quant_method', method)}"
     try:
         # Together: some files name every layer by itself.
-        left_out = [str(name) for key in _IGNORES for name in _names(raw.get(key))]
+        left_out = [name for key in _IGNORES for name in _names(raw.get(key))]
         held: dict[int, dict[str, Scheme | None]] = {}
         for layer in layers:
             for part in _PARTS:
@@ -89,10 +89,11 @@ def read_scheme(raw: Mapping[str, Any], path: Path, layers: Sequence[int] = (3, 
     return _alike(held, source)
 
 
-def _names(value: Any) -> list[Any]:
-    if value and not isinstance(value, list | str):
+def _names(value: Any) -> list[str]:
+    names = [value] if isinstance(value, str) else value or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"{value!r} is not a list of modules")
-    return [value] if isinstance(value, str) else value or []
+    return names
 
 
 def _alike(held: Mapping[int, Mapping[str, Scheme | None]], source: str) -> Scheme | None:
@@ -120,6 +121,14 @@ def _whole(value: Any, key: str) -> int:
     return value
 
 
+def _object(part: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What a key holds; empty where it is missing, null or empty."""
+    value = part.get(key) or {}
+    if not isinstance(value, dict):
+        raise TypeError(f"{key} is {value!r}, not an object")
+    return value
+
+
 def _block(value: Any, key: str) -> tuple[int, int]:
     """(N, K) of a block: two numbers, or text as `128x128`."""
     sides = [int(side) for side in value.split("x")] if isinstance(value, str) else value
@@ -133,9 +142,11 @@ def _unknown(raw: Mapping[str, Any], source: str, named: _Named) -> Scheme:
 
 
 def _fp8(raw: Mapping[str, Any], source: str, named: _Named) -> Scheme:
-    static = raw.get("activation_scheme", "dynamic") == "static"
-    fmt = str(raw.get("fmt", "e4m3"))
-    weights = "fp8" if "e4m3" in fmt else f"fp8 {fmt}"
+    activations, fmt = raw.get("activation_scheme", "dynamic"), raw.get("fmt", "e4m3")
+    if activations not in ("dynamic", "static"):
+        raise ValueError(f"activation_scheme is {activations!r}, neither dynamic nor static")
+    static = activations == "static"
+    weights = "fp8" if fmt in ("e4m3", "e4m3fn", "float8_e4m3fn") else f"fp8 {fmt}"
     block = raw.get("weight_block_size")
     if block is None:
         return Scheme(weights, Scales.TENSOR, None, "fp8", static, source=source)
@@ -157,32 +168,47 @@ def _named(weights: str, group: int, activations: str = "bf16") -> Any:
 
 def _integer(bits: Any, group: Any, zeros: bool, source: str) -> Scheme:
     weights, size = f"int{_whole(bits, 'bits')}", _whole(-1 if group is None else group, "group_size")
-    if size <= 0:
+    if size == -1:
         return Scheme(weights, Scales.CHANNEL, zero_points=zeros, source=source)
+    if size < 1:
+        raise ValueError(f"group_size is {size}, neither a group's size nor -1")
     return Scheme(weights, Scales.GROUP, (1, size), zero_points=zeros, source=f"{source}, group_size={size}")
 
 
+_AWQ: Final = (("bits", "w_bit"), ("group_size", "q_group_size"))
+
+
 def _awq(raw: Mapping[str, Any], source: str, named: _Named) -> Scheme:
-    bits = raw.get("bits", raw.get("w_bit", 4))
-    return _integer(
-        bits, raw.get("group_size", raw.get("q_group_size", 128)), raw.get("zero_point", True) is True, source
-    )
+    bits, group = (raw[key] if key in raw else raw[other] for key, other in _AWQ)
+    order = raw.get("version") or "gemm"
+    if str(order).lower() != "gemm":
+        return Scheme(f"awq {order}", Scales.UNKNOWN, source=f"{source}, version={order}")
+    return _integer(bits, group, raw.get("zero_point", True) is True, source)
+
+
+_GPTQ_PACKING: Final = {
+    "checkpoint_format": ("gptq", "gptq_v2"),
+    "format": ("gptq", "gptq_v2"),
+    "pack_dtype": ("int32",),
+}
+"""How values are packed: others (`marlin`, `bitblas`) lie as one kernel wants them."""
 
 
 def _gptq(raw: Mapping[str, Any], source: str, named: _Named) -> Scheme | None:
     """`dynamic` has other settings for modules that match (`+:`), or leaves them out (`-:`)."""
+    for key, known in _GPTQ_PACKING.items():
+        if raw.get(key) not in (None, *known):
+            return Scheme(f"gptq {raw[key]}", Scales.UNKNOWN, source=f"{source}, {key}={raw[key]}")
     listed = raw.get("modules_in_block_to_quantize")
     if listed and not named([str(name) for names in listed for name in names]):
         return None
-    for pattern, changes in (raw.get("dynamic") or {}).items():
+    for pattern, changes in _object(raw, "dynamic").items():
         if named([f"re:{pattern.removeprefix('+:').removeprefix('-:')}"]):
             if pattern.startswith("-:"):
                 return None
             raw = {**raw, **changes}
             break
-    scheme = _integer(
-        raw.get("bits", 4), raw.get("group_size", 128), raw.get("sym", True) is not True, source
-    )
+    scheme = _integer(raw["bits"], raw["group_size"], raw.get("sym", True) is not True, source)
     return _reordered(scheme, f"{scheme.source}, desc_act=true") if raw.get("desc_act") is True else scheme
 
 
@@ -192,7 +218,7 @@ def _reordered(scheme: Scheme, source: str) -> Scheme:
 
 def _auto_round(raw: Mapping[str, Any], source: str, named: _Named) -> Scheme | None:
     """`extra_config` has other settings for modules, by name or expression; 16 bits: not quantised."""
-    for pattern, changes in (raw.get("extra_config") or {}).items():
+    for pattern, changes in _object(raw, "extra_config").items():
         if named([pattern, f"re:{pattern}"]):
             raw = {**raw, **changes}
     if _whole(raw.get("bits", 4), "bits") >= 16:
@@ -211,11 +237,11 @@ def _wna16(raw: Mapping[str, Any], source: str, named: _Named) -> Scheme | None:
 
 def _compressed(raw: Mapping[str, Any], source: str, named: _Named) -> Scheme | None:
     form = str(raw.get("format") or "")
-    groups = raw.get("config_groups") or {}
-    sparse = (raw.get("sparsity_config") or {}).get("format")
+    groups = _object(raw, "config_groups")
+    sparse = _object(raw, "sparsity_config").get("format")
     if sparse not in (None, "dense"):
         return Scheme(f"{sparse} compressed", Scales.UNKNOWN, source=f"{source}, sparsity_config")
-    if (raw.get("transform_config") or {}).get("config_groups"):
+    if _object(raw, "transform_config").get("config_groups"):
         return Scheme("transformed", Scales.UNKNOWN, source=f"{source}, transform_config")
     if not groups:
         return _by_format(form, source)
@@ -233,6 +259,9 @@ def _targeted(targets: list[str], named: _Named) -> bool:
     return any(target in ("Linear", "FusedMoE", "RoutedExperts") for target in targets) or named(targets)
 
 
+_FORMATS: Final = ("", "mixed-precision", *(f"{how}-quantized" for how in ("pack", "int", "float", "naive")))
+
+
 def _by_format(form: str, source: str) -> Scheme:
     source = f"{source}, format={form}"
     if form.startswith(("mxfp4", "nvfp4")):
@@ -241,12 +270,17 @@ def _by_format(form: str, source: str) -> Scheme:
 
 
 def _compressed_group(group: Mapping[str, Any], form: str, source: str) -> Scheme:
-    if form.startswith(("mxfp4", "nvfp4")):
+    if form not in _FORMATS:  # 2:4 sparse ones among them (marlin-24)
         return _by_format(form, source)
-    weights, inputs = group["weights"], group.get("input_activations")
+    weights, inputs = group["weights"], _object(group, "input_activations")
+    if not isinstance(weights, dict):
+        raise TypeError(f"weights is {weights!r}, not an object")
     kind = f"{'fp' if weights.get('type') == 'float' else 'int'}{_whole(weights['num_bits'], 'num_bits')}"
     zeros = weights.get("symmetric", True) is not True
-    strategy, size, where = weights.get("strategy"), weights.get("group_size"), source
+    size, where = weights.get("group_size"), source
+    # Where none is named, compressed-tensors goes by the group's size.
+    unnamed = "tensor" if size is None else "channel" if size == -1 else "group"
+    strategy = weights.get("strategy") or unnamed
     scales, block = Scales.TENSOR, None
     if strategy == "channel":
         scales = Scales.CHANNEL
@@ -290,10 +324,9 @@ _QUARK_SCALES: Final = {"per_tensor": Scales.TENSOR, "per_channel": Scales.CHANN
 
 
 def _quark(raw: Mapping[str, Any], source: str, named: _Named) -> Scheme | None:
-    layers = raw.get("layer_quant_config") or {}
-    own = [config for pattern, config in layers.items() if named([str(pattern)])]
-    by_type = (raw.get("layer_type_quant_config") or {}).get("Linear")
-    config = own[0] if own else by_type or raw.get("global_quant_config")
+    own = [config for pattern, config in _object(raw, "layer_quant_config").items() if named([pattern])]
+    by_type = _object(raw, "layer_type_quant_config").get("Linear")
+    config = own[0] if own else by_type or raw["global_quant_config"]
     if not config or not config.get("weight"):
         return None
     weight, inputs = config["weight"], config.get("input_tensors")
@@ -316,6 +349,11 @@ def _quark(raw: Mapping[str, Any], source: str, named: _Named) -> Scheme | None:
         static = first.get("is_dynamic") is not True
         if str(first.get("qscheme")) == "per_group":
             activations = f"{activations} in groups of {first.get('group_size')}"
+        elif str(first.get("qscheme")) == "per_tensor" and not static and kind != "int4":
+            # Of INT4 weights Quark's own checkpoints say so, and engines quantise by token.
+            activations = f"{activations} by tensor"
+        if first.get("symmetric") is False:
+            activations = f"{activations} with zero points"
     zeros = last.get("symmetric") is False
     return Scheme(kind, scales, block, activations, static, zeros, source=where)
 
@@ -323,7 +361,7 @@ def _quark(raw: Mapping[str, Any], source: str, named: _Named) -> Scheme | None:
 def _modelopt(raw: Mapping[str, Any], source: str, named: _Named) -> Scheme | None:
     inner = raw.get("quantization") if isinstance(raw.get("quantization"), dict) else raw
     assert inner is not None
-    if named([str(name) for name in _names(inner.get("exclude_modules"))]):
+    if named(_names(inner.get("exclude_modules"))):
         return None
     algorithm = str(inner.get("quant_algo") or "unknown").upper()
     where = f"{source}, quant_algo={algorithm}"

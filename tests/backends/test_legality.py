@@ -61,6 +61,15 @@ QUARK_W4A8 = {
         "input_tensors": {"dtype": "fp8_e4m3", "qscheme": "per_tensor", "is_dynamic": True},
     },
 }
+
+
+def quark(qscheme: str, **inputs: Any) -> dict[str, Any]:
+    """Quark's FP8 by channel, with activations of a `qscheme`."""
+    held = {"weight": {"dtype": "fp8_e4m3", "qscheme": "per_channel"}}
+    held["input_tensors"] = {"dtype": "fp8_e4m3", "qscheme": qscheme, "is_dynamic": True, **inputs}
+    return {"quant_method": "quark", "global_quant_config": held}
+
+
 W4A8_BACKENDS = {"triton", "flydsl", "aiter"}
 GROUPED = {"sglang_w4a16", "vllm_w4a16", "aiter_main_w4a16", "humming_w4a16"}
 IN_64 = {"sglang_w4a16_g64", "vllm_w4a16_g64"}
@@ -90,6 +99,21 @@ CHECKPOINTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "GPTQ": ({"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}, IN_128),
     "GPTQ in groups of 32": ({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}, GROUPED),
     "GPTQ by activation order": ({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": True}, set()),
+    "GPTQ by channel": ({"quant_method": "gptq", "bits": 4, "group_size": -1}, {"humming_w4a16_channel"}),
+    "GPTQ with zero points": ({"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": False}, set()),
+    "GPTQ as one kernel wants it": ({"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "marlin"}, set()),
+    "GPTQ in other words": ({"quant_method": "gptq", "bits": 4, "group_size": 128, "pack_dtype": "int8"}, set()),
+    "AWQ for another kernel": ({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": False, "version": "gemv"}, set()),
+    "INT4 in 2:4 sparse weights": ({**group(4, strategy="group", group_size=128), "format": "marlin-24"}, set()),
+    "a format of tomorrow": ({**group(4, strategy="group", group_size=128), "format": "trellis-quantized"}, set()),
+    "INT4 in groups that no strategy names": (group(4, group_size=128), IN_128),
+    "INT4 x INT8 in groups": (group(4, strategy="group", group_size=128, inputs=BY_TOKEN), set()),
+    "INT8 in groups": (group(8, strategy="group", group_size=128), set()),
+    "FP8 of e5m2": ({"quant_method": "fp8", "fmt": "e5m2", "weight_block_size": [128, 128]}, set()),
+    "FP8 of another bias": ({"quant_method": "fp8", "fmt": "float8_e4m3fnuz", "weight_block_size": [128, 128]}, set()),
+    "Quark's FP8 by channel": (quark("per_channel"), {"sglang_fp8", "vllm_fp8"}),
+    "Quark's FP8, activations by tensor": (quark("per_tensor"), set()),
+    "Quark's FP8, activations with zero points": (quark("per_channel", symmetric=False), set()),
     "MXFP4": ({"quant_method": "mxfp4"}, set()),
     "NVFP4": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, set()),
     "mxfp4-pack-quantized": ({"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}, set()),
@@ -256,6 +280,12 @@ def test_modelopts_own_file_is_read(tmp_path: Path) -> None:
     {"quant_method": "compressed-tensors", "config_groups": {"group_0": 4}},
     {"quant_method": "compressed-tensors", "config_groups": [1]},
     {"quant_method": "quark", "global_quant_config": {"weight": {"qscheme": "per_channel"}}},
+    {"quant_method": "quark"},
+    {"quant_method": "fp8", "activation_scheme": "blockwise"},
+    {"quant_method": "gptq", "bits": 4},
+    {"quant_method": "gptq", "bits": 4, "group_size": 0},
+    {"quant_method": "awq", "group_size": 128},
+    {"quant_method": "fp8", "ignored_layers": [3]},
 ])  # fmt: skip
 def test_a_broken_quantisation_is_one_sentence(raw: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json: quantization_config cannot be read as"):
