@@ -1,18 +1,20 @@
 """Changes the code and counts the changes that no test notices.
 
 mutmut makes the mutants: a number one more, a comparison turned, an argument dropped or None, a string
-changed, … Each is written into a copy of the tree, and the tests that execute its statement are run, the
-quickest first, in a process forked from one that has the libraries loaded. Of `ALL` every mutant is tried, of
-`SAMPLED` a seeded sample, whose share has its Wilson interval. A run that was stopped goes on where it was:
-every outcome is a line of `runs.jsonl`, under the digest of the mutated file. Tests that were changed since
-are mapped again, and survivors tried again with `--again`.
+changed, … Each is written into a copy of the tree, and the tests that execute its statement are run, those of
+the module's name and the quickest first, in a process forked from one that has the libraries loaded. A test
+counts only if it passes on the unchanged tree in such a process. Of `ALL` every mutant is tried, of `SAMPLED`
+a seeded sample, whose share has its Wilson interval. A run that was stopped goes on where it was: every
+outcome is a line of `runs.jsonl`, under the digest of the mutated file. Tests that were changed since, or
+execute a file that was, are mapped again, and survivors tried again with `--again`.
 
-    pip install mutmut pytest-cov && python scripts/mutation.py --work /tmp/mutation
+    pip install mutmut pytest-cov && python scripts/mutation.py --work /tmp/mutation --jobs 2
 """
 
 import argparse
 import ast
 import contextlib
+import gc
 import hashlib
 import importlib
 import importlib.metadata
@@ -26,11 +28,12 @@ import sys
 import time
 import types
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import coverage
 import libcst
@@ -49,22 +52,24 @@ SAMPLED: Final = (
     *("autotune/engines/export.py", "autotune/engines/verify.py", "autotune/engines/diagnose.py"),
     *(f"autotune/backends/*/{name}.py" for name in ("export", "verify")),
 )
+# Not those that take minutes and execute few of these lines, such as `tests/backends/test_engines.py`.
 TESTS: Final = (
-    *(
-        "tests/measure",
-        "tests/export",
-        "tests/verify",
-        "tests/search/test_choose.py",
-        "tests/tuning/test_decide.py",
-    ),
-    *("tests/report/test_status.py", "tests/store/test_winners.py", "tests/store/test_confirmations.py"),
-    *("tests/store/test_merge.py", "tests/backends", "tests/replay/test_target.py"),
+    *("tests/measure", "tests/export", "tests/verify", "tests/cli/test_verify.py"),
+    *("tests/search/test_choose.py", "tests/tuning/test_decide.py", "tests/report/test_status.py"),
+    *("tests/store/test_winners.py", "tests/store/test_confirmations.py", "tests/store/test_merge.py"),
+    *("tests/backends/test_registry.py", "tests/backends/test_third_party.py"),
+    *("tests/backends/aiter", "tests/backends/flydsl", "tests/backends/sglang", "tests/backends/vllm"),
+    *(f"tests/backends/aiter_main/test_{name}.py" for name in ("export", "verify", "measuring")),
+    *(f"tests/backends/humming/test_{name}.py" for name in ("export", "verify", "runtime", "weights")),
+    *("tests/backends/triton", "tests/replay/test_target.py"),
 )
 # Loaded before the fork: what tests need and what costs seconds. Nothing of ours is.
 PRELOADED: Final = (
     *("numpy", "torch", "triton", "optuna.samplers", "pebble", "typer.testing", "alembic.command"),
     *("sqlalchemy.orm", "sqlalchemy.dialects.sqlite", "pytest", "hypothesis.strategies"),
 )
+_ENOUGH_S: Final = 60.0
+"""Of tests that execute a mutant's statement: what none of them notices by then counts as survived."""
 _STATISTICS: Final = "autotune/statistics.py"
 _FLOATS: Final = "numpy makes float64 of Python floats by itself"
 EQUIVALENT: Final[Mapping[tuple[str, str], str]] = {
@@ -184,43 +189,51 @@ class Covering:
     """Which tests execute a line, and how long each takes; kept by test file until that changes."""
 
     def __init__(self, tree: Path, work: Path) -> None:
-        self._tree, self._place = tree, work / "coverage.json"
+        self._tree, self._work, self._place = tree, work, work / "coverage.json"
         self._wanted = {*sampled_files(), *ALL}
         self._kept = json.loads(self._place.read_text()) if self._place.exists() else {}
         self.seconds: dict[str, float] = {}
         self._lines: dict[str, dict[int, set[str]]] = {}
 
-    def update(self, folders: Sequence[str]) -> None:
-        """Runs the test files that are new or changed, each by itself."""
+    def update(self, folders: Sequence[str], jobs: int) -> None:
+        """Runs the test files that are new, or changed, or execute what is, each by itself."""
         files = sorted(
             {
                 str(path.relative_to(self._tree))
                 for folder in folders
                 for path in (
-                    [self._tree / folder]
+                    self._tree.glob(folder)
                     if folder.endswith(".py")
                     else (self._tree / folder).rglob("test_*.py")
                 )
             }
         )
-        for file in files:
-            digest = hashlib.sha256((self._tree / file).read_bytes()).hexdigest()
-            if self._kept.get(file, {}).get("digest") != digest:
-                started = time.monotonic()
-                self._kept[file] = {"digest": digest, **self._cover(file)}
+        stale = [file for file in files if not self._holds(file)]
+        with ThreadPoolExecutor(jobs) as pool:
+            for file, mapped in zip(stale, pool.map(self._cover, stale), strict=True):
+                self._kept[file] = mapped
                 self._place.write_text(json.dumps(self._kept))
-                print(f"covered {file} in {time.monotonic() - started:.0f} s", flush=True)
+                print(f"covered {file}", flush=True)
         for file in files:
             self.seconds |= self._kept[file]["seconds"]
             for path, lines in self._kept[file]["lines"].items():
                 for line, tests in lines.items():
                     self._lines.setdefault(path, {}).setdefault(int(line), set()).update(tests)
 
+    def _holds(self, file: str) -> bool:
+        return file in self._kept and all(
+            self._digest(path) == digest for path, digest in self._kept[file]["digests"].items()
+        )
+
+    def _digest(self, path: str) -> str:
+        place = self._tree / path
+        return hashlib.sha256(place.read_bytes()).hexdigest() if place.exists() else ""
+
     def _cover(self, file: str) -> dict[str, object]:
         """Runs one file; subprocesses count for the whole file, since which test they serve is not known."""
-        scratch = self._place.parent / "cover"
+        scratch = self._work / "cover" / file.replace("/", "_")
         shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
+        scratch.mkdir(parents=True)
         (scratch / "rc").write_text(
             "[run]\nsource = autotune\npatch = subprocess\nparallel = true\n"
             f"data_file = {scratch}/data\nsigterm = true\n"
@@ -255,14 +268,26 @@ class Covering:
                     line: sorted({context.split("|")[0] or file for context in contexts})
                     for line, contexts in data.contexts_by_lineno(measured).items()
                 }
-        return {"seconds": seconds, "lines": lines}
+        shutil.rmtree(scratch)
+        digests = {path: self._digest(path) for path in [file, *lines]}
+        return {"seconds": seconds, "lines": lines, "digests": digests}
 
     def tests(self, mutant: Mutant) -> list[str]:
-        """The tests that execute the statement, the quickest first; whole files last.
+        """The tests that execute the statement: those of the module's name, then the quickest; files last.
 
         What is executed at import only, a constant or a default, is what the tests of its function or
-        module stand for.
+        module stand for. Those that would take the whole longer than `_ENOUGH_S` are left out.
         """
+        seconds, tests = 0.0, []
+        for name in self._ordered(mutant):
+            seconds += self.seconds[name]
+            if tests and seconds > _ENOUGH_S:
+                break
+            tests.append(name)
+        return tests
+
+    def _ordered(self, mutant: Mutant) -> list[str]:
+        stem = Path(mutant.path).stem
         lines = self._lines.get(mutant.path, {})
         for first, last in spans((self._tree / mutant.path).read_text(), mutant.line):
             names = {name for line in range(first, last + 1) for name in lines.get(line, ())}
@@ -273,7 +298,8 @@ class Covering:
             if files and any(line in lines for line in range(first, last + 1)) and last - first < 200:
                 inner = [name for name in self._by_file(files, lines, mutant) if name not in own]
             # What a test's subprocess executes is known of its file alone: those come after the test's own.
-            if tests := [*sorted(own, key=lambda name: self.seconds[name]), *inner]:
+            near = sorted(own, key=lambda name: (stem not in name.split("::")[0], self.seconds[name]))
+            if tests := [*near, *inner]:
                 return tests
         return []
 
@@ -304,9 +330,8 @@ def spans(code: str, line: int) -> list[tuple[int, int]]:
     return [*made, (1, len(code.splitlines()))]
 
 
-def copy_tree(work: Path) -> Path:
+def copy_tree(tree: Path) -> Path:
     """The files that git knows of or would, in a place of their own."""
-    tree = work / "tree"
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -328,35 +353,86 @@ def _forget(path: Path) -> None:
         compiled.unlink()
 
 
-def try_one(mutant: Mutant, tree: Path, tests: Sequence[str], limit_s: float) -> str:
-    """`killed`, `timeout` (a test would have noticed), `survived`."""
+def try_one(mutant: Mutant, tree: Path, covering: Covering, sound: dict[str, bool]) -> tuple[str, str]:
+    """What became of a mutant, and which test noticed it.
+
+    Args:
+        sound: tests that noticed a mutant so far, and whether they pass on the unchanged tree; added to.
+
+    Returns:
+        `killed`, `timeout` (a test would have noticed), `survived` or `untested`; and the test, "" of none.
+    """
     target = tree / mutant.path
     original = target.read_text()
-    target.write_text(mutant.text)
-    _forget(target)
+    while True:
+        tests = [name for name in covering.tests(mutant) if sound.get(name, True)]
+        if not tests:
+            return "untested", ""
+        target.write_text(mutant.text)
+        _forget(target)
+        try:
+            outcome, by = run_tests(tree, tests, covering.seconds)
+        finally:
+            target.write_text(original)
+            _forget(target)
+        if by and by not in sound:
+            sound[by] = run_tests(tree, [by], covering.seconds)[0] == "survived"
+        if not by or sound[by]:
+            return outcome, by
+
+
+def run_tests(tree: Path, tests: Sequence[str], seconds: Mapping[str, float]) -> tuple[str, str]:
+    """Runs tests in a fork of this process; see `try_one`."""
+    mark = tree.with_suffix(".failed")
+    mark.unlink(missing_ok=True)
+    # A test's own seconds, many times over, for a machine that does other things as well.
+    limit_s = 30.0 + 10 * sum(seconds[name] for name in tests)
     child = os.fork()
     if child == 0:
-        _test(tree, tests)
+        _test(tree, tests, seconds, mark)
     try:
         deadline = time.monotonic() + limit_s
         while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
             if time.monotonic() > deadline:
                 os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-                return "timeout"
+                return "timeout", ""
             time.sleep(0.02)
     finally:
-        target.write_text(original)
-        _forget(target)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # workers that a failed test left
-    return "survived" if os.waitstatus_to_exitcode(done[1]) == 0 else "killed"
+    by = mark.read_text() if mark.exists() else ""
+    return "survived" if os.waitstatus_to_exitcode(done[1]) == 0 else "killed", by
 
 
-def _test(tree: Path, tests: Sequence[str]) -> None:
+class First:
+    """A pytest plugin that writes down which test failed first, if it can be told."""
+
+    def __init__(self, mark: Path, tests: Sequence[str]) -> None:
+        self._mark, self._tests = mark, frozenset(tests)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed and not self._mark.exists() and report.nodeid in self._tests:
+            self._mark.write_text(report.nodeid)
+
+
+def _batches(tests: Sequence[str], seconds: Mapping[str, float]) -> Iterator[list[str]]:
+    """The tests in turns, each several times as long as the last: a file is loaded when it is needed."""
+    batch: list[str] = []
+    most = 0.5
+    for name in tests:
+        batch.append(name)
+        if sum(seconds[each] for each in batch) > most:
+            yield batch
+            batch, most = [], 4 * most
+    if batch:
+        yield batch
+
+
+def _test(tree: Path, tests: Sequence[str], seconds: Mapping[str, float], mark: Path) -> None:
     """Runs the tests in this process, which is a fork, and ends it with pytest's status."""
     import pytest
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
     os.setsid()
     os.chdir(tree)
@@ -368,11 +444,19 @@ def _test(tree: Path, tests: Sequence[str]) -> None:
     # A spawned worker would import the main module, which is this script.
     sys.modules["__main__"] = types.ModuleType("__main__")
     # A loaded machine must not kill a mutant, nor luck.
-    settings.register_profile("mutation", deadline=None, derandomize=True, database=None)
-    settings.load_profile("mutation")
+    lenient = [HealthCheck.too_slow]
+    settings.register_profile(
+        "mutation", deadline=None, derandomize=True, database=None, suppress_health_check=lenient
+    )
     status = 3
     try:
-        status = int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:cov", *tests]))
+        for batch in _batches(tests, seconds):
+            limit = 30 + 10 * max(seconds[name] for name in batch)
+            options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:cov", f"--timeout={limit}"]
+            options += ["--hypothesis-profile=mutation", f"--basetemp={tree.with_suffix('.tmp')}"]
+            status = int(pytest.main([*options, *batch], plugins=[First(mark, batch)]))
+            if status:
+                break
     finally:
         os._exit(status)
 
@@ -421,6 +505,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("all", "sample", "both"), default="both")
     parser.add_argument("--again", action="store_true", help="try survivors again")
     parser.add_argument("--report", action="store_true", help="print what is known, run nothing")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time, each in a tree of its own")
     parser.add_argument("--tests", nargs="+", default=list(TESTS), help="test files and folders to map")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -431,46 +516,62 @@ def main() -> None:
         print(f"{len(drawn)} of {pool} mutants of the sampled modules, seed {args.seed}")
     tried = [*whole, *drawn]
     log = args.work / "runs.jsonl"
-    outcomes: dict[str, str] = {}
-    if log.exists():
-        for line in log.read_text().splitlines():
-            entry = json.loads(line)
-            outcomes[entry["key"]] = entry["outcome"]
     if not args.report:
-        _run(args, tried, log, outcomes)
+        _run(args, tried, log)
+    outcomes = _outcomes(log)
     if args.part != "sample":
         report("all mutants", whole, outcomes, sampled=False)
     if args.part != "all":
         report("sampled mutants", drawn, outcomes, sampled=True)
 
 
-def _run(args: argparse.Namespace, tried: Sequence[Mutant], log: Path, outcomes: dict[str, str]) -> None:
-    tree = copy_tree(args.work)
-    covering = Covering(tree, args.work)
-    covering.update(args.tests)
+def _outcomes(log: Path) -> dict[str, str]:
+    entries = map(json.loads, log.read_text().splitlines() if log.exists() else ())
+    return {entry["key"]: entry["outcome"] for entry in entries}
+
+
+def _run(args: argparse.Namespace, tried: Sequence[Mutant], log: Path) -> None:
+    trees = [copy_tree(args.work.resolve() / f"tree{job}") for job in range(args.jobs)]
+    covering = Covering(trees[0], args.work)
+    covering.update(args.tests, args.jobs)
     for name in PRELOADED:
         importlib.import_module(name)
     for plugin in importlib.metadata.entry_points(group="pytest11"):
         plugin.load()
+    gc.collect()
+    gc.freeze()  # pytest collects garbage many times at its end, each time all that is loaded here
+    outcomes = _outcomes(log)
     again = ("survived", "untested") if args.again else ()
     todo = [m for m in tried if m.key not in outcomes or outcomes[m.key] in again]
     random.Random(args.seed).shuffle(todo)  # what is done when it is stopped is a sample of the whole
+    children = []
+    for job, tree in enumerate(trees):
+        children.append(os.fork())
+        if children[-1] == 0:
+            _try_all(todo[job :: args.jobs], tree, covering, log)
+            os._exit(0)
+    try:
+        for child in children:
+            os.waitpid(child, 0)
+    finally:
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGINT)
+
+
+def _try_all(todo: Sequence[Mutant], tree: Path, covering: Covering, log: Path) -> None:
+    sound: dict[str, bool] = {}
     with log.open("a") as lines:
         for number, mutant in enumerate(todo):
-            tests = covering.tests(mutant)
             started = time.monotonic()
-            # A test's own seconds, many times over, for a machine that does other things as well.
-            limit = 30.0 + 10 * sum(covering.seconds[name] for name in tests)
-            outcome = try_one(mutant, tree, tests, limit) if tests else "untested"
-            outcomes[mutant.key] = outcome
+            outcome, by = try_one(mutant, tree, covering, sound)
             took = round(time.monotonic() - started, 2)
-            entry = {"key": mutant.key, "outcome": outcome, "seconds": took, "tests": len(tests)}
-            lines.write(
-                json.dumps({**entry, "where": f"{mutant.path}:{mutant.line}", "change": mutant.change}) + "\n"
-            )
+            entry = {"key": mutant.key, "outcome": outcome, "seconds": took, "by": by}
+            where = f"{mutant.path}:{mutant.line}"
+            lines.write(json.dumps({**entry, "where": where, "change": mutant.change}) + "\n")
             lines.flush()
-            where = f"{mutant.path}:{mutant.line}: {mutant.change[:90]}"
-            print(f"{number + 1}/{len(todo)} {outcome} {took:.1f} s, {len(tests)} tests: {where}", flush=True)
+            told = f"{where}: {mutant.change[:90]}"
+            print(f"{number + 1}/{len(todo)} {outcome} {took:.1f} s: {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from autotune.results import (
 )
 from autotune.space.config import Config
 from autotune.statistics import Interval
+from autotune.text import counted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -265,8 +266,11 @@ class Measurer:
             again = self._quiet.contended - before
             if not again:
                 return decided
-            beside = f"beside others were put aside and taken again, the last beside {self._quiet.who}"
-            note = f"{again} times {beside}"
+            were = "was" if again == 1 else "were"
+            note = (
+                f"{counted(again, 'time')} beside others {were} put aside and taken again, the last beside"
+                f" {self._quiet.who}"
+            )
             return replace(decided, notes=(*decided.notes, note))
 
         return interrupt.result_of(self._turns.submit(act))
