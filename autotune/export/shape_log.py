@@ -14,6 +14,7 @@ from typing import Any, Final
 from autotune.errors import UserError
 from autotune.problem.layer import Layer
 from autotune.quantities import load_json, whole
+from autotune.text import counted
 
 Bucket = Callable[[int], int]
 """The token count by which an engine looks a batch up."""
@@ -154,7 +155,7 @@ def read_shape_log(path: Path) -> ShapeLog:
     # A rank without a request calls the layer for no token.
     calls = Counter({shape: count for shape, count in calls.items() if shape.tokens and count})
     if not calls:
-        what = f"{len(torn)} lines that are no JSON object with tokens" if torn else "no call"
+        what = f"{counted(len(torn), 'line')} without a JSON object with tokens" if torn else "no call"
         raise UserError(f"{path} is not a log of shapes, it has {what}: record one with MOE_SHAPE_LOG_PATH")
     return ShapeLog(str(path), calls, torn, counted)
 
