@@ -138,7 +138,7 @@ def read_shape_log(path: Path) -> ShapeLog:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give a log of shapes") from error
     calls = Counter[LoggedShape]()
-    torn, counted = [], False
+    torn, has_counts = [], False
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
             continue
@@ -149,7 +149,7 @@ def read_shape_log(path: Path) -> ShapeLog:
         if isinstance(raw, dict) and "tokens" in raw:
             shape, count = _shape(raw, f"{path}:{number}")
             calls[shape] += count
-            counted |= "count" in raw
+            has_counts |= "count" in raw
         else:
             torn.append(number)
     # A rank without a request calls the layer for no token.
@@ -157,7 +157,7 @@ def read_shape_log(path: Path) -> ShapeLog:
     if not calls:
         what = f"{counted(len(torn), 'line')} without a JSON object with tokens" if torn else "no call"
         raise UserError(f"{path} is not a log of shapes, it has {what}: record one with MOE_SHAPE_LOG_PATH")
-    return ShapeLog(str(path), calls, torn, counted)
+    return ShapeLog(str(path), calls, torn, has_counts)
 
 
 def _shape(raw: Mapping[str, Any], where: str) -> tuple[LoggedShape, int]:
