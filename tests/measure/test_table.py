@@ -38,7 +38,11 @@ def test_an_equal_program_is_timed_once_and_shares_the_times() -> None:
     made = table(card, "default", "setting 1", "setting 2", twins={2: 0})
     assert {index for index, _ in card.asked} == {0, 1}
     assert all(one.us[2] == one.us[0] for one in made.rounds)
-    assert any("setting 2 is the same program as default" in note for note in made.notes)
+    assert made.notes == (
+        "setting 2 is the same program as default here",
+        "a table of settings: nothing is decided here",
+    )
+    assert made.errors == (1e-3,) * 3
 
 
 def test_who_fails_is_left_out_with_his_twins() -> None:
@@ -47,7 +51,23 @@ def test_who_fails_is_left_out_with_his_twins() -> None:
     made = table(card, "default", "setting 1", "setting 2", twins={2: 1})
     assert made.errors[1] is made.errors[2] is None
     assert made.errors[0] is not None
-    assert any("died" in note for note in made.notes)
+    assert made.notes[1] == f"setting 1 was not timed: {DIED.status}: {DIED.reason}"
+
+
+def test_who_fails_the_gate_is_left_out_with_his_twins_and_the_others_go_on() -> None:
+    def gate(index: int) -> float | Failure:
+        return DIED if index == 1 else 1e-3
+
+    card = Card([10.0, 9.0, 12.0, 8.0])
+    settings = replace(SETTINGS, seed=7)
+    labels = ("default", "setting 1", "setting 2", "setting 3")
+    made = time_all(PROBLEM, finalists(*labels), gate, card, settings, {3: 1})
+    assert made.errors == (1e-3, None, 1e-3, None)
+    assert {index for index, _ in card.asked} == {0, 2}
+    assert {seed for _, seed in card.asked} == {
+        *(TABLE_SELECT_SEED + 7, TABLE_JUDGE_SEED + 7, TABLE_JUDGE_SEED + 8),
+    }
+    assert (made.gain, made.gain_low, made.gain_high, made.winner) == (0.0, 0.0, 0.0, 0)
 
 
 def test_nothing_is_timed_where_the_default_fails() -> None:

@@ -10,7 +10,15 @@ import pytest
 
 from autotune.measure.machine import CpuMachine
 from autotune.measure.settings import MeasureSettings
-from autotune.measure.timer import CHUNK, FIRST, passes_a_sample, settled, stop_reason, time_replay
+from autotune.measure.timer import (
+    CHUNK,
+    FIRST,
+    passes_a_sample,
+    settled,
+    stop_reason,
+    time_beside,
+    time_replay,
+)
 from autotune.protocol.runtime import ClockReading
 
 
@@ -173,3 +181,117 @@ def test_where_nothing_is_poor_all_get_a_window() -> None:
     settings = MeasureSettings(poor=math.inf)
     timing = time_replay(Clocks(STEADY), Scripted(lambda n: 1e6), 1, settings, fastest_us=1.0, now=seconds())
     assert timing.ended == "precise"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "says"),
+    [
+        ([], False),
+        ([[100.0]] * 3, True),
+        ([[100.0], [100.0], [101.0]], True),  # at the tolerance
+        ([[100.0], [100.0], [101.1]], False),
+        ([[90.0], [100.0, 100.0, 150.0], [100.0, 60.0, 100.0], [100.0]], True),  # medians of the last three
+    ],
+)
+def test_chunks_agree_within_a_hundredth(chunks: Sequence[Sequence[float]], says: bool) -> None:
+    assert settled(chunks) is says
+
+
+def test_a_window_may_end_at_its_least_samples_and_not_before() -> None:
+    assert stop_reason([100.0] * 9, 0.005, 10) is None
+    assert stop_reason([100.0] * 10, 0.005, 10) == "precise"
+    assert stop_reason([100.0] * 10, 0.0, 10) == "precise"  # no error is as good as none was asked for
+
+
+def test_drift_is_looked_for_from_eight_times_the_least_samples_on() -> None:
+    drifting = [100 + 0.1 * n for n in range(80)]
+    assert stop_reason(drifting[:79], 1e-6, 10) is None
+    assert stop_reason(drifting, 1e-6, 10) == "steady"
+
+
+@pytest.mark.parametrize(
+    ("pass_us", "least", "passes"),
+    [(0.0, 300.0, 300_000), (1e-4, 1.0, 1000), (301.0, 300.0, 1), (7.0, 0.0, 1)],
+)
+def test_a_pass_of_next_to_no_time_is_repeated_so_often_and_no_more(
+    pass_us: float, least: float, passes: int
+) -> None:
+    assert passes_a_sample(pass_us, least) == passes
+
+
+def beside(base_us: float, us: float, poor: float = math.inf) -> tuple[list[str], list[float], list[float]]:
+    """What is timed beside what, in order, and the times."""
+    asked: list[str] = []
+
+    class Pass:
+        method = "graph"
+
+        def __init__(self, name: str, us: float) -> None:
+            self._name, self._us = name, us
+
+        def passes(self, samples: int, passes_a_sample: int) -> list[float]:
+            asked.append(f"{samples} of {passes_a_sample} {self._name}")
+            return [self._us] * samples
+
+        def close(self) -> None:
+            pass
+
+    around, taken = time_beside(Pass("base", base_us), Pass("other", us), 300.0, poor)
+    return asked, around, taken
+
+
+def test_a_short_pass_has_four_samples_between_two_of_the_default_each_side() -> None:
+    assert beside(100.0, 90.0) == (
+        ["1 of 1 other", "2 of 4 base", "4 of 4 other", "2 of 4 base"],
+        [100.0] * 4,
+        [90.0] * 4,
+    )
+
+
+@pytest.mark.parametrize(("us", "looks"), [(999.0, 2), (1000.0, 1), (5000.0, 1)])
+def test_a_long_pass_has_half_as_many(us: float, looks: int) -> None:
+    asked, around, taken = beside(5000.0, us)
+    assert (len(around), len(taken)) == (2 * looks, 2 * looks)
+    assert asked[1] == f"{looks} of 1 base"
+
+
+def test_a_pass_far_behind_the_default_is_not_timed_again() -> None:
+    assert beside(100.0, 121.0, 1.2) == (["1 of 1 other", "2 of 3 base"], [100.0] * 2, [121.0])
+    assert len(beside(100.0, 120.0, 1.2)[2]) == 4
+
+
+def test_a_window_asks_for_chunks_of_so_many_passes_and_ends_at_its_time() -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Pass(Scripted):
+        def passes(self, samples: int, passes_a_sample: int) -> list[float]:
+            asked.append((samples, passes_a_sample))
+            return super().passes(samples, passes_a_sample)
+
+    rng = np.random.default_rng(0)
+    replay = Pass(lambda n: 100.0 * (1 + 0.2 * rng.random()))
+    settings = replace(MeasureSettings(), target_rse=1e-9, window_s=0.0, warmup_s=0.0, min_samples=12)
+    timing = time_replay(Clocks(STEADY), replay, 4, settings, now=seconds())
+    assert asked[0] == (FIRST, 1)
+    passes = asked[1][1]
+    assert 3 <= passes <= 3 + 1  # 300 us in passes of 100 to 120 us
+    assert asked[1:] == [(CHUNK, passes)] * 3  # no warm-up, and at least the samples that a window has
+    assert (timing.ended, timing.settled, len(timing.samples)) == ("time", False, 15)
+    assert all(25.0 <= sample.us <= 30.0 for sample in timing.samples)
+
+
+def test_how_long_a_sample_is_goes_by_the_median_of_the_first_passes() -> None:
+    replay = Scripted(lambda n: (100.0, 10_000.0, 100.0)[n] if n < FIRST else 100.0)
+    time_replay(Clocks(STEADY), replay, 1, MeasureSettings(), now=seconds())
+    assert replay.passes_a_sample == 3
+
+
+def test_a_poor_candidate_has_the_clock_of_its_second_look() -> None:
+    settings = MeasureSettings(poor=1.5)
+    timing = time_replay(
+        Clocks(ClockReading(1200)), Scripted(lambda n: 320.0), 2, settings, fastest_us=100.0, now=seconds()
+    )
+    assert not timing.settled
+    assert {(sample.clock_mhz, sample.throttled) for sample in timing.samples} == {(1200, False)}
+    at = time_replay(Clocks(STEADY), Scripted(lambda n: 300.0), 2, settings, fastest_us=100.0, now=seconds())
+    assert at.ended == "precise"  # at the limit it is not poor
