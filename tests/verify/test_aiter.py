@@ -1,7 +1,4 @@
-"""Bundles against the lookup code of a real AITER, which `AUTOTUNE_AITER_SRC` names.
-
-`AUTOTUNE_AITER_PUBLISHED_SRC` may name the published generation besides.
-"""
+"""Bundles against the lookup code of real AITERs, which `AUTOTUNE_AITER_SRC` names."""
 
 import os
 import re
@@ -11,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from autotune.backends.aiter.source import AiterGeneration, generation_of
+from autotune.backends.aiter.source import AiterGeneration
 from autotune.backends.aiter_main.csv import FmoeKey, FmoeRow
 from autotune.backends.aiter_main.export import aiter_content, shipped_tables
 from autotune.backends.aiter_main.verify import verify_aiter
-from autotune.engines.source import EngineSource, find_source, open_source
+from autotune.engines.source import EngineSource, open_source
 from autotune.protocol.bundle import Bundle
 from autotune.protocol.exporter import Content, Place
+from tests.aiter_trees import parameters
 from tests.verify.conftest import plant, write_as_bundle
 
 PLACE = Place("/opt/b")
@@ -25,24 +23,16 @@ KEY = FmoeKey("gfx942", 304, 7168, 256, 384, 8, "torch.float8_e4m3fnuz", ("torch
 ROWS = [FmoeRow(m, 32, f"sentinel1_{m}", f"sentinel2_{m}", 10.0, 5.0) for m in (1, 2, 4, 8, 64)]
 
 
-@pytest.fixture(scope="module")
-def aiter() -> EngineSource:
+@pytest.fixture(scope="module", params=parameters(AiterGeneration.MAIN))
+def aiter(request: pytest.FixtureRequest) -> EngineSource:
     pytest.importorskip("pandas", reason="AITER reads its tables with pandas")
-    source = find_source("aiter")
-    if source is None:
-        pytest.skip("no AITER here: set AUTOTUNE_AITER_SRC to a source tree")
-    if generation_of(source.root / "aiter") is not AiterGeneration.MAIN:
-        pytest.skip("AUTOTUNE_AITER_SRC names the published generation, which reads no table")
-    return source
+    return open_source("aiter", str(request.param))
 
 
-@pytest.fixture(scope="module")
-def published() -> EngineSource:
+@pytest.fixture(scope="module", params=parameters(AiterGeneration.PUBLISHED))
+def published(request: pytest.FixtureRequest) -> EngineSource:
     pytest.importorskip("pandas", reason="AITER reads its tables with pandas")
-    named = os.environ.get("AUTOTUNE_AITER_PUBLISHED_SRC")
-    if not named:
-        pytest.skip("set AUTOTUNE_AITER_PUBLISHED_SRC to a source tree of the published generation")
-    return open_source("aiter", named)
+    return open_source("aiter", str(request.param))
 
 
 def write(folder: Path, made: Content) -> Bundle:

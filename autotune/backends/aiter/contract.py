@@ -44,6 +44,8 @@ AITER_FUNCTIONS: Mapping[AiterGeneration, Mapping[str, Mapping[str, tuple[str, .
             "flydsl_moe_stage2": ("inter_states", "w2", *_COMMON),
             "get_flydsl_kernel_params": ("name",),
         },
+        "ops/flydsl/kernels/moe_2stage_a16wmix/gemm1.py": {"compile_gemm1_a16w4_port": ("BM",)},
+        "ops/flydsl/kernels/moe_2stage_a16wmix/gemm2.py": {"compile_gemm2_a16w4_port": ("BM",)},
     },
 }
 _AITER_KEYWORDS = {
@@ -53,7 +55,11 @@ _AITER_KEYWORDS = {
 }
 _CK_KEYWORDS = {"block_m", "sorted_weights", "quant_type", "activation", "use_non_temporal_load"}
 _GROUPED_KEYWORDS = {"tile_m", "tile_n", "tile_k", "a_dtype", "b_dtype", "out_dtype", "sorted_weights"}
+_MIX_KEYWORDS = {"NE", "D_INTER", "TILE_N", "TILE_K", "b_cache_mod", "xcd_swizzle", "waves_per_eu"}
+_MIX_KEYWORDS |= {"w_dtype", "use_k16"}
 _MAIN_KEYWORDS = {
+    "compile_gemm1_a16w4_port": _MIX_KEYWORDS | {"D_HIDDEN", "TOPK", "act", "w_layout", "k_wave"},
+    "compile_gemm2_a16w4_port": _MIX_KEYWORDS | {"N_OUT"},
     "ck_moe_stage1_fwd": _CK_KEYWORDS | {"w1_scale", "a1_scale", "splitk", "dst_type"},
     "ck_moe_stage2_fwd": _CK_KEYWORDS | {"w2_scale", "a2_scale"},
     "flydsl_moe_stage1": _GROUPED_KEYWORDS | {"w1_scale", "k_wave", "b_nt"},

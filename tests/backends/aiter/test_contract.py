@@ -1,6 +1,7 @@
 """What no longer fits is listed; the given sources fit.
 
-The real ones are looked at where AUTOTUNE_AITER_SRC and AUTOTUNE_FLYDSL_SRC name source trees.
+The real ones are looked at where AUTOTUNE_AITER_SRC (one tree, or several as PATH has them) and
+AUTOTUNE_FLYDSL_SRC name source trees.
 """
 
 import ast
@@ -13,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from autotune.backends.aiter.contract import check_aiter, check_flydsl, environment_reads
-from autotune.backends.aiter.source import AiterGeneration, generation_of
+from autotune.backends.aiter.source import SOURCE_VARIABLE, AiterGeneration, generation_of
 from autotune.backends.flydsl.tree import TreeGeneration, open_tree
+from tests.aiter_trees import GIVEN, KNOWN, given
 from tests.cli.helper import ROOT
 from tests.spaces import MI325X
 from tests.standins import MAIN_TREE, PUBLISHED_TREE, SITE
 
-AITER = os.environ.get("AUTOTUNE_AITER_SRC")
 FLYDSL = os.environ.get("AUTOTUNE_FLYDSL_SRC")
 
 
@@ -63,22 +64,22 @@ def test_every_misfit_is_one_sentence_of_a_list(tmp_path: Path) -> None:
         assert any(words in misfit for misfit in found), (words, found)
 
 
-@pytest.mark.skipif(AITER is None, reason="give AUTOTUNE_AITER_SRC, a source tree of AITER")
-def test_the_given_aiter_fits() -> None:
-    assert AITER is not None
-    package = Path(AITER) / "aiter"
-    generation = generation_of(package)
-    assert generation is not AiterGeneration.OTHER
-    assert check_aiter(package, generation) == []
+def test_every_given_aiter_is_of_a_known_generation() -> None:
+    assert all(generation_of(tree / "aiter") in KNOWN for tree in GIVEN), GIVEN
 
 
-@pytest.mark.skipif(AITER is None, reason="give AUTOTUNE_AITER_SRC, a source tree of AITER main")
-def test_the_given_aiters_triton_kernel_cross_compiles_for_the_card() -> None:
-    assert AITER is not None
-    if "AITER_TRITON_ONLY" not in (Path(AITER) / "aiter/__init__.py").read_text():
+@given(*KNOWN)
+def test_the_given_aiter_fits(tree: Path) -> None:
+    assert check_aiter(tree / "aiter", generation_of(tree / "aiter")) == []
+
+
+@given(*KNOWN)
+def test_the_given_aiters_triton_kernel_cross_compiles_for_the_card(tree: Path) -> None:
+    if "AITER_TRITON_ONLY" not in (tree / "aiter/__init__.py").read_text():
         pytest.skip("this AITER cannot be imported without ROCm")
     command = [sys.executable, "-W", "ignore", "-m", "autotune.backends.aiter.triton_moe"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    env = {**os.environ, SOURCE_VARIABLE: str(tree)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts.keys() == {"bf16", "int8 weights", "fp8"}

@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 from autotune.backends.aiter.contract import check_aiter
 from autotune.backends.aiter.pack import flydsl_weights
-from autotune.backends.aiter.source import AiterGeneration, generation_of
+from autotune.backends.aiter.source import AiterGeneration
 from autotune.backends.aiter_main.backend import _ck_name, default_block
 from autotune.backends.aiter_main.instances import f8i4_instances
 from autotune.backends.aiter_main.pack import ck_weights, grouped_scales
@@ -24,14 +23,13 @@ from autotune.problem.layer import Stage
 from autotune.protocol.backend import CompileRefused
 from autotune.protocol.registry import load_backend
 from autotune.space.config import UNSET
+from tests.aiter_trees import given
 from tests.backends.aiter_main.conftest import Launches
 from tests.spaces import KIMI, MI325X
 from tests.standins import SITE, SITE_MAIN
 
 CK, GROUPED = load_backend("aiter_main"), load_backend("aiter_main_w4a16")
-SOURCE = os.environ.get("AUTOTUNE_AITER_SRC")
-MAIN = Path(SOURCE) if SOURCE and generation_of(Path(SOURCE, "aiter")) is AiterGeneration.MAIN else None
-needs_main = pytest.mark.skipif(MAIN is None, reason="give AUTOTUNE_AITER_SRC, a source tree of AITER main")
+needs_main = given(AiterGeneration.MAIN)
 
 
 def weights(rows: int = 48, k: int = 128) -> torch.Tensor:
@@ -95,11 +93,10 @@ def test_the_stand_in_has_the_functions_that_the_adapters_call() -> None:
     )
 
 
-def taken(file: str, *names: str, **known: Any) -> Callable[..., Any]:
+def taken(tree: Path, file: str, *names: str, **known: Any) -> Callable[..., Any]:
     """The last of some functions of the given tree, taken out of their module."""
-    assert MAIN is not None
-    tree = ast.parse((MAIN / file).read_text())
-    body: list[ast.stmt] = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in names]
+    parsed = ast.parse((tree / file).read_text())
+    body: list[ast.stmt] = [n for n in parsed.body if isinstance(n, ast.FunctionDef) and n.name in names]
     namespace: dict[str, Any] = {"torch": torch, "functools": functools, **known}
     module = ast.Module(ast.parse("from __future__ import annotations").body + body, [])
     exec(compile(module, file, "exec"), namespace)
@@ -108,39 +105,38 @@ def taken(file: str, *names: str, **known: Any) -> Callable[..., Any]:
 
 
 @needs_main
-def test_the_layout_for_composable_kernel_is_the_given_aiters() -> None:
+def test_the_layout_for_composable_kernel_is_the_given_aiters(tree: Path) -> None:
     dtypes = SimpleNamespace(i8=torch.int8, i32=torch.int32)
-    shuffle = taken("aiter/ops/shuffle.py", "shuffle_weight")
-    words = taken("aiter/int4_utils.py", "convert_int8_to_uint32_int4", dtypes=dtypes)
-    rearrange = taken("aiter/int4_utils.py", "rearrange_4bit_elements", dtypes=dtypes)
+    shuffle = taken(tree, "aiter/ops/shuffle.py", "shuffle_weight")
+    words = taken(tree, "aiter/int4_utils.py", "convert_int8_to_uint32_int4", dtypes=dtypes)
+    rearrange = taken(tree, "aiter/int4_utils.py", "rearrange_4bit_elements", dtypes=dtypes)
     theirs = rearrange(words(shuffle(weights(), (16, 16), use_int4=True)))
     assert torch.equal(ck_weights(pack_int4(weights())), theirs.view(torch.int32))
 
 
 @needs_main
-def test_the_layout_of_grouped_weights_and_scales_is_the_given_aiters() -> None:
-    shuffle = taken("aiter/ops/shuffle.py", "shuffle_weight")
-    pack = taken("aiter/ops/shuffle.py", "pack_int8_to_packed_int4")
+def test_the_layout_of_grouped_weights_and_scales_is_the_given_aiters(tree: Path) -> None:
+    shuffle = taken(tree, "aiter/ops/shuffle.py", "shuffle_weight")
+    pack = taken(tree, "aiter/ops/shuffle.py", "pack_int8_to_packed_int4")
     theirs = pack(shuffle(weights(), (16, 16)))
     assert torch.equal(flydsl_weights(pack_int4(weights())).view(-1), theirs)
     scales = torch.rand(2, 4, 48).bfloat16()
-    order = taken("aiter/ops/shuffle.py", "shuffle_scale_for_int4")
+    order = taken(tree, "aiter/ops/shuffle.py", "shuffle_scale_for_int4")
     assert torch.equal(grouped_scales(scales), order(scales).view(-1))
 
 
 @needs_main
-def test_the_given_aiter_lists_four_instances_a_stage() -> None:
-    assert MAIN is not None
+def test_the_given_aiter_lists_four_instances_a_stage(tree: Path) -> None:
     for stage in Stage:
-        names = f8i4_instances(MAIN / "aiter", stage, "gfx942")
+        names = f8i4_instances(tree / "aiter", stage, "gfx942")
         assert [name.tile_m for name in names] == [32, 64, 128, 256]
         assert {name.stage for name in names} == {stage}
 
 
 @needs_main
-def test_the_default_block_is_the_given_aiters() -> None:
-    rule = taken("aiter/fused_moe.py", "get_block_size_M", get_cu_num=lambda: 304)
-    padded = taken("aiter/fused_moe.py", "nextPow2")
+def test_the_default_block_is_the_given_aiters(tree: Path) -> None:
+    rule = taken(tree, "aiter/fused_moe.py", "get_block_size_M", get_cu_num=lambda: 304)
+    padded = taken(tree, "aiter/fused_moe.py", "nextPow2")
     for tokens in range(1, 4097, 3):
         theirs = rule(padded(tokens), KIMI.top_k, KIMI.experts, KIMI.inter_dim)
         assert default_block(KIMI, tokens, 304) == theirs, tokens

@@ -14,30 +14,20 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from autotune.backends.aiter.source import AiterGeneration, generation_of
+from autotune.backends.aiter.source import AiterGeneration
 from autotune.cli import app
 from autotune.errors import UserError
 from autotune.problem.layer import Problem
 from autotune.results import Confirmation, Finalist, LayerConfig, Round
 from autotune.space.config import Config, Value
 from autotune.store.store import Store
+from tests.aiter_trees import parameters
 from tests.export.winners import KIMI, fingerprint
 from tests.standins import SITE_MAIN
 
 RUNNER = CliRunner()
-SOURCE = os.environ.get("AUTOTUNE_AITER_SRC")
-IS_MAIN = SOURCE is not None and generation_of(Path(SOURCE, "aiter")) is AiterGeneration.MAIN
-REAL = pytest.param(
-    Path(SOURCE or "."),
-    marks=[
-        pytest.mark.skipif(not IS_MAIN, reason="give AUTOTUNE_AITER_SRC, a source tree of AITER main"),
-        pytest.mark.skipif(
-            importlib.util.find_spec("pandas") is None, reason="AITER reads its tables with pandas"
-        ),
-    ],
-    id="real",
-)
-TREES = pytest.mark.parametrize("tree", [pytest.param(SITE_MAIN, id="stand-in"), REAL])
+REAL = parameters(AiterGeneration.MAIN) if importlib.util.find_spec("pandas") else []  # AITER reads by it
+TREES = pytest.mark.parametrize("tree", [pytest.param(SITE_MAIN, id="stand-in"), *REAL])
 
 
 @pytest.fixture

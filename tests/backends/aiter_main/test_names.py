@@ -1,10 +1,6 @@
-"""Kernel names round-trip, and those of grouped INT4 are what a given AITER registers.
-
-The latter needs AUTOTUNE_AITER_SRC, a source tree of any generation.
-"""
+"""Kernel names round-trip; those of grouped INT4 are what AITERs register that AUTOTUNE_AITER_SRC names."""
 
 import ast
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.backends.aiter.source import AiterGeneration, generation_of
+from autotune.backends.aiter.source import AiterGeneration
 from autotune.backends.aiter_main.names import CkName, grouped_int4_name
 from autotune.problem.layer import Stage
 from autotune.space.config import Config
 from autotune.space.read import shipped_spaces
+from tests.aiter_trees import given as given_trees
 from tests.spaces import KIMI, MI325X
-
-SOURCE = os.environ.get("AUTOTUNE_AITER_SRC")
 
 sides = st.sampled_from([16, 32, 64, 128, 256])
 ck = st.builds(
@@ -79,9 +74,9 @@ def test_a_grouped_int4_name_leaves_out_what_is_the_default() -> None:
     assert grouped_int4_name(Stage.STAGE2, Config(tile)) == "flydsl_moe2_abf16_wint4_bf16_t16x64x128_atomic"
 
 
-def registered(source: str, stage: int) -> set[str]:
+def registered(source: Path, stage: int) -> set[str]:
     """The names of one family that AITER main registers: its own functions, taken out of the module."""
-    path = Path(source, "aiter/ops/flydsl/moe_kernels.py")
+    path = source / "aiter/ops/flydsl/moe_kernels.py"
     wanted = {"flydsl_kernel_name", "_gemm1_lds_bytes", f"get_flydsl_stage{stage}_kernels_int4_bf16"}
     body = [
         node
@@ -95,12 +90,9 @@ def registered(source: str, stage: int) -> set[str]:
     return set(names[f"get_flydsl_stage{stage}_kernels_int4_bf16"]("bf16"))
 
 
-@pytest.mark.skipif(SOURCE is None, reason="give AUTOTUNE_AITER_SRC, a source tree of AITER main")
-def test_the_space_of_grouped_int4_is_what_aiter_main_registers() -> None:
-    assert SOURCE is not None
-    if generation_of(Path(SOURCE, "aiter")) is not AiterGeneration.MAIN:
-        pytest.skip("the published generation registers no such kernel")
+@given_trees(AiterGeneration.MAIN)
+def test_the_space_of_grouped_int4_is_what_aiter_main_registers(tree: Path) -> None:
     device = replace(MI325X, lds_bytes=160 * 1024)
     for number, stage in enumerate(Stage, 1):
         space = shipped_spaces("flydsl/aiter")[stage].at(KIMI, 4, device)
-        assert {grouped_int4_name(stage, config) for config in space} == registered(SOURCE, number)
+        assert {grouped_int4_name(stage, config) for config in space} == registered(tree, number)
