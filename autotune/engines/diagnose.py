@@ -105,7 +105,7 @@ def _differences(wanted: str, present: str) -> list[str]:
 
 
 def _parts(name: str) -> dict[str, str]:
-    stem = name.removesuffix(".json")
+    stem = name.removesuffix(".json").removesuffix("_down")  # the stage's, not the last field's
     # Commas part the fields, but one stands inside of block_shape's brackets.
     fields = re.split(r",(?![^\[]*\])", stem)
     return {key: value for key, _, value in (part.partition("=") for part in fields)}

@@ -12,6 +12,7 @@ from autotune.backends import vllm as vllm_rows
 from autotune.backends.sglang.verify import SglangVerifier
 from autotune.backends.vllm.verify import VllmVerifier
 from autotune.engines.backend import EngineBackend
+from autotune.engines.diagnose import _differences
 from autotune.engines.moe import entry
 from autotune.engines.source import EngineSource
 from autotune.errors import UserError
@@ -25,6 +26,11 @@ from tests.export.winners import KIMI
 from tests.verify.conftest import CONTENTS, MakeBundle, plant
 
 SGLANG, VLLM = SglangVerifier(), VllmVerifier()
+
+
+def test_the_second_stages_ending_is_no_part_of_a_names_last_field() -> None:
+    wanted, present = "E=8,dtype=fp8_w8a8,block_shape=[128, 128]_down.json", "E=8,dtype=fp8_w8a8_down.json"
+    assert _differences(wanted, present) == ["block_shape is 'missing' instead of '[128, 128]'"]
 
 
 def files(folder: Path, *, down: bool = False) -> Path:
