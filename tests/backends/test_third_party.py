@@ -124,7 +124,9 @@ def test_its_doctor_is_listed_and_a_backend_without_one_says_nothing() -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_without_a_checker_its_machine_code_is_not_checked() -> None:
-    with pytest.raises(UserError, match=r"backend toy brings no checker, .*: use flydsl or triton"):
+    with pytest.raises(
+        UserError, match=r"backend toy brings no checker, .*: use aiter_main_w4a16 or flydsl or triton"
+    ):
         RUNNER.invoke(app, ["check", "--backend", "toy"], catch_exceptions=False)
 
 

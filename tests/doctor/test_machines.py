@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from autotune.backends.aiter_main.backend import stage2_misfit
 from autotune.doctor.examine import Examination, examine
 from autotune.protocol.doctor import Ability, Can, Finding, State
 from autotune.serving import versions
@@ -17,6 +18,7 @@ from tests.doctor.machines import (
     torch,
     write,
 )
+from tests.standins import with_buffer_atomics
 
 
 def finding(examination: Examination, name: str) -> Finding:
@@ -85,7 +87,9 @@ def test_aiter_main_is_told_from_the_published_generation(tmp_path: Path) -> Non
     assert "--backend aiter_main" in ability(seen, "aiter").remedy
 
 
-def test_aiter_mains_own_kernels_need_its_wheel_and_are_of_one_stage_on_this_card(tmp_path: Path) -> None:
+def test_aiter_mains_own_kernels_need_its_wheel_and_some_are_of_one_stage_on_this_card(
+    tmp_path: Path,
+) -> None:
     machine = rocm_machine(tmp_path)
     assert ability(examine(machine), "aiter_main_w4a16").can is Can.NOTHING  # AITER is the published one
     aiter(tmp_path, published=False)
@@ -94,6 +98,9 @@ def test_aiter_mains_own_kernels_need_its_wheel_and_are_of_one_stage_on_this_car
     assert without.remedy.endswith("pip install flydsl==0.3.1")
     next((tmp_path).rglob("flydsl-0.1.5.dist-info")).rename(tmp_path / "gone")
     package(tmp_path, "flydsl", "0.3.1")
+    assert ability(examine(machine), "aiter_main_w4a16") == Ability(Can.MEASURE)
+    with_buffer_atomics(next(tmp_path.rglob("aiter")))
+    stage2_misfit.cache_clear()
     there = ability(examine(machine), "aiter_main_w4a16")
     assert there.can is Can.MEASURE
     assert there.remedy.startswith("stage 1 only")

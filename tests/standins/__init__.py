@@ -32,6 +32,13 @@ def python_with_wheel(folder: Path, version: str = "0.1.5") -> Path:
     return python
 
 
+def with_buffer_atomics(package: Path) -> None:
+    """Gives an AITER main's folder `aiter/` a stage 2 as since 078783cfe5, with what gfx942 does not have."""
+    gemm2 = package / "ops/flydsl/kernels/moe_2stage_a16wmix/gemm2.py"
+    gemm2.parent.mkdir(parents=True, exist_ok=True)
+    gemm2.write_text("def add(fx): return fx.rocdl.BufferAtomicPkAdd(fx.BFloat16)\n")
+
+
 def forget_aiter() -> None:
     """What was imported from a stand-in is not there for a test that has none."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "aiter"]:

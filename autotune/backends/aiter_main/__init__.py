@@ -4,7 +4,7 @@ Main has no INT8 x INT4 kernel (aiter e4048607a5, aiter/ops/flydsl/moe_kernels.p
 for INT4 weights on gfx942 are two other numeric formats, which need other checkpoints than W4A8:
 
     aiter_main         FP8 activations, a scale per channel: Composable Kernel, two stages, by kernel name
-    aiter_main_w4a16   bfloat16 activations, a scale every 32 values of K (a16wi4): FlyDSL, by tile
+    aiter_main_w4a16   bfloat16 activations, a scale every 32 values of K (a16wmix): FlyDSL, by tile
 """
 
 from autotune.problem.arithmetic import GROUPED_INT4, W4A8
@@ -27,6 +27,7 @@ REGISTRATIONS = (
         kernels="autotune.backends.aiter_main.backend:AiterMainGrouped",
         weights=WeightBytes.of(GROUPED_INT4),
         exporter="autotune.backends.aiter_main.export:GroupedTableExporter",
+        checker="autotune.backends.aiter_main.check:GroupedChecker",
         verifiers=_VERIFIERS,
         doctor="autotune.backends.aiter_main.doctor:AiterMainGroupedDoctor",
     ),

@@ -1,5 +1,6 @@
 """Spaces of AITER main's INT4 kernels, and what can be told of a candidate without the GPU."""
 
+import ast
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from autotune.backends.aiter_main.pack import ck_misfit
 from autotune.backends.flydsl.backend import compile_request, work_of
 from autotune.backends.flydsl.compiler import Unsupported
 from autotune.backends.flydsl.request import Request, whole
-from autotune.backends.flydsl.tree import FlydslTree, open_tree
+from autotune.backends.flydsl.tree import FlydslTree, TreeGeneration, open_tree
 from autotune.backends.flydsl.wheel import flydsl_python, wheel_version
 from autotune.errors import UserError
 from autotune.kernels.formats import grouped_misfit
@@ -80,7 +81,7 @@ class AiterMain:
 
 
 class AiterMainGrouped:
-    """bfloat16 x INT4 in groups by AITER's own FlyDSL kernels (a16wi4)."""
+    """bfloat16 x INT4 in groups by AITER's own FlyDSL kernels: `moe_2stage_a16wmix` with INT4 weights."""
 
     name = "aiter_main_w4a16"
     runtime = "autotune.backends.aiter_main.w4a16_runtime:make"
@@ -92,7 +93,10 @@ class AiterMainGrouped:
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         require_layout(self.name, self.computes, layer)
-        require_main()
+        package = require_main()
+        reason = stage2_misfit(package, device.arch) if stage is Stage.STAGE2 else None
+        if reason is not None:
+            raise UserError(f"backend {self.name} has no stage 2 for {device.name}: {reason}")
         return grouped_spaces()[stage].at(layer, tokens, device)
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
@@ -106,10 +110,11 @@ class AiterMainGrouped:
 
     def source_digest(self) -> str:
         package = require_main()
-        return f"{source_digest(package)}, flydsl {wheel_version(flydsl_python())}"
+        kernels = FlydslTree(package.parent, TreeGeneration.AITER).digest[:16]
+        return f"{source_digest(package)}, kernels {kernels}, flydsl {wheel_version(flydsl_python())}"
 
     def work(self, problem: Problem, stage: Stage, config: Config) -> Work:
-        request = Request.of(_kernels(), problem.layer, stage, config, "")
+        request = Request.of(grouped_tree(), problem.layer, stage, config, "")
         return work_of(request, problem, weight_bytes(self.name))
 
     def compile(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Compiled:
@@ -123,7 +128,7 @@ class AiterMainGrouped:
             return not_compiled(key, time.perf_counter() - started)
 
     def listing(self, layer: Layer, tokens: int, stage: Stage, config: Config, device: Device) -> Listing:
-        return compile_request(Request.of(_kernels(), layer, stage, config, device.arch), device)
+        return compile_request(Request.of(grouped_tree(), layer, stage, config, device.arch), device)
 
 
 def require_main() -> Path:
@@ -145,6 +150,33 @@ def require_main() -> Path:
             " another AITER"
         )
     return package
+
+
+@cache
+def stage2_misfit(package: Path, arch: str) -> str | None:
+    """Why stage 2 of an AITER's FlyDSL kernels has no code for a GPU, with the remedy; None: it has.
+
+    gfx942 adds pairs of bfloat16 to global memory, but not through a buffer (`BUFFER_ATOMIC_PK_ADD_BF16` is
+    gfx950's). AITER added in the first way from 4bbc57db1a (#4646, 13 August 2026) to ba59a37aa6, and does in
+    the second since 078783cfe5 (#4879, 21 August): LLVM then aborts the process that compiles it.
+
+    Args:
+        package: AITER's folder `aiter/`.
+        arch: `gfx942`, …
+    """
+    gemm2 = package / "ops/flydsl/kernels/moe_2stage_a16wmix/gemm2.py"
+    if not arch.startswith("gfx94") or not gemm2.is_file():
+        return None
+    called = {
+        node.attr for node in ast.walk(ast.parse(gemm2.read_bytes())) if isinstance(node, ast.Attribute)
+    }
+    if "BufferAtomicPkAdd" not in called or "AtomicRMWOp" in called:
+        return None
+    return (
+        f"the AITER at {package} adds in it with bfloat16 buffer atomics, which {arch} does not have, so that"
+        " LLVM aborts; use the last commit that does not, ba59a37aa6 of 21 August 2026 (git checkout"
+        " ba59a37aa6)"
+    )
 
 
 def source_digest(package: Path) -> str:
@@ -172,7 +204,12 @@ def grouped_spaces() -> Mapping[Stage, Space]:
     return shipped_spaces("flydsl/aiter")
 
 
-def _kernels() -> FlydslTree:
+def grouped_tree() -> FlydslTree:
+    """The tree of AITER main's own FlyDSL kernels.
+
+    Raises:
+        UserError: see `require_main`; or its kernels are not there.
+    """
     return open_tree(require_main().parent)
 
 

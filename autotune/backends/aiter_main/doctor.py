@@ -2,6 +2,7 @@
 
 from autotune.backends.aiter.doctor import find_aiter
 from autotune.backends.aiter.source import AiterGeneration
+from autotune.backends.aiter_main.backend import stage2_misfit
 from autotune.backends.flydsl.doctor import find_flydsl
 from autotune.backends.flydsl.tree import TreeGeneration
 from autotune.backends.flydsl.wheel import fits, remedy
@@ -33,7 +34,5 @@ class AiterMainGroupedDoctor(AiterMainDoctor):
         if machine.gpu is None or not machine.has_instinct:
             return Ability(Can.COMPILE, _ON_INSTINCT)
         able = machine.able()
-        if able.can is Can.MEASURE and machine.gpu.arch.startswith("gfx94"):
-            # LLVM aborts on stage 2 there, so a layer cannot be confirmed.
-            return Ability(Can.MEASURE, "stage 1 only: its stage 2 does not compile for gfx942")
-        return able
+        reason = stage2_misfit(aiter.package, machine.gpu.arch)
+        return Ability(Can.MEASURE, f"stage 1 only: {reason}") if reason and able.can is Can.MEASURE else able

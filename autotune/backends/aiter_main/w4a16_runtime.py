@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autotune.backends.aiter.pack import flydsl_weights
-from autotune.backends.aiter_main.backend import grouped_spaces
+from autotune.backends.aiter_main.backend import AiterMainGrouped, grouped_spaces, stage2_misfit
 from autotune.backends.aiter_main.pack import grouped_scales
 from autotune.backends.aiter_main.runtime import DEVICE, AiterMainRuntime, Sorted
 from autotune.backends.flydsl.request import whole
@@ -60,12 +60,13 @@ class GroupedRuntime(AiterMainRuntime):
     def space(self, stage: Stage, tokens: int) -> BoundSpace:
         return grouped_spaces()[stage].at(self.on, tokens, DEVICE)
 
+    def kernel_source(self) -> str:
+        return AiterMainGrouped().source_digest()
+
     def refuse(self, what: What) -> None:
-        if what is not What.STAGE1 and self._arch.startswith("gfx94"):
-            raise ValueError(
-                "a16wi4's stage 2 does not compile for gfx942: LLVM aborts the process on its bfloat16 buffer"
-                " atomics (v2bf16 BUFFER_ATOMIC_FADD), so only stage 1 can be measured here"
-            )
+        reason = None if what is What.STAGE1 else stage2_misfit(self._package, self._arch)
+        if reason is not None:
+            raise ValueError(f"only stage 1 can be measured here: {reason}")
 
     def launch1(
         self, config: Config, inputs: Activations, step: Step, order: Sorted, out: "torch.Tensor"

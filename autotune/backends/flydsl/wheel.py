@@ -16,7 +16,7 @@ _ASK = "import importlib.metadata as m; print(m.version('flydsl'))"
 _WANTED = {
     TreeGeneration.PUBLISHED: ((0, 1), (0, 2), "0.1.5"),
     TreeGeneration.MAIN: ((0, 3, 1), None, "0.5.0"),
-    TreeGeneration.AITER: ((0, 3, 1), (0, 4), "0.3.1"),
+    TreeGeneration.AITER: ((0, 3, 1), None, "0.3.1"),
 }
 
 

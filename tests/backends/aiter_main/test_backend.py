@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from autotune.space.config import UNSET
 from tests.aiter_trees import given
 from tests.backends.aiter_main.conftest import Launches
 from tests.spaces import KIMI, MI325X
-from tests.standins import SITE, SITE_MAIN
+from tests.standins import SITE, SITE_MAIN, with_buffer_atomics
 
 CK, GROUPED = load_backend("aiter_main"), load_backend("aiter_main_w4a16")
 needs_main = given(AiterGeneration.MAIN)
@@ -66,6 +67,40 @@ def test_the_published_aiter_is_another_backends(monkeypatch: pytest.MonkeyPatch
     for backend in (CK, GROUPED):
         with pytest.raises(UserError, match="use --backend aiter"):
             backend.space(KIMI, 4, Stage.STAGE1, MI325X)
+
+
+@pytest.mark.parametrize(("adds", "has_code"), [
+    ("def add(fx): return fx.rocdl.BufferAtomicPkAdd(fx.BFloat16)", False),
+    ("def add(llvm): return llvm.AtomicRMWOp(llvm.AtomicBinOp.fadd)", True),
+    # Which one a GPU gets is decided there: the compiler will tell.
+    ("def add(fx, llvm, old): return llvm.AtomicRMWOp() if old else fx.rocdl.BufferAtomicPkAdd()", True),
+])  # fmt: skip
+def test_a_grouped_stage_2_without_code_for_the_card_is_refused_before_it_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adds: str, *, has_code: bool
+) -> None:
+    tree = shutil.copytree(SITE_MAIN, tmp_path / "tree")
+    with_buffer_atomics(tree / "aiter")
+    (tree / "aiter/ops/flydsl/kernels/moe_2stage_a16wmix/gemm2.py").write_text(adds)
+    monkeypatch.setenv("AUTOTUNE_AITER_SRC", str(tree))
+    assert GROUPED.space(KIMI, 4, Stage.STAGE1, MI325X).default
+    later = replace(MI325X, arch="gfx950")
+    assert GROUPED.space(KIMI, 4, Stage.STAGE2, later).default
+    if has_code:
+        assert GROUPED.space(KIMI, 4, Stage.STAGE2, MI325X).default
+        return
+    with pytest.raises(UserError, match=r"no stage 2 for .*gfx942 does not have.*git checkout ba59a37aa6"):
+        GROUPED.space(KIMI, 4, Stage.STAGE2, MI325X)
+
+
+def test_kernels_that_differ_in_a_file_of_their_own_are_other_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = shutil.copytree(SITE_MAIN, tmp_path / "tree")
+    monkeypatch.setenv("AUTOTUNE_AITER_SRC", str(tree))
+    before = CK.source_digest(), GROUPED.source_digest()
+    with_buffer_atomics(tree / "aiter")
+    assert CK.source_digest() == before[0]
+    assert GROUPED.source_digest() != before[1]
 
 
 def test_a_generator_that_answers_otherwise_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """AITER main's adapters end to end: through real measure workers and the gate, over a stand-in AITER."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from tests.backends.aiter_main.conftest import Launches
 from tests.backends.aiter_main.on_cpu import CK, GFX942, GROUPED, LAYER, MISPACKED, PROBLEM
 from tests.measure.conftest import QUICK
 from tests.spaces import MI325X
+from tests.standins import SITE_MAIN, with_buffer_atomics
 
 # The stand-in is slow and its times mean nothing.
 FEW = replace(
@@ -113,14 +116,22 @@ def test_a_grouped_layer_is_confirmed(launches: Launches) -> None:
     assert all(error is not None and error < 0.02 for error in confirmation.errors), confirmation.notes
 
 
-def test_on_the_card_grouped_stage_2_is_refused_with_the_reason(launches: Launches) -> None:
-    one, two = measured(
-        GFX942, *((stage, config(GROUPED_BACKEND, stage)) for stage in (Stage.STAGE1, Stage.STAGE2))
-    )
+@pytest.mark.parametrize("buffer_atomics", [False, True])
+def test_on_the_card_a_grouped_stage_2_that_has_no_code_is_refused_with_the_reason(
+    launches: Launches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, buffer_atomics: bool
+) -> None:
+    asked = [(stage, config(GROUPED_BACKEND, stage)) for stage in Stage]
+    tree = shutil.copytree(SITE_MAIN, tmp_path / "tree")
+    if buffer_atomics:
+        with_buffer_atomics(tree / "aiter")
+    monkeypatch.setenv("AUTOTUNE_AITER_SRC", str(tree))
+    one, two = measured(GFX942, *asked)
     assert isinstance(one, Measurement)
-    assert isinstance(two, Failure)
-    assert "does not compile for gfx942" in two.reason
-    assert {launch["stage"] for launch in launches()} == {1}
+    assert isinstance(two, Failure) is buffer_atomics
+    if isinstance(two, Failure):
+        assert "gfx942 does not have" in two.reason
+        assert "ba59a37aa6" in two.reason
+    assert {launch["stage"] for launch in launches()} == ({1} if buffer_atomics else {1, 2})
 
 
 @pytest.mark.parametrize("runtime", ["aiter_main", "aiter_main_w4a16"])
