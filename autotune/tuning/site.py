@@ -108,20 +108,20 @@ def _on_a_cluster(
     request: RunRequest, address: str, backend: Backend, listener: Listener
 ) -> "Iterator[Live]":
     """The GPUs and CPUs of a Ray cluster."""
-    from autotune.tuning import cluster
+    from autotune.tuning import actors, cluster
 
     ray = cluster.connect(address)
     try:
         nodes = cluster.nodes_of(ray.nodes())
         problems = [*request.problems, *guard_problems(request, backend)]
         judges = [
-            cluster.RayGpu(ray, backend, problems, request.measuring, nodes.accelerator)
+            actors.RayGpu(ray, backend, problems, request.measuring, nodes.accelerator)
             for _ in range(nodes.gpus)
         ]
         names = [f"{number} of {address}" for number in range(nodes.gpus)]
         limit_s, device = request.compile_timeout_s, request.target.device
         with (
-            cluster.RayCompiler(ray, backend, device, nodes.cpus, limit_s) as compiler,
+            actors.RayCompiler(ray, backend, device, nodes.cpus, limit_s) as compiler,
             Fleet(judges, names, listener.on_wait) as fleet,
         ):
             _compile_defaults(request, backend, compiler)
@@ -147,7 +147,7 @@ def _judge(request: RunRequest, backend: Backend, listener: Listener) -> LiveJud
 
 
 if TYPE_CHECKING:
-    from autotune.tuning.cluster import RayCompiler
+    from autotune.tuning.actors import RayCompiler
 
 
 @dataclass
