@@ -21,6 +21,8 @@ _PER_UNIT: Final = {name: us for us, names in _US.items() for name in names}
 SMALLEST: Final = 1e-15
 LARGEST: Final = 1e15
 """No time, rate or share is beyond these, in any unit; sums and ratios of what lies between are finite."""
+MAX_SEED: Final = 2**32 - 1  # numpy and Optuna's samplers take no greater one
+YEAR_S: Final = 366 * 86400.0  # of a wait: the operating system takes no much longer one
 
 _DECIMAL: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 

@@ -6,7 +6,6 @@ import typer
 
 from autotune.cli import complete
 from autotune.cli.options import (
-    YEAR_S,
     BackendName,
     Concurrency,
     Database,
@@ -23,6 +22,7 @@ from autotune.cli.options import (
     refuse,
 )
 from autotune.cli.output import print_json
+from autotune.quantities import YEAR_S
 
 if TYPE_CHECKING:
     from autotune.check.execution import Beside

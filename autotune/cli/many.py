@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -18,12 +18,16 @@ import typer
 
 from autotune.cli.output import print_json
 from autotune.errors import UserError
+from autotune.machine.fingerprint import Fingerprint
+from autotune.machine.probe import probe
+from autotune.machine.targets import Kind, Target, offline_fingerprint
 from autotune.processes import interrupt
+from autotune.protocol.registry import load_backend
 from autotune.store.location import locate
 from autotune.store.records import RunRecord
 from autotune.store.store import Store
 from autotune.text import counted, duration
-from autotune.tuning.plan import Entry, expected_seconds, stack_of_today
+from autotune.tuning.plan import Entry, expected_seconds
 
 _LOOK_S = 0.3
 _END_S = 30.0
@@ -34,13 +38,15 @@ class PlanRun:
     """A plan under way.
 
     Attributes:
-        gpus: indices among those visible; empty: there is none, and the plan is prepared offline.
+        target: what all entries are tuned for.
+        gpus: indices among those visible; empty: the target needs none.
         cores: compile processes of all entries together.
         db: as `--db` takes it.
         out: folder of the bundles and the report.
     """
 
     entries: Sequence[Entry]
+    target: Target
     gpus: Sequence[int]
     cores: int
     db: str | None
@@ -67,8 +73,17 @@ class PlanRun:
     def done(self) -> list[Entry]:
         """Entries that a run has finished already, on today's stack."""
         runs = self.runs()
-        today = _today() if self.gpus else {}
-        return [entry for entry in self.entries if entry.was_done(runs, today)]
+        if not runs:
+            return []
+        stack = _today(self.target)
+        return [entry for entry in self.entries if entry.was_done(runs, stack | self._kernels(entry))]
+
+    def _kernels(self, entry: Entry) -> dict[str, str]:
+        """What the backend's kernels are today; empty: a recording's, or not here, as its run will say."""
+        if self.target.table is None:
+            with suppress(UserError):
+                return {"kernel_source": load_backend(entry.backend).source_digest()}
+        return {}
 
     def runs(self) -> list[RunRecord]:
         """All that ran before; none where there is no database yet, which is not made for that."""
@@ -113,12 +128,14 @@ class PlanRun:
         for entry in self.entries:
             layers.setdefault(entry.backend, {}).setdefault(" ".join(entry.layer), entry)
         said = []
-        allow = [] if self.gpus else ["--allow-estimates"]
+        allow = ["--allow-estimates"] if self.target.kind is Kind.ESTIMATE else []
         for backend, entries in layers.items():
             for entry in entries.values():
                 folder = self.out / _file_name(backend)
                 if len(entries) > 1:
-                    folder /= _file_name("-".join(entry.layer[1::2]) or "default")
+                    folder /= _file_name(
+                        "-".join(part.removeprefix("--") for part in entry.layer) or "default"
+                    )
                 arguments = ["export", "--backend", backend, *entry.layer, "--out", str(folder), *allow]
                 said.append(self._also(arguments, folder))
         said.append(self._also(["report", "--out", str(self.out / "report.html")], self.out / "report.html"))
@@ -162,6 +179,8 @@ class PlanRun:
         output, errors = process.communicate()
         with self._lock:
             del self._running[process.pid]
+        if process.returncode < 0:
+            return f"{signal.Signals(-process.returncode).name} ended it: the same command goes on"
         if process.returncode:
             return _last_line(errors)
         result: dict[str, Any] = json.loads(output)
@@ -183,40 +202,56 @@ class PlanRun:
                 process.kill()
 
 
-def print_plan(plan: PlanRun, devices: Sequence[str], *, as_json: bool) -> None:
+def print_plan(plan: PlanRun, *, as_json: bool) -> None:
     """What a plan would do, for how long, on which GPUs; nothing is run."""
-    done = plan.done()
-    runs = plan.runs()
+    done, runs, places = plan.done(), plan.runs(), plan.places
     left = [entry for entry in plan.entries if entry not in done]
-    expected = {entry.name: expected_seconds(entry, runs) for entry in left}
+    expected = {entry.name: expected_seconds(entry, plan.target.name, runs) for entry in left}
     known = [seconds for seconds in expected.values() if seconds is not None]
-    places = plan.places
-    whole = _makespan([expected[entry.name] or 0.0 for entry in left], len(places))
-    total = whole if len(known) == len(left) else None
+    total = _makespan(known, len(places)) if len(known) == len(left) else None
+    devices = [f"GPU {index} ({plan.target.device.name})" for index in plan.gpus]
     if as_json:
         entries = [
             {
                 "name": entry.name,
                 "command": shlex.join(["autotune", *entry.arguments]),
+                "backend": entry.backend,
                 "weight": entry.weight,
-                "problems": entry.problems,
+                "problems": len(entry.problems),
                 "done": entry in done,
                 "expected_s": expected.get(entry.name),
             }
             for entry in plan.entries
         ]
-        print_json({"entries": entries, "gpus": list(devices), "beside": len(places), "expected_s": total})
+        target = plan.target.name
+        print_json(
+            {
+                "entries": entries,
+                "target": target,
+                "gpus": devices,
+                "beside": len(places),
+                "expected_s": total,
+            }
+        )
         return
     for entry in plan.entries:
         seconds = expected.get(entry.name)
         long = "time not known yet" if seconds is None else f"about {duration(seconds)}"
         state = "done before" if entry in done else long
-        typer.echo(f"{entry.name}, weight {entry.weight:g}: {counted(entry.problems, 'problem')}, {state}")
-    on = ", ".join(devices) if devices else "no GPU: prepared offline"
-    typer.echo(f"{len(places)} at a time on {on}")
+        problems = counted(len(entry.problems), "problem")
+        typer.echo(f"{entry.name}, weight {entry.weight:g}: {problems} of {entry.backend}, {state}")
+    on = f"{len(places)} at a time on {', '.join(devices)}" if devices else "one after the other"
+    typer.echo(f"{plan.target.why} The entries run {on}.")
     if left:
-        how = "nothing of this kind has run here yet" if total is None else f"about {duration(total)}"
-        typer.echo(f"In all: {how}. Nothing was run; leave out --dry-run to run it.")
+        unknown = len(left) - len(known)
+        how = (
+            "not known yet, as runs of this kind are missing here"
+            if unknown
+            else f"about {duration(total or 0.0)}"
+        )
+        typer.echo(f"Time in all: {how}. Nothing was run; leave out --dry-run to run it.")
+    else:
+        typer.echo("Nothing is left to run.")
 
 
 def _makespan(seconds: Sequence[float], places: int) -> float:
@@ -228,10 +263,16 @@ def _makespan(seconds: Sequence[float], places: int) -> float:
     return max(ends)
 
 
-def _today() -> dict[str, Any]:
-    from autotune.machine.probe import probe
-
-    return stack_of_today(probe("autotune.measure.machine:this_stack"))
+def _today(target: Target) -> dict[str, Any]:
+    """Fields of the stack that a run for the target has now, without what differs between backends."""
+    if target.live:
+        stack = probe("autotune.measure.machine:this_stack")
+    elif target.table is None:
+        stack = asdict(offline_fingerprint(target, backend="", kernel_source=""))
+    else:  # a recording's stack is its own
+        return {}
+    others = ("backend", "kernel_source", "tool_version")
+    return {f.name: stack[f.name] for f in fields(Fingerprint) if f.name in stack and f.name not in others}
 
 
 def _last_line(text: str) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from autotune.cli import complete
 from autotune.errors import UserError
+from autotune.quantities import MAX_SEED
 
 if TYPE_CHECKING:
     from autotune.measure.settings import MeasureSettings
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from autotune.problem.models import Model
 
 DEFAULT_MODEL: Final = "kimi-k2.5-w4a8"
-MAX_SEED = 2**32 - 1  # numpy and Optuna's samplers take no greater one
-YEAR_S = 366 * 86400.0  # of a wait: the operating system takes no much longer one
 
 
 def between(least: float, most: float) -> "Callable[[float | None], float | None]":

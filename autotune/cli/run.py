@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.options import (
-    MAX_SEED,
-    YEAR_S,
     BackendName,
     Cold,
     Concurrency,
@@ -38,6 +36,7 @@ from autotune.cli.options import (
 )
 from autotune.cli.output import print_json
 from autotune.processes import interrupt
+from autotune.quantities import MAX_SEED, YEAR_S
 from autotune.text import counted
 
 if TYPE_CHECKING:
@@ -199,22 +198,25 @@ def run(
       autotune run --plan plan.toml --devices all --dry-run
     """
     if plan is not None:
-        _run_plan(context, plan, out, devices, workers, db, dry_run=dry_run, quiet=quiet, as_json=as_json)
+        where = (out, target, devices, workers, db)
+        _run_plan(context, plan, *where, dry_run=dry_run, quiet=quiet, as_json=as_json)
         return
     refuse(context, "it is a plan's: give --plan", "out")
+    from autotune.cli.asked import asked
     from autotune.tuning.targets import resolve_target
 
     processes, capped = at_most_cores(workers)
     for line in capped:
         typer.echo(line, err=True)
-    replayed = (target or "").startswith("replay:")
-    picked: list[str] = []
-    if not (replayed or given(context, "backend")):
-        backend, picked = _picked(model, backend, target)
-    layer = model.layer(None if replayed else backend)
-    for line in (*picked, *model.remarks(layer, backend)):
+    named = backend if given(context, "backend") else None
+    told = asked(
+        *(model, lambda: resolve_target(target, described=True).device, named),
+        *(shape, concurrency, routing),
+        replayed=(target or "").startswith("replay:"),
+    )
+    backend, layer, problems = told.backend, told.layer, told.problems
+    for line in told.remarks:
         typer.echo(line, err=True)
-    problems = make_problems(layer, shape, concurrency, routing)
     show_only(device)
     if ray is not None:
         refuse(context, "--ray says which GPUs and CPUs are used", "device", "devices", "workers", "target")
@@ -292,13 +294,17 @@ def run(
         _print_result(store, result, progress, chosen, as_json, quiet, db)
 
 
-_OF_A_PLAN = ("plan", "out", "devices", "workers", "db", "log_file", "dry_run", "quiet", "as_json")
+_OF_A_PLAN = (
+    *("plan", "out", "target", "devices", "workers"),
+    *("db", "log_file", "dry_run", "quiet", "as_json"),
+)
 
 
 def _run_plan(
     context: typer.Context,
     path: Path,
     out: Path,
+    target: str | None,
     devices: str | None,
     workers: int | None,
     db: str | None,
@@ -307,51 +313,38 @@ def _run_plan(
     quiet: bool,
     as_json: bool,
 ) -> None:
+    from autotune.cli.asked import asked_by_entry
     from autotune.cli.many import PlanRun, print_plan, run_plan
-    from autotune.machine.probe import has_gpu
-    from autotune.machine.targets import resolve_target
     from autotune.tuning.plan import read_plan
+    from autotune.tuning.targets import resolve_target
 
     others = [name for name in context.params if name not in _OF_A_PLAN]
     refuse(context, "--plan says what is tuned, and how", *others)
     if dry_run:
         refuse(context, "--dry-run writes nothing", "out")
-    entries = read_plan(path)
     indices = _devices(context, devices)
-    gpus = _counted(indices, devices or "") if indices is not None else (0,) if has_gpu() else ()
-    if not gpus:
-        refuse(context, "there is no GPU here", "devices")
-    processes, _ = at_most_cores(workers)
+    chosen = resolve_target(target, described=dry_run)
+    if not chosen.live:
+        refuse(context, f"{chosen.name} measures on no GPU", "devices")
+    gpus = (_counted(indices, devices or "") if indices is not None else (0,)) if chosen.live else ()
+    entries = read_plan(path, lambda options: asked_by_entry(options, chosen), target)
+    processes, capped = at_most_cores(workers)
+    for line in capped:
+        typer.echo(line, err=True)
 
     def say(line: str) -> None:
         if not quiet:
             typer.echo(line, err=as_json)
 
-    asked = PlanRun(entries, gpus, processes, db, out, say)
+    plan = PlanRun(entries, chosen, gpus, processes, db, out, say)
     if dry_run:
-        name = resolve_target("live").device.name if gpus else ""
-        print_plan(asked, [f"GPU {index} ({name})" for index in gpus], as_json=as_json)
+        print_plan(plan, as_json=as_json)
         return
     try:
-        run_plan(asked, as_json=as_json, quiet=quiet)
+        run_plan(plan, as_json=as_json, quiet=quiet)
     except KeyboardInterrupt:
         typer.echo("\nStopped. Every finished trial is stored; the same command goes on.", err=True)
         raise typer.Exit(interrupt.exit_code()) from None
-
-
-def _picked(model: LayerOptions, usual: str, target: str | None) -> tuple[str, list[str]]:
-    """The backend by the checkpoint's numbers, where it has any, and what to say of it."""
-    from autotune.problem.layer import Layer
-    from autotune.protocol.legality import fits, pick_backend
-    from autotune.tuning.targets import resolve_target
-
-    described = model.described()
-
-    def suits(name: str) -> bool:
-        device = resolve_target(target, described=True).device
-        return fits(name, Layer.of(described, model.tp, model.ep), device)
-
-    return pick_backend(described, usual, suits)
 
 
 def _devices(context: typer.Context, devices: str | None) -> "Sequence[int] | None":

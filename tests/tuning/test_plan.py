@@ -1,7 +1,9 @@
 """Plans of many problems: reading, order, what is done, how long it takes, and a whole one offline."""
 
 import json
+import re
 import string
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,15 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.cli import many
+from autotune.cli.asked import asked_by_entry
 from autotune.cli.many import PlanRun, _makespan
 from autotune.errors import UserError
+from autotune.machine.devices import DEVICES
+from autotune.machine.targets import Target, offline_fingerprint
+from autotune.problem.layer import Problem
 from autotune.store.records import RunRecord, RunState
 from autotune.store.store import Store
-from autotune.tuning.plan import Entry, expected_seconds, read_plan, stack_of_today
+from autotune.tuning.plan import Entry, expected_seconds, read_plan
 from tests.cli.helper import autotune
-from tests.store.examples import MI325X
+from tests.store.examples import LAYER, MI325X
 
 BACKEND = 'backend = "tests.live_stand_in:StandIn"\n'
+OFFLINE = Target("offline:mi325x", DEVICES["mi325x"], live=False, why="for the test")
+LIVE = Target("live", DEVICES["mi325x"], live=True, why="for the test")
 
 
 def _plan(folder: Path, *entries: str) -> Path:
@@ -29,14 +38,37 @@ def _plan(folder: Path, *entries: str) -> Path:
     return path
 
 
+def _read(path: Path, target: Target = LIVE, name: str | None = None) -> list[Entry]:
+    return read_plan(path, lambda options: asked_by_entry(options, target), name)
+
+
 def test_the_most_valuable_comes_first_and_equals_stay_in_order(tmp_path: Path) -> None:
     path = _plan(
         tmp_path, 'shape = "m1"', 'shape = "m2"\nweight = 3', 'shape = "m3,m5"\nconcurrency = "1,40"'
     )
-    entries = read_plan(path)
+    entries = _read(path)
     assert [entry.options["shape"] for entry in entries] == ["m2", "m1", "m3,m5"]
-    assert [entry.problems for entry in entries] == [1, 1, 4]
+    assert [[problem.tokens for problem in entry.problems] for entry in entries] == [
+        [2],
+        [1],
+        [3, 5, 120, 200],
+    ]
     assert entries[2].arguments == ["run", "--concurrency", "1,40", "--shape", "m3,m5", "--json"]
+
+
+def test_an_entry_has_the_layer_and_backend_of_a_run_with_its_options(tmp_path: Path) -> None:
+    path = _plan(
+        tmp_path,
+        'model = "deepseek-v3"\nep = 4\nfused_shared_experts = false',
+        'model = "deepseek-r1"\nrequantised = true\nbackend = "vllm"\nrouting = "zipf:1"',
+    )
+    spread, requantised = _read(path, name="live")
+    assert spread.backend == "sglang_fp8_block"  # by the checkpoint's numbers
+    assert spread.layer == ["--model", "deepseek-v3", "--ep", "4", "--no-fused-shared-experts"]
+    assert spread.problems[0].layer.ep == 4
+    assert spread.arguments[-3:] == ["--target", "live", "--json"]
+    assert requantised.layer == ["--model", "deepseek-r1", "--requantised"]
+    assert requantised.problems[0].routing.key == "zipf:1"
 
 
 @pytest.mark.parametrize(
@@ -47,22 +79,35 @@ def test_the_most_valuable_comes_first_and_equals_stay_in_order(tmp_path: Path) 
         ("[[problems]]\n[other]", "is no plan"),
         ("problems = [1]", "entry 1 is no table"),
         ("[[problems", "is not TOML"),
-        ("[[problems]]\nshapes = 'm1'", "unknown key 'shapes'"),
-        ("[[problems]]\nshape = 1", "wrong type"),
-        ("[[problems]]\ntrials = true", "wrong type"),
+        ("[[problems]]\nshapes = 'm1'", "unknown key 'shapes': use some of model, "),
+        ("[[problems]]\nshape = 1", 'wrong type: write it like shape = "m1,m4"'),
+        ("[[problems]]\ntrials = true", "wrong type: write it like trials = 400"),
+        ("[[problems]]\nrequantised = 1", "wrong type: write it like requantised = true"),
         ("[[problems]]\nweight = 0", "out of range"),
-        ("[[problems]]\ntimeout = nan", "out of range"),
-        ("[[problems]]\nshape = 'm99'", "m99"),
-        ("[[problems]]\nbackend = 'nothing'", "unknown backend"),
-        ("[[problems]]\nmodel = 'nothing'", "nothing"),
-        ("[[problems]]\n[[problems]]\nweight = 2", "stands there twice"),
+        ("[[problems]]\nseed = -1", "out of range: give 0 to 4294967295"),
+        ("[[problems]]\ntimeout = nan", "out of range: give 0.1 to"),
+        ("[[problems]]\n[[problems]]\nshape = 'm99'", "entry 2: unknown --shape 'm99'"),
+        ("[[problems]]\ntp = 3", "entry 1: --tp 3 does not split"),
+        ("[[problems]]\nrouting = 'zipf'", "is not a routing model"),
+        ("[[problems]]\nbackend = 'nothing'", "entry 1: unknown backend"),
+        ("[[problems]]\nbackend = 'humming_w4a8'", "entry 1: backend humming_w4a8 tunes"),
+        ("[[problems]]\nmodel = 'nothing'", "entry 1: unknown model 'nothing'"),
+        ("[[problems]]\nmodel = 'deepseek-v3'\nmodel_config = 'x'", "both name the model"),
+        ("[[problems]]\nmodel_config = 'nowhere'", "cannot read nowhere"),
+        ("[[problems]]\n[[problems]]\nweight = 2", "entry 2: m4 of .* is in entry 1 .defaults. too"),
+        ("[[problems]]\nshape = 'all'\n[[problems]]\nshape = 'm3'\ntrials = 9", "m3 of .* is in entry 1"),
     ],
 )
 def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "plan.toml"
     path.write_text(text)
-    with pytest.raises(UserError, match=says):
-        read_plan(path)
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}.*{says}"):
+        _read(path)
+
+
+def test_a_routing_that_nothing_is_timed_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="routing has no effect with offline:mi325x"):
+        _read(_plan(tmp_path, 'routing = "zipf:1"'), OFFLINE)
 
 
 @given(st.text(alphabet=string.printable, max_size=60))
@@ -70,10 +115,11 @@ def test_any_text_is_a_plan_or_refused(tmp_path_factory: pytest.TempPathFactory,
     path = tmp_path_factory.mktemp("plan") / "plan.toml"
     path.write_text(f"[[problems]]\n{text}")
     with suppress(UserError):  # and nothing else
-        assert read_plan(path)
+        assert _read(path)
 
 
-ENTRY = Entry("1", {"shape": "m4", "trials": 10}, 1.0, 1)
+PROBLEMS = [Problem(LAYER, 4)]
+ENTRY = Entry("1", {"shape": "m4", "trials": 10}, 1.0, "triton", PROBLEMS)
 COMMAND = "autotune run --shape m4 --trials 10 --json"
 
 
@@ -83,7 +129,7 @@ def _run(command: str = COMMAND, seconds: float = 60.0, **changes: Any) -> RunRe
         id=1,
         uid="1",
         command=command,
-        spec={"problems": ["a", "b"], "trials": 10},
+        spec={"problems": [problem.key for problem in PROBLEMS], "trials": 10, "target": "live"},
         seed=0,
         state=RunState.FINISHED,
         host="h",
@@ -98,31 +144,56 @@ def _run(command: str = COMMAND, seconds: float = 60.0, **changes: Any) -> RunRe
 
 
 def test_an_entry_is_done_when_its_command_has_finished_on_todays_stack() -> None:
-    today = stack_of_today({"driver": MI325X.driver, "backend": "", "kernel_source": "", "lds_bytes": 1})
-    assert today == {"driver": MI325X.driver}
+    today = {"driver": MI325X.driver, "kernel_source": MI325X.kernel_source}
     assert ENTRY.was_done([_run(f"{COMMAND} --devices 3 --workers 4")], today)
     assert ENTRY.was_done([_run()], {})
     assert not ENTRY.was_done([_run(state=RunState.INTERRUPTED)], today)
-    assert not ENTRY.was_done([_run()], {"driver": "another"})
+    assert not ENTRY.was_done([_run()], today | {"driver": "another"})
+    assert not ENTRY.was_done([_run()], today | {"kernel_source": "another"})
     assert not ENTRY.was_done([_run(COMMAND.replace("10", "100"))], today)
+    assert not ENTRY.was_done([_run(spec={"problems": ["of a config.json that has changed"]})], today)
+    assert not ENTRY.was_done([_run(environment=replace(MI325X, backend="another"))], today)
     assert not ENTRY.was_done([], today)
 
 
+def test_todays_stack_is_the_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"driver": "7", "backend": "", "kernel_source": "", "lds_bytes": 1}
+    monkeypatch.setattr(many, "probe", lambda _: told)
+    assert many._today(LIVE) == {"driver": "7"}
+    today = many._today(OFFLINE)
+    ran = offline_fingerprint(OFFLINE, backend="triton", kernel_source="1")
+    assert today["device"] == "offline:mi325x"
+    assert not ran.differences(today)
+    assert MI325X.differences(today)
+    assert many._today(replace(OFFLINE, name="replay:t", table=Path("t"))) == {}
+
+
 def test_how_long_it_takes_is_known_from_runs_of_the_same_kind() -> None:
-    assert expected_seconds(replace(ENTRY, problems=3), [_run(), _run(seconds=120)]) == 3 * 45
-    assert expected_seconds(replace(ENTRY, options={"trials": 20}), [_run()]) is None
-    assert expected_seconds(replace(ENTRY, options={"backend": "vllm", "trials": 10}), [_run()]) is None
+    def expected(**changes: Any) -> float | None:
+        return expected_seconds(replace(ENTRY, **changes), "live", [_run(), _run(seconds=120)])
+
+    assert expected(problems=PROBLEMS * 3) == 3 * 90
+    assert expected(options={"trials": 20}) is None
+    assert expected(backend="vllm") is None
+    assert expected_seconds(ENTRY, "offline:mi325x", [_run()]) is None
     assert _makespan([5.0, 1.0, 1.0, 4.0], 2) == 6.0
 
 
 def test_fewer_entries_than_gpus_have_several_each() -> None:
     def places(entries: int, gpus: int) -> list[Any]:
-        plan = PlanRun([ENTRY] * entries, range(gpus), 16, None, Path("out"), print)
+        plan = PlanRun([ENTRY] * entries, LIVE, range(gpus), 16, None, Path("out"), print)
         return [list(place) for place in plan.places]
 
     assert places(5, 4) == [[0], [1], [2], [3]]
     assert places(2, 4) == [[0, 2], [1, 3]]
     assert places(3, 0) == [[]]
+
+
+def test_an_entry_that_is_killed_says_by_what(tmp_path: Path) -> None:
+    plan = PlanRun([ENTRY], OFFLINE, (), 1, str(tmp_path / "a.db"), tmp_path / "out", [].append)
+    kill = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+    plan.command = lambda *_: kill  # type: ignore[method-assign]
+    assert plan.work() == {"1": "SIGKILL ended it: the same command goes on"}
 
 
 @pytest.mark.slow
@@ -131,7 +202,7 @@ def test_a_plan_is_worked_through_and_taken_up_again(tmp_path: Path, own_databas
         tmp_path, f'{BACKEND}shape = "m1"\ntrials = 2', f'{BACKEND}shape = "m2"\ntrials = 2\nweight = 2'
     )
     dry = autotune("run", "--plan", path, "--dry-run")
-    assert "weight 2: 1 problem, time not known yet" in dry.stdout.splitlines()[0]
+    assert "weight 2: 1 problem of tests.live_stand_in:StandIn, time not known" in dry.stdout.splitlines()[0]
     assert not own_database.exists()
 
     whole = autotune("run", "--plan", path, "--out", tmp_path / "out")

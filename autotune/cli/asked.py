@@ -1,0 +1,101 @@
+"""From options to a backend and its problems: alike for a run and for an entry of a plan."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from autotune.cli.options import DEFAULT_MODEL, LayerOptions, make_problems
+from autotune.errors import UserError
+from autotune.machine.devices import Device
+from autotune.machine.targets import Target
+from autotune.problem.layer import Layer, Problem, Stage
+
+DEFAULT_BACKEND: Final = "triton"
+DEFAULT_SHAPE: Final = "m4"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is tuned.
+
+    Attributes:
+        remarks: what the user should know of it, a sentence each.
+    """
+
+    backend: str
+    layer: Layer
+    problems: Sequence[Problem]
+    remarks: Sequence[str]
+
+
+def asked(
+    model: LayerOptions,
+    device: Callable[[], Device],
+    backend: str | None = None,
+    shape: str = DEFAULT_SHAPE,
+    concurrency: str = "1",
+    routing: str = "uniform",
+    *,
+    replayed: bool = False,
+) -> Asked:
+    """What the options ask for.
+
+    Args:
+        device: that is tuned for; asked only where the backend depends on it.
+        backend: None: by the checkpoint's numbers.
+        replayed: nothing is computed.
+
+    Raises:
+        UserError: it cannot be, or the backend does not compute it.
+    """
+    picked: list[str] = []
+    if backend is None:
+        backend, picked = (DEFAULT_BACKEND, []) if replayed else _picked(model, device)
+    layer = model.layer(None if replayed else backend)
+    problems = make_problems(layer, shape, concurrency, routing)
+    return Asked(backend, layer, problems, [*picked, *model.remarks(layer, backend)])
+
+
+def _picked(model: LayerOptions, device: Callable[[], Device]) -> tuple[str, list[str]]:
+    """The backend by the checkpoint's numbers, where it has any, and what to say of it."""
+    from autotune.protocol.legality import fits, pick_backend
+
+    described = model.described()
+
+    def suits(name: str) -> bool:
+        return fits(name, Layer.of(described, model.tp, model.ep), device())
+
+    return pick_backend(described, DEFAULT_BACKEND, suits)
+
+
+def asked_by_entry(options: Mapping[str, Any], target: Target) -> tuple[str, Sequence[Problem]]:
+    """What an entry of a plan asks for.
+
+    Raises:
+        UserError: a run of it would be refused.
+    """
+    from autotune.protocol.legality import require_default
+    from autotune.protocol.registry import load_backend
+    from autotune.tuning.plan import LAYER_KEYS
+
+    if "model" in options and "model_config" in options:
+        raise UserError("model and model_config both name the model: give one of them")
+    if "routing" in options and not target.live:
+        raise UserError(f"routing has no effect with {target.name}: leave it out")
+    layer = {"model": DEFAULT_MODEL, **{key: options[key] for key in LAYER_KEYS if key in options}}
+    if "model_config" in layer:
+        layer["model_config"] = Path(layer["model_config"])
+    problem = {key: options[key] for key in ("backend", "shape", "concurrency", "routing") if key in options}
+    if target.routing is not None:
+        problem["routing"] = target.routing
+    replayed = target.table is not None
+    told = asked(LayerOptions(**layer), lambda: target.device, **problem, replayed=replayed)
+    if not replayed:
+        backend = load_backend(told.backend)
+        for each in told.problems:
+            for stage in Stage:
+                require_default(
+                    backend, each.layer, backend.space(each.layer, each.tokens, stage, target.device)
+                )
+    return told.backend, told.problems
