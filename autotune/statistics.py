@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-
-import numpy as np
+from math import sqrt
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,10 @@ def median_interval(
     """
     if not values:
         raise ValueError("an interval needs at least one value")
+    if len(values) == 1:  # whatever is drawn
+        return Interval(values[0], values[0], values[0])
+    import numpy as np  # what shows no interval need not wait for it
+
     data = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
     medians = np.median(data[rng.integers(len(data), size=(resamples, len(data)))], axis=1)
@@ -59,8 +62,8 @@ def pair_ratios(numerator: Sequence[float], denominator: Sequence[float]) -> lis
     """
     if len(numerator) != len(denominator) or len(numerator) % 2:
         raise ValueError("rounds come in pairs of opposite order")
-    ratios = np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)
-    return [float(r) for r in np.sqrt(ratios[0::2] * ratios[1::2])]
+    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
+    return [sqrt(first * second) for first, second in zip(ratios[0::2], ratios[1::2], strict=True)]
 
 
 def verdict(ratio: Interval, min_effect: float) -> Verdict:
@@ -88,6 +91,8 @@ def relative_standard_error(values: Sequence[float]) -> float:
     """
     if len(values) < 2:
         return float("inf")
+    import numpy as np
+
     data = np.asarray(values, np.float64)
     centre = float(np.median(data))
     sigma = 1.4826 * float(np.median(np.abs(data - centre)))

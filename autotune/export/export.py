@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from autotune.errors import UserError
 from autotune.export.bundle import write_bundle
@@ -230,28 +231,15 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
         UserError: none is there, all are estimates and those are not allowed, or one's machine code was found
             wrong.
     """
-    every = [winner for winner in store.winners(backend=selection.backend) if selection.takes(winner)]
-    if not every:
-        raise UserError(f"no winner {selection} is in {store.location}: tune first with autotune run")
-    every = [winner for winner in every if winner.kind is not Kind.REPLAYED]
-    if not every:
-        raise UserError(
-            f"only replayed times match in {store.location}, and those are never exported: run on the GPU"
-        )
-    measured = [winner for winner in every if winner.kind is Kind.MEASURED]
-    usable = measured or (every if selection.allow_estimates else [])
-    if not usable:
-        kinds = " and ".join(sorted({f"{winner.kind}s" for winner in every}))
-        raise UserError(
-            f"only {kinds} match in {store.location}, nothing measured: run on the GPU first,"
-            " or pass --allow-estimates"
-        )
-    # By time, not by id: what a merge brought in may be older than what was here.
-    newest = max(usable, key=lambda winner: winner.created_at)
-    chosen: dict[int, WinnerRecord] = {}
-    for winner in sorted(usable, key=lambda winner: winner.created_at):
-        if winner.problem.layer == newest.problem.layer and winner.environment == newest.environment:
-            chosen[winner.problem.tokens] = winner
+    newest = _newest(store, selection, Kind.MEASURED)
+    if newest is None and selection.allow_estimates:
+        newest = _newest(store, selection, Kind.ESTIMATE)
+    if newest is None:
+        raise _nothing(store, selection)
+    alike = store.winners(backend=selection.backend, kind=newest.kind, environment_key=newest.environment.key)
+    chosen = {
+        winner.problem.tokens: winner for winner in alike if winner.problem.layer == newest.problem.layer
+    }
     for winner in chosen.values():
         for stage, verdict in store.verdicts_of(winner).items():
             if verdict.wrong:
@@ -260,3 +248,30 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
                     f" was executed ({verdict.text}): run again, it will not be chosen"
                 )
     return [chosen[tokens] for tokens in sorted(chosen)]
+
+
+_LOOK_AT: Final = 100
+"""So many of the newest winners are looked at before all are read: mostly the first will do."""
+
+
+def _newest(store: Store, selection: Selection, kind: Kind) -> WinnerRecord | None:
+    for newest in (_LOOK_AT, None):
+        for winner in reversed(store.winners(backend=selection.backend, kind=kind, newest=newest)):
+            if selection.takes(winner):
+                return winner
+    return None
+
+
+def _nothing(store: Store, selection: Selection) -> UserError:
+    """Why no winner is exported."""
+    kinds = {w.kind for w in store.winners(backend=selection.backend) if selection.takes(w)}
+    if not kinds:
+        return UserError(f"no winner {selection} is in {store.location}: tune first with autotune run")
+    if kinds == {Kind.REPLAYED}:
+        return UserError(
+            f"only replayed times match in {store.location}, and those are never exported: run on the GPU"
+        )
+    return UserError(
+        f"only estimates match in {store.location}, nothing measured: run on the GPU first,"
+        " or pass --allow-estimates"
+    )

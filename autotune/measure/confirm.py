@@ -85,14 +85,19 @@ def ratio_of(
     Raises:
         ValueError: there is no such pair.
     """
+    ratios = ratios_of(rounds, index, base, what)
+    return median_interval(ratios, resamples=settings.resamples, seed=settings.seed)
+
+
+def ratios_of(rounds: Sequence[Round], index: int, base: int, what: str) -> list[float]:
+    """time(index) / time(base) in each pair of rounds in which both ran."""
     pairs = [
         pair
         for pair in zip(rounds[0::2], rounds[1::2], strict=True)
         if all(what in r.us[index] and what in r.us[base] for r in pair)
     ]
     both = [r for pair in pairs for r in pair]
-    ratios = pair_ratios([r.us[index][what] for r in both], [r.us[base][what] for r in both])
-    return median_interval(ratios, resamples=settings.resamples, seed=settings.seed)
+    return pair_ratios([r.us[index][what] for r in both], [r.us[base][what] for r in both])
 
 
 @dataclass(frozen=True)
@@ -270,10 +275,15 @@ def compare(run: RunRound, what: str, settings: MeasureSettings, seed: int = 0) 
 
 def interval_of(rounds: Sequence[Round], index: int, what: str, settings: MeasureSettings) -> Interval:
     """Microseconds of one contender with its 95 % interval, over the pairs of rounds in which it ran."""
+    times = times_of(rounds, index, what)
+    return median_interval(times, resamples=settings.resamples, seed=settings.seed)
+
+
+def times_of(rounds: Sequence[Round], index: int, what: str) -> list[float]:
+    """Mean microseconds of one contender in each pair of rounds in which it ran."""
     pairs = zip(rounds[0::2], rounds[1::2], strict=True)
-    times = [
+    return [
         (first.us[index][what] + second.us[index][what]) / 2
         for first, second in pairs
         if what in first.us[index] and what in second.us[index]
     ]
-    return median_interval(times, resamples=settings.resamples, seed=settings.seed)

@@ -11,7 +11,7 @@ from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
 from autotune.report.bundle import exported_winners
-from autotune.report.finals import Contender, contenders, judge_rounds, tied
+from autotune.report.finals import Contender, WinnerFinal, final_of
 from autotune.report.limits import ByteLimit, byte_limit
 from autotune.report.query import (
     Conditions,
@@ -224,25 +224,21 @@ def _problem(
     # Another formula was another search: the newest counts.
     searched.sort(key=lambda pair: max(trial.id for trials in pair[1].values() for trial in trials))
     conditions, trials = searched[-1] if searched else (next(iter(groups), None), none)
-    listed, confirmation, ties = [], None, []
+    final = WinnerFinal() if winner is None else final_of(store, winner)
     if winner is not None:
         conditions = conditions or conditions_of_winner(store, winner)
-        listed = contenders(store, winner)
-        if winner.confirmation is not None:
-            confirmation = store.confirmation(winner.confirmation)
-        ties = tied(listed, confirmation, judge_rounds(store, confirmation) if confirmation else None)
     return ProblemReport(
         conditions or chapter,
         trials,
         rows,
         winner,
-        listed,
-        confirmation,
+        final.contenders,
+        final.confirmation,
         byte_limit(chapter.problem, chapter.backend, chapter.environment.device),
         executed=executed,
         basis=conditions_of_winner(store, winner).basis if winner is not None else "",
-        ties=ties,
-        left=left_of(store, confirmation) if confirmation is not None else (),
+        ties=final.ties,
+        left=left_of(store, final.confirmation) if final.confirmation is not None else (),
     )
 
 

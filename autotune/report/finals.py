@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
 
-from autotune.measure.confirm import interval_of, ratio_of
+from autotune.measure.confirm import ratios_of, times_of
 from autotune.measure.settings import MeasureSettings
 from autotune.results import Confirmation, LayerConfig, Round
-from autotune.statistics import Interval
+from autotune.statistics import Interval, median_interval
 from autotune.store.records import StoredConfirmation, WinnerRecord
 from autotune.store.store import Store
 
@@ -17,24 +19,45 @@ class Contender:
 
     Attributes:
         label: `default`, `published`, `winner` or `candidate`.
-        us: by what was timed; low equals high equals value for an estimate, which has no interval.
-        gain: of the layer over the default; None: not timed together with it.
+        times: microseconds of each pair of rounds, by what was timed; a single one for an estimate.
+        ratios: of the layer to the default, of each pair of rounds; empty: not timed together with it.
         error: the numeric gate's; None: it failed, or nothing ran.
         decided: its rounds are those that decided; else those that only chose who is put to the test.
         rounds: how many.
+        recorded: its gain over the default, where it is on record.
         left_out: why it was not timed to the end; "": it was.
         number: its place among the finalists, or in the short list.
     """
 
     label: str
     config: LayerConfig
-    us: Mapping[str, Interval]
-    gain: Interval | None
+    times: Mapping[str, Sequence[float]]
+    ratios: Sequence[float]
     error: float | None
     decided: bool
     rounds: int
+    recorded: Interval | None = None
     left_out: str = ""
     number: int = 0
+
+    @cached_property
+    def median_us(self) -> Mapping[str, float]:
+        """Microseconds by what was timed."""
+        return {what: median(times) for what, times in self.times.items()}
+
+    # Intervals are found by resampling, which takes long: only where one is shown.
+    @cached_property
+    def us(self) -> Mapping[str, Interval]:
+        """The same with their intervals; low equals high equals value for an estimate, which has none."""
+        return {what: _interval(times) for what, times in self.times.items()}
+
+    @cached_property
+    def gain(self) -> Interval | None:
+        """Of the layer over the default; None: not timed together with it."""
+        if self.recorded is not None or not self.ratios:
+            return self.recorded
+        ratio = _interval(self.ratios)
+        return Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
 
     @property
     def name(self) -> str:
@@ -42,12 +65,34 @@ class Contender:
         return f"candidate {self.number}" if self.label == "candidate" else self.label
 
 
-def contenders(store: Store, winner: WinnerRecord) -> list[Contender]:
-    """The default first, then the published config and the winner, then the others."""
+@dataclass(frozen=True)
+class WinnerFinal:
+    """Who was compared before a winner was named.
+
+    Attributes:
+        contenders: the default first, then the published config and the winner, then the others.
+        confirmation: None: it was a short list by estimate.
+        planned: how many rounds were to decide; None: not known.
+    """
+
+    contenders: Sequence[Contender] = ()
+    confirmation: StoredConfirmation | None = None
+    planned: int | None = None
+
+    @cached_property
+    def ties(self) -> list[Contender]:
+        """See `tied`; found by resampling."""
+        return tied(self.contenders, self.confirmation, self.planned)
+
+
+def final_of(store: Store, winner: WinnerRecord) -> WinnerFinal:
+    """The final, or the short list, that a winner is of."""
     if winner.confirmation is None:
-        return _estimated(store, winner)
+        return WinnerFinal(_estimated(store, winner))
     stored = store.confirmation(winner.confirmation)
-    return of_confirmation(stored, judge_rounds(store, stored))
+    # The rounds that decided and no others: those that chose the challenger favour it.
+    planned = judge_rounds(store, stored)
+    return WinnerFinal(of_confirmation(stored, planned), stored, planned)
 
 
 def judge_rounds(store: Store, stored: StoredConfirmation) -> int | None:
@@ -86,11 +131,12 @@ def of_confirmation(stored: StoredConfirmation, planned: int | None = None) -> l
             Contender(
                 label,
                 finalist.config,
-                _intervals(rounds, index),
-                _gain(stored, rounds, index),
+                _times(rounds, index),
+                ratios_of(rounds, index, 0, "layer") if index else (),
                 confirmation.errors[index],
                 decided,
                 sum(bool(paired.us[index]) for paired in rounds),
+                _on_record(confirmation, index),
                 _left_out(confirmation, index),
                 index,
             )
@@ -115,12 +161,12 @@ def tied(
     """
     chosen = next((contender for contender in listed if contender.label == "winner"), None)
     chosen = chosen or next((contender for contender in listed if contender.label == "default"), None)
-    if chosen is None or "layer" not in chosen.us:
+    if chosen is None or "layer" not in chosen.times:
         return []
-    others = [contender for contender in listed if contender is not chosen and "layer" in contender.us]
+    others = [contender for contender in listed if contender is not chosen and "layer" in contender.times]
     if confirmation is None:
-        best = f"{chosen.us['layer'].value:.2f}"
-        return [contender for contender in others if f"{contender.us['layer'].value:.2f}" == best]
+        best = f"{chosen.median_us['layer']:.2f}"
+        return [contender for contender in others if f"{contender.median_us['layer']:.2f}" == best]
     finalists = confirmation.confirmation.finalists
     rounds = confirmation.confirmation.rounds
     first = list(rounds[: len(rounds) - len(deciding(rounds, planned))])
@@ -131,9 +177,10 @@ def tied(
         index = next(index for index, finalist in enumerate(finalists) if finalist.config == contender.config)
         if index == 0 or chosen.label == "default" or not _both_ran(first, place, index):
             continue  # that it beat the default is what the final decided; a kept default needs no equal
-        ratio = ratio_of(first, index, place, "layer", MeasureSettings())
-        if ratio.low <= 1 <= ratio.high:
-            ties.append(contender)
+        ratios = ratios_of(first, index, place, "layer")
+        if min(ratios) <= 1 <= max(ratios):  # no resample's median is beyond them
+            ratio = _interval(ratios)
+            ties += [contender] if ratio.low <= 1 <= ratio.high else []
     return ties
 
 
@@ -151,50 +198,44 @@ def _left_out(confirmation: Confirmation, index: int) -> str:
 
 
 def _layer_us(contender: Contender) -> float:
-    return contender.us["layer"].value if "layer" in contender.us else float("inf")
+    return contender.median_us.get("layer", float("inf"))
 
 
-def _intervals(rounds: Sequence[Round], index: int) -> dict[str, Interval]:
+def _times(rounds: Sequence[Round], index: int) -> dict[str, list[float]]:
+    times = {what: times_of(rounds, index, what) for what in ("layer", "stage1", "stage2")}
+    return {what: values for what, values in times.items() if values}
+
+
+def _interval(values: Sequence[float]) -> Interval:
     settings = MeasureSettings()
-    intervals = {}
-    for what in ("layer", "stage1", "stage2"):
-        if any(what in first.us[index] and what in second.us[index] for first, second in _pairs(rounds)):
-            intervals[what] = interval_of(rounds, index, what, settings)
-    return intervals
+    return median_interval(values, resamples=settings.resamples, seed=settings.seed)
 
 
 def _pairs(rounds: Sequence[Round]) -> list[tuple[Round, Round]]:
     return list(zip(rounds[0::2], rounds[1::2], strict=True))
 
 
-def _gain(stored: StoredConfirmation, rounds: Sequence[Round], index: int) -> Interval | None:
-    """The gain over the default; the winner's is the one on record."""
-    confirmation = stored.confirmation
-    if index == 0:
+def _on_record(confirmation: Confirmation, index: int) -> Interval | None:
+    """The winner's gain over the default, as it was decided; None: of another, or of the default itself."""
+    if index == 0 or index != confirmation.winner:
         return None
-    if index == confirmation.winner:
-        return Interval(confirmation.gain, confirmation.gain_low, confirmation.gain_high)
-    both = (all("layer" in r.us[index] and "layer" in r.us[0] for r in pair) for pair in _pairs(rounds))
-    if not any(both):  # it failed before a pair of rounds was whole
-        return None
-    ratio = ratio_of(rounds, index, 0, "layer", MeasureSettings())
-    return Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
+    return Interval(confirmation.gain, confirmation.gain_low, confirmation.gain_high)
 
 
 def _estimated(store: Store, winner: WinnerRecord) -> list[Contender]:
     """The entries of a short list: the default, the best, the others."""
     listed = []
     for entry in store.short_list(winner):
-        us = _estimates(store, entry)
+        times = _estimates(store, entry)
         kept = entry.config == winner.default
         label = "default" if kept else "winner" if entry.rank == 0 else "candidate"
         gain = None if kept else Interval(entry.gain, entry.gain, entry.gain)
-        listed.append(Contender(label, entry.config, us, gain, None, False, 0, number=entry.rank))
+        listed.append(Contender(label, entry.config, times, (), None, False, 0, gain, number=entry.rank))
     order = {"default": 0, "winner": 1}
     return sorted(listed, key=lambda contender: order.get(contender.label, 2))
 
 
-def _estimates(store: Store, entry: WinnerRecord) -> dict[str, Interval]:
+def _estimates(store: Store, entry: WinnerRecord) -> dict[str, tuple[float]]:
     """Estimates of an entry's stages and their sum."""
     us: dict[str, float] = {}
     if entry.stage1_trial is not None and entry.stage2_trial is not None:
@@ -205,4 +246,4 @@ def _estimates(store: Store, entry: WinnerRecord) -> dict[str, Interval]:
                 us[stage] = time
     if len(us) == 2:
         us = {"layer": sum(us.values()), **us}
-    return {what: Interval(value, value, value) for what, value in us.items()}
+    return {what: (value,) for what, value in us.items()}

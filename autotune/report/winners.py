@@ -8,7 +8,7 @@ from autotune.compile.estimate import PROMISED
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Stage
 from autotune.report.configs import changes
-from autotune.report.finals import contenders, judge_rounds, tied
+from autotune.report.finals import WinnerFinal, final_of
 from autotune.report.query import conditions_of_winner
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, ESTIMATES, tie_text, ties_text, wording
 from autotune.results import LayerConfig, StaticFacts
@@ -25,39 +25,44 @@ class WinnerSummary:
         default_us, winner_us: microseconds by what was timed: `stage1`, `stage2` and `layer`; where the layer
             was not measured as a whole, that is the stages' sum (`wording(kind).whole`).
         facts: of the winner's compiled code, by stage.
+        final: that it is of.
         compiled_us: of an estimate that execution refined, the default's and the winner's as compiled, which
             the search showed; None: the times above are what it showed.
-        ties: how many others are as fast, see `autotune.report.finals.tied`.
-        notes: of its confirmation, a sentence each.
     """
 
     winner: WinnerRecord
     default_us: dict[str, float]
     winner_us: dict[str, float]
     facts: dict[str, StaticFacts]
+    final: WinnerFinal
     compiled_us: tuple[dict[str, float], dict[str, float]] | None = None
-    ties: int = 0
-    notes: tuple[str, ...] = ()
+
+    @property
+    def ties(self) -> int:
+        """How many others are as fast, see `autotune.report.finals.tied`."""
+        return len(self.final.ties)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of its confirmation, a sentence each."""
+        confirmation = self.final.confirmation
+        return confirmation.confirmation.notes if confirmation else ()
 
 
 def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
     """Looks up the times behind a winner: its confirmation's medians, or the estimates of its trials."""
     facts = {str(stage): _facts(store, winner, stage) for stage in Stage}
-    listed = contenders(store, winner)
-    stored = None if winner.confirmation is None else store.confirmation(winner.confirmation)
-    # The rounds that decided and no others: those that chose the challenger favour it.
-    ties = len(tied(listed, stored, judge_rounds(store, stored) if stored else None))
+    final = final_of(store, winner)
 
     def times(config: LayerConfig) -> dict[str, float]:
         # The default is an entry of a short list, unless its machine code was found wrong.
-        us = next((one.us for one in listed if one.config == config), {})
-        return {what: interval.value for what, interval in us.items()}
+        return dict(next((each.median_us for each in final.contenders if each.config == config), {}))
 
     compiled = None
-    if conditions_of_winner(store, winner).basis == AS_EXECUTED:
+    if winner.kind is Kind.ESTIMATE and conditions_of_winner(store, winner).basis == AS_EXECUTED:
         compiled = (_as_compiled(store, winner, winner.default), _as_compiled(store, winner, winner.config))
-    notes = stored.confirmation.notes if stored else ()
-    return WinnerSummary(winner, times(winner.default), times(winner.config), facts, compiled, ties, notes)
+    default, best = times(winner.default), times(winner.config)
+    return WinnerSummary(winner, default, best, facts, final, compiled)
 
 
 def _as_compiled(store: Store, winner: WinnerRecord, config: LayerConfig) -> dict[str, float]:

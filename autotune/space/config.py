@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Final
 
 from autotune.errors import UserError
@@ -9,6 +10,7 @@ from autotune.errors import UserError
 Value = int | str | bool | None
 UNSET: Final = None
 """The value of a knob that is left to the kernel's or the engine's own rule; not its default written out."""
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` would make one each time
 
 
 def value_text(value: Value) -> str:
@@ -35,12 +37,13 @@ class Config(Mapping[str, Value]):
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = dict(sorted(values.items()))
-        self.key: str = json.dumps(self._values, separators=(",", ":"))
+        self.key: str = _encode(self._values)
 
-    @classmethod
-    def from_key(cls, key: str) -> "Config":
+    @staticmethod
+    @lru_cache(maxsize=10_000)  # many trials of a database have few configs
+    def from_key(key: str) -> "Config":
         """The config whose `key` this is."""
-        return cls(json.loads(key))
+        return Config(json.loads(key))
 
     @classmethod
     def parse(cls, text: str) -> "Config":

@@ -128,10 +128,12 @@ def _record(session: Session, reader: Reader, row: ConfirmationRow) -> StoredCon
     finalists = session.scalars(
         select(FinalistRow).where(FinalistRow.confirmation_id == row.id).order_by(FinalistRow.position)
     ).all()
-    times = session.scalars(select(RoundRow).where(RoundRow.confirmation_id == row.id))
+    # Columns rather than objects: a final has hundreds.
+    columns = (RoundRow.number, RoundRow.position, RoundRow.part, RoundRow.us)
+    times = session.execute(select(*columns).where(RoundRow.confirmation_id == row.id))
     rounds: defaultdict[int, list[dict[str, float]]] = defaultdict(lambda: [{} for _ in finalists])
-    for time in times:
-        rounds[time.number][time.position][time.part] = time.us
+    for number, position, part, us in times:
+        rounds[number][position][part] = us
     confirmation = Confirmation(
         problem=reader.problem(row.problem_id),
         finalists=tuple(

@@ -4,11 +4,11 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, fields
 from functools import cache
+from importlib import import_module
 from itertools import islice
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Select, Table, bindparam, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from autotune.machine.fingerprint import Fingerprint
@@ -71,8 +71,8 @@ def _id_of(session: Session, table: type[Environment] | type[ProblemRow], values
 
 def upsert(session: Session, table: Table) -> Any:
     """An INSERT of the session's dialect, which may say what becomes of a row that is there already."""
-    postgres = session.get_bind().dialect.name == "postgresql"
-    return (postgresql if postgres else sqlite).insert(table)
+    dialect = import_module(f"sqlalchemy.dialects.{session.get_bind().dialect.name}")
+    return dialect.insert(table)
 
 
 def next_number(session: Session, table: type[Base], run: int) -> int:
@@ -120,7 +120,6 @@ class Reader:
         self._session = session
         self._environments: dict[tuple[int, int], Fingerprint] = {}
         self._problems: dict[int, Problem] = {}
-        self._layers: dict[tuple[str, str], LayerConfig] = {}
         self._versions: dict[int, str] = {}
         self._workloads: dict[int, str] = {}
 
@@ -133,12 +132,6 @@ class Reader:
             workloads = select(ConfirmationRow.id, ConfirmationRow.workload)
             found = self._session.execute(workloads.where(ConfirmationRow.id.in_(chunk)))
             self._workloads |= dict(found.all())
-
-    def layer_config(self, stage1: str, stage2: str) -> LayerConfig:
-        """See `layer_config`; one for equal texts."""
-        if (stage1, stage2) not in self._layers:
-            self._layers[stage1, stage2] = layer_config(stage1, stage2)
-        return self._layers[stage1, stage2]
 
     def environment(self, id_: int, run: int) -> Fingerprint:
         """A stack as a run had it: versions of this tool share a row, and each run tells its own."""

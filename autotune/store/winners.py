@@ -10,7 +10,7 @@ from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
 from autotune.results import LayerConfig, Status
 from autotune.store.records import WinnerRecord
-from autotune.store.rows import Reader, existing, next_number
+from autotune.store.rows import Reader, existing, layer_config, next_number
 from autotune.store.schema import ConfirmationRow, Environment, FinalistRow, ProblemRow, Trial, Winner
 from autotune.store.sessions import Sessions
 from autotune.store.verdicts import wrong_binary
@@ -48,8 +48,8 @@ def winner_record(reader: Reader, row: Winner) -> WinnerRecord:
         environment=reader.environment(row.environment_id, row.run_id),
         kind=row.kind,
         rank=row.rank,
-        config=reader.layer_config(row.stage1_config, row.stage2_config),
-        default=reader.layer_config(row.default_stage1_config, row.default_stage2_config),
+        config=layer_config(row.stage1_config, row.stage2_config),
+        default=layer_config(row.default_stage1_config, row.default_stage2_config),
         gain=row.gain,
         gain_low=row.gain_low,
         gain_high=row.gain_high,
@@ -59,6 +59,13 @@ def winner_record(reader: Reader, row: Winner) -> WinnerRecord:
         created_at=row.created_at,
         shared=reader.shared(row.confirmation_id),
     )
+
+
+def _records(session: Session, query: Select[Winner]) -> list[WinnerRecord]:
+    reader = Reader(session)
+    rows = session.scalars(query).all()
+    reader.look_ahead({row.run_id for row in rows}, {row.confirmation_id for row in rows})
+    return [winner_record(reader, row) for row in rows]
 
 
 class Winners(Sessions):
@@ -111,10 +118,7 @@ class Winners(Sessions):
         if newest is not None:
             query = query.order_by(None).order_by(Winner.created_at.desc(), Winner.id.desc()).limit(newest)
         with self.reading() as session:
-            reader = Reader(session)
-            rows = session.scalars(query).all()
-            reader.look_ahead({row.run_id for row in rows}, {row.confirmation_id for row in rows})
-            found = [winner_record(reader, row) for row in rows]
+            found = _records(session, query)
         return found if newest is None else found[::-1]
 
     def nearby_winners(
@@ -129,9 +133,7 @@ class Winners(Sessions):
             limit: how many at most; equal configs count once.
         """
         with self.reading() as session:
-            reader = Reader(session)
-            query = _near(problem, backend, within)
-            winners = [winner_record(reader, row) for row in session.scalars(query)]
+            winners = _records(session, _near(problem, backend, within))
         unlike: dict[LayerConfig, WinnerRecord] = {}
         for record in sorted(winners, key=lambda record: _distance(problem, record)):
             unlike.setdefault(record.config, record)

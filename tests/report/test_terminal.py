@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from autotune.cli import app
+from autotune.report import finals
 from autotune.report.text_table import Column, text_table
 from autotune.store.store import Store
 
@@ -36,6 +37,13 @@ def test_show_tells_the_winner_against_what_ships_with_interval_kind_and_device(
     assert line.startswith("kimi-k2.5-w4a8 TP 8 ")
     for part in ("m4", "measured", "NVIDIA H100 80GB HBM3", "+1.6%", "+1.5% to +1.8%", "pdl=true"):
         assert part in line
+
+
+@pytest.mark.usefixtures("h100")
+def test_show_resamples_nothing_as_it_prints_no_interval_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty winners would take seconds."""
+    monkeypatch.delattr(finals, "median_interval")
+    assert "+1.5% to +1.8%" in _autotune("show").stdout
 
 
 @pytest.mark.usefixtures("h100")
