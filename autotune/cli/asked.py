@@ -3,13 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from autotune.cli.options import DEFAULT_MODEL, LayerOptions, make_problems
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.machine.targets import Target
 from autotune.problem.layer import Layer, Problem, Stage
+
+if TYPE_CHECKING:
+    from autotune.replay.table import Table
 
 DEFAULT_BACKEND: Final = "triton"
 DEFAULT_SHAPE: Final = "m4"
@@ -69,14 +72,20 @@ def _picked(model: LayerOptions, device: Callable[[], Device]) -> tuple[str, lis
     return pick_backend(described, DEFAULT_BACKEND, suits)
 
 
-def asked_by_entry(options: Mapping[str, Any], target: Target) -> tuple[str, Sequence[Problem]]:
+def asked_by_entry(
+    options: Mapping[str, Any], target: Target, table: "Table | None" = None
+) -> tuple[str, Sequence[Problem]]:
     """What an entry of a plan asks for.
+
+    Args:
+        table: the target's, where it is a recording.
 
     Raises:
         UserError: a run of it would be refused.
     """
     from autotune.protocol.legality import require_default
     from autotune.protocol.registry import load_backend
+    from autotune.replay.target import ReplayBackend
     from autotune.tuning.plan import LAYER_KEYS
 
     if "model" in options and "model_config" in options:
@@ -89,13 +98,13 @@ def asked_by_entry(options: Mapping[str, Any], target: Target) -> tuple[str, Seq
     problem = {key: options[key] for key in ("backend", "shape", "concurrency", "routing") if key in options}
     if target.routing is not None:
         problem["routing"] = target.routing
-    replayed = target.table is not None
+    replayed = table is not None
     told = asked(LayerOptions(**layer), lambda: target.device, **problem, replayed=replayed)
-    if not replayed:
-        backend = load_backend(told.backend)
-        for each in told.problems:
-            for stage in Stage:
-                require_default(
-                    backend, each.layer, backend.space(each.layer, each.tokens, stage, target.device)
-                )
+    backend = load_backend(told.backend)
+    if table is not None:
+        backend = ReplayBackend(backend, table)
+    for each in told.problems:
+        for stage in Stage:
+            space = backend.space(each.layer, each.tokens, stage, target.device)
+            require_default(backend, each.layer, space)
     return told.backend, told.problems

@@ -303,4 +303,5 @@ def run_plan(plan: PlanRun, *, as_json: bool, quiet: bool) -> None:
         typer.echo("\n".join(written))
     if failed:
         names = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        raise UserError(f"{counted(len(failed), 'entry')} of the plan failed ({names}): the others are done")
+        others = ": the others are done" if len(failed) < len(plan.entries) else ""
+        raise UserError(f"{counted(len(failed), 'entry')} of the plan failed ({names}){others}")

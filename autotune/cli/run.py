@@ -315,6 +315,7 @@ def _run_plan(
 ) -> None:
     from autotune.cli.asked import asked_by_entry
     from autotune.cli.many import PlanRun, print_plan, run_plan
+    from autotune.replay.files import read_table
     from autotune.tuning.plan import read_plan
     from autotune.tuning.targets import resolve_target
 
@@ -327,7 +328,8 @@ def _run_plan(
     if not chosen.live:
         refuse(context, f"{chosen.name} measures on no GPU", "devices")
     gpus = (_counted(indices, devices or "") if indices is not None else (0,)) if chosen.live else ()
-    entries = read_plan(path, lambda options: asked_by_entry(options, chosen), target)
+    table = None if chosen.table is None else read_table(chosen.table)
+    entries = read_plan(path, lambda options: asked_by_entry(options, chosen, table), target)
     processes, capped = at_most_cores(workers)
     for line in capped:
         typer.echo(line, err=True)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from autotune.cli.many import PlanRun, _makespan
 from autotune.errors import UserError
 from autotune.machine.devices import DEVICES
 from autotune.machine.targets import Target, offline_fingerprint
-from autotune.problem.layer import Problem
+from autotune.problem.layer import Layer, Problem
+from autotune.problem.models import preset
 from autotune.store.records import RunRecord, RunState
 from autotune.store.store import Store
 from autotune.tuning.plan import Entry, expected_seconds, read_plan
@@ -108,6 +110,22 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, says: str) -> Non
 def test_a_routing_that_nothing_is_timed_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="routing has no effect with offline:mi325x"):
         _read(_plan(tmp_path, 'routing = "zipf:1"'), OFFLINE)
+
+
+def test_an_entry_that_a_recording_has_not_is_refused(tmp_path: Path) -> None:
+    target = replace(OFFLINE, name="replay:t", table=Path("t"), routing="zipf:1")
+    layer = Layer.of(preset("qwen3-235b-a22b"), 4)
+    table: Any = SimpleNamespace(
+        layer=layer, fingerprint=SimpleNamespace(backend="triton"), space=lambda tokens, stage: None
+    )
+
+    def read(text: str) -> list[Entry]:
+        return read_plan(_plan(tmp_path, text), lambda options: asked_by_entry(options, target, table))
+
+    (entry,) = read('model = "qwen3-235b-a22b"\ntp = 4\nshape = "m2"')
+    assert entry.problems[0].routing.key == "zipf:1"  # the recording's
+    with pytest.raises(UserError, match="entry 1: the table is of qwen3-235b"):
+        read("")
 
 
 @given(st.text(alphabet=string.printable, max_size=60))
