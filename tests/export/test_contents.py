@@ -118,8 +118,8 @@ def test_the_operators_file_lookup_and_preview() -> None:
     assert json.loads(content.files["moe_w4a8.json"]) == {
         "format": "autotune-moe-w4a8",
         "version": 1,
-        "note": "ESTIMATES for AMD Instinct MI325X: chosen by a formula on the compiled code, nothing here was"
-        " measured",
+        "note": "ESTIMATES for AMD Instinct MI325X: chosen by a formula on the compiled code, nothing here"
+        " was measured",
         "gpu": {"name": "AMD Instinct MI325X", "compute_units": 304},
         "model_dim": 7168,
         "inter_dim": 256,
@@ -214,8 +214,8 @@ def test_hummings_file_has_the_tuned_ranges_in_front_of_its_own(library: list[An
         ],
     }
     assert library == [
-        ("humming_w4a8", name),
-        name,
+        ("humming_w4a8", "h100"),
+        "h100",
         *[("a row", model, str(stage), None) for stage in Stage],
     ]
     assert content.variables == {"AUTOTUNE_HUMMING_CONFIG": "/opt/b/humming.json"}
@@ -318,7 +318,8 @@ def test_beside_shipped_tables_ours_comes_first_in_their_columns() -> None:
     shipped = {"aiter/configs/a.csv": f"{HEAD}\n", "aiter/configs/b.csv": f"{HEAD}\n"}
     content = aiter_content(KEY, ROWS, Place("/opt/b"), shipped=shipped, installed="/app")
     assert content.variables == {
-        "AITER_CONFIG_FMOE": "/opt/b/aiter/autotune_fmoe.csv:/app/aiter/configs/a.csv:/app/aiter/configs/b.csv"
+        "AITER_CONFIG_FMOE": "/opt/b/aiter/autotune_fmoe.csv"
+        ":/app/aiter/configs/a.csv:/app/aiter/configs/b.csv"
     }
     table = content.files["aiter/autotune_fmoe.csv"]
     assert table.splitlines()[0] == f"gfx,{HEAD}"  # without it a row would be every GPU's
@@ -336,8 +337,8 @@ def test_a_shipped_table_with_our_keys_is_copied_without_them() -> None:
     assert content.files["aiter/same.csv"].splitlines() == ours.splitlines()[:1]
     assert content.variables["AITER_CONFIG_FMOE"].endswith(":/opt/b/aiter/same.csv")
     assert content.notes == (
-        "aiter/configs/model/same.csv has rows with our keys: a copy without them is in the bundle, as a merge"
-        " of both would raise",
+        "aiter/configs/model/same.csv has rows with our keys: a copy without them is in the bundle, as a"
+        " merge of both would raise",
     )
 
 
@@ -348,8 +349,8 @@ def test_where_decode_has_a_table_ours_goes_there_with_the_shipped_rows() -> Non
     assert list(content.files) == ["aiter/autotune_fmoe.csv"]
     assert content.lookups["aiter"]["regime"] == "decode"
     assert content.notes == (
-        "this AITER has a table for decode: AITER_CONFIG_FMOE_DECODE names ours, with the shipped rows of this"
-        " GPU, and prefill keeps its own. It is read only where the server says set_moe_regime('decode'), as"
+        "this AITER has a table for decode: AITER_CONFIG_FMOE_DECODE names ours, with the shipped rows of"
+        " this GPU, and prefill keeps its own. It is read only where the server says set_moe_regime('decode'), as"
         " newer SGLangs do on ROCm",
     )
 
