@@ -350,8 +350,8 @@ def test_where_decode_has_a_table_ours_goes_there_with_the_shipped_rows() -> Non
     assert content.lookups["aiter"]["regime"] == "decode"
     assert content.notes == (
         "this AITER has a table for decode: AITER_CONFIG_FMOE_DECODE names ours, with the shipped rows of"
-        " this GPU, and prefill keeps its own. It is read only where the server says set_moe_regime('decode'), as"
-        " newer SGLangs do on ROCm",
+        " this GPU, and prefill keeps its own. It is read only where the server says"
+        " set_moe_regime('decode'), as newer SGLangs do on ROCm",
     )
 
 
