@@ -427,8 +427,23 @@ class Stored:
     def __init__(self, *winners: WinnerRecord, wrong: Mapping[int, str] | None = None) -> None:
         self._winners, self._wrong = winners, wrong or {}
 
-    def winners(self, *, backend: str) -> list[WinnerRecord]:
-        return [winner for winner in self._winners if winner.backend == backend]
+    def winners(
+        self,
+        *,
+        backend: str,
+        kind: Kind | None = None,
+        environment_key: str | None = None,
+        newest: int | None = None,
+    ) -> list[WinnerRecord]:
+        """Oldest first."""
+        asked = [
+            winner
+            for winner in sorted(self._winners, key=lambda winner: winner.created_at)
+            if winner.backend == backend
+            and kind in (None, winner.kind)
+            and environment_key in (None, winner.environment.key)
+        ]
+        return asked if newest is None else asked[-newest:]
 
     def verdicts_of(self, winner: WinnerRecord) -> dict[str, Any]:
         told = self._wrong.get(winner.id)
@@ -457,6 +472,13 @@ def test_the_layer_and_stack_of_the_newest_decide() -> None:
     assert chosen(aged(four, 1, 3), aged(elsewhere, 2, 2), aged(other, 3, 1)) == [1]
     assert chosen(aged(four, 1, 1), aged(elsewhere, 2, 2), aged(other, 3, 1)) == [2]
     assert chosen(aged(four, 1, 1), aged(elsewhere, 2, 1), aged(other, 3, 2)) == [3]
+
+
+def test_a_winner_that_was_asked_for_is_found_behind_a_thousand_others() -> None:
+    asked = aged(winner(8, device="AMD Instinct MI300X"), 1, 2)
+    stored = Stored(asked, *(aged(winner(4), 2 + n, 1) for n in range(1000)))
+    selection = Selection("sglang", device="MI300X")
+    assert select(stored, selection) == [asked]  # type: ignore[arg-type]
 
 
 def test_estimates_go_out_only_where_they_are_let_and_nothing_was_measured() -> None:
