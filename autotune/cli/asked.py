@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from autotune.cli.options import DEFAULT_MODEL, LayerOptions, make_problems
+from autotune.cli.groups import DEFAULT_MODEL, LayerOptions, make_problems
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.machine.targets import Target

@@ -5,20 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autotune.cli import complete
+from autotune.cli.groups import FlydslOptions, LayerOptions, make_problems
 from autotune.cli.options import (
     BackendName,
     Concurrency,
     Database,
-    FlydslOptions,
     Json,
-    LayerOptions,
     LogFile,
     Quiet,
     Shape,
     TargetName,
     at_most_cores,
     between,
-    make_problems,
     refuse,
 )
 from autotune.cli.output import print_json

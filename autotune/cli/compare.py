@@ -4,18 +4,16 @@ from typing import Annotated, Any
 
 import typer
 
+from autotune.cli.groups import LayerOptions, MeasuringOptions, make_problems
 from autotune.cli.options import (
     BackendName,
     Concurrency,
     Database,
     Json,
-    LayerOptions,
     LogFile,
-    MeasuringOptions,
     RoutingModel,
     Shape,
     between,
-    make_problems,
     refuse,
     say_waiting,
 )

@@ -4,19 +4,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotune.cli.groups import LayerOptions, MeasuringOptions, make_problems
 from autotune.cli.options import (
     BackendName,
     Concurrency,
     Database,
     Json,
-    LayerOptions,
     LogFile,
-    MeasuringOptions,
     Quiet,
     RoutingModel,
     Shape,
     between,
-    make_problems,
     say_waiting,
 )
 from autotune.cli.output import print_json

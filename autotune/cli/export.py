@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from autotune.cli import complete
+from autotune.cli.groups import LayerOptions
 from autotune.cli.options import (
     BackendName,
     Database,
     FusedShared,
     Json,
-    LayerOptions,
     ModelConfig,
     Quiet,
     Requantised,

@@ -5,15 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autotune.cli import complete
-from autotune.cli.options import (
-    BackendName,
-    Concurrency,
-    FlydslOptions,
-    Json,
-    LayerOptions,
-    TargetName,
-    make_problems,
-)
+from autotune.cli.groups import FlydslOptions, LayerOptions, make_problems
+from autotune.cli.options import BackendName, Concurrency, Json, TargetName
 from autotune.cli.output import print_json
 
 if TYPE_CHECKING:

@@ -4,18 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from autotune.cli.options import (
-    BackendName,
-    Concurrency,
-    Json,
-    LayerOptions,
-    LogFile,
-    MeasuringOptions,
-    RoutingModel,
-    Shape,
-    make_problems,
-    say_waiting,
-)
+from autotune.cli.groups import LayerOptions, MeasuringOptions, make_problems
+from autotune.cli.options import BackendName, Concurrency, Json, LogFile, RoutingModel, Shape, say_waiting
 from autotune.cli.output import print_json
 
 

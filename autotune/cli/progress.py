@@ -1,5 +1,6 @@
 """Progress of a run: a live display in a terminal, plain lines when piped, nothing for machines."""
 
+import os
 import sys
 import time
 from collections import Counter
@@ -241,3 +242,12 @@ class LiveProgress(Progress):
         bar = Table.grid()  # a bar alone does not end its line
         bar.add_row(ProgressBar(total=max(1, self.total), completed=self.done, width=60))
         return Group(table, bar, Text(f"{self.by_status()}"), Text(clock))
+
+
+def shown_progress(silent: bool, kind: str, timeout_s: float | None) -> Progress:
+    """What a run tells while it goes on: nothing, lines, or a table that is redrawn."""
+    if silent:
+        return Progress(timeout_s)
+    # A terminal that cannot go back a line gets plain ones.
+    redrawn = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown", "")
+    return (LiveProgress if redrawn else PlainProgress)(kind, timeout_s)

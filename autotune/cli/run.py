@@ -1,26 +1,24 @@
 """`autotune run`: search, and decide."""
 
 import math
-import os
 import shlex
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autotune.cli.gpus import asked_gpus, seen_gpus
+from autotune.cli.groups import FlydslOptions, LayerOptions, make_problems
 from autotune.cli.options import (
     BackendName,
     Cold,
     Concurrency,
     Database,
-    FlydslOptions,
     GpuIndex,
     GpuIndices,
     Json,
-    LayerOptions,
     LogFile,
     Quiet,
     RoutingModel,
@@ -30,20 +28,15 @@ from autotune.cli.options import (
     at_most_cores,
     between,
     given,
-    make_problems,
     refuse,
     show_only,
 )
-from autotune.cli.output import print_json
 from autotune.processes import interrupt
 from autotune.quantities import MAX_SEED, YEAR_S
 from autotune.text import counted
 
 if TYPE_CHECKING:
-    from autotune.cli.progress import Progress
     from autotune.machine.targets import Target
-    from autotune.store.store import Store
-    from autotune.tuning.run import RunResult
 
 _OFFLINE_TRIALS = 48
 _LIVE_TRIALS = 200
@@ -220,12 +213,14 @@ def run(
     show_only(device)
     if ray is not None:
         refuse(context, "--ray says which GPUs and CPUs are used", "device", "devices", "workers", "target")
-    indices = _devices(context, devices)
+    indices = asked_gpus(context, devices)
     with ThreadPoolExecutor(2) as asking:
         # Asking the GPU takes seconds, in a process of its own; importing what searches does as well.
         answer = asking.submit(resolve_target, target, described=dry_run) if ray is None else None
-        gpus = asking.submit(_counted, indices, devices or "") if indices is not None else None
+        gpus = asking.submit(seen_gpus, indices, devices or "") if indices is not None else None
+        from autotune.cli.outcome import print_outcome
         from autotune.cli.plan import print_plan
+        from autotune.cli.progress import shown_progress
         from autotune.machine.targets import Kind
         from autotune.measure.settings import MeasureSettings
         from autotune.protocol.mix import parse_guards
@@ -270,7 +265,7 @@ def run(
         print_plan(request, str(locate(db)), as_json=as_json, quiet=quiet)
         return
     with Store.open(db) as store:
-        progress = _progress(as_json or quiet, str(chosen.kind), timeout)
+        progress = shown_progress(as_json or quiet, str(chosen.kind), timeout)
         for line in store.warnings:
             typer.echo(line, err=as_json or quiet)
         if not (as_json or quiet):
@@ -291,7 +286,7 @@ def run(
                 err=True,
             )
             raise typer.Exit(interrupt.exit_code()) from None
-        _print_result(store, result, progress, chosen, as_json, quiet, db)
+        print_outcome(store, result, progress, chosen, as_json, quiet, db)
 
 
 _OF_A_PLAN = (
@@ -323,11 +318,11 @@ def _run_plan(
     refuse(context, "--plan says what is tuned, and how", *others)
     if dry_run:
         refuse(context, "--dry-run writes nothing", "out")
-    indices = _devices(context, devices)
+    indices = asked_gpus(context, devices)
     chosen = resolve_target(target, described=dry_run)
     if not chosen.live:
         refuse(context, f"{chosen.name} measures on no GPU", "devices")
-    gpus = (_counted(indices, devices or "") if indices is not None else (0,)) if chosen.live else ()
+    gpus = (seen_gpus(indices, devices or "") if indices is not None else (0,)) if chosen.live else ()
     table = None if chosen.table is None else read_table(chosen.table)
     entries = read_plan(path, lambda options: asked_by_entry(options, chosen, table), target)
     processes, capped = at_most_cores(workers)
@@ -347,47 +342,6 @@ def _run_plan(
     except KeyboardInterrupt:
         typer.echo("\nStopped. Every finished trial is stored; the same command goes on.", err=True)
         raise typer.Exit(interrupt.exit_code()) from None
-
-
-def _devices(context: typer.Context, devices: str | None) -> "Sequence[int] | None":
-    """The GPUs that are asked for, by their index among those visible; empty: all. None: nothing is said.
-
-    Those that are named are the only ones visible from then on.
-
-    Raises:
-        UserError: it is no list of GPUs, or fewer are visible.
-    """
-    if devices is None:
-        return None
-    from autotune.errors import UserError
-    from autotune.machine.visible import parse_devices, show_only
-
-    if given(context, "device"):
-        raise UserError("--device and --devices both say which GPUs are used: give one of them")
-    indices = parse_devices(devices)
-    if indices is not None:
-        show_only(indices)
-    return indices or ()
-
-
-def _counted(asked: "Sequence[int]", text: str) -> tuple[int, ...]:
-    """The GPUs to use, counted from 0 among what is visible.
-
-    Raises:
-        UserError: one of those asked for is not there.
-    """
-    from autotune.errors import UserError
-    from autotune.machine.probe import has_gpu
-    from autotune.machine.visible import count_visible
-
-    if not has_gpu():
-        return ()  # whether that is refused depends on the target
-    there = count_visible()
-    if asked and there < len(asked):
-        raise UserError(
-            f"--devices {text}: only {counted(there, 'GPU')} of these can be seen: leave others out"
-        )
-    return tuple(range(len(asked) or there))
 
 
 def _trials(*, estimated: bool, problems: int) -> int:
@@ -422,92 +376,3 @@ def _refuse_what_has_no_effect(context: typer.Context, target: "Target", backend
         refuse(context, "process-wide settings are timed on a GPU only", "guards")
     if not has_process_knobs(backend):
         refuse(context, f"backend {backend} has no process-wide setting, but a config per shape", "guards")
-
-
-def _progress(silent: bool, kind: str, timeout_s: float | None) -> "Progress":
-    from autotune.cli.progress import LiveProgress, PlainProgress, Progress
-
-    if silent:
-        return Progress(timeout_s)
-    # A terminal that cannot go back a line gets plain ones.
-    redrawn = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown", "")
-    return (LiveProgress if redrawn else PlainProgress)(kind, timeout_s)
-
-
-def _print_result(
-    store: "Store",
-    result: "RunResult",
-    progress: "Progress",
-    target: "Target",
-    as_json: bool,
-    quiet: bool,
-    db: str | None,
-) -> None:
-    from autotune.report.checks import judged_json, lines, summary
-    from autotune.report.gpus import as_json as gpus_json
-    from autotune.report.winners import as_json as winner_json
-    from autotune.report.winners import print_winners, summarise
-
-    summaries = [summarise(store, winner) for winner in result.best]
-    if as_json:
-        content: dict[str, Any] = {
-            "run": result.run,
-            "target": target.name,
-            "device": result.environment.device,
-            "environment": result.environment.key,
-            "complete": result.complete,
-            "trials": {str(status): count for status, count in progress.counts.items()},
-            "merged": progress.merged,
-            "resumed": progress.resumed,
-            "stopped": list(result.stopped),
-            "gpus": gpus_json(store, result.run),
-            "contended": len(store.trials_of(result.run, contended=True)),
-            "left_out": {problem.key: list(reasons) for problem, reasons in result.left_out.items()},
-            "settings": list(result.settings),
-            "no_winner": {problem.key: reason for problem, reason in progress.no_winner.items()},
-            "checks": [judged_json(judged) for judged in result.checks],
-            "winners": [winner_json(summary) for summary in summaries],
-        }
-        print_json(content)
-        return
-    if not quiet:
-        typer.echo(
-            f"\n{progress.spoken()}; compile {progress.compile_s:.0f} s, device {progress.measure_s:.0f} s"
-        )
-    if beside := store.trials_of(result.run, contended=True):
-        windows = counted(len(beside), "disturbed window")
-        typer.echo(f"{windows} marked and measured again: {beside[-1].contended}")
-    for line in result.stopped:
-        typer.echo(f"stopped early: {line}")
-    if not result.complete:
-        typer.echo(
-            "The time limit was reached before all trials were done: run the same command to continue."
-        )
-    print_winners(summaries)
-    for problem, reasons in result.left_out.items():
-        for reason in reasons:
-            typer.echo(f"{problem.shape}: left out of the final: {reason}")
-    if result.checks:
-        typer.echo(f"\nMachine code of the short list, executed on the CPU: {summary(result.checks)}")
-        for line in lines(result.checks, result.defaults):
-            typer.echo(line)
-    for problem, reason in progress.no_winner.items():
-        typer.echo(f"\n{problem.shape}: no winner, {reason}")
-    if result.settings:
-        typer.echo("\nOne process-wide setting for every shape:")
-    for line in result.settings:
-        typer.echo(f"  {line}")
-    if not summaries or quiet:
-        return
-    backend = result.environment.backend
-    named = [*([] if backend == "triton" else ["--backend", backend]), *(["--db", db] if db else [])]
-    export = shlex.join(["autotune", "export", *named, "--out", "deploy"])
-    if target.live:
-        typer.echo(f"\nNext: {export}")
-    elif target.table is not None:
-        typer.echo("\nReplayed times cannot be exported: run the same command on the GPU.")
-    else:
-        typer.echo(
-            "\nNext: run the same command on the GPU; it starts from this short list."
-            f"\n      {export} --allow-estimates writes it out unmeasured."
-        )

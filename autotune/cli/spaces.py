@@ -1,15 +1,7 @@
 """`autotune spaces`: the search spaces and their sizes."""
 
-from autotune.cli.options import (
-    BackendName,
-    Concurrency,
-    FlydslOptions,
-    Json,
-    LayerOptions,
-    Shape,
-    TargetName,
-    make_problems,
-)
+from autotune.cli.groups import FlydslOptions, LayerOptions, make_problems
+from autotune.cli.options import BackendName, Concurrency, Json, Shape, TargetName
 from autotune.cli.output import print_json
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autotune.errors import UserError
@@ -18,6 +18,21 @@ def is_int4_pair(weight: Any) -> bool:
     if not isinstance(weight, list) or len(weight) != 2:
         return False
     return [part.get("dtype") for part in weight] == ["fp8_e4m3", "int4"]
+
+
+def common_scheme(config: Any, layer: Any, projections: Sequence[str]) -> Mapping[str, Any] | None:
+    """The scheme that compressed-tensors gives all projections of a layer's experts.
+
+    Args:
+        config: the engine's `CompressedTensorsConfig`.
+        projections: their full names.
+
+    Returns:
+        None: they have none, or not all the same.
+    """
+    config._add_fused_moe_to_target_scheme_map()
+    scheme, *others = (config.get_scheme_dict(layer, name) for name in projections)
+    return scheme if all(other == scheme for other in others) else None
 
 
 def int8_for_fp8(asked: str) -> str:

@@ -85,11 +85,9 @@ def _compressed_scheme(own: Any, config: Any, layer: Any, layer_name: str | None
     utils = importlib.import_module("sglang.srt.utils")
     if utils.is_npu() or utils.is_xpu() or utils.is_cpu():
         return own(config, layer, layer_name)  # SGLang has kernels of its own there
-    config._add_fused_moe_to_target_scheme_map()
     names = [f"{layer_name}.0.{name}" for name in ("gate_proj", "up_proj", "down_proj")]
-    schemes = [config.get_scheme_dict(layer, name) for name in names]
-    scheme = schemes[0]
-    if scheme is None or any(other != scheme for other in schemes):
+    scheme = layers.common_scheme(config, layer, names)
+    if scheme is None:
         return own(config, layer, layer_name)
     weights, inputs = scheme.get("weights"), scheme.get("input_activations")
     if weights is None or inputs is None:

@@ -213,11 +213,9 @@ def _quark_layout(config: Any, layer: Any, prefix: str) -> Layout | None:
 
 
 def _compressed_layout(config: Any, layer: Any, prefix: str) -> Layout | None:
-    config._add_fused_moe_to_target_scheme_map()
     names = (layer.ckpt_gate_proj_name, layer.ckpt_up_proj_name, layer.ckpt_down_proj_name)
-    schemes = [config.get_scheme_dict(layer, f"{prefix}.0.{name}") for name in names]
-    scheme = schemes[0]
-    if scheme is None or any(other != scheme for other in schemes):
+    scheme = layers.common_scheme(config, layer, [f"{prefix}.0.{name}" for name in names])
+    if scheme is None:
         return None
     weights, inputs = scheme.get("weights"), scheme.get("input_activations")
     if not config._is_dynamic_token_w4a8_int(weights, inputs):

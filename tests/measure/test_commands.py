@@ -37,7 +37,7 @@ SLOW = LayerConfig(fake_config(10), fake_config(10))
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A live target, and the tiny layer for every model."""
     monkeypatch.setattr(autotune.tuning.targets, "resolve_target", lambda name: TARGET)
-    monkeypatch.setattr("autotune.cli.options.LayerOptions.layer", lambda *_: TINY)
+    monkeypatch.setattr("autotune.cli.groups.LayerOptions.layer", lambda *_: TINY)
 
 
 @pytest.fixture
