@@ -26,6 +26,7 @@ doc = "programs along N"
 
 import tomllib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,16 @@ def parse_spaces(text: str) -> dict[Stage, Space]:
     Raises:
         ValueError, KeyError, TypeError, AttributeError: it describes none.
     """
+    return dict(_parsed(text))
+
+
+@lru_cache(64)  # a shipped space is asked for at every shape, and reading it takes tens of milliseconds
+def _parsed(text: str) -> tuple[tuple[Stage, Space], ...]:
     raw = tomllib.loads(text)
     docs: Mapping[str, str] = raw["stages"] if "stages" in raw else {raw["stage"]: raw.get("doc", "")}
     if not docs:
         raise ValueError("[stages] names none")
-    return {Stage(name): _space(raw, Stage(name), doc) for name, doc in docs.items()}
+    return tuple((Stage(name), _space(raw, Stage(name), doc)) for name, doc in docs.items())
 
 
 def _space(raw: Mapping[str, Any], stage: Stage, doc: str) -> Space:
