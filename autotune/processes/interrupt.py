@@ -34,12 +34,14 @@ class _State:
         times: how many came.
         raised: KeyboardInterrupt was raised for it.
         held: how many blocks hold it back.
+        stderr: where the user reads.
     """
 
     signum: int = 0
     times: int = 0
     raised: bool = False
     held: int = 0
+    stderr: int = 2
 
 
 _state = _State()
@@ -122,6 +124,16 @@ def result_of(future: "Future[T]") -> T:
 
 
 @contextmanager
+def user_reads(stderr: int) -> Iterator[None]:
+    """While descriptor 2 leads elsewhere, `stderr` is where a signal is acknowledged."""
+    _state.stderr = stderr
+    try:
+        yield
+    finally:
+        _state.stderr = 2
+
+
+@contextmanager
 def children_spared() -> Iterator[None]:
     """Processes that are started here get neither Ctrl-C nor the terminal's end: they are ours to end.
 
@@ -162,7 +174,7 @@ def _came(signum: int, _: object) -> None:
 def _say(text: str) -> None:
     # Past the buffers, in which the main thread may be half way through a line.
     with contextlib.suppress(OSError, ValueError):
-        os.write(sys.stderr.fileno(), text.encode(sys.stderr.encoding or "ascii", "replace"))
+        os.write(_state.stderr, text.encode(getattr(sys.stderr, "encoding", None) or "ascii", "replace"))
 
 
 def _leave_terminal() -> None:

@@ -192,16 +192,17 @@ def children_print_to(log: Path) -> Iterator[None]:
             file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         except OSError:  # its folder went with whoever asked
             file = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(file, 2)
-        os.close(file)
         try:
-            with interrupt.children_spared():
-                ensure_running()  # which unblocks Ctrl-C
-            with interrupt.children_spared():
-                yield
+            with interrupt.user_reads(usual):
+                os.dup2(file, 2)
+                with interrupt.children_spared():
+                    ensure_running()  # which unblocks Ctrl-C
+                with interrupt.children_spared():
+                    yield
         finally:
             os.dup2(usual, 2)
-            os.close(usual)
+            for descriptor in (file, usual):
+                os.close(descriptor)
 
 
 def _is_halted(pid: int | None) -> bool:

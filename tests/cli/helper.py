@@ -1,6 +1,7 @@
 """Runs the command line as a user does."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,3 +20,9 @@ def command(*arguments: str | Path) -> list[str]:
 
 def env(**environment: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+
+
+def heed_signals() -> None:
+    """In a child, before it runs: in the background, or under nohup, it inherits signals that are ignored."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)

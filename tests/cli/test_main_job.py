@@ -13,7 +13,7 @@ import pytest
 from autotune.results import Status
 from autotune.store.records import RunState, StoredTrial
 from autotune.store.store import Store
-from tests.cli.helper import autotune, command, env
+from tests.cli.helper import autotune, command, env, heed_signals
 from tests.compile.fakes import NAME, SPACE
 
 OFFLINE = ("--target", "offline:mi325x")
@@ -127,8 +127,7 @@ def test_what_ends_a_run_stops_it_cleanly_and_the_same_command_resumes(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Tests that run in the background, or under nohup, inherit signals that are ignored.
-        preexec_fn=_heed_signals,
+        preexec_fn=heed_signals,
     )
     _wait_for_a_trial(own_database)
     os.killpg(running.pid, signum)
@@ -147,11 +146,6 @@ def test_what_ends_a_run_stops_it_cleanly_and_the_same_command_resumes(
     finished = sum(number for status, number in counts.items() if status != Status.COMPILE_TIMEOUT)
     resumed = _result("run", *faulty, "--trials", "5", "--json")
     assert resumed["resumed"] == finished
-
-
-def _heed_signals() -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_DFL)
 
 
 def _trials(database: Path) -> list[StoredTrial]:

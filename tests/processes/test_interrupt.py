@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from autotune.processes import interrupt
-from tests.cli.helper import env
+from tests.cli.helper import env, heed_signals
 
 
 def come(signum: int = signal.SIGINT) -> None:
@@ -99,11 +99,19 @@ if sys.argv[1] == "ignored":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 import autotune.__main__ as program
 import autotune.cli.output
+from pathlib import Path
+from autotune.processes.spawning import children_print_to
 
 def act():
+    if sys.argv[1] == "starting":
+        with children_print_to(Path("/dev/null")):
+            wait()
+    wait()
+    return 0
+
+def wait():
     print("ready", flush=True)
     time.sleep(60 if sys.argv[1] != "ignored" else 0.3)
-    return 0
 
 program._run = act
 program.main()
@@ -117,8 +125,7 @@ def start(how: str = "") -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Tests that run in the background inherit a SIGINT that is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_signals,
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
@@ -133,6 +140,13 @@ def test_each_ends_a_command_with_a_word_and_its_own_exit_code(signum: int, code
     child.send_signal(signum)
     _, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (code, "\nstopping…\n")
+
+
+def test_it_is_acknowledged_while_a_worker_starts_whose_words_go_elsewhere() -> None:
+    child = start("starting")
+    child.send_signal(signal.SIGTERM)
+    _, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (143, "\nstopping…\n")
 
 
 def test_what_is_ignored_as_under_nohup_stays_ignored() -> None:
