@@ -21,6 +21,7 @@ def default(stage: Stage, **knobs: Any) -> Config:
     return TritonW4A8().space(KIMI, 4, stage, MI325X).complete(knobs)
 
 
+@pytest.mark.slow
 def test_a_binary_is_checked_once_and_has_the_hash_that_the_compile_pool_gives() -> None:
     config = default(Stage.STAGE2)
     with CheckPool("triton", MI325X, workers=1) as pool:

@@ -35,9 +35,9 @@ def listing(stage: Stage, tokens: int = 4, **knobs: Any) -> tuple[Config, Listin
     [
         (ONE, 4, {}),
         (ONE, 1, {"split_k": 7, "tile_n": 32, "num_warps": 2}),
-        (ONE, 160, {"tile_m": 32, "group": 4, "xcds": 8, "split_k": 2}),
+        pytest.param(ONE, 160, {"tile_m": 32, "group": 4, "xcds": 8, "split_k": 2}, marks=pytest.mark.slow),
         (ONE, 4, {"requantise": "last", "num_warps": 2}),
-        (ONE, 160, {"requantise": "last", "tile_m": 32, "split_k": 2}),
+        pytest.param(ONE, 160, {"requantise": "last", "tile_m": 32, "split_k": 2}, marks=pytest.mark.slow),
         (TWO, 4, {}),
         (TWO, 4, {"tile_k": 128, "split_k": 2, "xcds": 8}),
         (TWO, 160, {"reduce": "atomic", "tile_m": 32, "group": 16}),
@@ -57,7 +57,7 @@ def test_it_passes(stage: Stage, tokens: int, knobs: dict[str, Any]) -> None:
     assert verdict.counts == executed.summary()
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", [pytest.param(ONE, marks=pytest.mark.slow), TWO])
 def test_planted_bugs_are_no_pass(stage: Stage) -> None:
     """A few of each class; tests/emulate plants them all in smaller kernels.
 
@@ -78,7 +78,11 @@ def test_planted_bugs_are_no_pass(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "names"), [(4, ["prepare", "quantise"]), (160, ["prepare", "place", "quantise"])]
+    ("tokens", "names"),
+    [
+        (4, ["prepare", "quantise"]),
+        pytest.param(160, ["prepare", "place", "quantise"], marks=pytest.mark.slow),
+    ],
 )
 def test_the_sort_and_the_quantiser_pass(tokens: int, names: list[str]) -> None:
     verdicts = list(execute_beside("triton", KIMI, tokens, Config({"tile_m": 32}), MI325X))
@@ -138,6 +142,7 @@ def test_every_tile_has_as_many_programs_as_parts(
 
 
 @pytest.mark.parametrize("stage", Stage)
+@pytest.mark.slow
 def test_a_few_configs_of_the_covering_array(stage: Stage) -> None:
     """scripts/check_coverage.py executes all of it."""
     from bench.covering import pairwise

@@ -5,8 +5,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Protocol
 
 ROOT = Path(__file__).parents[2]
+
+
+class Refused(Protocol):
+    """The fixture `refused`."""
+
+    def __call__(self, *arguments: str) -> str: ...
 
 
 def autotune(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

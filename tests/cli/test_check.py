@@ -5,7 +5,7 @@ import json
 import pytest
 
 from autotune.store.store import Store
-from tests.cli.helper import autotune
+from tests.cli.helper import Refused, autotune
 
 pytest.importorskip("triton")
 
@@ -28,6 +28,7 @@ def test_the_default_of_both_stages_passes_and_the_verdict_is_stored() -> None:
         assert store.verdict(one["binary"], checker_of("triton").compiler()) is not None
 
 
+@pytest.mark.slow
 def test_it_reads_well() -> None:
     done = autotune("check", "--stage", "stage2", "--config", "reduce=atomic")
     assert done.returncode == 0, done.stderr
@@ -36,6 +37,7 @@ def test_it_reads_well() -> None:
     assert "prepare" not in done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_launched_beside_the_gemms_is_told_once_for_a_block_size() -> None:
     done = autotune("check", "--config", "stage1:tile_k=256", "--config", "stage1:tile_n=32,num_warps=2")
     assert done.returncode == 0, done.stderr
@@ -52,8 +54,7 @@ def test_what_is_launched_beside_the_gemms_is_told_once_for_a_block_size() -> No
         (("--config", "num_warps=8,tile_n=16"), "is illegal"),
     ],
 )
-def test_what_cannot_be_checked_is_one_sentence(options: tuple[str, ...], words: str) -> None:
-    done = autotune("check", *options)
-    assert done.returncode != 0
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_cannot_be_checked_is_one_sentence(
+    options: tuple[str, ...], words: str, refused: Refused
+) -> None:
+    assert words in refused("check", *options)

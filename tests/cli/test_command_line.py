@@ -94,7 +94,11 @@ def test_a_mistake_is_one_sentence_with_the_value_that_was_given(
 
 @pytest.mark.parametrize(
     ("words", "encoding", "width"),
-    [("compare --help", "ascii", "40"), ("spaces --shape m4", "ascii", "200"), ("spaces", "latin-1", "40")],
+    [
+        ("compare --help", "ascii", "40"),
+        ("spaces --shape m4", "ascii", "200"),
+        ("spaces --shape m2,m8", "latin-1", "40"),
+    ],
 )
 def test_any_encoding_and_width_will_do(words: str, encoding: str, width: str) -> None:
     given = {"PYTHONIOENCODING": encoding, "COLUMNS": width, "TERM": "dumb", "NO_COLOR": "1", "LC_ALL": "C"}
@@ -119,7 +123,7 @@ def test_an_empty_path_is_not_the_working_directory(
 def test_a_reader_that_leaves_ends_a_command_in_silence() -> None:
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(command("spaces"), stdout=write, stderr=subprocess.PIPE, env=env())
+    done = subprocess.run(command("spaces", "--shape", "m4"), stdout=write, stderr=subprocess.PIPE, env=env())
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
 
@@ -131,7 +135,7 @@ def test_no_standard_output_is_no_error() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-@pytest.mark.parametrize("words", ["spaces", "db path"])
+@pytest.mark.parametrize("words", ["spaces --shape m4", "db path"])
 def test_a_full_disk_behind_standard_output_is_one_sentence(words: str) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(command(*words.split()), stdout=full, stderr=subprocess.PIPE, env=env())

@@ -59,6 +59,7 @@ def test_it_is_offered_like_any_other(site: Path, tmp_path: Path) -> None:
     assert "repeat" in ran(site, tmp_path, *command("spaces", "--backend", "toy"))
 
 
+@pytest.mark.slow
 def test_its_offline_run_ranks_refuses_and_merges(site: Path, tmp_path: Path) -> None:
     options = ("--backend", "toy", "--target", "offline:mi325x", "--workers", "1")
     result = json.loads(ran(site, tmp_path, *command("run", *options, "--json")))

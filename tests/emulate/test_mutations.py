@@ -59,7 +59,9 @@ def noticed(text: str, lds_bytes: int, problem, tolerance: float) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "gemm" else pytest.mark.slow) for name in KERNELS]
+)
 def test_planted_bugs_are_noticed(name: str, record_property: pytest.RecordProperty) -> None:
     build, problem, tolerance = KERNELS[name]
     compiled = build()

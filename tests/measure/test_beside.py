@@ -147,6 +147,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return call
 
 
+@pytest.mark.slow
 def test_the_script_prints_and_writes_every_stage_at_every_shape(
     script: Callable[..., Any], store: Store, own_database: Path, capsys: Any, tmp_path: Path
 ) -> None:

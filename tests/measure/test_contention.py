@@ -140,6 +140,7 @@ def test_who_stays_ends_the_measuring_with_a_sentence(others: Callable[..., None
         windows(measurer, 3)
 
 
+@pytest.mark.slow
 def test_who_was_there_before_is_waited_for_before_anything_is_measured(others: Callable[..., None]) -> None:
     others(early=f"{HIDDEN} (2,258 MiB of its memory are in use)")
     with (
@@ -178,6 +179,7 @@ def test_a_final_is_decided_by_undisturbed_rounds_alone(others: Callable[..., No
     assert "beside others were put aside" in final.notes[-1]
 
 
+@pytest.mark.slow
 def test_a_comparison_that_stays_disturbed_gives_no_verdict(others: Callable[..., None]) -> None:
     others(share=0.1, first=30)
     a, b = fake_config(10), fake_config(9)

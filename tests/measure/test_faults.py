@@ -44,7 +44,9 @@ def test_wrong_numbers_at_another_token_count_that_it_would_serve_are_incorrect(
     assert "3 tokens" in answer.reason
 
 
-@pytest.mark.parametrize("fault", DEATHS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=[] if fault == "sigkill" else pytest.mark.slow) for fault in DEATHS]
+)
 def test_a_death_of_the_worker_is_one_runtime_error(measurer: Measurer, fault: Fault) -> None:
     answer = measured(measurer, fault)
     assert isinstance(answer, Failure)
@@ -68,6 +70,7 @@ def test_a_worker_that_was_killed_from_outside_costs_its_candidate_nothing() -> 
 
 
 @pytest.mark.usefixtures("marks")
+@pytest.mark.slow
 def test_a_worker_that_was_killed_in_a_final_costs_its_finalist_nothing() -> None:
     finalists = [
         Finalist("default", with_stages(fake_config(10))),
@@ -79,6 +82,7 @@ def test_a_worker_that_was_killed_in_a_final_costs_its_finalist_nothing() -> Non
     assert confirmation.notes == ()
 
 
+@pytest.mark.slow
 def test_a_worker_that_somebody_stopped_is_no_hang_of_its_candidate() -> None:
     with Measurer(FAKE, [PROBLEM], replace(QUICK, timeout_s=3.0)) as measurer:
         measurer.fingerprint()

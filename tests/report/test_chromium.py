@@ -89,6 +89,7 @@ def test_nothing_sticks_out_and_no_table_is_too_wide(
     assert (layout.fits, layout.out, layout.scrolled) == (True, 0, 0)
 
 
+@pytest.mark.slow
 def test_eight_shapes_of_5000_trials_fit_a_phone_with_every_fold_open(large: Store, tmp_path: Path) -> None:
     layout = _layout(tmp_path, page(large, gather(large, Scope())), 360)
     assert (layout.fits, layout.out, layout.scrolled) == (True, 0, 0)

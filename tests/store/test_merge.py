@@ -235,6 +235,7 @@ def test_an_older_file_is_upgraded_in_a_copy(
     assert "note" not in columns(older, "runs")
 
 
+@pytest.mark.slow
 def test_a_run_writes_while_a_merge_is_under_way(
     store: Store, run: int, other: Store, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +257,7 @@ def test_a_run_writes_while_a_merge_is_under_way(
     assert len(store.trials_of(run)) == written
 
 
+@pytest.mark.slow
 def test_a_merge_that_is_killed_anywhere_is_completed_by_the_next(
     empty: Path, other: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

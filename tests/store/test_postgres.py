@@ -172,6 +172,7 @@ def test_two_that_store_the_same_problem_at_once_share_its_row(shared_url: str) 
             assert session.execute(text("SELECT count(*) FROM problems")).scalar() == 1
 
 
+@pytest.mark.slow
 def test_a_database_goes_to_a_server_and_back_row_by_row(
     store: Store, shared_url: str, tmp_path: Path
 ) -> None:

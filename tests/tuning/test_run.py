@@ -98,6 +98,7 @@ def test_a_layer_with_one_config_is_confirmed_with_equal_ones_only(store: Store)
     assert all(one.config.stage1 == one.config.stage2 for one in final.finalists)
 
 
+@pytest.mark.slow
 def test_windows_beside_others_are_marked_put_off_and_never_resumed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def test_windows_beside_others_are_marked_put_off_and_never_resumed(
     assert again.best[0].config == winner.config
 
 
+@pytest.mark.slow
 def test_who_insists_has_times_that_say_so_and_are_never_mixed_with_others(store: Store) -> None:
     (alone,) = _run(store, OneConfig.name).best
     (beside,) = _run(store, OneConfig.name, shared_gpu=True, listener=(told := Progress())).best

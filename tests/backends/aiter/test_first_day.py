@@ -27,6 +27,7 @@ def rehearse(tmp_path: Path, *options: str) -> tuple[subprocess.CompletedProcess
         return done, {name: file.read().decode(errors="replace") for name, file in members.items() if file}
 
 
+@pytest.mark.slow
 def test_the_report_holds_what_every_step_printed_and_no_secret(tmp_path: Path) -> None:
     python = python_with_wheel(tmp_path)
     done, report = rehearse(tmp_path, "--flydsl-root", str(PUBLISHED_TREE), "--flydsl-python", str(python))
@@ -42,6 +43,7 @@ def test_the_report_holds_what_every_step_printed_and_no_secret(tmp_path: Path) 
     assert "first_day.db" in report
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_is_packed_as_well(tmp_path: Path) -> None:
     done, report = rehearse(tmp_path, "--flydsl-root", "/nowhere")
     assert done.returncode == 2

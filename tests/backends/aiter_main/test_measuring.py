@@ -59,6 +59,7 @@ def test_kernels_by_name_are_launched_and_their_numbers_are_right(launches: Laun
     assert {(1, "", 32, True), (2, "", 32, True)} <= ran
 
 
+@pytest.mark.slow
 def test_a_layer_of_both_kernels_is_confirmed(launches: Launches) -> None:
     configs = [
         LayerConfig(*(config(CK_BACKEND, stage, tile_m=m, kernel=instance(stage, m)) for stage in Stage))
@@ -70,6 +71,7 @@ def test_a_layer_of_both_kernels_is_confirmed(launches: Launches) -> None:
     assert all(error is not None and error < 0.03 for error in confirmation.errors), confirmation.notes
 
 
+@pytest.mark.slow
 def test_an_instance_of_another_block_is_refused_before_it_is_launched(launches: Launches) -> None:
     wrong = config(CK_BACKEND, Stage.STAGE1, tile_m=32, kernel=instance(Stage.STAGE1, 64))
     (answer,) = measured(CK, (Stage.STAGE1, wrong))
@@ -78,6 +80,7 @@ def test_an_instance_of_another_block_is_refused_before_it_is_launched(launches:
     assert launches() == []
 
 
+@pytest.mark.slow
 def test_a_name_that_this_aiter_does_not_have_is_refused_where_aiter_would_take_another(
     launches: Launches,
 ) -> None:
@@ -92,6 +95,7 @@ def test_weights_in_another_layout_are_found_out(launches: Launches) -> None:
     assert answer.status is Status.INCORRECT
 
 
+@pytest.mark.slow
 def test_tiles_reach_the_grouped_kernels_and_the_numbers_are_right(launches: Launches) -> None:
     one = config(GROUPED_BACKEND, Stage.STAGE1, tile_n=64, tile_k=256, b_nt=0, k_wave=1)
     sliced = config(GROUPED_BACKEND, Stage.STAGE1, tile_n=16, tile_k=128, k_wave=2, tile_m=32)
@@ -108,6 +112,7 @@ def test_tiles_reach_the_grouped_kernels_and_the_numbers_are_right(launches: Lau
     assert "tile-n-per-wave" in answer.reason
 
 
+@pytest.mark.slow
 def test_a_grouped_layer_is_confirmed(launches: Launches) -> None:
     default = LayerConfig(*(config(GROUPED_BACKEND, stage) for stage in Stage))
     other = LayerConfig(default.stage1.replaced(b_nt=0), default.stage2)

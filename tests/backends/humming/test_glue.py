@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_sort_and_the_sum_are_right() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.backends.humming.interpreted_glue"],
