@@ -218,7 +218,7 @@ def _compressed_layout(config: Any, layer: Any, prefix: str) -> Layout | None:
     if scheme is None:
         return None
     weights, inputs = scheme.get("weights"), scheme.get("input_activations")
-    if not config._is_dynamic_token_w4a8_int(weights, inputs):
+    if weights is None or not config._is_dynamic_token_w4a8_int(weights, inputs):
         return None
     strategy = getattr(weights.strategy, "value", weights.strategy)
     if strategy != "channel":
