@@ -21,6 +21,7 @@ from autotune.export.export import Selection, select, serving_folder
 from autotune.export.shape_log import LoggedShape, ShapeLog, read_shape_log
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer
+from autotune.problem.models import known_needs, requantised
 from autotune.protocol.bundle import MANIFEST
 from autotune.protocol.exporter import Stack
 from autotune.store.records import WinnerRecord
@@ -417,6 +418,24 @@ def test_a_selection_takes_what_fits_all_of_it(selection: Selection, takes: bool
     shared = winner(4, layer=replace(KIMI, model="deepseek-v3+shared"))
     assert Selection(fused_shared=True).takes(shared)
     assert Selection().takes(shared)
+
+
+def test_what_is_served_has_the_needs_that_were_told_else_what_is_known_by_its_name() -> None:
+    layer = Layer("deepseek-v3", 7168, 256, 256, 8, 8)
+    known = known_needs("deepseek-v3")
+    assert known is not None
+    assert Selection().served(layer) == replace(layer, needs=known)
+    assert Selection(requantised=True).served(layer) == replace(
+        layer, needs=requantised("deepseek-v3", known)
+    )
+    assert Selection(requantised=True).served(layer).needs != known
+    told = replace(known, scheme=None)
+    # With a layer it was asked of the model already.
+    for again in (False, True):
+        selection = Selection(layer=replace(layer, needs=told), requantised=again)
+        assert selection.served(layer) == replace(layer, needs=told)
+    untold = Selection(layer=replace(layer, needs=None))
+    assert untold.served(layer) == replace(layer, needs=None)
 
 
 class Stored:

@@ -1,5 +1,7 @@
 """What the measurer asks of which worker in which order, over workers that answer at once."""
 
+import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -95,7 +97,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
                 us = world.us[config.key] * (1.01 if seed % 2 else 1.0)
                 times = {part.value: us if part in (What.LAYER, What.SPACED) else us / 2 for part in what}
                 return RoundTimes(times, world.contended.pop(0) if world.contended else None)
-            return None if function.__name__ == "watch" else world.answers.pop(0)
+            answer = None if function.__name__ == "watch" else world.answers.pop(0)
+            return answer() if callable(answer) else answer
 
     monkeypatch.setattr(pools, "WorkerProcess", Worker)
     monkeypatch.setattr("autotune.measure.lock.acquire", lambda *_, **__: False)
@@ -333,6 +336,40 @@ def test_once_closed_its_workers_are_stopped_and_everything_is_a_failure(world: 
     assert measurer._call(TINY, {}, lambda: None) == CLOSED  # type: ignore[arg-type,return-value]
     measurer._worker({"made": "while it closes"})
     assert world.stopped == 2
+
+
+def test_one_request_is_on_the_gpu_at_a_time(measurer: Measurer, world: World) -> None:
+    under_way: list[int] = []
+
+    def answer() -> Measurement:
+        under_way.append(1)
+        time.sleep(0.02)
+        assert len(under_way) == 1
+        under_way.clear()
+        return WINDOW
+
+    world.answers = [answer] * 3
+    futures = [measurer.submit(PROBLEM, Stage.STAGE1, config(1).stage1) for _ in range(3)]
+    assert [future.result() for future in futures] == [WINDOW] * 3
+
+
+def test_closing_cancels_what_waits_and_waits_for_what_is_under_way(world: World) -> None:
+    begun, stopped = threading.Event(), threading.Event()
+
+    def answer() -> Failure:
+        begun.set()
+        stopped.wait(10)
+        return REFUSED
+
+    measurer = Measurer(FAKE, [PROBLEM], QUICK)
+    world.answers = [answer, WINDOW]
+    first, second = (measurer.submit(PROBLEM, Stage.STAGE1, config(1).stage1) for _ in range(2))
+    begun.wait(10)
+    threading.Timer(0.05, stopped.set).start()
+    measurer.close()
+    assert first.done()
+    assert first.result() is REFUSED
+    assert second.cancelled()
 
 
 def test_a_layers_environment_is_of_both_stages_which_must_agree() -> None:
