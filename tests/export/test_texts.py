@@ -388,6 +388,12 @@ def test_where_the_kernel_cannot_swap_folders_they_are_renamed_and_other_errors_
 # Which winners are exported.
 
 
+def test_without_options_our_own_measured_winners_of_any_layer_are_selected() -> None:
+    everything = {"layer": None, "device": None, "tp": None, "ep": None, "fused_shared": False}
+    measured = {"allow_estimates": False, "requantised": False}
+    assert Selection() == Selection(backend="triton", **everything, **measured)  # type: ignore[arg-type]
+
+
 def test_a_selection_is_told_as_the_user_made_it() -> None:
     assert str(Selection("vllm")) == "of backend vllm"
     whole = Selection("vllm", KIMI, "MI325X", tp=8, ep=4, fused_shared=True)

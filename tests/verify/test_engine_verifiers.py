@@ -414,6 +414,15 @@ def test_each_verifier_is_of_its_engine() -> None:
         assert (verifier.sources, verifier.judges_gpu) == (1, True)
     assert SglangVerifier.asks_triton is True
     assert VllmVerifier.asks_triton is False
+    # What is run or read of the engine is all that is taken out of a wheel.
+    assert SglangVerifier.needed == ("sglang/srt/layers/moe/moe_runner/triton_utils",)
+    assert VllmVerifier.needed == (
+        "vllm/envs.py",
+        "vllm/utils/platform_utils.py",
+        "vllm/platforms/rocm.py",
+        "vllm/model_executor/layers/fused_moe/fused_moe.py",
+        "vllm/model_executor/layers/fused_moe/configs",
+    )
     assert (SglangVerifier.stage_files, VllmVerifier.stage_files) == (("up", "down"), ("both",))
     assert (SglangDoctor.engine, VllmDoctor.engine) == (SGLANG, VLLM)
     assert VllmVerifier().triton_here() is None
