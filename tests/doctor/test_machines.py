@@ -106,6 +106,18 @@ def test_aiter_mains_own_kernels_need_its_wheel_and_some_are_of_one_stage_on_thi
     assert there.remedy.startswith("stage 1 only")
 
 
+def test_without_a_gpu_a_stage_2_that_has_no_code_for_the_card_is_told_as_well(tmp_path: Path) -> None:
+    machine = bare_machine(tmp_path)
+    aiter(tmp_path, published=False)
+    package(tmp_path, "flydsl", "0.5.0")
+    assert ability(examine(machine), "aiter_main_w4a16").remedy.startswith("run it on a machine with")
+    with_buffer_atomics(next(tmp_path.rglob("aiter")))
+    stage2_misfit.cache_clear()
+    told = ability(examine(machine), "aiter_main_w4a16")
+    assert told.can is Can.COMPILE
+    assert "git checkout ba59a37aa6" in told.remedy
+
+
 def test_a_source_tree_of_aiter_may_be_named(tmp_path: Path) -> None:
     machine = bare_machine(tmp_path, AUTOTUNE_AITER_SRC=str(tmp_path / "src"))
     write(tmp_path / "src/aiter/fused_moe.py", "AITER_W4A8_USE_INT8")

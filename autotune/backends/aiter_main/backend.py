@@ -96,7 +96,7 @@ class AiterMainGrouped:
         package = require_main()
         reason = stage2_misfit(package, device.arch) if stage is Stage.STAGE2 else None
         if reason is not None:
-            raise UserError(f"backend {self.name} has no stage 2 for {device.name}: {reason}")
+            raise UserError(f"backend {self.name} has no code for {device.name}: {reason}")
         return grouped_spaces()[stage].at(layer, tokens, device)
 
     def seeds(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> Mapping[str, Config]:
@@ -173,9 +173,8 @@ def stage2_misfit(package: Path, arch: str) -> str | None:
     if "BufferAtomicPkAdd" not in called or "AtomicRMWOp" in called:
         return None
     return (
-        f"the AITER at {package} adds in it with bfloat16 buffer atomics, which {arch} does not have, so that"
-        " LLVM aborts; use the last commit that does not, ba59a37aa6 of 21 August 2026 (git checkout"
-        " ba59a37aa6)"
+        f"stage 2 of the AITER at {package} adds with bfloat16 buffer atomics, which {arch} does not have, so"
+        " that LLVM aborts; use the last commit before that, of 21 August 2026 (git checkout ba59a37aa6)"
     )
 
 

@@ -9,6 +9,7 @@ from autotune.backends.flydsl.wheel import fits, remedy
 from autotune.protocol.doctor import Ability, Can, Doctor, Machine
 
 _NO_MAIN = Ability(Can.NOTHING, "install AITER main; it has no W4A8, only other formats")
+_OFFLINE = "gfx942"  # what is compiled for where no GPU is
 _ON_INSTINCT = "run it on a machine with an AMD Instinct GPU"
 
 
@@ -31,8 +32,9 @@ class AiterMainGroupedDoctor(AiterMainDoctor):
             return _NO_MAIN
         if flydsl.wheel is None or not fits(TreeGeneration.AITER, flydsl.wheel):
             return Ability(Can.NOTHING, remedy(TreeGeneration.AITER, flydsl.python))
-        if machine.gpu is None or not machine.has_instinct:
-            return Ability(Can.COMPILE, _ON_INSTINCT)
-        able = machine.able()
-        reason = stage2_misfit(aiter.package, machine.gpu.arch)
-        return Ability(Can.MEASURE, f"stage 1 only: {reason}") if reason and able.can is Can.MEASURE else able
+        here = machine.gpu if machine.has_instinct else None
+        able = machine.able() if here else Ability(Can.COMPILE, _ON_INSTINCT)
+        reason = stage2_misfit(aiter.package, here.arch if here else _OFFLINE)
+        return (
+            Ability(able.can, f"stage 1 only: {reason}") if reason and able.can is not Can.NOTHING else able
+        )

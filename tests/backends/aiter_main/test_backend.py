@@ -88,7 +88,7 @@ def test_a_grouped_stage_2_without_code_for_the_card_is_refused_before_it_is_com
     if has_code:
         assert GROUPED.space(KIMI, 4, Stage.STAGE2, MI325X).default
         return
-    with pytest.raises(UserError, match=r"no stage 2 for .*gfx942 does not have.*git checkout ba59a37aa6"):
+    with pytest.raises(UserError, match=r"no code for .*gfx942 does not have.*git checkout ba59a37aa6"):
         GROUPED.space(KIMI, 4, Stage.STAGE2, MI325X)
 
 
