@@ -55,6 +55,10 @@ class RecordedSpace(BoundSpace):
     def sample(self, rng: random.Random) -> Config:
         return rng.choice(list(self._recorded))
 
+    def draw(self, rng: random.Random, count: int) -> list[Config]:
+        configs = list(self._recorded)
+        return [configs[place] for place in sorted(rng.sample(range(len(configs)), count))]
+
 
 @dataclass(frozen=True)
 class Recorded:

@@ -1,13 +1,13 @@
 """Configs as points: what a model of the search space measures distances by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log2, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.space.config import Config
+from autotune.space.config import Value
 from autotune.space.space import BoundSpace, Param
 
 Matrix = NDArray[np.float64]
@@ -37,7 +37,7 @@ class Encoder:
         configs: what a feature's column spans [0, 1] over.
     """
 
-    def __init__(self, space: BoundSpace, configs: Sequence[Config]) -> None:
+    def __init__(self, space: BoundSpace, configs: Sequence[Mapping[str, Value]]) -> None:
         self._space = space
         sizes = self._sizes(configs)
         self._low = sizes.min(axis=0, initial=np.inf)
@@ -46,8 +46,12 @@ class Encoder:
         self._telling = np.flatnonzero(span > 0)
         self._span = span
 
-    def encode(self, configs: Sequence[Config]) -> Features:
-        """One row a config."""
+    def encode(self, configs: Sequence[Mapping[str, Value]], space: BoundSpace | None = None) -> Features:
+        """One row a config.
+
+        Args:
+            space: whose features are meant, of the same knobs at another layer; None: the encoder's own.
+        """
         columns: list[list[float]] = []
         aspects: list[int] = []
         for param in self._space.params:
@@ -56,15 +60,15 @@ class Encoder:
                 columns += column
         knobs = np.array(columns, np.float64).T.reshape(len(configs), len(columns))
         own = self._telling
-        sizes = (self._sizes(configs)[:, own] - self._low[own]) / self._span[own]
+        sizes = (self._sizes(configs, space)[:, own] - self._low[own]) / self._span[own]
         first = max(aspects, default=-1) + 1
         return Features(
             np.hstack([knobs, sizes]), np.array([*aspects, *range(first, first + len(own))], np.intp)
         )
 
-    def _sizes(self, configs: Sequence[Config]) -> Matrix:
+    def _sizes(self, configs: Sequence[Mapping[str, Value]], space: BoundSpace | None = None) -> Matrix:
         count = len(self._space.space.features)
-        sizes = [self._space.features(config) for config in configs]
+        sizes = [(space or self._space).features(config) for config in configs]
         return np.log2(np.array(sizes, np.float64).reshape(len(configs), count))
 
 

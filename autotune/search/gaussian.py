@@ -42,7 +42,7 @@ class GaussianProcess:
     def add(self, row: int) -> None:
         """Takes a point into account; its values may come later."""
         known = len(self.rows)
-        covariance = self._kernel(self.points[row : row + 1], self.points)[0]
+        covariance = self.kernel(self.points[row : row + 1], self.points)[0]
         self.rows.append(row)
         if known == self._factor.shape[0]:
             self._grow()
@@ -56,7 +56,7 @@ class GaussianProcess:
     def extend(self, points: Matrix) -> None:
         """More points to know of."""
         known = len(self.rows)
-        covariance = self._kernel(self.points[self.rows], points)
+        covariance = self.kernel(self.points[self.rows], points)
         whitened = np.zeros((self._whitened.shape[0], len(points)))
         whitened[:known] = _forward(self._factor[:known, :known], covariance, np.ones(known, bool))
         self.points = np.vstack([self.points, points])
@@ -100,7 +100,7 @@ class GaussianProcess:
         Args:
             values: as for `fit`; a row that is not known yet is believed to come out as predicted.
         """
-        known, whitened = self._solved(values)
+        known, whitened = self.solved(values)
         mean = self._whitened[: len(values)].T @ whitened
         scale = np.maximum((whitened[known] ** 2).mean(axis=0), 1e-6)
         left = np.maximum(1.0 - self._explained, 0.0) + exp(self._log_nugget)
@@ -112,15 +112,25 @@ class GaussianProcess:
         Args:
             values: as for `posterior`.
         """
-        _, whitened = self._solved(values)
+        _, whitened = self.solved(values)
         mean: Matrix = self._whitened[: len(values), rows].T @ whitened
         return mean
 
-    def _solved(self, values: Matrix) -> tuple[NDArray[np.bool_], Matrix]:
-        """Which rows are known, and the factor's solution of them."""
+    def solved(self, values: Matrix) -> tuple[NDArray[np.bool_], Matrix]:
+        """Which rows are known, and the factor's solution of them: 0 where they are not."""
         count = len(values)
         known = np.asarray(~np.isnan(values).any(axis=1), bool)
         return known, _forward(self._factor[:count, :count], values, known)
+
+    def pull(self, values: Matrix) -> Matrix:
+        """What each point's value adds to others' means: times `kernel`, it is the mean of any points.
+
+        Args:
+            values: as for `posterior`, all known.
+        """
+        _, whitened = self.solved(values)
+        count = len(values)
+        return np.asarray(np.linalg.solve(self._factor[:count, :count].T, whitened), np.float64)
 
     def _grow(self) -> None:
         """Room for more rows: twice as much, so that adding stays cheap."""
@@ -130,7 +140,8 @@ class GaussianProcess:
         factor[:old, :old], whitened[:old] = self._factor, self._whitened[:old]
         self._factor, self._whitened = factor, whitened
 
-    def _kernel(self, some: Matrix, others: Matrix) -> Matrix:
+    def kernel(self, some: Matrix, others: Matrix) -> Matrix:
+        """Covariance of some points with others, [some, others]."""
         weights = np.exp(-self._log_lengths)[self._aspects]
         a, b = some * weights, others * weights
         squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T

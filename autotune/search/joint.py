@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from autotune.search.features import Encoder, Matrix
 from autotune.search.gaussian import GaussianProcess, improvement
+from autotune.search.prior import BEYOND, NEAR, Prior, bent, cover, mixture
+from autotune.search.recorded import Recorded
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace
 
@@ -26,8 +28,6 @@ _REFIT = 1.25  # the kernel is fitted anew when there are so many times more res
 _SPREAD = 300  # configs that a spread-out one is picked from
 _NEIGHBOUR_EVERY = 2  # proposals of a search
 _INCUMBENTS, _APART = 4, 3  # so many good configs, so many knobs apart, whose neighbours are tried
-_NEAR = 1.2  # times the best: up to here the model sees times in full
-_BEYOND = 0.3  # of what lies beyond: how slow a bad config is should not bend the model where the good are
 
 
 class JointModel:
@@ -35,9 +35,12 @@ class JointModel:
 
     Args:
         seed: equal seeds and equal results give equal proposals.
+        tables: recordings of other layers: see `autotune.search.prior`.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, tables: Sequence[Recorded] = ()) -> None:
+        self._tables = tables
+        self._means = np.zeros((0, 0, 0))
         self._rng = random.Random(seed)
         self._spaces: list[BoundSpace] = []
         self._tokens: list[int] = []
@@ -91,11 +94,13 @@ class JointModel:
         values = self._values()
         finished = int((~np.isnan(values).any(axis=1)).sum())
         if len(self._started) < _FIRST or finished < 3:
-            return self._first_free(self._spread(), output, known)
+            promising = self._first_free(self._leading, output, known) if self._prior else None
+            return promising or self._first_free(self._spread(), output, known)
         if finished >= self._next_fit:
             if finished >= _WIDE and len(self._pool) > _NARROWED:
                 self._narrow(process, values)
-            process.fit(values, steps=40 if self._next_fit == _FIRST else 15)
+            residuals = values - self._trend(process, values)[process.rows]
+            process.fit(residuals, steps=40 if self._next_fit == _FIRST else 15)
             self._next_fit = int(finished * _REFIT) + 1
         # Counted by search: with one count for all, the neighbours would fall to the same searches each time.
         self._proposals[output] += 1
@@ -123,10 +128,13 @@ class JointModel:
         new = [config for config in configs if config not in self._index]
         if new:
             self._extend(process, new)
-        mean = process.mean(self._values(), [self._index[config] for config in configs])
+        rows = [self._index[config] for config in configs]
+        values = self._values()
+        trend = self._trend(process, values)
+        mean = process.mean(values - trend[process.rows], rows) + trend[rows]
         centre, knee = self._bend[output]
         logs = mean[:, output] * self._scale[output] + centre
-        straight = np.where(logs > knee, knee + (logs - knee) / _BEYOND, logs)
+        straight = np.where(logs > knee, knee + (logs - knee) / BEYOND, logs)
         return {config: exp(us) for config, us in zip(configs, straight, strict=True)}
 
     def expected_gain(self, output: int, known: Callable[[Config], bool]) -> float | None:
@@ -160,6 +168,9 @@ class JointModel:
             self._index = {config: row for row, config in enumerate(self._pool)}
             self._encoder = Encoder(self._spaces[0], self._pool)
             self._process = GaussianProcess(self._encoder.encode(self._pool))
+            self._prior = Prior(self._tables, self._spaces, self._encoder)
+            self._means = self._prior.means(self._pool)
+            self._leading = cover(self._means, _FIRST)
         new = [config for config in self._started if config not in self._index]
         if new:
             self._extend(self._process, new)
@@ -169,6 +180,8 @@ class JointModel:
 
     def _extend(self, process: GaussianProcess, new: Sequence[Config]) -> None:
         process.extend(self._encoder.encode(new).points)
+        if self._prior:
+            self._means = np.concatenate([self._means, self._prior.means(new)], axis=1)
         self._index |= {config: len(self._pool) + n for n, config in enumerate(new)}
         self._pool += new
 
@@ -184,12 +197,13 @@ class JointModel:
 
     def _narrow(self, process: GaussianProcess, values: Matrix) -> None:
         """Drops what is least likely to be best anywhere: asking costs in proportion to the pool."""
-        mean, deviation = process.posterior(values)
+        mean, deviation = self._posterior(process, values)
         least = (mean - 2 * deviation).min(axis=1)
         least[process.rows] = np.inf  # they stay anyhow
         kept = sorted({*np.argsort(least)[:_NARROWED].tolist(), *process.rows})
         process.narrow(kept)
         self._pool = [self._pool[row] for row in kept]
+        self._means = self._means[:, kept] if self._prior else self._means
         self._index = {config: row for row, config in enumerate(self._pool)}
 
     def _values(self) -> Matrix:
@@ -212,13 +226,12 @@ class JointModel:
             seen = column[~np.isnan(column)]
             if not len(seen):
                 continue
-            knee = seen.min() + log(_NEAR)
-            bent = np.where(column > knee, knee + _BEYOND * (column - knee), column)
-            bent[failed[:, output]] = np.nanmax(bent)
-            self._scale[output] = max(float(np.nanstd(bent)), 1e-6)
-            centre = float(np.nanmean(bent))
-            self._bend[output] = centre, float(knee)
-            values[:, output] = (bent - centre) / self._scale[output]
+            logs = bent(column, seen.min())
+            logs[failed[:, output]] = np.nanmax(logs)
+            self._scale[output] = max(float(np.nanstd(logs)), 1e-6)
+            centre = float(np.nanmean(logs))
+            self._bend[output] = centre, float(seen.min() + log(NEAR))
+            values[:, output] = (logs - centre) / self._scale[output]
         self._measured = ~np.isnan(values)
         return self._filled(values)
 
@@ -254,7 +267,7 @@ class JointModel:
         base = bases[0 if turn % 2 else min(turn // 2 % _INCUMBENTS, len(bases) - 1)]
         rows = [self._index[near] for near in self._spaces[output].neighbours(base) if near in self._index]
         near = np.array(rows, np.intp)
-        mean, _ = process.posterior(values)
+        mean, _ = self._posterior(process, values)
         order: NDArray[np.intp] = near[np.argsort(mean[near, output])]
         return order
 
@@ -274,9 +287,22 @@ class JointModel:
                 break
         return chosen
 
+    def _posterior(self, process: GaussianProcess, values: Matrix) -> tuple[Matrix, Matrix]:
+        """Mean and deviation of every pool row and output."""
+        trend = self._trend(process, values)
+        mean, deviation = process.posterior(values - trend[process.rows])
+        return mean + trend, deviation
+
+    def _trend(self, process: GaussianProcess, values: Matrix) -> Matrix:
+        """What recordings let expect of every pool row and output; 0 without any."""
+        if not self._prior:
+            return np.zeros((len(self._pool), values.shape[1]))
+        scales = np.array([self._scale.get(output, 1.0) for output in range(values.shape[1])])
+        return mixture(process, values, self._means / scales)
+
     def _gain(self, process: GaussianProcess, values: Matrix, output: int) -> NDArray[np.float64]:
         """Expected improvement at `output`, as a fraction of the best's time, of every pool row."""
-        mean, deviation = process.posterior(values)
+        mean, deviation = self._posterior(process, values)
         own = values[self._measured[:, output], output]
         best = float(own.min() if len(own) else np.nanmin(values[:, output]))
         z = (best - mean[:, output]) / deviation[:, output]

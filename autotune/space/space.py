@@ -5,10 +5,9 @@ A `Space` is what a file says. `Space.at(...)` binds it to one layer, token coun
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from typing import Any
 
 from autotune.errors import UserError
@@ -108,16 +107,10 @@ class Space:
             if (not param.arch or device.arch.startswith(param.arch))
             and (not param.option or options is None or param.option in options)
         )
-        n, k = gemm_dims(layer, self.stage)
         variables: dict[str, Any] = {
             "unset": UNSET,
-            "model_dim": layer.model_dim,
-            "inter_dim": layer.inter_dim,
-            "experts": layer.experts,
-            "top_k": layer.top_k,
+            **_dims(layer, self.stage),
             "tokens": tokens,
-            "n": n,
-            "k": k,
             "arch": device.arch,
             "lds_bytes": device.lds_bytes,
             "wave_size": device.wave_size,
@@ -147,10 +140,12 @@ class BoundSpace:
         self._variables = variables
         # A rule is decided as soon as the last knob that it names is: illegal branches are never entered.
         order = {param.name: index for index, param in enumerate(params)}
-        self._decided: list[list[Rule]] = [[] for _ in range(len(params) + 1)]
-        for rule in space.rules:
+        self._rules = [(rule, _Remembered(rule.require, variables, order)) for rule in space.rules]
+        self._features = [_Remembered(feature.size, variables, order) for feature in space.features]
+        self._decided: list[list[_Remembered]] = [[] for _ in range(len(params) + 1)]
+        for rule, holds in self._rules:
             last = max((order[name] + 1 for name in rule.require.names if name in order), default=0)
-            self._decided[last].append(rule)
+            self._decided[last].append(holds)
 
     def within(self, params: tuple[Param, ...]) -> "BoundSpace":
         """The same space with fewer values: `params` are its own, some of them narrowed.
@@ -158,6 +153,20 @@ class BoundSpace:
         Its default is the whole space's, which may lie outside.
         """
         return BoundSpace(self.space, params, self._variables, self.whole)
+
+    def of(self, layer: Layer) -> "BoundSpace":
+        """The same knobs at another layer, for its features."""
+        return BoundSpace(self.space, self.params, {**self._variables, **_dims(layer, self.space.stage)})
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the layer sees."""
+        return int(self._variables["tokens"])
+
+    @property
+    def columns(self) -> int:
+        """Output columns that are computed, of all tokens and their experts: what there is to share out."""
+        return int(self._variables["tokens"] * self._variables["top_k"] * self._variables["n"])
 
     @cached_property
     def default(self) -> Config:
@@ -189,13 +198,11 @@ class BoundSpace:
         if unknown:
             known = ", ".join(param.name for param in self.params)
             raise UserError(f"{where} has no knob {unknown[0]} on this device: it has {known}")
-        variables = {**self._variables, **config}
-        return next((rule for rule in self.space.rules if not rule.require(variables)), None)
+        return next((rule for rule, holds in self._rules if not holds(config)), None)
 
-    def features(self, config: Config) -> list[float]:
+    def features(self, config: Mapping[str, Value]) -> list[float]:
         """The sizes of the space's features, in its order."""
-        variables = {**self._variables, **config}
-        return [float(feature.size(variables)) for feature in self.space.features]
+        return [float(size(config)) for size in self._features]
 
     def is_legal(self, config: Config) -> bool:
         """Whether `config` is of this space; of a part, what the rest of the whole space has is not.
@@ -232,40 +239,71 @@ class BoundSpace:
     @cached_property
     def size(self) -> int:
         """Legal configs."""
-        # Knobs after the last ruled one multiply the count without being walked.
-        return self._free * sum(1 for _ in self._walk(0, dict(self._variables), self._last_ruled))
+        return self._count(0, dict(self._variables))
+
+    def _count(self, depth: int, variables: dict[str, Any]) -> int:
+        """Legal configs whose first `depth` knobs are as in `variables`.
+
+        How many there are depends on the knobs that a later rule names: each such case is counted once.
+        """
+        if not all(holds(variables) for holds in self._decided[depth]):
+            return 0
+        if depth == len(self.params):
+            return 1
+        case = (depth, *[variables[name] for name in self._named_later[depth]])
+        if case not in self._counts:
+            param = self.params[depth]
+            self._counts[case] = 0
+            for value in param.values:
+                variables[param.name] = value
+                self._counts[case] += self._count(depth + 1, variables)
+        return self._counts[case]
 
     @cached_property
-    def _last_ruled(self) -> int:
-        """Knobs up to the last that a rule names."""
-        ruled = {name for rule in self.space.rules for name in rule.require.names}
-        return max((i + 1 for i, param in enumerate(self.params) if param.name in ruled), default=0)
+    def _counts(self) -> dict[tuple[Value, ...], int]:
+        return {}
 
     @cached_property
-    def _free(self) -> int:
-        """Assignments of the knobs after that."""
-        return prod(len(param.values) for param in self.params[self._last_ruled :])
+    def _named_later(self) -> list[list[str]]:
+        """By depth: the knobs before it that rules name which are decided after it."""
+        names = [param.name for param in self.params]
+        later = [
+            set().union(*[h.names for at in self._decided[d + 1 :] for h in at]) for d in range(len(names))
+        ]
+        return [[name for name in names[:depth] if name in named] for depth, named in enumerate(later)]
+
+    def _at(self, place: int) -> Config:
+        """The legal config at a place of the file's order."""
+        variables = dict(self._variables)
+        for depth, param in enumerate(self.params):
+            for value in param.values:
+                variables[param.name] = value
+                count = self._count(depth + 1, dict(variables))
+                if place < count:
+                    break
+                place -= count
+        return Config({param.name: variables[param.name] for param in self.params})
 
     def __iter__(self) -> Iterator[Config]:
         """Every legal config, in the order of the file."""
         names = [param.name for param in self.params]
-        for variables in self._walk(0, dict(self._variables), len(self.params)):
+        for variables in self._walk(0, dict(self._variables)):
             yield Config({name: variables[name] for name in names})
 
     def _walk(
-        self, depth: int, variables: dict[str, Any], stop: int, rng: random.Random | None = None
+        self, depth: int, variables: dict[str, Any], rng: random.Random | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Assignments of the first `stop` knobs that break no rule; with `rng` in random order."""
-        if not all(rule.require(variables) for rule in self._decided[depth]):
+        """Legal assignments that begin with the first `depth` knobs' values; with `rng` in random order."""
+        if not all(holds(variables) for holds in self._decided[depth]):
             return
-        if depth == stop:
+        if depth == len(self.params):
             yield variables
             return
         param = self.params[depth]
         before = variables[param.name]
         for value in param.values if rng is None else rng.sample(param.values, len(param.values)):
             variables[param.name] = value
-            yield from self._walk(depth + 1, variables, stop, rng)
+            yield from self._walk(depth + 1, variables, rng)
         variables[param.name] = before
 
     def neighbours(self, config: Config) -> list[Config]:
@@ -281,25 +319,10 @@ class BoundSpace:
     def draw(self, rng: random.Random, count: int) -> list[Config]:
         """So many different legal configs, all equally likely, in the order of the file.
 
-        Walks the whole space, which takes seconds where it has hundreds of thousands; blind draws for a few
-        thousand configs take longer where few are legal.
-
         Raises:
             ValueError: the space has fewer.
         """
-        chosen = iter(sorted(rng.sample(range(self.size), count)))
-        names = [param.name for param in self.params]
-        configs: list[Config] = []
-        wanted = next(chosen, None)
-        for block, ruled in enumerate(self._walk(0, dict(self._variables), self._last_ruled)):
-            while wanted is not None and wanted < (block + 1) * self._free:
-                rest, values = wanted - block * self._free, dict(ruled)
-                for param in reversed(self.params[self._last_ruled :]):
-                    rest, place = divmod(rest, len(param.values))
-                    values[param.name] = param.values[place]
-                configs.append(Config({name: values[name] for name in names}))
-                wanted = next(chosen, None)
-        return configs
+        return [self._at(place) for place in sorted(rng.sample(range(self.size), count))]
 
     def sample(self, rng: random.Random) -> Config:
         """A legal config, at random: every one can come up.
@@ -314,12 +337,39 @@ class BoundSpace:
             config = Config({param.name: rng.choice(param.values) for param in self.params})
             if self.is_legal(config):
                 return config
-        found = next(self._walk(0, dict(self._variables), len(self.params), rng), None)
+        found = next(self._walk(0, dict(self._variables), rng), None)
         if found is None:
             raise ValueError(f"no {self.space.backend} {self.space.stage} config is legal here")
         return Config({param.name: found[param.name] for param in self.params})
 
 
+class _Remembered:
+    """An expression at one problem, worked out once for each assignment of the knobs that it names.
+
+    A space is walked and drawn from by the ten thousands, and a rule names a few knobs of ten.
+    """
+
+    def __init__(self, expression: Expression, variables: Mapping[str, Any], knobs: Collection[str]) -> None:
+        self._expression, self._variables = expression, variables
+        self.names = tuple(expression.names & set(knobs))
+        self._known: dict[tuple[Value, ...], Any] = {}
+
+    def __call__(self, config: Mapping[str, Any]) -> Any:
+        # 1 and True share an entry: no expression can tell them apart.
+        key = tuple([config[name] for name in self.names])
+        if key not in self._known:
+            knobs = dict(zip(self.names, key, strict=True))
+            self._known[key] = self._expression({**self._variables, **knobs})
+        return self._known[key]
+
+
 def _offers(param: Param, value: Value) -> bool:
     # True == 1 in Python, but they are two values with two keys here.
     return any(type(value) is type(offered) and value == offered for offered in param.values)
+
+
+def _dims(layer: Layer, stage: Stage) -> dict[str, int]:
+    """What rules and features see of a layer."""
+    n, k = gemm_dims(layer, stage)
+    dims = {"model_dim": layer.model_dim, "inter_dim": layer.inter_dim}
+    return {**dims, "experts": layer.experts, "top_k": layer.top_k, "n": n, "k": k}

@@ -10,7 +10,7 @@ from autotune.results import LayerConfig, LayerMeasurement, Status
 from autotune.search.driver import Task
 from autotune.search.joint import JointModel
 from autotune.search.layers import LayerAsk, LayerSearch
-from autotune.search.leaders import leaders
+from autotune.search.recorded import recorded
 from autotune.search.resume import known_results
 from autotune.search.study import EARLIER, Ask, StageSearch
 from autotune.space.config import Config
@@ -40,7 +40,9 @@ def make_searches(request: RunRequest, backend: Backend, store: Store) -> dict[T
         spaces = searched_spaces(request, backend, problem)
         asked = asked_configs(request, backend, store, problem)
         for stage in Stage:
-            model = models.setdefault((problem.layer, stage), JointModel(_stream(request.seed, len(models))))
+            if (problem.layer, stage) not in models:
+                tables = recorded(backend.name, request.target.device.arch, stage)
+                models[problem.layer, stage] = JointModel(_stream(request.seed, len(models)), tables)
             searches[problem, stage] = StageSearch(
                 spaces[stage],
                 sampler=request.sampler,
@@ -50,7 +52,7 @@ def make_searches(request: RunRequest, backend: Backend, store: Store) -> dict[T
                 budget=max(request.trials, 1 + len(asked[stage])),
                 seeds=[*asked[stage], *_seeds(request, backend, store, problem, stage)],
                 stop_when=request.stop_when,
-                model=model,
+                model=models[problem.layer, stage],
                 tokens=problem.tokens,
             )
     for model in models.values():
@@ -193,8 +195,6 @@ def _seeds(request: RunRequest, backend: Backend, store: Store, problem: Problem
     """Published configs, then earlier winners at near shapes."""
     device = request.target.device
     published = backend.seeds(problem.layer, problem.tokens, stage, device)
-    space = backend.space(problem.layer, problem.tokens, stage, device)
-    recorded = leaders(backend.name, device.arch, stage, space)
     earlier = [
         entry
         for winner in store.nearby_winners(problem, backend.name)
@@ -204,5 +204,4 @@ def _seeds(request: RunRequest, backend: Backend, store: Store, problem: Problem
     return [
         *(Ask(config, label) for label, config in published.items()),
         *(Ask(entry.config.of(stage), EARLIER) for entry in earlier),
-        *(Ask(config, "recorded") for config in recorded),
     ]

@@ -14,11 +14,10 @@ from autotune.replay.table import Table
 from autotune.results import Sample
 from autotune.search.driver import Driver, DriverSettings, Task
 from autotune.search.joint import JointModel
-from autotune.search.leaders import leaders
+from autotune.search.recorded import Recorded, recorded
 from autotune.search.samplers import JOINT
-from autotune.search.study import Ask, StageSearch
+from autotune.search.study import StageSearch
 from autotune.space.config import Config
-from autotune.space.space import BoundSpace
 from autotune.store.records import TrialRecord
 from bench.scoring import JointRun, Recording, Run
 
@@ -40,7 +39,8 @@ def ours(table: Table, recording: Recording, seed: int, evaluations: int) -> Run
         sampler=JOINT,
         seed=seed,
         budget=min(evaluations, space.size - 1),
-        seeds=_others_leaders(table, recording.stage, space),
+        model=JointModel(seed, others(table, recording.stage)),
+        tokens=recording.tokens,
     )
     position = positions(recording)
     order: list[int] = []
@@ -54,7 +54,9 @@ def ours(table: Table, recording: Recording, seed: int, evaluations: int) -> Run
 
 def ours_jointly(table: Table, problems: Sequence[Recording], seed: int, candidates: int) -> JointRun:
     """Our default on all problems at once, through the driver, on the replayed machine."""
-    models = {stage: JointModel(seed + index) for index, stage in enumerate(table.stages)}
+    models = {
+        stage: JointModel(seed + index, others(table, stage)) for index, stage in enumerate(table.stages)
+    }
     searches: dict[Task, StageSearch] = {}
     index_of: dict[Task, int] = {}
     position: Mapping[Stage, dict[Config, int]] = {p.stage: positions(p) for p in problems}
@@ -69,7 +71,6 @@ def ours_jointly(table: Table, problems: Sequence[Recording], seed: int, candida
                 sampler=JOINT,
                 seed=seed,
                 budget=min(candidates, space.size - 1),
-                seeds=_others_leaders(table, stage, space),
                 model=models[stage],
                 tokens=problem.tokens,
             )
@@ -96,11 +97,10 @@ def ours_jointly(table: Table, problems: Sequence[Recording], seed: int, candida
     return JointRun(events)
 
 
-def _others_leaders(table: Table, stage: Stage, space: BoundSpace) -> list[Ask]:
-    """What a search tries first, this table left out of what it is chosen from."""
+def others(table: Table, stage: Stage) -> list[Recorded]:
+    """What a search is told of other layers: this table is left out."""
     backend, arch = table.fingerprint.backend, table.fingerprint.arch
-    chosen = leaders(backend, arch, stage, space, leaving=[table.layer.key])
-    return [Ask(config, "recorded") for config in chosen]
+    return recorded(backend, arch, stage, leaving=[table.layer.key])
 
 
 def exhaustive(recording: Recording) -> Run:

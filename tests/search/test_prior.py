@@ -1,0 +1,151 @@
+"""Recordings of other layers guide a search that they are like, and lose their say where they are not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autotune.problem.layer import Layer
+from autotune.search.features import Encoder
+from autotune.search.joint import JointModel
+from autotune.search.prior import Prior, bent, cover
+from autotune.search.recorded import Recorded
+from autotune.search.study import StageSearch
+from autotune.space.config import Config
+from autotune.space.space import BoundSpace
+from tests.search.test_study import us_of
+from tests.spaces import KIMI, toy_space
+
+TOKENS = (1, 2, 4)
+
+
+def table(
+    space: BoundSpace, us: Callable[[Config], float], layer: Layer = KIMI, tokens: tuple[int, ...] = TOKENS
+) -> Recorded:
+    """A table of the whole toy space."""
+    configs = list(space)
+    times = np.array([us(config) for config in configs])
+    knobs = {param.name: param.values for param in space.params}
+    return Recorded(
+        layer, tokens, knobs, configs, np.repeat(times[:, None] / times.min(), len(tokens), axis=1)
+    )
+
+
+def needed(space: BoundSpace, tables: list[Recorded], seed: int = 0) -> int:
+    """Configs that a search tries until it has the best."""
+    search = StageSearch(
+        space, sampler="joint", seed=seed, budget=space.size - 1, model=JointModel(seed, tables), tokens=4
+    )
+    least = min(us_of(config) for config in space)
+    while (ask := search.ask()) is not None:
+        us = us_of(ask.config)
+        if us == least:
+            return search.asked
+        search.tell(ask.config, us)
+    return space.size
+
+
+def opposite(config: Config) -> float:
+    """What `us_of` finds fast is slow here."""
+    return 100 / us_of(config)
+
+
+def test_the_best_of_a_like_layer_is_tried_at_once(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    assert needed(space, [table(space, us_of)]) <= 3
+
+
+def test_a_table_that_is_wrong_loses_its_say(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    assert needed(space, [table(space, opposite)]) <= space.size / 2
+    assert needed(space, [table(space, us_of), table(space, opposite)]) <= 6
+
+
+def test_a_knob_of_one_recorded_value_changes_nothing(tmp_path: Path) -> None:
+    """A table that was made before a knob was there tells of the others alone."""
+    space = toy_space(tmp_path)
+    whole = table(space, us_of)
+    rows = [row for row, config in enumerate(whole.configs) if config["fast"] is False]
+    old = Recorded(
+        KIMI,
+        TOKENS,
+        {**whole.knobs, "fast": [False]},
+        [whole.configs[row] for row in rows],
+        whole.ratios[rows],
+    )
+    configs = list(space)
+    prior = Prior([old], [space], Encoder(space, configs))
+    said = dict(zip(configs, prior.means(configs)[0, :, 0], strict=True))
+    for config in configs:
+        assert said[config] == pytest.approx(said[config.replaced(fast=not config["fast"])])
+
+
+def test_a_value_that_the_space_has_no_longer_is_left_out(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    whole = table(space, us_of)
+    gone = Recorded(
+        KIMI,
+        TOKENS,
+        {**whole.knobs, "tile_n": [32, 64, 128, 512]},
+        [*whole.configs, {**whole.configs[0], "tile_n": 512}],
+        np.vstack([whole.ratios, np.full((1, 3), 0.5)]),
+    )
+    configs = list(space)
+    encoder = Encoder(space, configs)
+    assert Prior([gone], [space], encoder).means(configs) == pytest.approx(
+        Prior([whole], [space], encoder).means(configs)
+    )
+
+
+def test_token_counts_are_matched_by_the_columns_that_are_computed(tmp_path: Path) -> None:
+    """Half of the experts a token: 4 tokens there are as much work as 2 here."""
+    space = toy_space(tmp_path, tokens=2)
+    whole = table(space, us_of, Layer("other", 7168, 256, 384, 4, 8))
+    other = np.array([[1.0, 1.1, 1.2]]) * np.where(whole.ratios < 1.2, whole.ratios, 1.2)
+    configs = list(space)
+    prior = Prior(
+        [Recorded(whole.layer, TOKENS, whole.knobs, configs, other)], [space], Encoder(space, configs)
+    )
+    said = prior.means(configs)[0, :, 0]
+    assert said == pytest.approx(bent(np.log(other[:, 2])), abs=0.05)
+
+
+def test_far_from_what_was_recorded_nothing_is_said(tmp_path: Path) -> None:
+    near, far = toy_space(tmp_path, tokens=16), toy_space(tmp_path, tokens=320)
+    configs = list(near)
+    means = Prior([table(near, us_of)], [near, far], Encoder(near, configs)).means(configs)
+    assert means[:, :, 0].any()
+    assert not means[:, :, 1].any()
+    assert not Prior([table(near, us_of)], [far], Encoder(near, configs))
+    few = table(near, us_of)
+    few = Recorded(KIMI, TOKENS, few.knobs, few.configs[:10], few.ratios[:10])
+    assert not Prior([few], [near], Encoder(near, configs)), "ten configs are no table"
+
+
+def test_the_few_that_between_them_serve_all_tables_come_first() -> None:
+    # Three tables with one token count each: the first is good at all, two are the best of one.
+    ratios = np.array([[1.03, 1.0, 1.3, 1.3], [1.03, 1.3, 1.01, 1.3], [1.03, 1.3, 1.3, 1.3]])
+    means = np.log(ratios)[:, :, None]
+    assert cover(means, 4).tolist() == [0, 1, 2]
+    assert cover(means, 1).tolist() == [0]
+    assert cover(np.zeros((0, 3, 1)), 3).tolist() == []
+
+
+def test_what_is_expected_of_a_config_follows_the_table(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    model = JointModel(0, [table(space, us_of)])
+    output = model.join(space, 4)
+    known: dict[Config, float] = {}
+    for _ in range(12):
+        config = model.propose(output, known.__contains__)
+        assert config is not None
+        known[config] = 3 * us_of(config)
+        model.tell(output, config, known[config])
+    rest = [config for config in space if config not in known]
+    expected = model.expected_us(output, rest)
+    assert expected is not None
+    best = min(known.values())
+    for config in rest:
+        if us_of(config) * 3 < 1.2 * best:
+            assert expected[config] == pytest.approx(3 * us_of(config), rel=0.05)
