@@ -5,7 +5,6 @@ into values.
 """
 
 import gc
-import logging
 import math
 import socket
 import time
@@ -13,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from autotune.machine.fingerprint import Fingerprint
 from autotune.measure.contention import Watch
@@ -38,9 +37,6 @@ from autotune.space.config import Config
 
 if TYPE_CHECKING:
     import torch
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _ODD = 1.02  # times its least time at which a default's pass beside a layer is looked into
 _STRAY, _TRIES = 1.1, 3  # times its least time at which the default is timed again, and how often
