@@ -39,3 +39,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def why(error: Exception) -> str:
+    """What an error says, for a sentence that names the file itself: no number, and no path again."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

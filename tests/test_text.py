@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotune.text import counted, duration, percent, percent_interval
+from autotune.text import counted, duration, percent, percent_interval, why
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,9 @@ def test_an_interval_says_what_it_is() -> None:
 
 def test_durations() -> None:
     assert [duration(seconds) for seconds in (8.2, 200, 7500)] == ["8 s", "3 min", "2 h 5 min"]
+
+
+def test_of_a_file_that_a_sentence_names_the_reason_alone_is_told() -> None:
+    assert why(FileNotFoundError(2, "No such file or directory", "x.json")) == "No such file or directory"
+    assert why(OSError("without a number")) == "without a number"
+    assert why(ValueError("line 3")) == "line 3"

@@ -38,6 +38,7 @@ from autotune.problem.model_names import (
 from autotune.problem.model_needs import needs_of, shown
 from autotune.problem.quantisation_config import read_scheme
 from autotune.quantities import is_number
+from autotune.text import why
 
 
 def read_layer(path: Path) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def _json(path: Path) -> dict[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
         json.dumps(raw, ensure_ascii=False).encode()  # half a character can be printed nowhere
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path} as JSON ({error}): give the model's config.json") from error
+        raise UserError(f"cannot read {path} as JSON ({why(error)}): give the model's config.json") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} is not a JSON object: give the model's config.json")
     return raw

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import UserError
+from autotune.text import why
 
 MANIFEST = "manifest.json"
 ENV_FILE = "autotune.env"
@@ -53,7 +54,7 @@ class Bundle:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{folder} is not a bundle ({error}): give the folder that autotune export wrote"
+                f"{folder} is not a bundle ({why(error)}): give the folder that autotune export wrote"
             ) from error
         if not _is_manifest(manifest):
             raise UserError(f"{folder}/{MANIFEST} is not a bundle's manifest: export it again")

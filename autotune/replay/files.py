@@ -32,6 +32,7 @@ from autotune.results import (
     Status,
 )
 from autotune.space.config import Config
+from autotune.text import why
 
 FORMAT = "autotune-table"
 VERSION = 2
@@ -87,7 +88,9 @@ def read_table(path: Path) -> Table:
             raise UserError(f"{path} is of version {head['version']}, this tool reads {VERSION}: upgrade it")
         return _table(head, lines)
     except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, StopIteration) as error:
-        raise UserError(f"{path} is not a recorded table ({error}): make one with record_table.py") from error
+        raise UserError(
+            f"{path} is not a recorded table ({why(error)}): make one with record_table.py"
+        ) from error
 
 
 def _table(head: Mapping[str, Any], lines: Iterator[str]) -> Table:

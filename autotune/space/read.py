@@ -36,6 +36,7 @@ from autotune.resources import data_dir
 from autotune.space.config import UNSET, Value
 from autotune.space.expressions import Expression
 from autotune.space.space import Feature, Override, Param, Rule, Space
+from autotune.text import why
 
 _GIVEN = frozenset(
     {
@@ -73,7 +74,7 @@ def load_spaces(path: Path) -> dict[Stage, Space]:
         return parse_spaces(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is not a search space ({error}): compare it with the shipped ones"
+            f"{path} is not a search space ({why(error)}): compare it with the shipped ones"
         ) from error
 
 

@@ -13,6 +13,7 @@ from autotune.results import LayerConfig
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace
 from autotune.store.store import Store
+from autotune.text import why
 
 FORMS = "default, stage1:KNOB=VALUE,…, stage1:…;stage2:…, run:ID, or a bundle's folder"
 
@@ -145,7 +146,7 @@ class Resolver:
             backend, layer = manifest["backend"], manifest["layer"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{folder} is not a bundle ({error}): give a folder of `autotune export`"
+                f"{folder} is not a bundle ({why(error)}): give a folder of `autotune export`"
             ) from error
         if backend != self._backend.name:
             raise UserError(f"{folder} is a bundle of backend {backend}: add --backend {backend}")

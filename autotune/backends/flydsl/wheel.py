@@ -8,6 +8,7 @@ from functools import cache
 
 from autotune.backends.flydsl.tree import FlydslTree, TreeGeneration
 from autotune.errors import UserError
+from autotune.text import why
 
 PYTHON_VARIABLE = "AUTOTUNE_FLYDSL_PYTHON"
 _ASK = "import importlib.metadata as m; print(m.version('flydsl'))"
@@ -35,7 +36,7 @@ def wheel_version(python: str) -> str | None:
     try:
         asked = subprocess.run([python, "-c", _ASK], capture_output=True, text=True, check=False)
     except OSError as error:
-        raise UserError(f"{python} cannot be run ({error}): correct --flydsl-python") from error
+        raise UserError(f"{python} cannot be run ({why(error)}): correct --flydsl-python") from error
     return asked.stdout.strip() or None
 
 
