@@ -297,23 +297,20 @@ class Covering:
         return tests
 
     def _ordered(self, mutant: Mutant) -> list[str]:
-        stem = Path(mutant.path).stem
-        lines = self._lines.get(mutant.path, {})
+        lines, stem = self._lines.get(mutant.path, {}), Path(mutant.path).stem
+        others: list[str] = []
         for first, last in spans((self._tree / mutant.path).read_text(), mutant.line):
             names = {name for line in range(first, last + 1) for name in lines.get(line, ())}
             own = {name for name in names if name in self.seconds}
-            # A file by itself is what ran at import or in a subprocess of one of its tests.
-            files = {name for name in names if name.endswith(".py")}
-            inner: list[str] = []
-            if files and any(line in lines for line in range(first, last + 1)) and last - first < 200:
-                inner = [name for name in self._by_file(files, lines, mutant) if name not in own]
-            # What a test's subprocess executes is known of its file alone: those come after the test's own.
-            near = sorted(own, key=lambda name: (stem not in name.split("::")[0], self.seconds[name]))
-            if tests := [*near, *inner]:
-                return tests
-        return []
+            # A file by itself is what ran at import or in a subprocess of one of its tests: of which is not
+            # known, so those come after the tests that are known to execute what is around.
+            others = others or self._by_file({name for name in names if name.endswith(".py")}, mutant)
+            if own:
+                near = sorted(own, key=lambda name: (stem not in name.split("::")[0], self.seconds[name]))
+                return [*near, *(name for name in others if name not in own)]
+        return others
 
-    def _by_file(self, files: set[str], lines: Mapping[int, set[str]], mutant: Mutant) -> list[str]:
+    def _by_file(self, files: set[str], mutant: Mutant) -> list[str]:
         """Tests of the files in which a subprocess executed the line, or of those of the module's name."""
         stem = Path(mutant.path).stem
         named = [file for file in files if stem in file]

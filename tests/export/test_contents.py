@@ -23,7 +23,10 @@ from autotune.backends.aiter_main.export import (
 )
 from autotune.backends.humming import export as humming
 from autotune.backends.humming.export import HummingExporter, HummingInt8Exporter, content_of, short_entry
+from autotune.backends.sglang.export import sglang_content
 from autotune.backends.triton.export import OperatorExporter, operator_content
+from autotune.backends.vllm.export import vllm_content
+from autotune.engines.moe import Quantisation
 from autotune.engines.source import EngineSource
 from autotune.errors import UserError
 from autotune.machine.targets import Kind
@@ -106,6 +109,143 @@ def test_what_runs_aiters_kernels_is_told_with_what_it_needs() -> None:
             arguments=("--quantization humming",),
         )
     }
+
+
+# SGLang and vLLM.
+
+INT4 = Quantisation("int4_w4a16", (0, 32))
+CHANNEL = Quantisation("int8_w8a8", per_channel=True)
+
+
+def stack_of(device: str, **more: Any) -> WinnerRecord:
+    return winner(4, {"tile_n": 64}, {"tile_n": 64}, device=device, **more)
+
+
+def default_of(tokens: int) -> LayerConfig:
+    return winner(4).default
+
+
+def test_sglang_is_asked_for_both_stages_of_the_layer_on_the_serving_stack() -> None:
+    content = sglang_content([stack_of("AMD Instinct MI325X")], CHANNEL, default_of, Place("/opt/b"))
+    name = "sglang/configs/triton_3_6_0/E=384,N=256,device_name=AMD_Instinct_MI325X,dtype=int8_w8a8"
+    files = [f"{name},per_channel_quant=True{down}.json" for down in ("", "_down")]
+    assert list(content.files) == files
+    assert content.variables == {"SGLANG_MOE_CONFIG_DIR": "/opt/b/sglang"}
+    lookup = content.lookups["sglang"]
+    intended = lookup.pop("intended")
+    assert list(content.lookups) == ["sglang"]
+    assert lookup == {
+        "experts": 384,
+        "model_dim": 7168,
+        "inter_dim": 256,
+        "top_k": 8,
+        "arch": "gfx942",
+        "device_name": "AMD Instinct MI325X",
+        "triton_version": "3.6.0",
+        "quantisation": {"dtype": "int8_w8a8", "block_shape": None, "per_channel": True},
+    }
+    assert list(intended) == ["stage1", "stage2"]
+    assert intended["stage1"]["4"]["BLOCK_SIZE_N"] == 64
+    assert [preview.file for preview in content.previews] == files
+    replaces = (
+        "SGLANG_MOE_CONFIG_DIR replaces SGLang's built-in folder: layers of other sizes in the same process"
+        " fall back to the default rule."
+    )
+    assert content.notes == (replaces,)
+    place = Place("/opt/b", "NVIDIA H100", "3.9.0+gitabc")
+    told = sglang_content([stack_of("offline:mi325x")], INT4, default_of, place)
+    assert next(iter(told.files)) == (
+        "sglang/configs/triton_3_9_0/E=384,N=128,device_name=NVIDIA_H100,dtype=int4_w4a16.json"
+    )
+    assert told.notes == (
+        replaces,
+        "Triton 3.9.0+gitabc has a local version; the files are in its public version's folder, which SGLang"
+        " finds by search and says so in a warning.",
+    )
+
+
+def test_vllm_is_asked_for_both_stages_in_one_file() -> None:
+    content = vllm_content([stack_of("NVIDIA H200")], INT4, default_of, Place("/opt/b"))
+    name = "vllm/E=384,N=256,device_name=NVIDIA_H200,dtype=int4_w4a16.json"
+    assert list(content.files) == [name]
+    assert content.variables == {"VLLM_TUNED_CONFIG_FOLDER": "/opt/b/vllm"}
+    lookup = content.lookups["vllm"]
+    intended = lookup.pop("intended")
+    assert list(content.lookups) == ["vllm"]
+    assert lookup == {
+        "experts": 384,
+        "model_dim": 7168,
+        "inter_dim": 256,
+        "top_k": 8,
+        "arch": "gfx942",
+        "device_name": "NVIDIA H200",
+        "quantisation": {"dtype": "int4_w4a16", "block_shape": (0, 32), "per_channel": False},
+    }
+    assert list(intended) == ["both"]
+    assert intended["both"]["4"]["SPLIT_K"] == 1
+    assert [preview.file for preview in content.previews] == [name]
+
+
+@pytest.mark.parametrize(
+    ("write", "lacks"),
+    [
+        (
+            sglang_content,
+            "SGLang's file carries the GPU's name, and 'offline:mi325x' is none: give the one that the"
+            " serving container reports, python3 -c 'import torch; print(torch.cuda.get_device_name())', with"
+            " --device-name",
+        ),
+        (
+            vllm_content,
+            "vLLM's file carries the GPU's name, and 'offline:mi325x' is none: give the one that vLLM has for"
+            " the serving GPU, e.g. AMD_Instinct_MI325X, with --device-name",
+        ),
+    ],
+)
+def test_a_gpu_without_a_name_of_its_own_has_no_file(write: Any, lacks: str) -> None:
+    with pytest.raises(UserError) as told:
+        write([stack_of("offline:mi325x")], CHANNEL, default_of, Place("/opt/b"))
+    assert str(told.value) == lacks
+    with pytest.raises(UserError, match=r"and ' ' is none"):
+        write([stack_of(" ")], CHANNEL, default_of, Place("/opt/b"))
+
+
+def test_a_triton_that_no_folder_can_be_named_for_is_refused() -> None:
+    with pytest.raises(UserError) as told:
+        sglang_content([stack_of("AMD", triton=None)], CHANNEL, default_of, Place("/opt/b"))
+    assert str(told.value) == (
+        "SGLang's folder carries Triton's version, which this result lacks: give the serving stack's with"
+        " --triton-version"
+    )
+    with pytest.raises(UserError) as told:
+        sglang_content([stack_of("AMD", triton="main")], CHANNEL, default_of, Place("/opt/b"))
+    assert str(told.value) == (
+        "Triton version 'main' is not of the form 3.6.0, the only one that SGLang can search for: give the"
+        " serving stack's with --triton-version"
+    )
+
+
+def test_what_one_file_or_one_sort_cannot_hold_is_to_be_tuned_again() -> None:
+    unlike = winner(4, {"tile_n": 64}, {"tile_n": 128}, device="NVIDIA H100")
+    with pytest.raises(UserError) as told:
+        vllm_content([unlike], CHANNEL, default_of, Place("/opt/b"))
+    assert str(told.value) == (
+        "the winner at 4 tokens has unlike configs for its stages, and vLLM has one file for both: tune it"
+        " again, a run now pairs equal ones only"
+    )
+    blocks = winner(4, {"tile_m": 16}, {"tile_m": 32})
+    with pytest.raises(UserError) as told:
+        sglang_content([blocks], CHANNEL, default_of, Place("/opt/b"))
+    assert str(told.value) == (
+        "the winner at 4 tokens has tile_m=16 in stage 1 and 32 in stage 2, but both stages share one sort:"
+        " tune it again"
+    )
+    foreign = winner(4, {"waves_per_eu": 2}, arch="sm_90")
+    with pytest.raises(UserError) as told:
+        sglang_content([foreign], CHANNEL, default_of, Place("/opt/b"))
+    assert str(told.value) == (
+        "the winner at 4 tokens sets waves_per_eu, which Triton for sm_90 does not know: tune it again"
+    )
 
 
 # Our own operator.

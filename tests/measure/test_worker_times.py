@@ -232,7 +232,10 @@ def test_a_layer_is_judged_as_a_whole_by_its_own_output(
     monkeypatch.setattr(working, "judge", lambda launch, *_: judged.append(launch) or 2e-3)
     poisoned: list[Any] = []
     monkeypatch.setattr(working, "poison", poisoned.append)
+    paths: list[tuple[What, Any]] = []
+    monkeypatch.setattr(bench.worker.runtime, "path", lambda *of: paths.append(of))
     assert layer_of(bench, 9).error == 2e-3
+    assert paths == [(What.LAYER, with_stages(fake_config(9)))]
     assert judged == [replace(bench.replays[1].launches[-1], intermediate=None)]
     assert poisoned == [bench.replays[1].launches[-1:]]
 
