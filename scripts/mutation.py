@@ -306,7 +306,9 @@ class Covering:
             # known, so those come after the tests that are known to execute what is around.
             others = others or self._by_file({name for name in names if name.endswith(".py")}, mutant)
             if own:
-                near = sorted(own, key=lambda name: (stem not in name.split("::")[0], self.seconds[name]))
+                near = sorted(
+                    own, key=lambda name: (stem not in Path(name.split("::")[0]).name, self.seconds[name])
+                )
                 return [*near, *(name for name in others if name not in own)]
         return others
 
@@ -316,6 +318,10 @@ class Covering:
         named = [file for file in files if stem in file]
         chosen = {name for name in self.seconds if name.split("::")[0] in (named or files)}
         return sorted(chosen, key=lambda name: self.seconds[name])
+
+
+def _file_of(test: str) -> str:
+    return Path(test.split("::")[0]).name
 
 
 def spans(code: str, line: int) -> list[tuple[int, int]]:
