@@ -208,6 +208,8 @@ def test_lines_that_are_no_shape_are_told_by_their_numbers_the_first_eight_of_ma
 def test_calls_of_other_layers_are_told_by_the_three_most_frequent() -> None:
     _, notes = log({4: 10}, {1: 5, 2: 7, 3: 6}).traffic(LAYER, [4], None)
     assert notes == ["shapes.jsonl: 18 of 28 calls left out, of other layers: 7 of E=2; 6 of E=3; 5 of E=1"]
+    _, notes = log({4: 10}, {1: 5, 2: 7, 3: 6, 9: 1}).traffic(LAYER, [4], None)
+    assert notes[0].endswith("7 of E=2; 6 of E=3; 5 of E=1; 1 more")
     _, notes = log({4: 10}, {1: 5, 2: 7, 3: 6, 9: 1, 8: 2}).traffic(LAYER, [4], None)
     assert notes == [
         "shapes.jsonl: 21 of 31 calls left out, of other layers: 7 of E=2; 6 of E=3; 5 of E=1; 2 more"
