@@ -26,6 +26,7 @@ from autotune.backends.humming.export import HummingExporter, HummingInt8Exporte
 from autotune.backends.sglang.export import sglang_content
 from autotune.backends.triton.export import OperatorExporter, operator_content
 from autotune.backends.vllm.export import vllm_content
+from autotune.engines.export import engine_default, intended, preview, table_json, winners_table
 from autotune.engines.moe import Quantisation
 from autotune.engines.source import EngineSource
 from autotune.errors import UserError
@@ -246,6 +247,51 @@ def test_what_one_file_or_one_sort_cannot_hold_is_to_be_tuned_again() -> None:
     assert str(told.value) == (
         "the winner at 4 tokens sets waves_per_eu, which Triton for sm_90 does not know: tune it again"
     )
+
+
+def test_a_table_is_written_ascending_with_its_head_first() -> None:
+    table = {10: winner(10, {"tile_n": 64}).config, 2: winner(2, {"tile_n": 32}, {"tile_n": 128}).config}
+    text = table_json(table, Stage.STAGE1, head={"triton_version": "a note"})
+    assert text == json.dumps(json.loads(text), indent=4) + "\n"
+    assert [(key, entry) for key, entry in json.loads(text).items()] == [
+        ("triton_version", "a note"),
+        *((str(m), {"BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": n, **KEPT}) for m, n in ((2, 32), (10, 64))),
+    ]
+    second = json.loads(table_json(table, Stage.STAGE2, split_k=True))
+    assert second["2"] == {"BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 128, **KEPT, "SPLIT_K": 1}
+
+
+KEPT = {"BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1}
+
+
+def test_a_tuned_count_must_get_its_winner_and_others_what_is_nearest() -> None:
+    tuned = winner(4, {"tile_n": 64}, {"tile_n": 128})
+    table = {1: winner(1).default, 4: winner(4).default, 64: winner(64, {"tile_n": 256}).config}
+    meant = intended(table, [tuned], Stage.STAGE2, split_k=True)
+    assert meant["4"] == {"BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 128, **KEPT, "SPLIT_K": 1}
+    assert meant["3"]["BLOCK_SIZE_N"] == 32
+    assert "SPLIT_K" not in intended(table, [tuned], Stage.STAGE1)["4"]
+    first = intended(table, [tuned], Stage.STAGE1)
+    assert (first["4"]["BLOCK_SIZE_N"], first["64"]["BLOCK_SIZE_N"]) == (64, 256)
+    shown = preview("a.json", table, [tuned], Stage.STAGE1)
+    assert shown.file == "a.json"
+    rows = {row.tokens: row for row in shown.rows}
+    small = "BLOCK_SIZE_M=16 BLOCK_SIZE_N=32 BLOCK_SIZE_K=64 GROUP_SIZE_M=1"
+    assert rows[3] == Row(3, 4, "tuned", small)
+    assert rows[2] == Row(2, 1, "engine's default", small)
+    assert list(rows) == sorted(rows)
+
+
+def test_the_engines_default_is_that_of_the_winners_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    kernels: Any = SimpleNamespace(default=lambda *of: asked.append(of) or "its own")
+    assert engine_default(kernels, winner(4))(7) == "its own"
+    ((layer, tokens, device),) = asked
+    assert (layer, tokens, device.name) == (KIMI, 7, "mi325x")
+    with pytest.raises(UserError, match=r"^the engine's default on 'Strange' is not known"):
+        engine_default(kernels, winner(4, device="Strange"))
+    table = winners_table([winner(4, {"tile_n": 64})], lambda tokens: winner(1).default)
+    assert table[4].stage1["tile_n"] == 64
 
 
 # Our own operator.
