@@ -325,6 +325,8 @@ def test_the_drivers_other_children_are_family_and_its_siblings_are_not(
     assert (on(OWN, 601).now() is None) == (driver > 1)
     proc(602, 400)
     assert on(OWN, 602).now() == "process 602 (python3)"
+    proc(603, 0, stat="603 (parent not told")
+    assert on(OWN, 603).now() == "process 603 (python3)"
     assert on(OWN, driver).now() is None
 
 

@@ -200,6 +200,18 @@ def test_aiter_is_asked_with_copies_of_the_tables_for_each_name_of_the_weights(a
     assert (list(told.reasons), told.notes) == (aiter.left, ())
 
 
+def test_of_a_wheel_what_is_run_is_unpacked_beside_the_copies(
+    aiter: Aiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(EngineSource, "unpack", lambda self, *of: unpacked.append(of) or self.root)
+    aiter.verify(OURS)
+    ((into, *names),) = unpacked
+    assert names == [FUSED_MOE, CORE, "aiter/configs"]
+    assert into == Path(aiter.requests[0][0]["scratch"]).parent / "source"
+    assert Path(aiter.requests[0][0]["scratch"]).parent.name.startswith("autotune-verify-")
+
+
 def test_a_table_that_is_nowhere_is_told(aiter: Aiter, tmp_path: Path) -> None:
     lasting = tmp_path / "aiter/configs/elsewhere.csv"  # a place like AITER's own, but it is there
     lasting.parent.mkdir(parents=True)
