@@ -128,6 +128,10 @@ EQUIVALENT: Final = (
         *(f"{_MEASURE}/process.py", r"RECOVER_TIMEOUT_S = .*"),
         "how long a worker may take to say whether it is sound is no promise",
     ),
+    (
+        *(f"{_MEASURE}/sensors.py", r'return next\(.*"hwmon/hwmon\*".* \| "hwmon" -> .*'),
+        "where there is none, a folder of any name is not there",
+    ),
     (f"{_MEASURE}/ring.py", r".*reshape\(-1, .* \| 1 -> 2", "numpy takes any negative number for the rest"),
     (f"{_MEASURE}/quiet.py", r"self\._since = 0\.0 \| .*", "it is set before it is read"),
     (
