@@ -1,7 +1,7 @@
 """Fills a database with made-up trials, and times what has to stay quick on it: show, export, resume.
 
     python scripts/ten_million.py big.db                        # an SQLite file, made if it is not there
-    python scripts/ten_million.py postgresql://… --trials 10000000
+    python scripts/ten_million.py postgresql://… --trials 10000000    # an empty database, as its superuser
 
 The trials are those of a team: 240 problems (8 token counts of 30 layers) on as many stacks as it takes, 400
 trials a stage. No figure in it was measured. Rows are as long as real ones, and a final has five finalists in
@@ -105,6 +105,8 @@ def fill(place: str, trials: int) -> None:
         for number in range(1, stacks):
             with bulk() as session:
                 connection = session.connection()
+                if store.shared:  # the rows refer to each other as the first stack's do
+                    connection.execute(text("SET LOCAL session_replication_role = replica"))
                 for table in ("runs", "confirmations", "finalists", "rounds", "winners", "trials"):
                     _again(connection, table, number, environments[number], len(runs), len(every), len(rows))
                 session.commit()

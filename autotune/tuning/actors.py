@@ -22,13 +22,15 @@ from autotune.protocol.registry import load_backend
 from autotune.results import Compiled, Failure, Gpu
 from autotune.search.live import LiveJudge
 from autotune.space.config import Config
-from autotune.tuning.cluster import PLACED_S, answer_of, gpu_options, shown_by_ray
+from autotune.tuning.cluster import PLACED_S, answer_of, gpu_options, refusal, shown_by_ray
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _REVIVED: Final = 1
 """So many times a GPU whose actor or node was lost is looked for again; its work meanwhile goes to others."""
+REVIVED_S: Final = 60.0
+"""So long Ray may take to begin an actor again: what was lost with it waits for that, or goes to others."""
 
 
 class GpuHost:
@@ -163,11 +165,13 @@ class RayGpu:
         before, self._known = self._place()[0], None
         self._begin()
         try:
+            answer_of(self._actor.__ray_ready__.remote(), REVIVED_S)
             now = self._place()[0]
-        except UserError as error:
-            raise UserError(f"its actor was lost ({_said(lost)}), and in its place: {error}") from error
-        if now.key != before.key:
-            raise UserError(f"its actor was lost ({_said(lost)}), and the GPU that is free now is not equal")
+            if now.key != before.key:
+                raise UserError("the GPU that is free now is not equal")
+        except (UserError, self._ray.exceptions.RayError) as error:
+            self._ray.kill(self._actor)  # not to be placed later, and hold a GPU
+            raise UserError(f"its actor was lost ({_said(lost)}), and there is no other: {error}") from error
 
 
 def _said(error: Exception) -> str:
@@ -183,10 +187,8 @@ class RayCompiler:
     def __init__(
         self, ray: Any, backend: Backend, device: Device, cpus: Mapping[str, int], time_limit_s: float
     ) -> None:
-        from ray.util import scheduling_strategies
-
         self._ray, self._backend = ray, backend
-        affinity: Any = scheduling_strategies.NodeAffinitySchedulingStrategy
+        affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         self._hosts: dict[Any, int] = {}
         self._made: dict[str, Future[Compiled | Failure]] = {}
         self._closed = False
@@ -237,6 +239,6 @@ class RayCompiler:
                 self._hosts.pop(host, None)
                 self._send(result, arguments)
             else:
-                result.set_exception(error)
+                result.set_exception(refusal(error) if isinstance(error, UserError) else error)
 
         host.compile.remote(*arguments).future().add_done_callback(done)

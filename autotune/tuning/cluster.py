@@ -124,8 +124,13 @@ def answer_of(reference: Any, timeout_s: float | None = None) -> Any:
         raise UserError(f"Ray found no free GPU within {timeout_s:g} s: see `ray status` for what is busy")
     try:
         return future.result()
-    except UserError as error:  # Ray's subclass of it, whose text is a traceback
-        raise UserError(str(getattr(error, "cause", error))) from None
+    except UserError as error:
+        raise refusal(error) from None
+
+
+def refusal(error: UserError) -> UserError:
+    """What was refused in an actor, as it was said there: the text of Ray's subclass of it is a traceback."""
+    return UserError(str(getattr(error, "cause", error)))
 
 
 def cluster_target(address: str) -> tuple[Target, int]:
