@@ -91,6 +91,7 @@ class LayerSearch:
         self._near_by: dict[tuple[Stage, Config], list[Config]] = {}
         self._opened = False
         self._quiet = 0
+        self._exhausted_at = -1  # so much was told when there was no pair left to weigh
         self._kernels = {stage: _StageKernel(search.space, seed) for stage, search in stages.items()}
         self.expected_improvement: float | None = None
         """What the last proposals were expected to gain, as a fraction; None: no say yet."""
@@ -114,12 +115,20 @@ class LayerSearch:
 
     @property
     def done(self) -> bool:
-        """The budget is spent, nothing works, or nothing promises anything and no stage has more to tell."""
+        """The budget is spent, nothing works, or no stage asks more and nothing promises anything, or no pair
+        is left: what a stage is told after that opens the search again."""
         return (
             self.tried >= self.budget
-            or (self._quiet >= _QUIET and all(search.done for search in self._stages.values()))
+            or (
+                (self._quiet >= _QUIET or self._exhausted_at == self._told)
+                and all(search.done for search in self._stages.values())
+            )
             or (len(self._known) >= _MOST_FAILURES and not any(self._known.values()))
         )
+
+    @property
+    def _told(self) -> int:
+        return len(self._known) + sum(search.told for search in self._stages.values())
 
     def knows(self, pair: LayerConfig) -> bool:
         """Whether it was given out or told of, or is the default."""
@@ -212,7 +221,7 @@ class LayerSearch:
         # What a stage has tried is legal, and so are neighbours: the rules are not asked thousands of times.
         pool = [pair for pair in self._pool() if not self.knows(pair) and self._open(pair)]
         if not pool:
-            self._quiet += 1
+            self._exhausted_at = self._told
             return
         gain, near = self._gains(pool)
         order = np.argsort(-gain)

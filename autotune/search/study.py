@@ -99,6 +99,11 @@ class StageSearch:
         return len(self._known) + len(self._running)
 
     @property
+    def told(self) -> int:
+        """Configs of which it is known what became of them."""
+        return len(self._known)
+
+    @property
     def done(self) -> bool:
         """The budget is spent, nothing untried is left, or it was stopped."""
         return self.asked >= self.budget or self.stopped is not None

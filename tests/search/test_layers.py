@@ -138,6 +138,23 @@ def test_it_ends_when_nothing_works(table: Table) -> None:
     assert search.tried == 12
 
 
+def test_what_the_stages_are_told_last_is_tried_in_layers_too(table: Table) -> None:
+    """All that they asked is on the GPU when no pair is left of what they know."""
+    search, late = layer_search(table, part=1000), []
+    for stage, of in search._stages.items():
+        while (ask := of.ask()) is not None:
+            late.append((of, ask.config, table.stages[stage].by_config[ask.config].us(1)))
+        assert of.done
+    before = {ask.config for _ in range(3) for ask in asks(table, search)}  # it is asked again and again
+    for of, config, us in late:
+        of.tell(config, us)
+    assert not search.done
+    tried = before | {ask.config for ask in asks(table, search)}
+    fastest = LayerConfig(*(of.results[0][0] for of in search._stages.values()))
+    assert fastest in tried - before
+    assert search.done
+
+
 def test_a_stage_that_cannot_be_compiled_is_in_no_later_layer(table: Table) -> None:
     search = layer_search(table)
     first = search.ask()
