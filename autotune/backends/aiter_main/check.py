@@ -181,23 +181,28 @@ class _Case:
 
     def _judge(self, errors: OutputErrors, tiles: Sequence[tuple[Block, int]]) -> None:
         touched = np.zeros(self.out.shape, bool)
-        total = np.zeros((len(self.out), self.request.columns))
-        rows: Array = np.empty(0, int)
+        sums = np.zeros((len(self.out), self.request.columns))
         for block, n_tile in tiles:
-            columns = np.arange(n_tile * self.request.columns, (n_tile + 1) * self.request.columns)
-            where = f"{self.name}, column tile {n_tile}"
+            columns = self._columns(n_tile)
             if self.request.stage is Stage.STAGE1:
-                rows = self.positions(block)
+                place = np.ix_(self.positions(block), columns)
                 value = self.operands.stage1(block.slots, block.expert, columns)
-                errors.compare(bf16(self.out[np.ix_(rows, columns)]), value, where)
+                errors.compare(bf16(self.out[place]), value, f"{self.name}, column tile {n_tile}")
             else:
                 rows = block.slots // self.layer.top_k
-                total[rows] += self.operands.stage2(block.slots, block.expert, columns)
-            touched[np.ix_(rows, columns)] = True
+                place = np.ix_(rows, columns)
+                sums[rows] += self.operands.stage2(block.slots, block.expert, columns)
+            touched[place] = True
         if self.request.stage is Stage.STAGE2:
+            n_tile = tiles[0][1]  # of all
+            columns = self._columns(n_tile)
             rows = np.flatnonzero(touched[:, columns[0]])
-            errors.compare(bf16(self.out[np.ix_(rows, columns)]), total[rows], where)
+            out = bf16(self.out[np.ix_(rows, columns)])
+            errors.compare(out, sums[rows], f"{self.name}, column tile {n_tile}")
         require_untouched(self.out, self.initial, touched, self.name)
+
+    def _columns(self, n_tile: int) -> Array:
+        return np.arange(n_tile * self.request.columns, (n_tile + 1) * self.request.columns)
 
 
 def spread(tiles: int) -> Sequence[int]:
