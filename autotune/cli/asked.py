@@ -32,7 +32,7 @@ class Asked:
     remarks: Sequence[str]
 
 
-def asked(
+def of_options(
     model: LayerOptions,
     device: Callable[[], Device],
     backend: str | None = None,
@@ -99,7 +99,7 @@ def asked_by_entry(
     if target.routing is not None:
         problem["routing"] = target.routing
     replayed = table is not None
-    told = asked(LayerOptions(**layer), lambda: target.device, **problem, replayed=replayed)
+    told = of_options(LayerOptions(**layer), lambda: target.device, **problem, replayed=replayed)
     backend = load_backend(told.backend)
     if table is not None:
         backend = ReplayBackend(backend, table)

@@ -195,14 +195,14 @@ def run(
         _run_plan(context, plan, *where, dry_run=dry_run, quiet=quiet, as_json=as_json)
         return
     refuse(context, "it is a plan's: give --plan", "out")
-    from autotune.cli.asked import asked
+    from autotune.cli.asked import of_options
     from autotune.tuning.targets import resolve_target
 
     processes, capped = at_most_cores(workers)
     for line in capped:
         typer.echo(line, err=True)
     named = backend if given(context, "backend") else None
-    told = asked(
+    told = of_options(
         *(model, lambda: resolve_target(target, described=True).device, named),
         *(shape, concurrency, routing),
         replayed=(target or "").startswith("replay:"),
