@@ -716,6 +716,17 @@ def test_a_choice_is_held_against_the_default_where_both_ran() -> None:
     assert (other.gain_low, other.gain, other.gain_high) == (pair, pair, pair)
 
 
+def test_rounds_in_which_only_one_of_both_ran_do_not_count() -> None:
+    finals = Finals(m4={"s": 20.0, "a": 15.0, "b": 18.0})
+    whole = finals._confirmations[4]
+    first = whole.rounds[0].us
+    partly = (Round((first[0], first[1], {})), Round(({}, first[1], first[2])))
+    finals._confirmations[4] = replace(whole, rounds=(*partly, *whole.rounds))
+    (final,) = finals.made()
+    assert final._beside_default(choice("b")) == [(18.0, 20.0), (20.0, 22.0)]
+    assert final._beside_default(choice("c")) == []
+
+
 def test_a_choice_that_failed_in_a_final_or_is_the_default_under_another_name_wins_nothing() -> None:
     finals = Finals(m4={"s": 20.0, "a": 15.0})
     finals._confirmations[4] = replace(finals._confirmations[4], errors=(1e-3, None))

@@ -73,7 +73,7 @@ def shape(
     return TimedShape(run, table, measuring)
 
 
-def table(*shapes: TimedShape, program: Any = lambda tokens, config: config.key) -> SettingsTable:
+def table(*shapes: TimedShape, program: Any = lambda tokens, config: (tokens, config.key)) -> SettingsTable:
     return SettingsTable(shapes, KNOBS, program)
 
 
