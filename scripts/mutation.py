@@ -379,22 +379,24 @@ def _file_of(test: str) -> str:
 
 
 def spans(code: str, line: int) -> list[tuple[int, int]]:
-    """Lines of the statement at `line`, of its function, and of the module: first and last, from 1."""
-    tree = ast.parse(code)
-    made: list[tuple[int, int]] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno):
-            body = getattr(node, "body", None)
-            inside = isinstance(body, list) and body and body[0].lineno <= line
-            definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
-            if not inside and not definition:
-                made.append(
-                    (node.lineno, (body[0].lineno - 1) if isinstance(body, list) else node.end_lineno or line)
-                )
-            elif definition and isinstance(body, list):
-                made.append((body[0].lineno, node.end_lineno or line))
-    made.sort(key=lambda span: span[1] - span[0])
-    return [*made, (1, len(code.splitlines()))]
+    """Lines of the statement at `line`, of its function, and of the module: first and last, from 1.
+
+    Of a statement that is executed at import its own lines tell nothing: they are the first importer's.
+    """
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.stmt)]
+    around = [node for node in nodes if node.lineno <= line <= (node.end_lineno or node.lineno)]
+    called = any(isinstance(node, ast.FunctionDef) and node.body[0].lineno <= line for node in around)
+    known: list[tuple[int, int]] = []
+    for node in around:
+        body, last = getattr(node, "body", None), node.end_lineno or line
+        if not isinstance(body, list):
+            body = []
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            known.append((body[0].lineno, last))
+        elif called and not (body and body[0].lineno <= line):
+            known.append((node.lineno, body[0].lineno - 1 if body else last))
+    known.sort(key=lambda span: span[1] - span[0])
+    return [*known, (1, len(code.splitlines()))]
 
 
 def copy_tree(tree: Path) -> Path:
