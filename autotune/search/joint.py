@@ -8,6 +8,7 @@ the binary.
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import exp, log
 
 import numpy as np
@@ -28,6 +29,14 @@ _REFIT = 1.25  # the kernel is fitted anew when there are so many times more res
 _SPREAD = 300  # configs that a spread-out one is picked from
 _NEIGHBOUR_EVERY = 2  # proposals of a search
 _INCUMBENTS, _APART = 4, 3  # so many good configs, so many knobs apart, whose neighbours are tried
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A config's time, microseconds, and the deviation of its logarithm: 0 where it was measured."""
+
+    us: float
+    doubt: float = 0.0
 
 
 class JointModel:
@@ -120,8 +129,8 @@ class JointModel:
         """
         return self._improvements[output]
 
-    def expected_us(self, output: int, configs: Sequence[Config]) -> dict[Config, float] | None:
-        """Microseconds that the model expects of each; None: no say yet."""
+    def expected(self, output: int, configs: Sequence[Config]) -> dict[Config, Expected] | None:
+        """What the model expects of each; None: no say yet."""
         if self._process is None or self._next_fit == _FIRST or output not in self._bend:
             return None
         process = self._ready()
@@ -129,13 +138,13 @@ class JointModel:
         if new:
             self._extend(process, new)
         rows = [self._index[config] for config in configs]
-        values = self._values()
-        trend = self._trend(process, values)
-        mean = process.mean(values - trend[process.rows], rows) + trend[rows]
+        mean, deviation = self._posterior(process, self._values())
         centre, knee = self._bend[output]
-        logs = mean[:, output] * self._scale[output] + centre
+        logs = mean[rows, output] * self._scale[output] + centre
+        off = deviation[rows, output] * self._scale[output]
         straight = np.where(logs > knee, knee + (logs - knee) / BEYOND, logs)
-        return {config: exp(us) for config, us in zip(configs, straight, strict=True)}
+        off = np.where(logs > knee, off / BEYOND, off)
+        return {c: Expected(exp(us), float(by)) for c, us, by in zip(configs, straight, off, strict=True)}
 
     def expected_gain(self, output: int, known: Callable[[Config], bool]) -> float | None:
         """The most that an untried config is expected to gain, as a fraction; None: no say yet."""

@@ -264,20 +264,26 @@ class LayerSearch:
         """Expected improvement of each pair, as a fraction, and whether it is one knob from the best."""
         seen = [(self.default, 1.0), *((p, r) for p, r in self._known.items() if r is not None)]
         everything = [pair for pair, _ in seen] + list(pool)
-        expected = self._added_up(everything)
+        expected, doubts = self._added_up(everything)
         residual = np.log([ratio for _, ratio in seen]) - expected[: len(seen)]
-        centre = float(np.median(residual)) if len(seen) > 3 else 0.0
-        covariance = self._covariance(everything, len(seen))
-        own = covariance[:, : len(seen)] + (_NOISE / _SPREAD) ** 2 * np.eye(len(seen))
-        factor = np.linalg.cholesky(own)
-        white = np.linalg.solve(factor, residual - centre)
+        sure = np.flatnonzero(sum(doubt[: len(seen)] for doubt in doubts.values()) == 0)
+        centre = float(np.median(residual[sure])) if len(sure) > 3 else 0.0
+        alike = _SPREAD**2 * self._alike(everything, len(seen))
         # How far layers deviate from their stages' sum is told by the results, once there are some.
-        scale = (_SPREAD**2 * _FEWEST / 4 + float(white @ white) * _SPREAD**2) / (_FEWEST / 4 + len(seen))
-        scale /= _SPREAD**2
+        white = np.linalg.solve(_factor(alike[np.ix_(sure, sure)]), residual[sure] - centre)
+        scale = (_FEWEST / 4 + float(white @ white)) / (_FEWEST / 4 + len(sure))
+        covariance, variance = scale * alike, np.full(len(everything), scale * _SPREAD**2 * sum(_SHARES))
+        for stage, doubt in doubts.items():
+            # How far off a stage's expected time is, all layers with that config have in common.
+            places: dict[Config, int] = {}
+            which = np.array([places.setdefault(pair.of(stage), len(places)) for pair in everything])
+            covariance += np.multiply.outer(doubt[: len(seen)], doubt) * (which[: len(seen), None] == which)
+            variance += doubt**2
+        factor = _factor(covariance[:, : len(seen)])
+        white = np.linalg.solve(factor, residual - centre)
         mixed = np.linalg.solve(factor, covariance[:, len(seen) :])
         mean = expected[len(seen) :] + centre + mixed.T @ white
-        variance = np.maximum(sum(_SHARES) - (mixed**2).sum(axis=0), 1e-6)
-        deviation = _SPREAD * np.sqrt(scale * variance)
+        deviation = np.sqrt(np.maximum(variance[len(seen) :] - (mixed**2).sum(axis=0), _NOISE**2))
         best_pair, best = min(seen, key=lambda pair: pair[1])
         gain = deviation * improvement((log(best) - mean) / deviation)
         close = self._near(best_pair)
@@ -291,27 +297,35 @@ class LayerSearch:
             LayerConfig(best.stage1, config) for config in two
         }
 
-    def _added_up(self, layers: Sequence[LayerConfig]) -> NDArray[np.float64]:
-        """Logarithm of what the stages' times add up to, over the default's.
+    def _added_up(self, layers: Sequence[LayerConfig]) -> tuple[Matrix, dict[Stage, Matrix]]:
+        """Logarithm of what the stages' times add up to, over the default's, and its deviation by each stage.
 
-        What a stage has not tried has the time that its model expects, or that of its slowest leader.
+        What a stage has not tried has the time that its model expects, which may be far off.
         """
         total = np.zeros(len(layers))
+        doubts = {}
         base = 0.0
         for stage, search in self._stages.items():
-            times = search.expected({pair.of(stage) for pair in layers})
-            total += np.array([times[pair.of(stage)] for pair in layers])
-            base += times[self.default.of(stage)]
-        return np.log(total / base)
+            times = search.expected({pair.of(stage) for pair in [*layers, self.default]})
+            stages = [times[pair.of(stage)] for pair in layers]
+            total += [time.us for time in stages]
+            doubts[stage] = np.array([time.us * time.doubt for time in stages])
+            base += times[self.default.of(stage)].us
+        return np.log(total / base), {stage: doubt / total for stage, doubt in doubts.items()}
 
-    def _covariance(self, layers: Sequence[LayerConfig], seen: int) -> Matrix:
-        """Of the first `seen` layers with all, in units of the residual's variance."""
+    def _alike(self, layers: Sequence[LayerConfig], seen: int) -> Matrix:
+        """Covariance of the first `seen` layers' residuals with all, in units of `_SPREAD` squared."""
         one, two = (
             self._kernels[stage].between([pair.of(stage) for pair in layers], seen) for stage in Stage
         )
         first, second, both = _SHARES
-        covariance: Matrix = first * one + second * two + both * one * two
-        return covariance
+        alike: Matrix = first * one + second * two + both * one * two
+        return alike
+
+
+def _factor(covariance: Matrix) -> Matrix:
+    """Of results with this covariance and the noise of one measurement."""
+    return np.asarray(np.linalg.cholesky(covariance + _NOISE**2 * np.eye(len(covariance))))
 
 
 class _StageKernel:

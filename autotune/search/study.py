@@ -14,7 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autotune.search.joint import JointModel
+from autotune.search.joint import Expected, JointModel
 from autotune.search.samplers import JOINT, make_sampler
 from autotune.space.config import Config, Value
 from autotune.space.space import BoundSpace
@@ -25,6 +25,7 @@ _LEAST_RESULTS = 30  # before a search may be stopped
 _QUIET = 3  # asks in a row at which the model must see too little to gain: its fits differ
 _PATIENCE = 60  # results without gain after which a sampler without a model is stopped
 _STALE = 1.2  # what the model expects is asked anew when there are so many times more results
+_DOUBT = 0.1  # of a guess without a model
 _NEAR_BEST = 5  # neighbours are taken of this many of the best
 
 
@@ -89,7 +90,7 @@ class StageSearch:
         self._quiet = 0  # asks in a row at which the model saw too little to gain
         self._void = 0  # trials that the study has on record beyond the configs that this search has
         self._known: dict[Config, float | None] = {}
-        self._guessed: dict[Config, float] = {}
+        self._guessed: dict[Config, Expected] = {}
         self._guessed_at = 0
         self._sweep = iter(space) if self.sweeps else None
 
@@ -137,15 +138,19 @@ class StageSearch:
         """Microseconds of a config, as told; None: it has none."""
         return self._known.get(config)
 
-    def expected(self, configs: Collection[Config]) -> dict[Config, float]:
-        """Microseconds of each: as told, or as the model expects; without either, of the slowest leader."""
+    def expected(self, configs: Collection[Config]) -> dict[Config, Expected]:
+        """The time of each: as told, or as the model expects; without either, that of the slowest leader."""
         if len(self._known) > _STALE * self._guessed_at:
             self._guessed, self._guessed_at = {}, len(self._known)
         new = [c for c in configs if self.time(c) is None and c not in self._guessed]
         if new:
-            said = self._model.expected_us(self._output, new) if self._model else None
-            self._guessed |= said or dict.fromkeys(new, self.results[:_NEAR_BEST][-1][1])
-        return {config: self.time(config) or self._guessed[config] for config in configs}
+            said = self._model.expected(self._output, new) if self._model else None
+            slowest = Expected(self.results[:_NEAR_BEST][-1][1], _DOUBT)
+            self._guessed |= said or dict.fromkeys(new, slowest)
+        return {
+            config: self._guessed[config] if (us := self.time(config)) is None else Expected(us)
+            for config in configs
+        }
 
     def ask(self) -> Ask | None:
         """The next config to try; None when the search is done."""

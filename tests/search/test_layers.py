@@ -1,6 +1,6 @@
 """The search of the layer: what it tries first, that it learns what stages do not say, when it ends."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,6 +11,7 @@ from autotune.problem.layer import Layer, Problem, Stage
 from autotune.replay.table import Table
 from autotune.results import Compiled, Failure, LayerConfig, LayerMeasurement, Status
 from autotune.search.evaluate import LayerOutcome
+from autotune.search.joint import Expected
 from autotune.search.layering import Layering
 from autotune.search.layers import LayerAsk, LayerSearch
 from autotune.search.study import StageSearch
@@ -109,6 +110,32 @@ def test_configs_that_no_stage_has_tried_are_tried_in_a_layer(table: Table) -> N
     new = [ask for ask in tried if any(known[s].time(ask.config.of(s)) is None for s in Stage)]
     assert new
     assert "neighbour" in {ask.origin for ask in tried}
+
+
+@pytest.mark.parametrize(("doubt", "tried"), [(0.0, False), (0.3, True)])
+def test_a_layer_whose_stage_may_be_faster_than_expected_is_tried(
+    table: Table, monkeypatch: pytest.MonkeyPatch, doubt: float, tried: bool
+) -> None:
+    """A stage's model may be far off at a config that the stage has not tried; it says by how much."""
+    known = stages(table, part=5)
+    block = layer_search(table).default.stage1["tile_m"]
+    ones = [config for config, _ in known[Stage.STAGE1].results if config["tile_m"] == block][:12]
+    twos = [config for config, _ in known[Stage.STAGE2].results if config["tile_m"] == block][:12]
+    untried = next(
+        row.config
+        for row in table.stages[Stage.STAGE2].rows
+        if row.us(1) and known[Stage.STAGE2].time(row.config) is None and row.config["tile_m"] == block
+    )
+    slow = 2 * known[Stage.STAGE2].results[0][1]
+
+    def expected(self: StageSearch, configs: Collection[Config]) -> dict[Config, Expected]:
+        return {c: Expected(slow, doubt) if (us := self.time(c)) is None else Expected(us) for c in configs}
+
+    monkeypatch.setattr(StageSearch, "expected", expected)
+    within = [LayerConfig(one, two) for one in ones for two in [*twos, untried]]
+    search = layer_search(table, part=5, within=within, budget=70)
+    asked = [ask.config for ask in asks(table, search)]
+    assert any(pair.stage2 == untried for pair in asked) is tried
 
 
 def test_no_pair_is_tried_twice_nor_the_default_nor_one_of_unlike_blocks(table: Table) -> None:
