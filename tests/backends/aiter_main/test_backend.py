@@ -15,7 +15,7 @@ import torch
 from autotune.backends.aiter.contract import check_aiter
 from autotune.backends.aiter.pack import flydsl_weights
 from autotune.backends.aiter.source import AiterGeneration
-from autotune.backends.aiter_main.backend import _ck_name, default_block
+from autotune.backends.aiter_main.backend import _ck_name, default_block, grouped_spaces
 from autotune.backends.aiter_main.instances import f8i4_instances
 from autotune.backends.aiter_main.pack import ck_weights, grouped_scales
 from autotune.errors import UserError
@@ -23,7 +23,7 @@ from autotune.kernels.layout import pack_int4
 from autotune.problem.layer import Stage
 from autotune.protocol.backend import CompileRefused
 from autotune.protocol.registry import load_backend
-from autotune.space.config import UNSET
+from autotune.space.config import UNSET, Value
 from tests.aiter_trees import given
 from tests.backends.aiter_main.conftest import Launches
 from tests.spaces import KIMI, MI325X
@@ -90,6 +90,27 @@ def test_a_grouped_stage_2_without_code_for_the_card_is_refused_before_it_is_com
         return
     with pytest.raises(UserError, match=r"no code for .*gfx942 does not have.*git checkout ba59a37aa6"):
         GROUPED.space(KIMI, 4, Stage.STAGE2, MI325X)
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize(("stage", "change", "knobs", "rule"), [
+    (Stage.STAGE1, {}, {}, None),
+    (Stage.STAGE2, {}, {}, None),
+    (Stage.STAGE2, {}, {"tile_m": 64, "tile_k": 256}, None),
+    # Executed: what comes next was seen to read from wrong places, or asks for more LDS than there is.
+    (Stage.STAGE2, {}, {"tile_m": 128}, "lds"),
+    (Stage.STAGE1, {"inter_dim": 2048}, {}, "weights-in-4-gib"),
+    (Stage.STAGE1, {"inter_dim": 1536}, {}, None),
+    (Stage.STAGE2, {"inter_dim": 2048}, {}, None),
+    (Stage.STAGE2, {"inter_dim": 4096}, {}, "weights-in-4-gib"),
+    (Stage.STAGE1, {"inter_dim": 192}, {"tile_n": 64}, "gate-up-256"),
+])  # fmt: skip
+def test_what_the_grouped_kernels_do_not_see_to_is_a_rule(
+    stage: Stage, change: dict[str, int], knobs: dict[str, Value], rule: str | None
+) -> None:
+    space = grouped_spaces()[stage].at(replace(KIMI, **change), 4, MI325X)
+    broken = space.broken_rule(space.complete(knobs))
+    assert (broken and broken.name) == rule
 
 
 def test_kernels_that_differ_in_a_file_of_their_own_are_other_kernels(
