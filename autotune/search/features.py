@@ -1,6 +1,6 @@
 """Configs as points: what a model of the search space measures distances by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import log2, sqrt
 
@@ -65,6 +65,16 @@ class Encoder:
         return Features(
             np.hstack([knobs, sizes]), np.array([*aspects, *range(first, first + len(own))], np.intp)
         )
+
+    def of_knobs(self, names: Collection[str]) -> list[int]:
+        """The columns of some knobs; a feature's column is no knob's."""
+        columns: list[int] = []
+        first = 0
+        for param in self._space.params:
+            width = sum(len(aspect) for aspect in _aspects(param, []))
+            columns += range(first, first + width) if param.name in names else []
+            first += width
+        return columns
 
     def _sizes(self, configs: Sequence[Mapping[str, Value]], space: BoundSpace | None = None) -> Matrix:
         count = len(self._space.space.features)

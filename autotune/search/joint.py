@@ -178,7 +178,7 @@ class JointModel:
             self._encoder = Encoder(self._spaces[0], self._pool)
             self._process = GaussianProcess(self._encoder.encode(self._pool))
             self._prior = Prior(self._tables, self._spaces, self._encoder)
-            self._means = self._prior.means(self._pool)
+            self._means = self._prior.means(self._process.points)
             self._leading = cover(self._means, _FIRST)
         new = [config for config in self._started if config not in self._index]
         if new:
@@ -188,9 +188,9 @@ class JointModel:
         return self._process
 
     def _extend(self, process: GaussianProcess, new: Sequence[Config]) -> None:
-        process.extend(self._encoder.encode(new).points)
-        if self._prior:
-            self._means = np.concatenate([self._means, self._prior.means(new)], axis=1)
+        points = self._encoder.encode(new).points
+        process.extend(points)
+        self._means = np.concatenate([self._means, self._prior.means(points)], axis=1)
         self._index |= {config: len(self._pool) + n for n, config in enumerate(new)}
         self._pool += new
 

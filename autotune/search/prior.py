@@ -7,7 +7,7 @@ these means. The mixture's weights come from the results: a table that says noth
 part.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import log
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from autotune.search.features import Encoder, Matrix
 from autotune.search.gaussian import GaussianProcess
 from autotune.search.recorded import Recorded
-from autotune.space.config import Config, Value
+from autotune.space.config import Value
 from autotune.space.space import BoundSpace
 
 NEAR = 1.2  # times the best: up to here a model sees times in full
@@ -49,10 +49,14 @@ class Prior:
     def __bool__(self) -> bool:
         return bool(self._tables)
 
-    def means(self, configs: Sequence[Config]) -> NDArray[np.float64]:
-        """[tables, configs, outputs]: `bent` logarithms of times over the fastest's; 0: nothing is said."""
-        means = [table.mean(configs) for table in self._tables]
-        return np.array(means).reshape(len(means), len(configs), self._outputs)
+    def means(self, points: Matrix) -> NDArray[np.float64]:
+        """[tables, points, outputs]: `bent` logarithms of times over the fastest's; 0: nothing is said.
+
+        Args:
+            points: configs as the encoder makes them.
+        """
+        means = [table.mean(points) for table in self._tables]
+        return np.array(means).reshape(len(means), len(points), self._outputs)
 
 
 def mixture(process: GaussianProcess, values: Matrix, means: NDArray[np.float64]) -> Matrix:
@@ -119,12 +123,13 @@ class _TableMean:
 
     def __init__(self, table: Recorded, spaces: Sequence[BoundSpace], encoder: Encoder) -> None:
         space = spaces[0]
-        self._plain = {param.name: param.default for param in space.params}
+        plain = {param.name: param.default for param in space.params}
         # A knob of which the table has one value tells nothing of the others: it is left aside.
-        self._telling = {knob for knob, values in table.knobs.items() if len(values) > 1} & self._plain.keys()
+        self._aside = encoder.of_knobs({knob for knob in plain if len(table.knobs.get(knob, ())) < 2})
         there = space.of(table.layer)
-        self._encoder = encoder
-        features = encoder.encode([self._seen(config) for config in table.configs], there)
+        rows = [{knob: config.get(knob, value) for knob, value in plain.items()} for config in table.configs]
+        features = encoder.encode(rows, there)
+        features.points[:, self._aside] = 0.0
         logs = bent(np.log(table.ratios))
         logs = np.where(np.isnan(logs), np.nanmax(logs, axis=0), logs)
         self._centre, self._scale = logs.mean(axis=0), np.maximum(logs.std(axis=0), 1e-6)
@@ -138,16 +143,13 @@ class _TableMean:
         self._outputs = gaps.argmin(axis=1)
         self.says = (gaps.min(axis=1) <= log(_REACH)).astype(np.float64)
 
-    def mean(self, configs: Sequence[Config]) -> Matrix:
-        """[configs, outputs]: see `Prior.means`."""
-        points = self._encoder.encode([self._seen(config) for config in configs]).points
-        mean = self._process.kernel(points, self._process.points) @ self._pull
+    def mean(self, points: Matrix) -> Matrix:
+        """[points, outputs]: see `Prior.means`."""
+        seen = points.copy()
+        seen[:, self._aside] = 0.0
+        mean = self._process.kernel(seen, self._process.points) @ self._pull
         logs: Matrix = (mean * self._scale + self._centre)[:, self._outputs] * self.says
         return logs
-
-    def _seen(self, config: Mapping[str, Value]) -> dict[str, Value]:
-        """A config as the table can tell it from others."""
-        return {**self._plain, **{knob: config[knob] for knob in self._telling}}
 
 
 def bent(logs: NDArray[np.float64], best: float | NDArray[np.float64] = 0.0) -> NDArray[np.float64]:

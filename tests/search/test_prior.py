@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autotune.problem.layer import Layer
-from autotune.search.features import Encoder
+from autotune.search.features import Encoder, Matrix
 from autotune.search.joint import JointModel
 from autotune.search.prior import Prior, bent, cover
 from autotune.search.recorded import Recorded
@@ -46,6 +46,11 @@ def needed(space: BoundSpace, tables: list[Recorded], seed: int = 0) -> int:
     return space.size
 
 
+def means(tables: list[Recorded], spaces: list[BoundSpace], configs: list[Config]) -> Matrix:
+    encoder = Encoder(spaces[0], configs)
+    return Prior(tables, spaces, encoder).means(encoder.encode(configs).points)
+
+
 def opposite(config: Config) -> float:
     """What `us_of` finds fast is slow here."""
     return 100 / us_of(config)
@@ -75,8 +80,7 @@ def test_a_knob_of_one_recorded_value_changes_nothing(tmp_path: Path) -> None:
         whole.ratios[rows],
     )
     configs = list(space)
-    prior = Prior([old], [space], Encoder(space, configs))
-    said = dict(zip(configs, prior.means(configs)[0, :, 0], strict=True))
+    said = dict(zip(configs, means([old], [space], configs)[0, :, 0], strict=True))
     for config in configs:
         assert said[config] == pytest.approx(said[config.replaced(fast=not config["fast"])])
 
@@ -92,10 +96,7 @@ def test_a_value_that_the_space_has_no_longer_is_left_out(tmp_path: Path) -> Non
         np.vstack([whole.ratios, np.full((1, 3), 0.5)]),
     )
     configs = list(space)
-    encoder = Encoder(space, configs)
-    assert Prior([gone], [space], encoder).means(configs) == pytest.approx(
-        Prior([whole], [space], encoder).means(configs)
-    )
+    assert means([gone], [space], configs) == pytest.approx(means([whole], [space], configs))
 
 
 def test_token_counts_are_matched_by_the_columns_that_are_computed(tmp_path: Path) -> None:
@@ -104,19 +105,17 @@ def test_token_counts_are_matched_by_the_columns_that_are_computed(tmp_path: Pat
     whole = table(space, us_of, Layer("other", 7168, 256, 384, 4, 8))
     other = np.array([[1.0, 1.1, 1.2]]) * np.where(whole.ratios < 1.2, whole.ratios, 1.2)
     configs = list(space)
-    prior = Prior(
-        [Recorded(whole.layer, TOKENS, whole.knobs, configs, other)], [space], Encoder(space, configs)
-    )
-    said = prior.means(configs)[0, :, 0]
+    there = Recorded(whole.layer, TOKENS, whole.knobs, configs, other)
+    said = means([there], [space], configs)[0, :, 0]
     assert said == pytest.approx(bent(np.log(other[:, 2])), abs=0.05)
 
 
 def test_far_from_what_was_recorded_nothing_is_said(tmp_path: Path) -> None:
     near, far = toy_space(tmp_path, tokens=16), toy_space(tmp_path, tokens=320)
     configs = list(near)
-    means = Prior([table(near, us_of)], [near, far], Encoder(near, configs)).means(configs)
-    assert means[:, :, 0].any()
-    assert not means[:, :, 1].any()
+    said = means([table(near, us_of)], [near, far], configs)
+    assert said[:, :, 0].any()
+    assert not said[:, :, 1].any()
     assert not Prior([table(near, us_of)], [far], Encoder(near, configs))
     few = table(near, us_of)
     few = Recorded(KIMI, TOKENS, few.knobs, few.configs[:10], few.ratios[:10])
@@ -126,9 +125,9 @@ def test_far_from_what_was_recorded_nothing_is_said(tmp_path: Path) -> None:
 def test_the_few_that_between_them_serve_all_tables_come_first() -> None:
     # Three tables with one token count each: the first is good at all, two are the best of one.
     ratios = np.array([[1.03, 1.0, 1.3, 1.3], [1.03, 1.3, 1.01, 1.3], [1.03, 1.3, 1.3, 1.3]])
-    means = np.log(ratios)[:, :, None]
-    assert cover(means, 4).tolist() == [0, 1, 2]
-    assert cover(means, 1).tolist() == [0]
+    logs = np.log(ratios)[:, :, None]
+    assert cover(logs, 4).tolist() == [0, 1, 2]
+    assert cover(logs, 1).tolist() == [0]
     assert cover(np.zeros((0, 3, 1)), 3).tolist() == []
 
 
