@@ -88,6 +88,7 @@ def _finals(store: Store, result: RunResult) -> dict[Problem, Gpu | None]:
     return {confirmation.problem: confirmation.gpu for confirmation in confirmations}
 
 
+@pytest.mark.slow
 def test_equal_gpus_share_the_problems_and_each_sample_says_where_it_was_taken(
     store: Store, heard: Heard
 ) -> None:

@@ -56,6 +56,7 @@ def _run(
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_the_winner_is_the_fastest_that_is_right(store: Store, tmp_path: Path) -> None:
     result = _run(store, StandIn.name)
     assert result.complete
