@@ -127,7 +127,8 @@ def default_of(tokens: int) -> LayerConfig:
 
 
 def test_sglang_is_asked_for_both_stages_of_the_layer_on_the_serving_stack() -> None:
-    content = sglang_content([stack_of("AMD Instinct MI325X")], CHANNEL, default_of, Place("/opt/b"))
+    won = winner(4, {"tile_n": 64}, {"tile_n": 128})
+    content = sglang_content([won], CHANNEL, default_of, Place("/opt/b"))
     name = "sglang/configs/triton_3_6_0/E=384,N=256,device_name=AMD_Instinct_MI325X,dtype=int8_w8a8"
     files = [f"{name},per_channel_quant=True{down}.json" for down in ("", "_down")]
     assert list(content.files) == files
@@ -148,6 +149,9 @@ def test_sglang_is_asked_for_both_stages_of_the_layer_on_the_serving_stack() -> 
     assert list(intended) == ["stage1", "stage2"]
     assert intended["stage1"]["4"]["BLOCK_SIZE_N"] == 64
     assert [preview.file for preview in content.previews] == files
+    sides = [{row.tokens: row.text for row in preview.rows}[4] for preview in content.previews]
+    assert ["BLOCK_SIZE_N=64" in text for text in sides] == [True, False]
+    assert "BLOCK_SIZE_N=128" in sides[1]
     replaces = (
         "SGLANG_MOE_CONFIG_DIR replaces SGLang's built-in folder: layers of other sizes in the same process"
         " fall back to the default rule."
@@ -429,6 +433,16 @@ def test_hummings_file_has_the_tuned_ranges_in_front_of_its_own(library: list[An
     )
 
 
+def test_a_stage_that_kept_its_default_has_no_range_of_its_own(library: list[Any]) -> None:
+    won = hummed(2)
+    half = replace(won, config=LayerConfig(won.config.stage1, won.default.stage2))
+    layers = json.loads(content_of(KERNELS, [half], "/opt/b").files["humming.json"])["layers"]
+    assert [len(layer["ranges"]) for layer in layers] == [3, 1]
+    unlike = replace(won, config=LayerConfig(won.config.stage1, Config({"n": 7})))
+    layers = json.loads(content_of(KERNELS, [unlike], "/opt/b").files["humming.json"])["layers"]
+    assert [layer["ranges"][1][2]["mma_type"] for layer in layers] == ["tuned2", "tuned7"]
+
+
 def test_each_stages_ranges_are_shown_by_tokens(library: list[Any]) -> None:
     content = content_of(KERNELS, [hummed(2), hummed(4, kept=True)], "/opt/b")
     first, second = content.previews
@@ -693,6 +707,8 @@ def test_a_buckets_row_is_the_best_over_its_counts_and_loses_at_none() -> None:
     assert list(decisions) == [4, 8]
     assert (decisions[4].setting, decisions[8].setting) == (choice("b"), None)
     assert decisions[4].mix == Mix.of({3: 1.0, 4: 1.0}, guards=[3, 4])
+    exact = replace(finals[0], confirmation=replace(finals[0].confirmation, errors=(0.0,) * 3))
+    assert aiter_main._row(4, choice("b"), [exact]).error1 == 0.0
     row = aiter_main._row(4, choice("b"), finals)
     assert row == FmoeRow(4, 32, "b1", "b2", 9.0, 4.5, 1e-3, 1e-3)
 

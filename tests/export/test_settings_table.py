@@ -261,6 +261,7 @@ def test_without_a_mix_every_tuned_shape_weighs_the_same() -> None:
     ("mix", "what"),
     [
         (Mix.of({4: 1.0}, guards=(64, 512, 4096)), "guards 512, 4096"),
+        (Mix.of({4: 1.0}, guards=(512, 4096)), "guards 512, 4096"),
         (Mix.of({4: 1.0, 2: 1.0}, guards=(64,)), "shapes 2"),
         (Mix.of({4: 1.0, 2: 1.0}, guards=(512,)), "shapes 2, 512"),
     ],

@@ -44,6 +44,7 @@ def test_on_one_of_several_gpus_others_experts_are_negative() -> None:
     made = cases(2, 4, 2, ep=4)  # this GPU has fewer experts than a token visits
     assert all(n < 0 for row in made["no expert of this GPU"] for n in row)
     assert {n for n in made["all on the same experts"][0] if n >= 0} == {0, 1}
+    assert all(len(set(row)) == 4 for ids in made.values() for row in ids)  # unlike ones unlike numbers
     assert {n for n in made["first and last experts"][0] if n >= 0} == {0, 1}
     assert {n for row in made["spread out"] for n in row if n >= 0} == {0, 1}
 

@@ -357,6 +357,10 @@ def test_one_that_is_on_the_gpu_already_asks_who_is_there_now(proc: Callable[...
     assert on(OWN, used=2 << 30).before() is None
 
 
+def test_who_cannot_be_named_is_told_as_such() -> None:
+    assert HIDDEN == "what looks like the work of another process that this container does not show"
+
+
 def test_nothing_told_is_nobody() -> None:
     assert Occupancy() == Occupancy({}, None, None)
     assert Neighbours(Occupancy).before() is None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from autotune.kernels.formats import Format
 from autotune.measure import worker as working
 from autotune.measure.gate import Case, Incorrect
 from autotune.measure.timer import FIRST
@@ -513,6 +514,23 @@ def test_the_cases_of_a_count_are_shared_by_problems_and_seeded_by_it(
         {**made[2], "tokens": 4, "routing": M4.routing, "seed": 104, "thorough": True, "of": 1},
         {**made[3], "tokens": 3, "routing": None, "seed": 103, "thorough": False},
     ]
+
+
+def test_a_pass_is_judged_in_the_runtimes_own_numbers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    formats: list[Format] = []
+
+    def noted(name: str, weights: Any, inputs: Any, step: Any, form: Format) -> Case:
+        formats.append(form)
+        raise InterruptedError
+
+    bench.worker.runtime.format = Format.BF16  # type: ignore[attr-defined]
+    monkeypatch.setattr(working, "make_case", noted)
+    with pytest.raises(InterruptedError):
+        bench.worker._judge_last(M4, What.STAGE1, fake_config(), [])
+    bench.worker._cases.clear()
+    (case, *_) = bench.worker._cases_at(M4, 1)
+    assert formats == [Format.BF16]
+    assert case.form is Format.BF16
 
 
 def test_a_layer_is_launched_with_the_configs_of_both_stages(bench: Bench) -> None:

@@ -312,8 +312,11 @@ def test_a_layer_without_problems_has_one_copy(monkeypatch: pytest.MonkeyPatch) 
 def test_a_pass_has_the_inputs_of_the_settings_seed_and_routings_of_its_own() -> None:
     runtime, settings = Counting(), replace(QUICK, seed=9)
     workload = Workload(runtime, TINY, settings)
-    workload.load((PROBLEM,))
-    made = workload.pass_of(PROBLEM, 3)
+    with elsewhere():  # all is on the machine's device
+        workload.load((PROBLEM,))
+        made = workload.pass_of(PROBLEM, 3)
+    assert workload.weights is not None
+    assert workload.weights.w1.device.type == "cpu"
     ring = plan(PROBLEM, settings, CpuMachine().last_level_cache(), 3)
     assert (made.ring.ids == ring.ids).all()
     inputs = make_activations(TINY, PROBLEM.tokens, "cpu", 9)
