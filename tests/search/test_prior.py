@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from autotune.problem.layer import Layer
-from autotune.search.features import Encoder, Matrix
+from autotune.search.features import Encoder, Features, Matrix
+from autotune.search.gaussian import GaussianProcess
 from autotune.search.joint import JointModel
-from autotune.search.prior import Prior, bent, cover
+from autotune.search.prior import Prior, bent, cover, mixture
 from autotune.search.recorded import Recorded
 from autotune.search.study import StageSearch
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace
 from tests.search.test_study import us_of
-from tests.spaces import KIMI, toy_space
+from tests.spaces import KIMI, TEXT, toy_space
 
 TOKENS = (1, 2, 4)
 
@@ -120,6 +121,41 @@ def test_far_from_what_was_recorded_nothing_is_said(tmp_path: Path) -> None:
     few = table(near, us_of)
     few = Recorded(KIMI, TOKENS, few.knobs, few.configs[:10], few.ratios[:10])
     assert not Prior([few], [near], Encoder(near, configs)), "ten configs are no table"
+
+
+def test_a_recorded_configs_features_are_of_the_layer_that_it_ran_at(tmp_path: Path) -> None:
+    """As many columns of tiles in half of the layer are twice as many in the whole."""
+    share = '[[features]]\nname = "share"\nsize = "ceil_div(model_dim, tile_n)"\ndoc = "for the test"\n'
+    space = toy_space(tmp_path, text=TEXT + share)
+    configs = list(space)
+    encoder = Encoder(space, configs)
+    half = Layer("half", 3584, 256, 384, 8, 8)
+    (of_table,) = Prior([table(space, us_of, half)], [space], encoder)._tables
+    here, there = encoder.encode(configs).points, of_table._process.points
+    assert there[:, :-1] == pytest.approx(here[:, :-1])
+    assert there[:, -1] == pytest.approx(here[:, -1] - 0.5)  # the column spans 56 to 224
+
+
+def test_the_mixture_is_of_the_tables_that_are_right() -> None:
+    rng = np.random.default_rng(0)
+    process = GaussianProcess(Features(rng.random((60, 3)), np.arange(3)))
+    said = rng.standard_normal((3, 60, 2))
+    for row in range(40):
+        process.add(row)
+    values = 5 + said[1, :40] + 0.05 * rng.standard_normal((40, 2))
+    values[7] = np.nan  # under way
+    trend = mixture(process, values, said)
+    assert trend[40:] == pytest.approx(5 + said[1, 40:], abs=0.8)
+    # Against all that it says, a table has no weight at all, not a negative one.
+    against = mixture(process, -said[0, :40], said[:1])
+    assert against.std(axis=0) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_without_results_the_mixture_is_even() -> None:
+    process = GaussianProcess(Features(np.random.default_rng(0).random((9, 3)), np.arange(3)))
+    said = np.random.default_rng(1).standard_normal((2, 9, 1))
+    process.add(4)
+    assert mixture(process, np.full((1, 1), np.nan), said) == pytest.approx(said.mean(axis=0))
 
 
 def test_the_few_that_between_them_serve_all_tables_come_first() -> None:
