@@ -172,9 +172,10 @@ def stage2_misfit(package: Path, arch: str) -> str | None:
     }
     if "BufferAtomicPkAdd" not in called or "AtomicRMWOp" in called:
         return None
+    # The path last: where a reason is cut to a line's length, the remedy stays.
     return (
-        f"stage 2 of the AITER at {package} adds with bfloat16 buffer atomics, which {arch} does not have, so"
-        " that LLVM aborts; use the last commit before that, of 21 August 2026 (git checkout ba59a37aa6)"
+        f"AITER's stage 2 adds with bfloat16 buffer atomics, which {arch} does not have, so that LLVM aborts;"
+        f" git checkout ba59a37aa6, the last commit before that, of 21 August 2026, in {package}"
     )
 
 
