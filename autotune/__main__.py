@@ -1,5 +1,6 @@
 """The command line's entry."""
 
+import os
 import sys
 import warnings
 
@@ -11,6 +12,8 @@ def main() -> None:
     """Runs a command; what a user can mend is one sentence on stderr and exit code 2."""
     try:
         interrupt.install()  # before what takes time to import
+        # The search's matrices are small, and threads of a BLAS wait for cores that compiles keep busy.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from autotune.cli.output import prepare_streams
 
         prepare_streams()

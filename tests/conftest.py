@@ -1,5 +1,6 @@
 """Every test has its own database and never sees the user's."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from hypothesis import HealthCheck, settings
 
 from autotune.backends.aiter.source import SOURCE_VARIABLE
 from tests.aiter_trees import GIVEN
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does, before numpy is imported
 
 # How fast a machine draws examples says nothing of what is tested.
 settings.register_profile("any speed", suppress_health_check=[HealthCheck.too_slow], deadline=None)

@@ -149,3 +149,19 @@ def test_json_has_no_word_for_what_is_not_finite(capsys: pytest.CaptureFixture[s
 
     print_json({"error": float("inf"), "us": [1.0, float("nan")]})
     assert json.loads(capsys.readouterr().out) == {"error": None, "us": [1.0, None]}
+
+
+def test_a_blas_has_one_thread_unless_the_user_says_otherwise() -> None:
+    """The driver's small matrices would wait for cores that compiles keep busy."""
+    code = (
+        "import os, sys; sys.argv = ['autotune', '--version']\n"
+        "from autotune.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: print(os.environ['OPENBLAS_NUM_THREADS'], 'numpy' in sys.modules)"
+    )
+    unset = {name: value for name, value in env().items() if name != "OPENBLAS_NUM_THREADS"}
+    for given, wanted in (({}, "1 False"), ({"OPENBLAS_NUM_THREADS": "3"}, "3 False")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env={**unset, **given}, check=True
+        )
+        assert done.stdout.splitlines()[-1] == wanted

@@ -103,6 +103,7 @@ def test_what_was_found_under_other_conditions_or_is_no_longer_offered_does_not(
     assert field(store) == {"default": fake_config(10)}
 
 
+@pytest.mark.slow
 def test_unlike_backends_take_turns_and_a_wrong_one_is_left_out() -> None:
     backends = {name: load_backend(name) for name in (OURS, THEIRS)}
     arms = [

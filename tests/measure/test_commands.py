@@ -81,6 +81,7 @@ def test_measure_prints_one_line_a_shape(invoke: Callable[..., Any]) -> None:
     assert "m4 stage1 on cpu" in done.output
 
 
+@pytest.mark.slow
 def test_each_command_measures_beside_others_when_told_to_and_says_so(
     invoke: Callable[..., Any], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_who_is_listed_is_named(others: Callable[..., None]) -> None:
     assert said[0].startswith("process 497 (python3) is on this GPU too")
 
 
+@pytest.mark.slow
 def test_who_stays_ends_the_measuring_with_a_sentence(others: Callable[..., None]) -> None:
     others(listed="process 497 (python3)")
     with (
@@ -165,6 +166,7 @@ def test_whoever_insists_measures_beside_others_and_the_conditions_say_so(
     assert MeasureSettings().key != replace(MeasureSettings(), shared_gpu=True).key
 
 
+@pytest.mark.slow
 def test_a_final_is_decided_by_undisturbed_rounds_alone(others: Callable[..., None]) -> None:
     """Others slow three of four samples for a while: taken as they are, the candidate would not win."""
     others(share=0.75, first=100, last=900)

@@ -128,6 +128,7 @@ def test_what_breaks_the_device_or_the_weights_costs_the_worker(measurer: Measur
     assert measurer.restarts == before + 1
 
 
+@pytest.mark.slow
 def test_an_endless_loop_is_a_timeout_and_closing_waits_for_none() -> None:
     with Measurer(FAKE, [PROBLEM], replace(QUICK, timeout_s=5.0)) as measurer:
         measurer.fingerprint()
@@ -148,6 +149,7 @@ def test_an_endless_loop_is_a_timeout_and_closing_waits_for_none() -> None:
     assert waiting.cancelled()
 
 
+@pytest.mark.slow
 def test_a_finalist_that_dies_in_a_round_leaves_the_final_to_the_others(measurer: Measurer) -> None:
     finalists = [
         Finalist("default", with_stages(fake_config(10))),

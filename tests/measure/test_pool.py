@@ -90,6 +90,7 @@ def test_one_config_has_an_interval(measurer: Measurer) -> None:
     assert error > 0
 
 
+@pytest.mark.slow
 def test_unlike_environments_live_in_unlike_processes_that_take_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

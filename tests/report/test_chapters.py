@@ -266,6 +266,7 @@ def test_unlike_conditions_are_chapters_of_their_own_with_names(store: Store) ->
     assert "m4 (hot): 4 tokens" in said
 
 
+@pytest.mark.slow
 def test_a_page_of_many_shapes_opens_folded_and_a_link_opens_its_chapter(
     large: Store, large_report: Report
 ) -> None:
