@@ -29,7 +29,7 @@ from autotune.store.records import CalibrationWindow, StoredTrial
 from autotune.store.store import Store
 from autotune.tuning.fleet import Fleet
 from autotune.tuning.run import RunRequest, RunResult, run
-from tests.cli.helper import env
+from tests.cli.helper import env, heed_signals
 from tests.live_stand_in import TARGET, TINY, OfFleet
 from tests.store.examples import MI325X
 
@@ -182,7 +182,14 @@ def test_an_interrupt_ends_all_gpus_work_and_the_same_command_resumes(
     store: Store, own_database: Path, during: str
 ) -> None:
     command = [sys.executable, "-m", "tests.tuning.fleet_driver", str(own_database)]
-    driver = subprocess.Popen(command, env=env(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    driver = subprocess.Popen(
+        command,
+        env=env(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_signals,
+    )
     end = time.monotonic() + 120
     while not store.runs() or not _reached(store.trials_of(store.runs()[0].id), during):
         assert time.monotonic() < end
