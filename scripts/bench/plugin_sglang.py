@@ -72,7 +72,7 @@ def install(root: Path) -> None:
         "sglang.srt.runtime_context": {"get_parallel": lambda: _parallel},
         "sglang.srt.eplb.expert_location": {"get_global_expert_location_metadata": lambda: None},
         "sglang.srt.utils": {"set_weight_attrs": _set},
-        "sglang.srt.utils.common": {"get_device": lambda: "cpu"},
+        "sglang.srt.utils.common": {"get_device": lambda: "cuda" if torch.cuda.is_available() else "cpu"},
         "sglang.srt.utils.custom_op": {"register_custom_op": lambda *_, **__: lambda function: function},
         "compressed_tensors": {"CompressionFormat": Names()},
         "compressed_tensors.config": {"CompressionFormat": Names()},
