@@ -147,12 +147,14 @@ def least_reuse(ids: "NDArray[np.int32]", copies: "NDArray[np.int32]", expert_by
         for step, copy in zip(ids, copies, strict=True)
     ]
     touched = np.concatenate(([0], np.cumsum([len(step) for step in steps + steps]))) * expert_bytes
-    last: dict[int, int] = {}
+    slots, places = np.unique(np.concatenate(steps), return_inverse=True)
+    last = np.full(len(slots), -1)
     least: int | None = None
-    for now, step in enumerate(steps + steps):
-        for slot in step.tolist():
-            if slot in last:
-                between = int(touched[now] - touched[last[slot] + 1])
-                least = between if least is None else min(least, between)
-            last[slot] = now
+    for now, used in enumerate(2 * np.split(places, np.cumsum([len(step) for step in steps])[:-1])):
+        before = last[used]
+        before = before[before >= 0]
+        if len(before):
+            between = int((touched[now] - touched[before + 1]).min())
+            least = between if least is None else min(least, between)
+        last[used] = now
     return least

@@ -138,13 +138,18 @@ def _without_replacement(
     top_k: int,
     weights: "NDArray[np.float64] | None",
 ) -> "NDArray[np.int32]":
-    """Gumbel top-k: the k largest of log w + Gumbel noise are a weighted sample without replacement."""
+    """Gumbel top-k: the k largest of log w + Gumbel noise are a weighted sample without replacement.
+
+    Gumbel noise is -log(-log(1 - u)) of numpy's next u: where all weigh the same, the k least u are the same
+    sample, for an eighth of the time at thousands of tokens.
+    """
     import numpy as np
 
-    scores = rng.gumbel(size=(*shape, experts))
-    if weights is not None:
-        scores += np.log(weights)
-    return np.argpartition(-scores, top_k - 1, axis=-1)[..., :top_k].astype(np.int32)
+    if weights is None:
+        ranks = rng.random(size=(*shape, experts))
+    else:
+        ranks = -(rng.gumbel(size=(*shape, experts)) + np.log(weights))
+    return np.argpartition(ranks, top_k - 1, axis=-1)[..., :top_k].astype(np.int32)
 
 
 def _successor(

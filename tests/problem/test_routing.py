@@ -49,6 +49,12 @@ def _shared(routing: Routing) -> float:
     return float(np.mean(pairs))
 
 
+def test_uniform_steps_are_those_that_stored_times_were_taken_on() -> None:
+    noise = np.random.default_rng(7).gumbel(size=(3, 8, 384))
+    drawn = Routing().draw(steps=3, seed=7, **DRAW)
+    assert np.array_equal(np.sort(drawn), np.sort(np.argsort(-noise)[..., :8]))
+
+
 def test_successive_draft_tokens_share_the_stated_part_of_their_experts() -> None:
     assert _shared(Routing("correlated", 0.7)) == pytest.approx(0.7, abs=0.02)
     assert _shared(Routing("correlated", 0.0)) == 0.0
