@@ -31,11 +31,13 @@ def quantise_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
     """
     x = x.float()
     peak = x.abs().amax(dim=-1)
-    # A tensor above the line: torch makes a number over a tensor by its reciprocal, which rounds twice.
-    inverse = torch.where(peak > 0, torch.full_like(peak, 127.0) / peak.clamp(min=1e-30), 0.0)
+    # Tensors above and below the line: with a number in either place torch multiplies by a reciprocal on a
+    # GPU, which rounds twice.
+    most = torch.full_like(peak, 127.0)
+    inverse = torch.where(peak > 0, most / peak.clamp(min=1e-30), 0.0)
     q = torch.round(x * inverse[:, None]).to(torch.int8)
     low_sum = q[:, : x.shape[-1] // 2].sum(dim=-1, dtype=torch.int32)
-    return q, peak / 127.0, low_sum
+    return q, peak / most, low_sum
 
 
 def stage1_reference(

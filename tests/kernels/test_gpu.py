@@ -105,8 +105,8 @@ def stage_error(stage: str, config: dict, weights: dict, tokens: int, kind: str 
         if config.get("requantise") == "last":
             assert not scratch["finished"].any()
             quantised = reference.quantise_reference(outs[-1])
-            names = ("q", "scale", "low_sum")
-            assert all(torch.equal(scratch[k], right) for k, right in zip(names, quantised, strict=True))
+            for name, right in zip(("q", "scale", "low_sum"), quantised, strict=True):
+                assert torch.equal(scratch[name], right), name
     return worst
 
 
