@@ -16,8 +16,11 @@ Prints a table; `--out` writes it as JSON. A minute on an H100 without databases
 
 import argparse
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.beside import Timed, contenders, side_by_side
+from bench.beside import Timed, compiled, contenders, default_contender, side_by_side
 
+from autotune.compile.pool import CompilePool
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.machine.fingerprint import Fingerprint
@@ -70,6 +74,8 @@ def beside(options: argparse.Namespace, layer: Layer) -> dict[str, Any]:
     settings = MeasureSettings(
         seed=options.seed, cold=options.cold, judge_rounds=options.rounds + options.rounds % 2
     )
+    parts = [(problem, what) for problem in shapes for what in options.what]
+    start = time.perf_counter()
     with ExitStack() as stack:
         measurers = {
             name: stack.enter_context(Measurer(backend.runtime, shapes, settings))
@@ -80,7 +86,35 @@ def beside(options: argparse.Namespace, layer: Layer) -> dict[str, Any]:
             from autotune.store.store import Store  # needs SQLAlchemy
 
             stores = [stack.enter_context(Store.open(path, read_only=True)) for path in options.db]
+        device = target.device
+        # Not all have as much to compile, so together they are more than there are cores.
+        workers = max(1, 2 * len(os.sched_getaffinity(0)) // (1 + len(backends)))
+        pools = {name: stack.enter_context(CompilePool(name, device, workers=workers)) for name in backends}
+        for problem, what in parts:
+            for backend in backends.values():
+                stage = _stage(what)
+                compiled(pools, problem, stage, default_contender(backend, problem, stage, device))
+        # Meanwhile the measure workers start, one after the other: each looks who else is on the GPU.
         fingerprints = {name: measurer.fingerprint() for name, measurer in measurers.items()}
+        fields = {
+            (problem, what): [
+                contender
+                for name, backend in backends.items()
+                for contender in contenders(
+                    backend, problem, _stage(what), device, fingerprints[name], settings.key, stores
+                )
+            ]
+            for problem, what in parts
+        }
+        compiles = [
+            future
+            for (problem, what), field in fields.items()
+            for contender in field
+            for future in compiled(pools, problem, _stage(what), contender)
+        ]
+        wait(compiles)
+        for pool in pools.values():
+            pool.close()
         found: dict[str, Any] = {
             "layer": layer.key,
             "workload": settings.key,
@@ -90,27 +124,19 @@ def beside(options: argparse.Namespace, layer: Layer) -> dict[str, Any]:
             "rows": [],
         }
         print(_head(layer, fingerprints, settings, bandwidth), flush=True)
-        for problem in shapes:
-            for what in options.what:
-                stage = None if what is What.LAYER else Stage(what.value)
-                field = [
-                    contender
-                    for name, backend in backends.items()
-                    for contender in contenders(
-                        backend, problem, stage, target.device, fingerprints[name], settings.key, stores
-                    )
-                ]
-                print(f"\n{problem.shape} {what}")
-                answers = side_by_side(measurers, backends, problem, stage, field)
-                for contender, answer in zip(field, answers, strict=True):
-                    row = _row(problem, what, contender.backend, bandwidth, answer)
-                    row |= {
-                        "label": contender.label,
-                        "config": _values(contender.config),
-                        "stored_on": list(contender.stored_on),
-                    }
-                    found["rows"].append(row)
-                    print(_line(row), flush=True)
+        print(f"{len(set(compiles))} kernels compiled in {time.perf_counter() - start:.0f} s", flush=True)
+        for (problem, what), field in fields.items():
+            print(f"\n{problem.shape} {what}")
+            answers = side_by_side(measurers, backends, problem, _stage(what), field)
+            for contender, answer in zip(field, answers, strict=True):
+                row = _row(problem, what, contender.backend, bandwidth, answer)
+                row |= {
+                    "label": contender.label,
+                    "config": _values(contender.config),
+                    "stored_on": list(contender.stored_on),
+                }
+                found["rows"].append(row)
+                print(_line(row), flush=True)
     print(_best(found["rows"]))
     return found
 
@@ -124,6 +150,10 @@ def _problems(layer: Layer, text: str) -> list[Problem]:
         for problem in problems(layer, parse_shapes(shape), parse_concurrency(sequences or "1"), UNIFORM)
     }
     return sorted(listed, key=lambda problem: (problem.tokens, problem.verify_tokens))
+
+
+def _stage(what: What) -> Stage | None:
+    return None if what is What.LAYER else Stage(what.value)
 
 
 def _values(config: Subject) -> dict[str, Any]:

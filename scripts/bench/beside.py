@@ -6,9 +6,11 @@ order and once in reverse: a drift of the GPU shows as a wider interval, and is 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from autotune.compile.pool import CompilePool, Outcome
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.machine.fingerprint import Fingerprint
@@ -55,6 +57,16 @@ class Timed:
     gate_error: float
 
 
+def default_contender(backend: Backend, problem: Problem, stage: Stage | None, device: Device) -> Contender:
+    """What a backend takes by itself.
+
+    Args:
+        stage: None: of the layer.
+    """
+    default = default_of(backend, problem.layer, problem.tokens, device)
+    return Contender(backend.name, "default", default if stage is None else default.of(stage))
+
+
 def contenders(
     backend: Backend,
     problem: Problem,
@@ -74,8 +86,8 @@ def contenders(
         workload: the conditions under which the search's times must have been measured.
     """
     spaces = {each: backend.space(problem.layer, problem.tokens, each, device) for each in Stage}
+    field = [default_contender(backend, problem, stage, device)]
     default = default_of(backend, problem.layer, problem.tokens, device)
-    field = [Contender(backend.name, "default", default if stage is None else default.of(stage))]
 
     def add(label: str, layer: LayerConfig, differences: Sequence[str]) -> None:
         parts = Stage if stage is None else (stage,)
@@ -122,6 +134,26 @@ def contenders(
             used = [trial for trial in trials if trial.config == fastest.of(trial.stage)]
             add("fastest of the search", fastest, here.differences(used[-1].environment))
     return field
+
+
+def compiled(
+    pools: Mapping[str, CompilePool], problem: Problem, stage: Stage | None, contender: Contender
+) -> list[Future[Outcome]]:
+    """The compiles of a contender's kernels, begun: a measure worker would do them one by one, on the GPU's
+    time. What fails is told when it is timed.
+
+    Args:
+        pools: by backend.
+        stage: None: both.
+    """
+    pool, config = pools[contender.backend], contender.config
+    return [
+        pool.submit(
+            *(problem.layer, problem.tokens, each),
+            config.of(each) if isinstance(config, LayerConfig) else config,
+        )
+        for each in (Stage if stage is None else (stage,))
+    ]
 
 
 def replaced(layer: LayerConfig, stage: Stage, config: Config) -> LayerConfig:
