@@ -95,6 +95,9 @@ class GpuMachine:
     def neighbours(self) -> str | None:
         return self._neighbours.now()
 
+    def busy(self) -> float | None:
+        return self._sensors.occupancy().busy
+
     def synchronize(self) -> None:
         import torch
 
@@ -255,6 +258,9 @@ class CpuMachine:
         return None
 
     def neighbours(self) -> str | None:
+        return None
+
+    def busy(self) -> float | None:
         return None
 
     def synchronize(self) -> None:

@@ -222,6 +222,9 @@ class Machine(Protocol):
     def neighbours(self) -> str | None:
         """Who is on it now beside this process, in words; None: nobody that can be told."""
 
+    def busy(self) -> float | None:
+        """Share of the last second or so in which it worked; None: it is not told."""
+
     def synchronize(self) -> None:
         """Waits for all launches; raises RuntimeError when one of them has faulted."""
 

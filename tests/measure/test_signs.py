@@ -146,9 +146,13 @@ class Machine:
         self.who: str | None = None
         self.replayed: list[Any] = []
         self.us = 100.0
+        self.worked: float | None = None
 
     def neighbours(self) -> str | None:
         return self.who
+
+    def busy(self) -> float | None:
+        return self.worked
 
     def clock(self) -> ClockReading:
         return ClockReading(1980)
@@ -232,6 +236,25 @@ def test_a_window_without_a_gap_is_disturbed_where_the_reference_is(machine: Mac
     assert mine.now() == told
     machine.us = 100.0
     assert mine.now() is None
+
+
+def test_a_slower_default_on_a_gpu_that_idles_while_it_is_waited_is_the_gpu_s_own(machine: Machine) -> None:
+    mine = watch(machine)
+    mine.disturbed(None, "key", LAUNCHES, EVEN)  # type: ignore[arg-type]
+    machine.us = 107.0
+    told = f"{HIDDEN} (the default is 7% slower than before)"
+    for worked in (0.0, 0.0, 0.5, 0.0, None, 0.04, 0.0):  # never three waits in a row of an idle GPU
+        machine.worked = worked
+        assert mine.now() == told
+    machine.worked = None
+    assert mine.now() == told
+    machine.worked = 0.0
+    assert [mine.now() for _ in range(4)] == [told, told, None, None]
+    assert mine.disturbed(None, "key", LAUNCHES, EVEN) is None  # type: ignore[arg-type]
+    for machine.us in (100.0, 107.0):  # to and fro
+        assert mine.disturbed(None, "key", LAUNCHES, EVEN) is None  # type: ignore[arg-type]
+    machine.us = 114.5  # slower still
+    assert mine.disturbed(None, "key", LAUNCHES, EVEN) == told  # type: ignore[arg-type]
 
 
 def test_without_a_reference_only_the_driver_tells(machine: Machine) -> None:
