@@ -1,4 +1,8 @@
-"""Writes numbers for people: counts with their nouns, percentages, intervals and durations, in one style."""
+"""Writes for people: counts with nouns, percentages, intervals, durations and commands, in one style."""
+
+import re
+import shlex
+from collections.abc import Sequence
 
 _HISSING = ("s", "x", "sh", "ch")
 
@@ -44,3 +48,14 @@ def duration(seconds: float) -> str:
 def why(error: Exception) -> str:
     """What an error says, for a sentence that names the file itself: no number, and no path again."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def without_passwords(text: str) -> str:
+    """A text that may hold a database's URL, with the password in it replaced by `***`."""
+    text = re.sub(r"(://[^:/?#@\s]*:)[^@\s]*@", r"\1***@", text)
+    return re.sub(r"([?&](?:ssl)?password=)[^&\s]*", r"\1***", text)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """A call of this program for the record and for messages, quoted for a shell, without passwords."""
+    return shlex.join(["autotune", *map(without_passwords, arguments)])

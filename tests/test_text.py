@@ -1,8 +1,8 @@
-"""Numbers for people: nouns agree, percentages have one style."""
+"""Texts for people: nouns agree, percentages have one style, commands hide passwords."""
 
 import pytest
 
-from autotune.text import counted, duration, percent, percent_interval, why
+from autotune.text import command_line, counted, duration, percent, percent_interval, why
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,16 @@ def test_of_a_file_that_a_sentence_names_the_reason_alone_is_told() -> None:
     assert why(FileNotFoundError(2, "No such file or directory", "x.json")) == "No such file or directory"
     assert why(OSError("without a number")) == "without a number"
     assert why(ValueError("line 3")) == "line 3"
+
+
+@pytest.mark.parametrize(
+    ("database", "kept"),
+    [
+        ("postgresql://tuner:s3c/r3t@head:5432/autotune", "'postgresql://tuner:***@head:5432/autotune'"),
+        ("postgresql://head/a?user=tuner&password=s3c", "'postgresql://head/a?user=tuner&password=***'"),
+        ("postgresql://tuner@head:5432/a?host=/tmp/b", "'postgresql://tuner@head:5432/a?host=/tmp/b'"),
+        ("my results.db", "'my results.db'"),
+    ],
+)
+def test_a_command_is_kept_without_the_passwords_in_it(database: str, kept: str) -> None:
+    assert command_line(["run", "--db", database]) == f"autotune run --db {kept}"

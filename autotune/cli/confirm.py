@@ -18,7 +18,7 @@ from autotune.cli.options import (
     say_waiting,
 )
 from autotune.cli.output import print_json
-from autotune.text import percent, percent_interval
+from autotune.text import command_line, percent, percent_interval
 
 if TYPE_CHECKING:
     from autotune.tuning.reconfirm import Recheck
@@ -54,7 +54,6 @@ def confirm(
 
       autotune confirm --shape all --json
     """
-    import shlex
     import sys
     from functools import partial
 
@@ -72,7 +71,7 @@ def confirm(
             resolve_target("live"),
             problems,
             settings,
-            shlex.join(["autotune", *sys.argv[1:]]),
+            command_line(sys.argv[1:]),
             partial(_print, as_json=as_json, quiet=quiet),
             say_waiting,
         )

@@ -144,7 +144,7 @@ def copy(
             compared = counted(sum(rows.values()), "row")
             typer.echo(f"{here}: copied to {there}, {compared} compared and equal")
         return
-    source, target = _file(origin), Path(goal)
+    source, target = _file(origin), there.path
     place = target / source.name if target.is_dir() else target
     copy_database(source, place, overwrite=force)
     _copied(source, place, quiet, as_json)

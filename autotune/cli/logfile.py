@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from autotune.errors import UserError
+from autotune.text import command_line
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -57,7 +58,7 @@ def start(path: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): name another --log-file") from error
     _current = _Log(file)
-    note(f"$ autotune {' '.join(sys.argv[1:])}")
+    note(f"$ {command_line(sys.argv[1:])}")
     sys.stdout = _Tee(sys.stdout, _current)
     sys.stderr = _Tee(sys.stderr, _current)
 

@@ -1,6 +1,5 @@
 """What `autotune run` prints when it is done."""
 
-import shlex
 from typing import Any
 
 import typer
@@ -13,7 +12,7 @@ from autotune.report.gpus import as_json as gpus_json
 from autotune.report.winners import as_json as winner_json
 from autotune.report.winners import print_winners, summarise
 from autotune.store.store import Store
-from autotune.text import counted
+from autotune.text import command_line, counted
 from autotune.tuning.run import RunResult
 
 
@@ -80,7 +79,7 @@ def print_outcome(
         return
     backend = result.environment.backend
     named = [*([] if backend == "triton" else ["--backend", backend]), *(["--db", db] if db else [])]
-    export = shlex.join(["autotune", "export", *named, "--out", "deploy"])
+    export = command_line(["export", *named, "--out", "deploy"])
     if target.live:
         typer.echo(f"\nNext: {export}")
     elif target.table is not None:

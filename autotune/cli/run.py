@@ -1,7 +1,6 @@
 """`autotune run`: search, and decide."""
 
 import math
-import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +32,7 @@ from autotune.cli.options import (
 )
 from autotune.processes import interrupt
 from autotune.quantities import MAX_SEED, YEAR_S
-from autotune.text import counted
+from autotune.text import command_line, counted
 
 if TYPE_CHECKING:
     from autotune.machine.targets import Target
@@ -259,7 +258,7 @@ def run(
         tries=tuple(try_ or ()),
         devices=used,
         ray=ray,
-        command=shlex.join(["autotune", *sys.argv[1:]]),
+        command=command_line(sys.argv[1:]),
     )
     if dry_run:
         print_plan(request, str(locate(db)), as_json=as_json, quiet=quiet)

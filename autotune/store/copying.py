@@ -12,6 +12,7 @@ from autotune.errors import UserError
 from autotune.store.base import Base
 from autotune.store.location import Location, locate
 from autotune.store.schema import Claim
+from autotune.store.snapshot import put_in_place
 from autotune.store.store import Store
 
 _AT_ONCE: Final = 5000  # rows
@@ -108,7 +109,7 @@ def copy_to_file(source: str | Location | None, target: Path) -> dict[str, int]:
         with tempfile.TemporaryDirectory(prefix=".autotune-copy-", dir=target.parent) as folder:
             made = Path(folder) / target.name
             counts = copy_rows(source, Location(made, None, "", shown_as=str(target)))
-            made.replace(target)
+            put_in_place(made, target)
     except OSError as error:
         raise UserError(
             f"cannot write {target} ({error.strerror}): name a place with space that can be written"

@@ -17,6 +17,7 @@ from autotune.errors import UserError
 from autotune.processes import interrupt
 from autotune.store import migrations
 from autotune.store.location import VARIABLE, Location, not_local, user_errors
+from autotune.store.server import Connections
 from autotune.store.snapshot import backup_name, copy_database, snapshot
 
 BUSY_SECONDS = 10.0
@@ -124,6 +125,8 @@ def _open(location: Location, read_only: bool) -> Database:
         turns = _Turns(location)
         event.listen(engine, "begin", turns.on_begin)
         event.listen(engine, "commit", turns.on_commit)
+    else:
+        Connections(location).listen(engine)
     try:
         with user_errors(location):
             version = _bring_to_version(engine, location, read_only, pragmas.warnings)
@@ -158,13 +161,12 @@ def _engine(location: Location, read_only: bool) -> Engine:
         url = URL.create("sqlite", database=str(location.path))
     arguments = {"timeout": BUSY_SECONDS} if url.get_backend_name() == "sqlite" else {}
     try:
-        return create_engine(url, connect_args=arguments)
+        # A connection that a restart has ended is found out before it is used.
+        return create_engine(url, connect_args=arguments, pool_pre_ping=url.get_backend_name() != "sqlite")
     except (NoSuchModuleError, ImportError) as error:
-        postgres = url.get_backend_name() == "postgresql"
-        remedy = "pip install 'moe-autotune[postgres]'" if postgres else "install it"
         raise UserError(
-            f"{location} needs a database driver that is not installed ({error}): {remedy}, or give a file's"
-            " path"
+            f"{location} needs a database driver that is not installed ({error}):"
+            " pip install 'moe-autotune[postgres]', or give a file's path"
         ) from error
 
 

@@ -12,6 +12,7 @@ import platformdirs
 from sqlalchemy.exc import DBAPIError
 
 from autotune.errors import UserError
+from autotune.text import without_passwords
 
 VARIABLE = "AUTOTUNE_DB"
 
@@ -24,7 +25,7 @@ class Location:
         path: the SQLite file; None where the database is no plain file.
         url: a SQLAlchemy URL; None: `path` says it all.
         source: what named the place: `--db`, `AUTOTUNE_DB` or `default`.
-        shown_as: what messages call it; empty: the path or URL.
+        shown_as: what messages call it; empty: the path.
     """
 
     path: Path | None
@@ -34,11 +35,7 @@ class Location:
 
     def __str__(self) -> str:
         """For messages: never shows a password."""
-        if self.shown_as or self.path is not None:
-            return self.shown_as or str(self.path)
-        from sqlalchemy import make_url
-
-        return make_url(self.url or "").render_as_string(hide_password=True)
+        return self.shown_as or str(self.path)
 
 
 def default_path() -> Path:
@@ -82,7 +79,13 @@ def _parse(text: str, source: str) -> Location:
         return Location(Path(url.database).absolute(), None, source)
     if url.drivername in ("postgresql", "postgres"):  # SQLAlchemy's own choice for these is psycopg 2
         url = url.set(drivername="postgresql+psycopg")
-    return Location(None, url.render_as_string(hide_password=False), source)
+    if url.get_backend_name() not in ("postgresql", "sqlite"):
+        raise UserError(
+            f"{source} {url.drivername}://… is no database that this tool knows: give a file's path, or a"
+            " PostgreSQL server's URL such as postgresql://host/autotune"
+        )
+    shown = without_passwords(text)
+    return Location(None, url.render_as_string(hide_password=False), source, shown_as=shown)
 
 
 # The log's index is memory that all processes share, which they do only where one kernel keeps the file's
@@ -138,25 +141,34 @@ def user_errors(location: Location) -> Iterator[None]:
         raise UserError(sentence) from error
 
 
-def _of_a_server(error: BaseException | None, location: Location) -> str | None:
-    """By PostgreSQL's classes of errors; a connection that cannot be made has none."""
-    said = " ".join(str(error).split())[:300]
-    code = getattr(error, "sqlstate", None)
-    if code is None and type(error).__name__ != "OperationalError":
-        return None
-    if code is None or code.startswith(("08", "57P")):
-        remedy = "see that the server runs, the database exists and lets this user in, and the URL is right"
-        return f"cannot reach {location} ({said}): {remedy}"
+def cannot_reach(error: BaseException, location: Location) -> str:
+    """A sentence on a server to which no connection can be made, or which ended one."""
+    remedy = "see that the server runs, the database exists and lets this user in, and the URL is right"
+    return f"cannot reach {location} ({_said(error)}): {remedy}"
+
+
+def _said(error: BaseException | None) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _of_a_server(error: BaseException, location: Location) -> str | None:
+    """By PostgreSQL's classes of errors; what a broken connection raises has none."""
+    code = getattr(error, "sqlstate", None) or ""
     if code == "42501":
-        return f"{location} lacks a right ({said}): grant it, or use another user"
-    return {
-        "25": f"{location} is read-only ({said}): name the server that can be written",
-        "53": f"{location} has no room or connections left ({said}): free some",
-    }.get(code[:2])
+        return f"{location} lacks a right ({_said(error)}): grant it, or use another user"
+    if code.startswith("25"):
+        return f"{location} is read-only ({_said(error)}): name the server that can be written"
+    if "OperationalError" not in {kind.__name__ for kind in type(error).__mro__}:
+        return None
+    if not code or code.startswith(("08", "57P")):
+        return cannot_reach(error, location)
+    if code.startswith("53"):
+        return f"{location} has no room or connections left ({_said(error)}): free some"
+    return f"the server of {location} gave up ({_said(error)}): the same command goes on where it ended"
 
 
 def _sentence(error: BaseException | None, location: Location) -> str | None:
-    if type(error).__module__.startswith("psycopg"):
+    if error is not None and type(error).__module__.startswith("psycopg"):
         return _of_a_server(error, location)
     if not isinstance(error, sqlite3.Error):
         return None

@@ -78,7 +78,7 @@ class Runs(Sessions):
         """
         with self.writing() as session:
             row = existing(session, Run, run)
-            row.state, row.ended_at = state, datetime.now(UTC)
+            row.state, row.ended_at = state, max(datetime.now(UTC), row.started_at)  # clocks are set back
 
     def run(self, run: int) -> RunRecord:
         """The run with an id.

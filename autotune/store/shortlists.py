@@ -1,7 +1,6 @@
 """Short lists: layer configs ranked by an estimate, kept as winners of kind `estimate`."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -15,7 +14,7 @@ from autotune.store.rows import Reader, environment_id, next_number, problem_id
 from autotune.store.schema import Environment, ProblemRow, Winner
 from autotune.store.sessions import Sessions
 from autotune.store.verdicts import wrong_binary
-from autotune.store.winners import statuses_of, winner_record
+from autotune.store.winners import decided_at, statuses_of, winner_record
 
 
 class ShortLists(Sessions):
@@ -99,8 +98,8 @@ def _add(
         default_stage2_config=default.stage2.key,
         kept_default=entry.config == default,
         gain=entry.gain,
-        created_at=datetime.now(UTC),
     )
+    row.created_at = decided_at(session, row)
     trials: dict[Stage, int | None] = {}
     for stage in Stage:
         config = entry.config.of(stage)

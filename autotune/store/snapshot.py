@@ -61,16 +61,25 @@ def copy_database(source: Path, target: Path, *, overwrite: bool = False) -> Non
             with user_errors(Location(target, None, "")):
                 snapshot(source, copy)
                 _check(copy)
-            with copy.open("rb") as file:
-                os.fsync(file.fileno())
-            # What a killed writer of an older file left would be taken for the copy's.
-            for suffix in ("-wal", "-shm", "-journal"):
-                _beside(target, suffix).unlink(missing_ok=True)
-            copy.replace(target)
+            put_in_place(copy, target)
     except OSError as error:
         raise UserError(
             f"cannot write {target} ({error.strerror}): name a place with space that can be written"
         ) from error
+
+
+def put_in_place(copy: Path, target: Path) -> None:
+    """Makes a finished copy, of the same file system, the file at `target`.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    with copy.open("rb") as file:
+        os.fsync(file.fileno())
+    # What a killed writer of an older file left would be taken for the copy's.
+    for suffix in ("-wal", "-shm", "-journal"):
+        _beside(target, suffix).unlink(missing_ok=True)
+    copy.replace(target)
 
 
 def backup_name(path: Path, label: str = "") -> Path:

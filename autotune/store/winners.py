@@ -1,7 +1,8 @@
 """Winners: what a confirmation chose, and the finding of winners old and near."""
 
 import math
-from datetime import UTC, datetime
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
@@ -37,6 +38,14 @@ def statuses_of(
         .order_by(Trial.created_at, Trial.id)
     )
     return [(id_, status) for id_, status in rows]
+
+
+def decided_at(session: Session, winner: Winner) -> datetime:
+    """Now, or just after the winner that it follows: hosts' clocks differ, and are set back."""
+    columns = (Winner.problem_id, Winner.backend, Winner.environment_id, Winner.kind)
+    alike = [column == getattr(winner, column.key) for column in columns]
+    newest, now = session.scalar(select(func.max(Winner.created_at)).where(*alike)), datetime.now(UTC)
+    return now if newest is None or newest < now else newest + timedelta(microseconds=1)
 
 
 def winner_record(reader: Reader, row: Winner) -> WinnerRecord:
@@ -92,6 +101,7 @@ class Winners(Sessions):
         environment_key: str | None = None,
         kind: Kind | None = None,
         device: str | None = None,
+        among: Collection[int] | None = None,
         newest: int | None = None,
     ) -> list[WinnerRecord]:
         """The latest winner of each problem, backend, environment and kind, oldest first.
@@ -99,6 +109,7 @@ class Winners(Sessions):
         Args:
             problem, backend, environment_key, kind: only these; None: any.
             device: part of the device's name; None: any.
+            among: ids, of which the latest are wanted; None: any.
             newest: so many at most; None: all.
         """
         only: list[ColumnElement[bool]] = []
@@ -114,6 +125,8 @@ class Winners(Sessions):
             only.append(Winner.backend == backend)
         if kind is not None:
             only.append(Winner.kind == kind)
+        if among is not None:
+            only.append(Winner.id.in_(among))
         query = _latest(*only)
         if newest is not None:
             query = query.order_by(None).order_by(Winner.created_at.desc(), Winner.id.desc()).limit(newest)
@@ -168,8 +181,8 @@ def _add(session: Session, run: int, confirmation: int) -> int:
         gain_high=confirmed.gain_high,
         confirmation_id=confirmation,
         finalist=confirmed.winner,
-        created_at=datetime.now(UTC),
     )
+    row.created_at = decided_at(session, row)
     if not chosen.passed:
         raise ValueError(
             f"finalist {confirmed.winner} of confirmation {confirmation} failed the numeric gate"

@@ -187,7 +187,4 @@ class Tuning:
 
     def winners(self, kind: Kind, chosen: Sequence[int]) -> list[WinnerRecord]:
         """The best of each problem among the winners that this run chose, by their ids."""
-        stored = self.store.winners(
-            backend=self.backend.name, environment_key=self.environment.key, kind=kind
-        )
-        return [winner for winner in stored if winner.id in chosen]
+        return self.store.winners(kind=kind, among=chosen)

@@ -33,11 +33,21 @@ def confirm_all(current: Tuning, judge: Judge) -> list[WinnerRecord]:
 
 
 def _final(current: Tuning, judge: Judge, problem: Problem) -> int | None:
+    """The id of a problem's winner, decided here or by a driver that shares the work. None: it has none."""
+    interrupt.look()
+    if current.shared is None:
+        return _decide(current, judge, problem)
+    decided = current.shared.take_final(problem)
+    if decided is not None:
+        return decided.id
+    winner = _decide(current, judge, problem)
+    current.shared.final_ended(problem)
+    return winner
+
+
+def _decide(current: Tuning, judge: Judge, problem: Problem) -> int | None:
     """Decides one problem; the stored winner's id. None: it has none."""
     store, backend, device = current.store, current.backend, current.request.target.device
-    interrupt.look()
-    if current.shared is not None and (decided := current.shared.take_final(problem)) is not None:
-        return decided.id
     published = published_of(backend, problem.layer, problem.tokens, device)
     layers = current.layers.get(problem)
     raced = race_layers(current, judge, problem, layers) if layers and layers.best else None

@@ -4,6 +4,7 @@ A candidate, or a problem's final, is done by whoever claims it. Claims are rene
 this process lives.
 """
 
+import json
 import logging
 import threading
 import time
@@ -18,12 +19,13 @@ from autotune.processes import interrupt
 from autotune.search.sharing import Piece
 from autotune.space.config import Config
 from autotune.store.claims import RENEW_S, claim_key
-from autotune.store.records import StoredTrial, WinnerRecord
+from autotune.store.records import RunRecord, StoredTrial, WinnerRecord
 from autotune.tuning.context import Tuning
 
 log = logging.getLogger(__name__)
 
 _ASK_EVERY_S: Final = 1.0
+_ASIDE: Final = ("workers", "devices", "ray", "problems")  # a machine's, or of other finals
 
 
 class SharedWork:
@@ -37,11 +39,11 @@ class SharedWork:
         self._ended = threading.Event()
         self._renewing = threading.Thread(target=self._renew, name="claims", daemon=True)
         self._seen: set[int] = set()
-        self._last = 0
+        self._last = self._last_winner = 0
         self._asked_at = float("-inf")
 
     def __enter__(self) -> Self:
-        self._last = self._current.store.last_trial()
+        self._last, self._last_winner = self._current.store.last_ids()
         self._renewing.start()
         return self
 
@@ -82,25 +84,42 @@ class SharedWork:
     def take_final(self, problem: Problem) -> WinnerRecord | None:
         """Claims a problem's final, or waits for whoever has it; the winner of a final that others decided.
 
-        None: this driver is to decide it.
+        None: this driver is to decide it, and says so by `final_ended`.
         """
-        key = self._name(problem.key, "final", "")
-        while key not in self._take([key]):
-            if (winner := self._decided(problem)) is not None:
+        key = self._final(problem)
+        while True:
+            mine = key in self._take([key])
+            winner = self._decided(problem)
+            if mine and winner is not None:
+                self.final_ended(problem)
+            if mine or winner is not None:
                 return winner
             interrupt.look()
             if self._ended.wait(_ASK_EVERY_S):
                 raise CancelledError
-        return self._decided(problem)
+
+    def final_ended(self, problem: Problem) -> None:
+        """Its winner is stored, or it has none: a driver that starts now decides it anew, without waiting."""
+        key = self._final(problem)
+        with self._lock:
+            self._held.discard(key)
+        self._current.store.return_claims(self._current.id, [key])
 
     def _decided(self, problem: Problem) -> WinnerRecord | None:
-        """A winner of a run that began after this one, or was under way with it."""
+        """What another run decided, since this one began, of what it would have decided itself."""
         current = self._current
-        winners = current.store.winners(
-            problem=problem, backend=current.backend.name, environment_key=current.environment.key
+        winners = current.store.winners_of_others(
+            current.id,
+            problem,
+            backend=current.backend.name,
+            environment_key=current.environment.key,
+            after=self._last_winner,
         )
-        began = current.store.run(current.id).started_at
-        return next((each for each in winners if each.run != current.id and each.created_at >= began), None)
+        ours = _asks(current.store.run(current.id))
+        return next((each for each in winners if _asks(current.store.run(each.run)) == ours), None)
+
+    def _final(self, problem: Problem) -> str:
+        return self._name(problem.key, "final", _asks(self._current.store.run(self._current.id)))
 
     def _trials(self) -> list[StoredTrial]:
         current = self._current
@@ -137,3 +156,12 @@ class SharedWork:
                 self._current.store.renew_claims(self._current.id, held)
             except UserError as error:  # the run itself will meet it, or it passes
                 log.warning("claims could not be renewed: %s", error)
+
+
+def _asks(run: RunRecord) -> str:
+    """What decides a final besides its problem and stack: effort, conditions, restrictions of the spaces.
+
+    Runs that ask for unlike things share what they measure, and each has finals of its own.
+    """
+    asked = {name: value for name, value in run.spec.items() if name not in _ASIDE}
+    return json.dumps(asked, sort_keys=True)

@@ -36,32 +36,42 @@ def missing() -> str | None:
     return None
 
 
+def _as_owner() -> list[str]:
+    return ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+
+
+def _do(folder: Path, name: str, *arguments: str) -> None:
+    subprocess.run(
+        [*_as_owner(), str(_program(name)), "-D", str(folder / "data"), *arguments],
+        check=True,
+        cwd="/tmp",
+        stdout=subprocess.DEVNULL,
+        timeout=60,
+    )
+
+
+def control(action: str, url: str) -> None:
+    """Has the server of a URL `start`, `stop` or `restart`; it does not wait for who uses it."""
+    folder = Path(url.partition("?host=")[2])
+    how = [] if action == "start" else ["-m", "immediate"]
+    options = [] if action == "stop" else ["-o", f"-k {folder} -h '' -F -c max_connections=50"]
+    _do(folder, "pg_ctl", "-w", "-l", str(folder / "log"), *how, *options, action)
+
+
 @contextmanager
 def server() -> Iterator[str]:
     """Starts a server; the URL of its database `postgres`."""
     folder = Path(tempfile.mkdtemp(prefix="autotune-pg-", dir="/tmp"))  # a socket's path is short
-    as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    if as_user:
+    url = f"postgresql://autotune@/postgres?host={folder}"
+    if _as_owner():
         shutil.chown(folder, "postgres")
-    data = folder / "data"
-
-    def do(name: str, *arguments: str) -> None:
-        subprocess.run(
-            [*as_user, str(_program(name)), "-D", str(data), *arguments],
-            check=True,
-            cwd="/tmp",
-            stdout=subprocess.DEVNULL,
-            timeout=60,
-        )
-
     try:
-        do("initdb", "-A", "trust", "-U", "autotune", "--no-sync")
-        options = f"-k {folder} -h '' -F -c max_connections=50"
-        do("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
+        _do(folder, "initdb", "-A", "trust", "-U", "autotune", "--no-sync")
+        control("start", url)
         try:
-            yield f"postgresql://autotune@/postgres?host={folder}"
+            yield url
         finally:
-            do("pg_ctl", "-w", "-m", "immediate", "stop")
+            control("stop", url)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

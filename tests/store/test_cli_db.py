@@ -67,6 +67,13 @@ def test_a_copy_replaces_nothing_unasked(store: Store, run: int, tmp_path: Path)
         invoke("copy", str(store.location), "--force")
 
 
+def test_a_copys_place_may_be_a_url(store: Store, run: int, tmp_path: Path) -> None:
+    target = tmp_path / "copy.db"
+    invoke("copy", f"sqlite:///{target}")
+    with Store.open(target, read_only=True) as copied:
+        assert len(copied.runs()) == 1
+
+
 def test_a_copy_that_does_not_fit_leaves_what_was_there(
     store: Store, run: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import socket
 import sqlite3
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
+from autotune.cli import app
 from autotune.errors import UserError
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
+from autotune.processes import interrupt
 from autotune.results import Gpu, LayerMeasurement, Sample, Status
 from autotune.store import claims, copying
 from autotune.store.base import Base
@@ -26,6 +29,7 @@ from autotune.store.store import Store
 from tests.cli.helper import autotune
 from tests.store import examples
 from tests.store.examples import DEFAULT, FASTER, LAYER, M4, MI325X, OFFLINE, PASS, TRITON, WRONG, config
+from tests.store.postgres import control, missing, server
 from tests.store.postgres import postgres as postgres
 from tests.store.postgres import shared_url as shared_url
 
@@ -110,6 +114,52 @@ def test_what_is_stored_comes_back(shared_url: str) -> None:
     assert "m4" in autotune("show", "--db", shared_url).stdout
 
 
+@pytest.mark.parametrize(
+    "command", ["show", "show --why", "show 1", "top --json", "history", "report --out report.md"]
+)
+def test_a_command_that_looks_says_the_same_of_a_server(
+    command: str,
+    store: Store,
+    shared_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _fill(store)
+    copy_rows(store.location, shared_url)
+    monkeypatch.chdir(tmp_path)
+
+    def said(database: str) -> str:
+        app([*command.split(), "--db", database], prog_name="autotune", standalone_mode=False)
+        written = Path("report.md").read_text() if "report" in command else ""
+        return (capsys.readouterr().out + written).replace(database, "DATABASE")
+
+    assert said(shared_url) == said(str(store.location)) != ""
+
+
+@pytest.mark.slow
+def test_a_server_that_is_restarted_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autotune.store.server._LOOK_EVERY_S", 0.01)
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with server() as own, Store.open(own) as store:
+        run = examples.begin(store)
+        control("restart", own)
+        store.record_trial(run, examples.trial())  # what its pool holds is dead
+        control("stop", own)
+        starting = threading.Timer(0.2, control, ("start", own))
+        starting.start()
+        store.record_trial(run, examples.trial(config=config(64)))
+        starting.join()
+        assert len(store.trials_of(run)) == 2
+        control("stop", own)
+        monkeypatch.setattr(interrupt, "ended", lambda: True)
+        monkeypatch.setattr("autotune.store.server._LAST_S", 0.05)
+        with pytest.raises(UserError, match="cannot reach"):
+            store.trials_of(run)
+        control("start", own)
+
+
 def test_what_must_never_be_read_cannot_be_written(shared_url: str) -> None:
     with Store.open(shared_url) as store:
         run = examples.begin(store)
@@ -144,6 +194,25 @@ def test_a_claim_is_one_drivers_until_it_runs_out(shared_url: str, monkeypatch: 
         assert ours.claim(first, ["a"]) == set()
 
 
+def test_a_final_counts_as_anothers_by_the_servers_order_not_by_a_hosts_clock(
+    shared_url: str,
+) -> None:
+    with Store.open(shared_url) as ours, Store.open(shared_url) as theirs:
+        first, second = examples.begin(ours), examples.begin(theirs)
+        earlier = examples.win(theirs, second)
+        _, last = ours.last_ids()
+        assert last == earlier
+
+        def heard() -> list[int]:
+            stack = {"backend": "triton", "environment_key": MI325X.key}
+            return [each.id for each in ours.winners_of_others(first, M4, after=last, **stack)]
+
+        assert heard() == []
+        examples.win(ours, first)
+        later = examples.win(theirs, second)
+        assert heard() == [later]
+
+
 def test_others_trials_are_heard_of(shared_url: str) -> None:
     with Store.open(shared_url) as ours, Store.open(shared_url) as theirs:
         first, second = examples.begin(ours), examples.begin(theirs)
@@ -159,8 +228,9 @@ def test_others_trials_are_heard_of(shared_url: str) -> None:
             return [trial.config for trial in found]
 
         assert heard(0) == [config(64)]
-        assert heard(ours.last_trial()) == [config(64)]  # ids may come out of order
-        assert heard(ours.last_trial() + 10_000) == []
+        last, _ = ours.last_ids()
+        assert heard(last) == [config(64)]  # ids may come out of order
+        assert heard(last + 10_000) == []
 
 
 def test_two_that_store_the_same_problem_at_once_share_its_row(shared_url: str) -> None:
@@ -218,6 +288,19 @@ def test_a_copy_that_came_out_otherwise_is_undone(
     assert copy_rows(store.location, shared_url)["samples"] == 4
 
 
+def test_what_a_killed_writer_left_beside_an_older_file_is_not_taken_for_the_copys(
+    store: Store, tmp_path: Path
+) -> None:
+    _fill(store)
+    target = tmp_path / "older.db"
+    for suffix in ("", "-wal", "-shm"):
+        target.with_name(f"older.db{suffix}").write_text("an older file")
+    copy_to_file(store.location, target)
+    assert not target.with_name("older.db-wal").exists()
+    with Store.open(target, read_only=True) as copied:
+        assert copied.trials_of(1) == store.trials_of(1)
+
+
 def test_a_file_is_merged_into_a_server(store: Store, shared_url: str, tmp_path: Path) -> None:
     _fill(store)
     other = tmp_path / "other.db"
@@ -237,6 +320,15 @@ def test_a_server_that_cannot_be_used_is_a_sentence(shared_url: str, tmp_path: P
         with pytest.raises(UserError) as refused:
             Store.open(url)
     assert "secret" not in str(refused.value)
+    for wrong, said in {
+        "postgresql://127.0.0.1/a?nonsense=1&password=secret": r"=\*\*\* .*invalid connection option",
+        "mysql://tuner:secret@host/a": r"--db mysql://… is no database that this tool knows",
+    }.items():
+        with pytest.raises(UserError, match=said) as refused:
+            Store.open(wrong)
+        assert "secret" not in str(refused.value)
+    with pytest.raises(UserError, match=r"gave up \(canceling statement due to statement timeout\)"):
+        Store.open(f"{shared_url}&options=-c%20statement_timeout%3D1", read_only=True).trials_of(1)
     plain, _, options = shared_url.partition("?")
     with pytest.raises(UserError, match=r"nosuch.* does not exist.* see that"):
         Store.open(f"{plain.rpartition('/')[0]}/nosuch?{options}")

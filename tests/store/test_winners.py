@@ -14,7 +14,7 @@ from autotune.machine.targets import Kind
 from autotune.problem.layer import Problem, Stage
 from autotune.problem.routing import Routing
 from autotune.results import Finalist, LayerConfig, Status
-from autotune.store.records import ShortListed
+from autotune.store.records import RunState, ShortListed
 from autotune.store.store import Store
 from tests.store.examples import (
     DEFAULT,
@@ -143,6 +143,23 @@ def test_the_newest_is_by_time_and_of_one_time_by_number(store: Store, run: int,
     other = win(store, run, confirmation(problem=Problem(LAYER, 2)))
     dated(path, other, "2026-02-01 00:00:00.000000")
     assert [winner.id for winner in store.winners()] == [other, third], "the oldest first"
+
+
+def test_a_clock_that_is_set_back_hides_no_winner(store: Store, run: int, path: Path) -> None:
+    dated(path, win(store, run), "2199-01-01 00:00:00.000000")
+    later = win(store, run)
+    assert [winner.id for winner in store.winners()] == [later]
+    with sqlite3.connect(path) as by_hand:
+        by_hand.execute("UPDATE runs SET started_at = '2199-01-01 00:00:00.000000'")
+    store.end_run(run, RunState.FINISHED)
+    ended = store.run(run)
+    assert ended.ended_at == ended.started_at
+
+
+def test_the_latest_among_some_is_told_though_there_is_a_later_one(store: Store, run: int) -> None:
+    first, second, _ = (win(store, run) for _ in range(3))
+    assert [winner.id for winner in store.winners(among=[first, second])] == [second]
+    assert store.winners(among=[]) == []
 
 
 def test_a_winner_that_is_not_surely_faster_is_none(store: Store, run: int) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,12 +15,13 @@ from autotune.problem.layer import Stage
 from autotune.results import Status
 from autotune.store.records import RunState, StoredTrial
 from autotune.store.store import Store
+from autotune.tuning.sharing import SharedWork
 from tests.cli.helper import env
+from tests.store import examples
 from tests.store.postgres import postgres as postgres
 from tests.store.postgres import shared_url as shared_url
 from tests.tuning.shared_driver import PROBLEM
 
-pytestmark = [pytest.mark.slow, pytest.mark.fault]
 CONFIGS = 2 * 41
 
 
@@ -44,6 +47,8 @@ def _wait_for(store: Store, trials: int, runs: int) -> None:
     raise AssertionError(f"after two minutes there are {Counter({r: len(t) for r, t in tried.items()})}")
 
 
+@pytest.mark.slow
+@pytest.mark.fault
 def test_two_drivers_share_the_work_and_the_final(shared_url: str) -> None:
     with Store.open(shared_url) as store:
         drivers = [_driver(shared_url) for _ in range(2)]
@@ -61,6 +66,8 @@ def test_two_drivers_share_the_work_and_the_final(shared_url: str) -> None:
         assert finals == 1
 
 
+@pytest.mark.slow
+@pytest.mark.fault
 def test_a_dead_drivers_work_returns(shared_url: str) -> None:
     with Store.open(shared_url) as store:
         first, second = _driver(shared_url), _driver(shared_url)
@@ -78,3 +85,27 @@ def test_a_dead_drivers_work_returns(shared_url: str) -> None:
         assert {stage for stage, _ in ok} == set(Stage)
         assert len(store.winners(problem=PROBLEM)) == 1
         assert [run.state for run in store.runs()].count(RunState.FINISHED) == 1
+
+
+def test_runs_that_ask_for_unlike_things_have_finals_of_their_own(shared_url: str) -> None:
+    with Store.open(shared_url) as store:
+
+        def driver(**asked: Any) -> SharedWork:
+            backend = SimpleNamespace(name="triton")
+            run = store.begin_run("autotune run", {"min_gain": 0.01, "workers": 1, **asked}, 0)
+            current: Any = SimpleNamespace(
+                store=store, id=run, backend=backend, environment=examples.MI325X, searches={}
+            )
+            return SharedWork(current, "cold")
+
+        first, equal, other = driver(), driver(workers=8), driver(min_gain=0.5)
+        assert first.take_final(examples.M4) is None
+        assert other.take_final(examples.M4) is None, "though the first one's is under way"
+        winner = examples.win(store, 1)
+        decided = equal.take_final(examples.M4)
+        assert decided is not None
+        assert decided.id == winner
+        assert other.take_final(examples.M4) is None, "nor is it its own now"
+        first.final_ended(examples.M4)
+        with driver() as later:  # which began when it was decided
+            assert later.take_final(examples.M4) is None, "and waits for nobody"
