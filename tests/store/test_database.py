@@ -264,7 +264,7 @@ def test_a_disk_that_is_full(store: Store, run: int) -> None:
 
 def test_a_database_server_without_its_driver() -> None:
     assert "needs a database driver that is not installed" in refused("postgresql+pg8000://host/autotune")
-    assert "needs a database driver that is not installed" in refused("nosuch://host/autotune")
+    assert "is no database that this tool knows" in refused("nosuch://host/autotune")
 
 
 # Reading only
