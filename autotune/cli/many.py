@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import typer
@@ -23,7 +23,7 @@ from autotune.machine.probe import probe
 from autotune.machine.targets import Kind, Target, offline_fingerprint
 from autotune.processes import interrupt
 from autotune.protocol.registry import load_backend
-from autotune.store.location import locate
+from autotune.store.database import MissingDatabase
 from autotune.store.records import RunRecord
 from autotune.store.store import Store
 from autotune.text import counted, duration
@@ -87,11 +87,9 @@ class PlanRun:
 
     def runs(self) -> list[RunRecord]:
         """All that ran before; none where there is no database yet, which is not made for that."""
-        place = locate(self.db)
-        if place.path is not None and not place.path.exists():
-            return []
-        with Store.open(place, read_only=True) as store:
+        with suppress(MissingDatabase), Store.open(self.db, read_only=True) as store:
             return store.runs()
+        return []
 
     def work(self) -> dict[str, str]:
         """Runs what is left; why entries failed, by their names.
@@ -154,8 +152,11 @@ class PlanRun:
 
     def _serve(self, place: Sequence[int], waiting: "SimpleQueue[Entry]", failed: dict[str, str]) -> None:
         """A thread: gives its GPUs one entry after the other."""
-        while not self._ended and not waiting.empty():
-            entry = waiting.get()
+        while not self._ended:
+            try:
+                entry = waiting.get_nowait()
+            except Empty:
+                return
             on = f" on GPU {', '.join(map(str, place))}" if place else ""
             self.say(f"{entry.name}: begins{on}")
             reason = self._one(entry, place)

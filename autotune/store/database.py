@@ -88,8 +88,12 @@ class _CopyNeeded(UserError):
     """A file cannot be read as it lies there."""
 
 
-def _missing(location: Location) -> UserError:
-    return UserError(
+class MissingDatabase(UserError):
+    """There is none yet, and none is to be made."""
+
+
+def _missing(location: Location) -> MissingDatabase:
+    return MissingDatabase(
         f"there is no database at {location}: `autotune run` makes one, or name another with --db"
     )
 

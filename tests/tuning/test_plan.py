@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,7 @@ from autotune.store.store import Store
 from autotune.tuning.plan import Entry, expected_seconds, read_plan
 from tests.cli.helper import autotune
 from tests.store.examples import LAYER, MI325X
+from tests.store.postgres import postgres as postgres
 
 BACKEND = 'backend = "tests.live_stand_in:StandIn"\n'
 OFFLINE = Target("offline:mi325x", DEVICES["mi325x"], live=False, why="for the test")
@@ -212,6 +214,23 @@ def test_an_entry_that_is_killed_says_by_what(tmp_path: Path) -> None:
     kill = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
     plan.command = lambda *_: kill  # type: ignore[method-assign]
     assert plan.work() == {"1": "SIGKILL ended it: the same command goes on"}
+
+
+def test_a_plan_has_no_earlier_runs_where_there_is_no_database_or_an_empty_one(
+    tmp_path: Path, postgres: str
+) -> None:
+    for db in (str(tmp_path / "none.db"), postgres):
+        assert PlanRun([ENTRY], OFFLINE, (), 1, db, tmp_path, print).done() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gpus_that_end_at_the_same_time_do_not_wait_for_one_entry(tmp_path: Path) -> None:
+    """A queue that was not empty a moment ago may be."""
+    plan = PlanRun([], OFFLINE, (), 1, None, tmp_path, print)
+    waiting: Any = SimpleNamespace(
+        empty=lambda: False, get=SimpleQueue().get, get_nowait=SimpleQueue().get_nowait
+    )
+    plan._serve((), waiting, {})
 
 
 @pytest.mark.slow
