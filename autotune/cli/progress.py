@@ -31,6 +31,9 @@ class Progress:
 
     Args:
         timeout_s: seconds after which the run tries nothing new; None: never.
+
+    Attributes:
+        waiting: the last that was said of whom it waits for, unless something was timed undisturbed since.
     """
 
     def __init__(self, timeout_s: float | None = None) -> None:
@@ -42,6 +45,7 @@ class Progress:
         self.measure_s = 0.0
         self.resumed = 0
         self.no_winner: dict[Problem, str] = {}
+        self.waiting: str | None = None
         self.eta = Eta(timeout_s)
         self._open: dict[Task, int] = {}
 
@@ -53,6 +57,8 @@ class Progress:
     def on_trial(self, trial: TrialRecord, search: StageSearch) -> None:
         task = (trial.problem, trial.stage)
         self._open[task] = max(0, self._open.get(task, 0) - 1)
+        if trial.time_us is not None and trial.contended is None:
+            self.waiting = None
         self.counts[trial.status] += 1
         self.merged += trial.merged_into is not None
         self.compile_s += trial.compile_s
@@ -76,6 +82,11 @@ class Progress:
         )
 
     def on_wait(self, sentence: str) -> None:
+        self.waiting = sentence
+        logfile.note(sentence)
+        self._say(sentence)
+
+    def _say(self, sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)
 
     def on_gpus(self, sentence: str) -> None:
@@ -85,6 +96,7 @@ class Progress:
         self.eta.final()
 
     def on_confirm(self, problem: Problem, contenders: int) -> None:
+        self.waiting = None
         self.eta.final()
         logfile.note(f"final {problem.shape}: {counted(contenders, 'layer config')}")
 
@@ -134,6 +146,11 @@ class Progress:
             return f"nothing left to try; {counted(self.resumed, 'stored trial')} used"
         layers = f" and {counted(self.layers, 'layer')}" if self.layers else ""
         return f"{counted(self.done, 'trial')}{layers}: {self.by_status()}"
+
+    def stopped(self, command: str) -> str:
+        """What is said where the user ends a run early; it may have waited all the while."""
+        waited = f"\nNothing was timed undisturbed since it said: {self.waiting}" if self.waiting else ""
+        return f"Stopped. Every finished trial is stored; the same command resumes:\n  {command}{waited}"
 
     def best(self, task: Task) -> str:
         """The best so far against the default, as words."""
@@ -210,11 +227,11 @@ class LiveProgress(Progress):
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def on_wait(self, sentence: str) -> None:
+    def _say(self, sentence: str) -> None:
         self._live.console.print(sentence, highlight=False)
 
     def on_gpus(self, sentence: str) -> None:
-        self.on_wait(sentence)
+        self._say(sentence)
 
     def on_check(self, problem: Problem) -> None:
         super().on_check(problem)

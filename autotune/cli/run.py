@@ -280,10 +280,7 @@ def run(
             with progress:
                 result = run_search(request, store, progress)
         except KeyboardInterrupt:
-            typer.echo(
-                f"\nStopped. Every finished trial is stored; the same command resumes:\n  {request.command}",
-                err=True,
-            )
+            typer.echo(f"\n{progress.stopped(request.command)}", err=True)
             raise typer.Exit(interrupt.exit_code()) from None
         print_outcome(store, result, progress, chosen, as_json, quiet, db)
 

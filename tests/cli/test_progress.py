@@ -45,6 +45,16 @@ def test_a_run_that_finds_nothing_left_to_try_says_so(search: StageSearch) -> No
     assert tally.spoken() == "1 trial: 1 ok"
 
 
+def test_a_run_that_is_stopped_while_others_are_on_the_gpu_says_that_it_waited(search: StageSearch) -> None:
+    progress = Progress()
+    progress.on_start({TASK: search}, resumed=0)
+    progress.on_wait("process 7 (python3) is on this GPU too")
+    progress.on_trial(trial(contended="process 7 (python3)"), search)
+    assert progress.stopped("autotune run").endswith("since it said: process 7 (python3) is on this GPU too")
+    progress.on_trial(trial(), search)
+    assert progress.stopped("autotune run").splitlines()[1:] == ["  autotune run"]
+
+
 def test_plain_lines_name_the_kind_of_every_time(
     search: StageSearch, capsys: pytest.CaptureFixture[str]
 ) -> None:
