@@ -171,7 +171,7 @@ def load_tuned(path: Path) -> TunedConfigs:
         raise UserError(
             f"{path}: {error.strerror}: give the JSON file that `autotune export` wrote"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): export it again") from error
     return parse_tuned(raw, str(path))
 
@@ -199,7 +199,9 @@ def parse_tuned(raw: Any, where: str) -> TunedConfigs:
         }
         told = raw.get("gpu")
         gpu = None if told is None else Gpu(str(told["name"]), int(told["compute_units"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except UserError as error:  # of a knob, which does not know where it stands
+        raise UserError(f"{where}: {error}: export it again") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{where} is incomplete ({error!r}): export it again") from error
     if not entries:
         raise UserError(f"{where} has no entries: export it again")

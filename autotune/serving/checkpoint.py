@@ -221,6 +221,16 @@ class Loading:
                 f" has {kinds} {wanted}: give a checkpoint of that layout"
             )
 
+    def refuse_again(self, *_: Any, **__: Any) -> None:
+        """What a converted parameter has for a loader.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"{self.layer}: its weights were converted already and cannot be loaded anew: restart the server"
+        )
+
     def require_all(self, tensors: "Mapping[str, torch.Tensor]") -> None:
         """Makes sure that nothing was left out.
 
@@ -228,10 +238,7 @@ class Loading:
             UserError: scales are not finite, an expert's tensor was never loaded, or this was done before.
         """
         if self._ended:
-            raise UserError(
-                f"{self.layer}: its weights were converted already and cannot be loaded anew: restart the"
-                " server"
-            )
+            self.refuse_again()
         self._ended = True
         experts = next(iter(tensors.values())).shape[0]
         for name, tensor in tensors.items():

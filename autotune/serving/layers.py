@@ -14,10 +14,48 @@ _told: set[str] = set()
 
 
 def is_int4_pair(weight: Any) -> bool:
-    """Whether Quark's `weight` is [fp8 per tensor, int4 per channel]."""
-    if not isinstance(weight, list) or len(weight) != 2:
+    """Whether Quark's `weight` is FP8 on top of INT4."""
+    if not isinstance(weight, list) or not all(isinstance(part, Mapping) for part in weight):
         return False
     return [part.get("dtype") for part in weight] == ["fp8_e4m3", "int4"]
+
+
+def pair_refusals(spec: Mapping[str, Any]) -> dict[str, bool]:
+    """What experts of such a pair may have that the kernels do not compute, for `refuse`.
+
+    Args:
+        spec: Quark's, of the layer; `is_int4_pair` of its `weight`.
+    """
+    whole, fine = spec["weight"]
+    inputs = spec.get("input_tensors")
+    if isinstance(inputs, list) and len(inputs) == 1:
+        (inputs,) = inputs
+    dtype = inputs.get("dtype") if isinstance(inputs, Mapping) else None
+    channels = fine.get("qscheme") == "per_channel" and fine.get("ch_axis") == 0
+    return {
+        f"its FP8 has a scale {whole.get('qscheme')}, not per_tensor": whole.get("qscheme") != "per_tensor",
+        f"its INT4 has a scale {fine.get('qscheme')}, ch_axis {fine.get('ch_axis')}, and the kernels take one"
+        " per_channel, ch_axis 0": not channels,
+        "its INT4 is not symmetric, so it has zero points": fine.get("symmetric") is not True,
+        "its weights are quantised as they are used": any(part.get("is_dynamic") for part in (whole, fine)),
+        f"its activations are {dtype}, not fp8_e4m3": dtype != "fp8_e4m3",
+        "its outputs or biases are quantised": bool(spec.get("output_tensors") or spec.get("bias")),
+    }
+
+
+def compressed_refusals(config: Any) -> dict[str, bool]:
+    """The same of compressed-tensors, whose engine's config this is."""
+    raw = getattr(config, "config", None)
+    raw = raw if isinstance(raw, Mapping) else {}
+    sparse = getattr(config, "sparsity_scheme_map", None) or {}
+    return {
+        "its activations are rotated (transform_config)": bool(
+            getattr(config, "transform_config", None) or raw.get("transform_config")
+        ),
+        "its weights are stored sparse (sparsity_config)": any(
+            getattr(scheme, "format", None) != "dense" for scheme in dict(sparse).values()
+        ),
+    }
 
 
 def common_scheme(config: Any, layer: Any, projections: Sequence[str]) -> Mapping[str, Any] | None:
@@ -88,7 +126,9 @@ def finish(layer: Any, loading: Loading, top_k: int, log: logging.Logger) -> Non
         "w2_weight_scale": "w2_scale",
     }
     for name, part in kept.items():
-        layer.register_parameter(name, torch.nn.Parameter(getattr(experts, part), requires_grad=False))
+        parameter = torch.nn.Parameter(getattr(experts, part), requires_grad=False)
+        parameter.weight_loader = loading.refuse_again  # type: ignore[attr-defined]
+        layer.register_parameter(name, parameter)
     dims = LayerDims(loading.model_dim, loading.inter_dim, experts.w1.shape[0], top_k)
     layer.autotune_choice = chosen(os.environ.get(CONFIG_VARIABLE), dims, log.name)
     say(

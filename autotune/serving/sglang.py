@@ -9,6 +9,7 @@ goes to SGLang. No model was served with it by us.
 import importlib
 import logging
 import os
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -58,7 +59,10 @@ def _quark_method(own: Any, config: Any, layer: Any, prefix: str) -> Any:
     quark = importlib.import_module(_QUARK)
     if quark.should_ignore_layer(
         prefix, ignore=config.exclude_layers, fused_mapping=config.packed_modules_mapping
-    ) or not layers.is_int4_pair(config._find_matched_config(prefix, layer).get("weight")):
+    ):
+        return own(config, layer, prefix)
+    spec = config._find_matched_config(prefix, layer)
+    if not layers.is_int4_pair(spec.get("weight")):
         return own(config, layer, prefix)
     # SGLang's own method takes a pair of weights for one, and fails.
     if isinstance(layer, quark.RadixAttention):
@@ -69,6 +73,7 @@ def _quark_method(own: Any, config: Any, layer: Any, prefix: str) -> Any:
         )
     if not isinstance(layer, _experts_class()):
         return None
+    layers.refuse(prefix, layers.pair_refusals(spec), _ELSEWHERE)
     if os.environ.get(INT8_VARIABLE) != "1":
         raise UserError(
             f"{prefix}: the checkpoint declares FP8 activations, which SGLang does not serve with INT4"
@@ -99,6 +104,7 @@ def _compressed_scheme(own: Any, config: Any, layer: Any, layer_name: str | None
     )
     if not ours:
         return own(config, layer, layer_name)
+    layers.refuse(str(layer_name), layers.compressed_refusals(config), _ELSEWHERE)
     form = scheme.get("format") or config.quant_format
     return scheme_class("compressed")(checkpoint.compressed(getattr(form, "value", form)), layer_name)
 
@@ -111,8 +117,9 @@ def _loaded(result: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
             f" SGLang {versions.tested('sglang')}, or {_ELSEWHERE}"
         )
     config = getattr(runner.model_config.hf_config, "quantization_config", None) or {}
-    pairs = [config.get("global_quant_config") or {}, *(config.get("layer_quant_config") or {}).values()]
-    if not _fired and any(layers.is_int4_pair(pair.get("weight")) for pair in pairs):
+    specs = [config.get("global_quant_config"), *(config.get("layer_quant_config") or {}).values()]
+    pairs = [spec.get("weight") for spec in specs if isinstance(spec, Mapping)]
+    if not _fired and any(map(layers.is_int4_pair, pairs)):
         raise UserError(
             "no layer of the model took our kernels, as SGLang's hooks did not fire: serve with SGLang"
             f" {versions.tested('sglang')}, or {_ELSEWHERE}"
@@ -137,6 +144,11 @@ def scheme_class(method: str) -> Any:
             f"{_QUANTIZATION}.compressed_tensors.schemes.compressed_tensors_scheme"
         ).CompressedTensorsMoEScheme
 
+    import torch
+
+    # Where SGLang compiles its models (--enable-torch-compile) launches cannot be traced.
+    opaque = torch.compiler.disable(run)
+
     class AutotuneW4A8MoE(base):  # type: ignore[misc,valid-type]
         def __init__(self, layout: Layout, prefix: str) -> None:
             self._layout, self._prefix = layout, prefix
@@ -156,8 +168,6 @@ def scheme_class(method: str) -> Any:
             params_dtype: Any,
             **extra: Any,
         ) -> None:
-            import torch
-
             if params_dtype is not torch.bfloat16:
                 raise UserError(
                     f"{self._prefix}: the kernels take bfloat16, not {params_dtype}: give --dtype bfloat16"
@@ -185,9 +195,9 @@ def scheme_class(method: str) -> Any:
         def apply_weights(self, layer: Any, dispatch_output: Any) -> Any:
             standard = importlib.import_module("sglang.srt.layers.moe.token_dispatcher.standard")
             weights, ids, *_ = dispatch_output.topk_output
-            out = run(
+            out = opaque(
                 *(layer.autotune_experts, layer.autotune_choice, dispatch_output.hidden_states, weights, ids),
-                absent=layer.moe_ep_size > 1,  # the dispatcher has made them this rank's, or -1
+                absent=True,  # -1 is another rank's, by the dispatcher, or a padded token's, by the router
             )
             return standard.StandardCombineInput(hidden_states=out)
 

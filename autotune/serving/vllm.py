@@ -205,7 +205,13 @@ def _config_of(method: str) -> Any:
 def _quark_layout(config: Any, layer: Any, prefix: str) -> Layout | None:
     """The layout of a layer's experts; None: they are of another kind, or left out of quantisation."""
     module = importlib.import_module(f"{_QUANTIZATION}.quark.quark_moe")
-    _, _, method = config.get_quant_method_target(prefix, type(layer))
+    try:
+        _, _, method = config.get_quant_method_target(prefix, type(layer))
+    except (RuntimeError, NotImplementedError):  # vLLM does not say what of it is not supported
+        spec = config._find_matched_config(prefix, type(layer))
+        if layers.is_int4_pair(spec.get("weight")):
+            layers.refuse(prefix, layers.pair_refusals(spec), _ELSEWHERE)
+        raise
     if method is not module.QuarkW4A8Fp8MoEMethod:
         return None
     layers.say(_log, layers.int8_for_fp8(f"--quantization {NAME} or {INT8_VARIABLE}=1"), logging.WARNING)
@@ -226,6 +232,7 @@ def _compressed_layout(config: Any, layer: Any, prefix: str) -> Layout | None:
             f"{prefix}: its INT4 experts have a scale per {strategy}, and the kernels take one per channel:"
             " quantise it per channel"
         )
+    layers.refuse(prefix, layers.compressed_refusals(config), _ELSEWHERE)
     return checkpoint.compressed(scheme.get("format"))
 
 

@@ -1,7 +1,11 @@
 """Specs: what a config compiles to and how it is launched, without compiling."""
 
+import contextlib
+import copy
 import random
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -198,6 +202,24 @@ def test_an_entry_that_cannot_serve_so_many_tokens_gives_way_to_the_default() ->
 def test_a_file_that_is_not_ours_is_refused(change: dict, says: str) -> None:
     with pytest.raises(UserError, match=says):
         parse_tuned({**tuned_file(4), **change}, "f.json")
+
+
+def test_a_file_that_is_damaged_anywhere_is_read_or_refused() -> None:
+    """Whatever stands in a place: a server reads it at its start."""
+
+    def damaged(content: Any, junk: Any) -> Iterator[Any]:
+        yield junk
+        pairs = content.items() if isinstance(content, dict) else ()
+        for place, part in enumerate(content) if isinstance(content, list) else pairs:
+            for other in damaged(part, junk):
+                changed = copy.copy(content)
+                changed[place] = other
+                yield changed
+
+    for junk in (None, True, -1, 0, 4.7, float("inf"), "x", [], {}, [[]], {"a": 1}):
+        for content in damaged(tuned_file(4, 8), junk):
+            with contextlib.suppress(UserError):
+                parse_tuned(content, "f.json")
 
 
 def test_stages_of_a_layer_share_tile_m() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from autotune.kernels.reference import layer_reference
-from tests.serving.checkpoints import SHARDS, small
+from tests.serving.checkpoints import SHARDS, Small, small
 
 FP8 = {"dtype": "fp8_e4m3", "qscheme": "per_tensor", "is_dynamic": False}
 INT4 = {"dtype": "int4", "qscheme": "per_channel", "symmetric": True, "ch_axis": 0, "is_dynamic": False}
@@ -54,6 +54,7 @@ def compressed(form: str, strategy: str = "channel", group_size: int | None = No
     }
 
 
+ROTATED = {"type": "hadamard", "apply": [{"targets": ["re:.*down_proj$"], "location": "input"}]}
 CONFIGS = {
     "quark order": quark("order"),
     "quark reorder": quark("reorder"),
@@ -82,6 +83,10 @@ def main(engine: str, root: Path) -> None:
             for name in CONFIGS
             for ranks, ep in ((1, False), (2, False), (2, True))
         },
+        "edges": {name: _error(harness, "pack-quantized", **case) for name, case in EDGES.items()},
+        "padded": _padded(harness) if engine == "sglang" else [],
+        "compiled": _compiled(harness) if engine == "sglang" else "",
+        "empty": _empty(harness),
         "scaled": _error(harness, "quark order", 1, ep=False, factor=2.5) if engine == "sglang" else 0.0,
         "refused": {name: _refusal(harness, wrong) for name, wrong in WRONG.items()},
         "asked": harness.load_model(harness.USER),
@@ -91,40 +96,122 @@ def main(engine: str, root: Path) -> None:
     print(json.dumps({**answer, "log": heard}))
 
 
+EDGES: dict[str, dict[str, Any]] = {
+    "no multiple of a tile": {"ranks": 1, "ep": False, "inter_dim": 40, "model_dim": 136},
+    "experts that ranks cannot share evenly": {"ranks": 2, "ep": True, "experts": 7},
+}
+
+
 def _layer(harness: Any, quantisation: dict[str, Any], **more: Any) -> Any:
     _, config = harness.config(quantisation, harness.USER)
     shape = {"experts": 6, "model_dim": 128, "inter_dim": 64, "top_k": TOP_K, "tp": 1, "rank": 0, "ep": False}
     return harness.layer(config, **{**shape, **more})
 
 
-def _error(harness: Any, name: str, ranks: int, *, ep: bool, factor: float | None = None) -> float:
-    """Relative, of the sum over ranks.
+def _error(
+    harness: Any, name: str, ranks: int, *, ep: bool, factor: float | None = None, **dims: int
+) -> float | str:
+    """Relative, of the sum over ranks; or why there is none.
 
     Args:
         factor: the model's routed scaling factor, which SGLang leaves to the layer.
+        dims: those of the layer that are others.
     """
-    experts = small()
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(TOKENS, 128, generator=generator).bfloat16()
-    ids = torch.stack([torch.randperm(6, generator=generator)[:TOP_K] for _ in range(TOKENS)]).int()
-    weights = torch.softmax(torch.randn(TOKENS, TOP_K, generator=generator), -1)
-    total = torch.zeros(TOKENS, 128)
+    experts = small(**dims)
+    x, weights, ids = _step(experts)
+    total = torch.zeros(TOKENS, experts.model_dim)
     for rank in range(ranks):
         scaled = {} if factor is None else {"routed_scaling_factor": factor}
-        layer = _layer(harness, CONFIGS[name], tp=ranks, rank=rank, ep=ep, **scaled)
-        harness.load(
-            layer,
-            (
-                (f"{expert}.{SHARDS[shard]}.{suffix}", tensor)
-                for (expert, shard), named in experts.tensors(name).items()
-                for suffix, tensor in named.items()
-            ),
-        )
-        harness.process(layer)
+        try:
+            layer = _loaded(harness, name, experts, tp=ranks, rank=rank, ep=ep, **scaled)
+        except (AssertionError, ValueError) as error:
+            return type(error).__name__
         total += harness.runner(layer)(x, weights, ids).float()
     w1, w2, w1_scale, w2_scale = experts.operator()
     reference = (factor or 1.0) * layer_reference(x, w1, w2, w1_scale, w2_scale, weights, ids)
     return float((total - reference).norm() / reference.norm())
+
+
+def _step(experts: Small, tokens: int = TOKENS) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Activations, router weights and expert ids."""
+    generator, count = torch.Generator().manual_seed(1), experts.experts
+    x = torch.randn(tokens, experts.model_dim, generator=generator).bfloat16()
+    ids = torch.stack([torch.randperm(count, generator=generator)[:TOP_K] for _ in range(tokens)]).int()
+    return x, torch.softmax(torch.randn(tokens, TOP_K, generator=generator), -1), ids
+
+
+def _loaded(harness: Any, name: str, experts: Small, **more: Any) -> Any:
+    """A layer with a checkpoint of a layout."""
+    dims = {part: getattr(experts, part) for part in ("experts", "model_dim", "inter_dim")}
+    layer = _layer(harness, CONFIGS[name], **{**dims, **more})
+    _load(harness, layer, name, experts)
+    harness.process(layer)
+    return layer
+
+
+def _load(harness: Any, layer: Any, name: str, experts: Small) -> None:
+    harness.load(
+        layer,
+        (
+            (f"{expert}.{SHARDS[shard]}.{suffix}", tensor)
+            for (expert, shard), named in experts.tensors(name).items()
+            for suffix, tensor in named.items()
+        ),
+    )
+
+
+def _padded(harness: Any) -> list[str]:
+    """What a router that masks padded tokens changes: of the last tokens, and of the others."""
+    experts = small()
+    run = harness.runner(_loaded(harness, "quark order", experts))
+    x, weights, ids = _step(experts, tokens=20)
+    whole = run(x, weights, ids)
+    masked = ids.clone()
+    masked[-2:] = -1
+    own = torch.empty_like
+    torch.empty_like = lambda like: torch.full_like(like, torch.nan)  # what memory may hold
+    try:
+        padded = run(x, weights, masked)
+    finally:
+        torch.empty_like = own
+    told = [] if torch.equal(padded[:-2], whole[:-2]) else ["the others differ"]
+    return told if not padded[-2:].any() else [*told, "padded tokens are not zero"]
+
+
+def _compiled(harness: Any) -> str:
+    """How a step that torch compiles differs; "": not at all."""
+    experts = small()
+    run = harness.runner(_loaded(harness, "quark order", experts))
+    step = _step(experts)
+    compiled = torch.compile(lambda *tensors: run(*tensors) * 2, backend="eager")
+    try:
+        return "" if torch.equal(compiled(*step), run(*step) * 2) else "other numbers"
+    except Exception as error:  # noqa: BLE001 whatever it is, the test reads it
+        return f"{type(error).__name__}: {error}"
+
+
+def _empty(harness: Any) -> list[int]:
+    """The shape of what comes of no tokens at all."""
+    experts = small()
+    x, weights, ids = _step(experts)
+    return list(harness.runner(_loaded(harness, "quark order", experts))(x[:0], weights[:0], ids[:0]).shape)
+
+
+def _twice(harness: Any) -> None:
+    harness.process(_loaded(harness, "quark order", small()))
+
+
+def _anew(harness: Any) -> None:
+    _load(harness, _loaded(harness, "quark order", small()), "quark order", small())
+
+
+def _pair(part: int, **changes: Any) -> Any:
+    """Makes a layer whose pair of FP8 and INT4 is another."""
+    weights = [FP8, INT4]
+    weights[part] = {**weights[part], **changes}
+    whole = quark("order")
+    spec = {**whole["global_quant_config"], "weight": weights}
+    return lambda harness: _layer(harness, {**whole, "global_quant_config": spec})
 
 
 def _without_scales(harness: Any) -> None:
@@ -157,6 +244,14 @@ WRONG: dict[str, Any] = {
     "packing": lambda harness: _layer(harness, quark("interleaved")),
     "activation": lambda harness: _layer(harness, CONFIGS["quark order"], activation="gelu"),
     "no scales": _without_scales,
+    "twice": _twice,
+    "anew": _anew,
+    "zero points": _pair(1, symmetric=False),
+    "pair in groups": _pair(1, qscheme="per_group", group_size=32),
+    "FP8 by channel": _pair(0, qscheme="per_channel"),
+    "rotated": lambda harness: _layer(
+        harness, {**CONFIGS["pack-quantized"], "transform_config": {"config_groups": {"R4": ROTATED}}}
+    ),
 }
 
 

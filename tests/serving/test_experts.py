@@ -1,5 +1,6 @@
 """Which config a served layer runs, and what the log says of the bundle."""
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -11,7 +12,7 @@ import triton
 
 from autotune.kernels import operator
 from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
-from autotune.kernels.tuned import Gpu, TunedLayer, default_config
+from autotune.kernels.tuned import Gpu, TunedLayer, default_config, load_tuned
 from autotune.serving import experts
 from autotune.serving.checkpoint import Experts
 from autotune.serving.experts import MOST_TOKENS, Choice, chosen, run
@@ -41,7 +42,9 @@ def bundle(folder: Path, triton_version: str | None = triton.__version__, **chan
     path = folder / "moe_w4a8.json"
     path.write_text(json.dumps(content))
     if triton_version is not None:
-        (folder / "manifest.json").write_text(json.dumps({"environments": {"a": {"triton": triton_version}}}))
+        listed = {path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
+        manifest = {"files": listed, "environments": {"a": {"triton": triton_version}}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
     return str(path)
 
 
@@ -85,6 +88,35 @@ def test_one_that_does_not_fit_gives_way_to_the_default_with_a_warning(
 def test_a_file_that_is_not_there_gives_way_as_well(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert chosen(str(tmp_path / "no.json"), DIMS, LOG).tuned is None
     assert "No such file" in caplog.text
+
+
+def test_one_that_was_changed_by_hand_gives_way_since_its_configs_were_not_measured(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(bundle(tmp_path))
+    path.write_text(path.read_text().replace('"tile_n": 32', '"tile_n": 0'))
+    assert chosen(str(path), DIMS, LOG).tuned is None
+    assert "was changed after its export" in caplog.text
+
+
+def test_a_variable_that_is_empty_is_one_that_is_not_set(caplog: pytest.LogCaptureFixture) -> None:
+    assert chosen("", DIMS, LOG).tuned is None
+    assert [line.levelno for line in caplog.records if line.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("damage", ["{", "[" * 100_000, "\xff", "null", "[]", '{"format": []}'])
+def test_a_damaged_file_or_manifest_or_a_folder_gives_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    path = Path(bundle(tmp_path))
+    (tmp_path / "manifest.json").write_text(damage, encoding="latin-1")
+    assert chosen(str(path), DIMS, LOG).tuned is None
+    chosen.cache_clear()
+    path.write_text(damage, encoding="latin-1")
+    load_tuned.cache_clear()
+    assert chosen(str(path), DIMS, LOG).tuned is None
+    assert chosen(str(tmp_path), DIMS, LOG).tuned is None
+    assert [line.levelno for line in caplog.records].count(logging.WARNING) == 3
 
 
 def test_more_tokens_than_scratch_is_kept_for_are_split(monkeypatch: pytest.MonkeyPatch) -> None:

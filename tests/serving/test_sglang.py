@@ -38,10 +38,35 @@ def test_the_model_s_routed_scaling_factor_is_in_the_sum(answered: ANSWERED) -> 
         ("packing", "pack_method is 'interleaved'"),
         ("activation", "its activation is gelu, and the kernels have SiLU"),
         ("no scales", "w13_weight_scale is not in the checkpoint for every expert"),
+        ("twice", "its weights were converted already and cannot be loaded anew"),
+        ("anew", "its weights were converted already and cannot be loaded anew"),
+        ("zero points", "its INT4 is not symmetric, so it has zero points"),
+        ("pair in groups", "its INT4 has a scale per_group"),
+        ("FP8 by channel", "its FP8 has a scale per_channel, not per_tensor"),
+        ("rotated", "its activations are rotated (transform_config)"),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_name(answered: ANSWERED, case: str, told: str) -> None:
     assert told in answered["refused"][case]
+
+
+@pytest.mark.slow
+def test_tokens_that_the_router_masks_as_padding_come_out_as_zeros(answered: ANSWERED) -> None:
+    assert answered["padded"] == []
+
+
+@pytest.mark.slow
+def test_a_model_that_torch_compiles_runs_the_layer_as_it_is(answered: ANSWERED) -> None:
+    assert answered["compiled"] == ""
+
+
+@pytest.mark.slow
+def test_no_tokens_and_odd_dimensions_are_computed_and_ranks_that_cannot_share_are_sglang_s_to_refuse(
+    answered: ANSWERED,
+) -> None:
+    assert answered["empty"] == [0, 128]
+    assert answered["edges"]["no multiple of a tile"] < BOUND
+    assert answered["edges"]["experts that ranks cannot share evenly"] == "AssertionError"
 
 
 @pytest.mark.slow

@@ -61,10 +61,22 @@ def test_every_layout_and_every_split_gives_the_layer_of_the_float32_reference(a
         ("packing", "pack_method is 'interleaved'"),
         ("activation", "its activation is gelu, and the kernels have SiLU"),
         ("no scales", "w13_weight_scale is not in the checkpoint for every expert"),
+        ("twice", "its weights were converted already and cannot be loaded anew"),
+        ("anew", "its weights were converted already and cannot be loaded anew"),
+        ("zero points", "its INT4 is not symmetric, so it has zero points"),
+        ("pair in groups", "its INT4 has a scale per_group"),
+        ("FP8 by channel", "its FP8 has a scale per_channel, not per_tensor"),
+        ("rotated", "its activations are rotated (transform_config)"),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_name(answered: ANSWERED, case: str, told: str) -> None:
     assert told in answered["refused"][case]
+
+
+@pytest.mark.slow
+def test_no_tokens_odd_dimensions_and_uneven_shares_of_the_experts_are_computed(answered: ANSWERED) -> None:
+    assert answered["empty"] == [0, 128]
+    assert {case: error for case, error in answered["edges"].items() if not error < BOUND} == {}
 
 
 @pytest.mark.slow
