@@ -7,6 +7,7 @@ own choice, with a sentence in vLLM's log. Nothing is imported here that is not 
 """
 
 import copy
+import hashlib
 import importlib
 import inspect
 import json
@@ -40,7 +41,8 @@ def register() -> None:
         return
     try:
         tuned = Tuned.read(Path(named))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = tuned.told
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         _log.warning(
             "autotune: %s=%s cannot be used (%s: %s); humming chooses by itself: export the bundle again",
             *(VARIABLE, named, type(error).__name__, error),
@@ -60,7 +62,7 @@ def register() -> None:
         return  # vLLM may load its plugins twice
     # The facade looks a name up only where it has none of its own: humming is not imported before it is used.
     setattr(facade, _FUNCTION, _Answer(tuned, source))
-    _log.info("autotune: humming's ranges for %s come from %s", tuned.told, named)
+    _log.info("autotune: humming's ranges for %s come from %s", told, named)
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,18 @@ class Tuned:
         """Reads a bundle's file.
 
         Raises:
-            OSError, ValueError, KeyError, TypeError: it is none, or leaves rows out.
+            OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError: it is none, leaves rows
+                out, or is not the one that the manifest beside it lists.
         """
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        _require_listed(path, content)
+        raw = json.loads(content)
         if raw["format"] != FORMAT or raw["version"] != VERSION:
             raise ValueError(f"it is not of format {FORMAT} version {VERSION}")
         for entry in raw["layers"]:
             _require_whole(entry["ranges"])
         tuned = tuple((int(low), int(high)) for low, high in raw["tuned"])
-        return cls(path, raw["humming"], raw["gpu"], raw["compute"], tuple(raw["layers"]), tuned)
+        return cls(path, raw["humming"], raw["gpu"], dict(raw["compute"]), tuple(raw["layers"]), tuned)
 
     @property
     def told(self) -> str:
@@ -118,9 +123,21 @@ class Tuned:
         return None
 
 
+def _require_listed(path: Path, content: bytes) -> None:
+    """A config that was changed by hand may not compile in the server, or not be what was measured."""
+    manifest = path.parent / "manifest.json"
+    if not manifest.is_file():
+        return
+    listed = json.loads(manifest.read_bytes())["files"].get(path.name, {}).get("sha256")
+    if listed != hashlib.sha256(content).hexdigest():
+        raise ValueError("it is not the file that manifest.json beside it lists")
+
+
 def _require_whole(ranges: Any) -> None:
     end = 0
     for low, high, entry in ranges:
+        if type(low) is not int or type(high) is not int:
+            raise ValueError(f"its range of rows ({low!r}, {high!r}] is not of whole numbers")
         if low != end or high <= low or not isinstance(entry, dict):
             raise ValueError(f"its ranges leave a gap at {end} rows")
         end = high

@@ -3,10 +3,12 @@
 vLLM's facade and humming are stood in for; `test_export` runs the real ones.
 """
 
+import copy
+import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -184,6 +186,41 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_is_told(
     loaded(content)
     assert "get_heuristics_config" not in facade.__dict__
     assert "cannot be used" in caplog.text
+
+
+def test_a_file_that_is_damaged_anywhere_never_ends_the_start(facade: ModuleType, loaded: Loaded) -> None:
+    def damaged(content: Any, junk: Any) -> Iterator[Any]:
+        yield junk
+        pairs = content.items() if isinstance(content, dict) else ()
+        for place, part in enumerate(content) if isinstance(content, list) else pairs:
+            for other in damaged(part, junk):
+                changed = copy.copy(content)
+                changed[place] = other
+                yield changed
+
+    for junk in (None, 0.5, "x", [], {}):
+        for content in damaged(file(), junk):
+            facade.__dict__.pop("get_heuristics_config", None)
+            ask = loaded(content)
+            for layer in (LAYER, DOWN):
+                answer = ask(layer_config=LayerConfig(**layer), **ASKED)
+                # Whatever it is, no row is left out.
+                assert answer[0][0] == 0
+                assert answer[-1][1] == END
+
+
+def test_one_that_its_manifest_lists_is_used(loaded: Loaded, tmp_path: Path) -> None:
+    listed = {"humming.json": {"sha256": hashlib.sha256(json.dumps(file()).encode()).hexdigest()}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": listed}))
+    assert loaded(file())(layer_config=LayerConfig(**LAYER), **ASKED) == RANGES["w13"]
+
+
+def test_one_that_its_manifest_does_not_list_changes_nothing(
+    loaded: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "manifest.json").write_text('{"files": {"humming.json": {"sha256": "0"}}}')
+    assert loaded(file())(layer_config=LayerConfig(**LAYER), **ASKED) == OWN
+    assert "it is not the file that manifest.json beside it lists" in caplog.text
 
 
 def test_without_the_variable_nothing_is_looked_at(
