@@ -147,7 +147,7 @@ def scheme_class(method: str) -> Any:
     import torch
 
     # Where SGLang compiles its models (--enable-torch-compile) launches cannot be traced.
-    opaque = torch.compiler.disable(run)
+    opaque = torch.compiler.disable(run)  # type: ignore[no-untyped-call]
 
     class AutotuneW4A8MoE(base):  # type: ignore[misc,valid-type]
         def __init__(self, layout: Layout, prefix: str) -> None:
