@@ -25,7 +25,8 @@ GAP = 1.15
 of 100 undisturbed windows are within 1.2 % of each other; beside another process they are 1.2 to 6 times
 apart."""
 DRIFT = 1.06
-"""How much slower the reference is when it is slower: its windows differ by 0.1 to 3 %."""
+"""How much slower the reference is when it is slower: its windows differ by 0.1 to 3 %, and by up to 9 % now
+and then where launches are short, on a GPU that nobody else is on."""
 STRAY = 0.02
 """Share of slow samples that a quiet GPU has at most: about one in a thousand, an interrupt of the host's."""
 _UNSURE = 0.25
