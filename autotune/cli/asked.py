@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from autotune.cli.groups import DEFAULT_MODEL, LayerOptions, make_problems
+from autotune.cli.groups import LayerOptions, make_problems
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.machine.targets import Target
+from autotune.problem import DEFAULT_MODEL
 from autotune.problem.layer import Layer, Problem, Stage
 
 if TYPE_CHECKING:

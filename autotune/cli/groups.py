@@ -1,7 +1,7 @@
 """Options that go together, and the library objects that they stand for."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from autotune.cli.options import (
     Cold,
@@ -20,13 +20,12 @@ from autotune.cli.options import (
     show_only,
 )
 from autotune.errors import UserError
+from autotune.problem import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from autotune.measure.settings import MeasureSettings
     from autotune.problem.layer import Layer, Problem
     from autotune.problem.models import Model
-
-DEFAULT_MODEL: Final = "kimi-k2.5-w4a8"
 
 
 @dataclass(frozen=True)

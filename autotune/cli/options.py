@@ -139,18 +139,28 @@ RoutingModel = Annotated[
 ]
 
 
-def _for_flydsl(context: typer.Context, backend: str | None) -> None:
-    """Refuses a FlyDSL tree for kernels that are of none. Called for each of the options: any may be last.
+_SETS = {"flydsl_root": "DSL2_ROOT", "flydsl_python": "AUTOTUNE_FLYDSL_PYTHON"}
+"""Options that reach a backend, which may live in other processes too, as a variable."""
+
+
+def _refuse_unread(context: typer.Context, backend: str | None) -> None:
+    """Refuses variables that the backend does not read. Called for each of the options: any may be last.
 
     Raises:
-        UserError: the backend is known by now and is another of ours.
+        UserError: there is such an option, or no such backend.
     """
-    if backend is not None and not backend.startswith(("flydsl", "aiter")) and ":" not in backend:
-        refuse(context, f"backend {backend} has no FlyDSL kernels", "flydsl_root", "flydsl_python")
+    if backend is None or ":" in backend or not given(context, *_SETS):
+        return
+    from autotune.protocol.registry import registration
+
+    reads = registration(backend).variables
+    for option, variable in _SETS.items():
+        if variable not in reads:
+            refuse(context, f"backend {backend} does not read ${variable}", option)
 
 
 def _backend(context: typer.Context, value: str) -> str:
-    _for_flydsl(context, value)
+    _refuse_unread(context, value)
     return value
 
 
@@ -232,16 +242,11 @@ LogFile = Annotated[
 ]
 
 
-def _set(variable: str) -> "Callable[[typer.Context, str | None], str | None]":
-    """A callback that hands an option to backends, which live in other processes too, as a variable."""
-
-    def set_it(context: typer.Context, value: str | None) -> str | None:
-        if value is not None:
-            _for_flydsl(context, context.params.get("backend"))
-            os.environ[variable] = value
-        return value
-
-    return set_it
+def _set(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
+    if value is not None:
+        _refuse_unread(context, context.params.get("backend"))
+        os.environ[_SETS[parameter.name or ""]] = value
+    return value
 
 
 FlydslRoot = Annotated[
@@ -250,7 +255,7 @@ FlydslRoot = Annotated[
         help="FlyDSL source tree; default: $DSL2_ROOT.",
         rich_help_panel="Backends",
         metavar="FOLDER",
-        callback=_set("DSL2_ROOT"),
+        callback=_set,
     ),
 ]
 FlydslPython = Annotated[
@@ -259,7 +264,7 @@ FlydslPython = Annotated[
         help="Python that has the flydsl wheel; default: $AUTOTUNE_FLYDSL_PYTHON, else this one.",
         rich_help_panel="Backends",
         metavar="PYTHON",
-        callback=_set("AUTOTUNE_FLYDSL_PYTHON"),
+        callback=_set,
     ),
 ]
 

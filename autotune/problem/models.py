@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autotune.errors import UserError
+from autotune.problem import DEFAULT_MODEL
 from autotune.problem.arithmetic import PLAIN, Needs, Scales, Scheme
 from autotune.problem.model_config import read_layer
 from autotune.problem.model_names import FAMILIES
@@ -76,7 +77,7 @@ _MXFP4 = Scheme("mxfp4", Scales.GROUP, (1, 32), source="its checkpoint's quant_m
 PRESETS = {
     model.name: model
     for model in (
-        Model("kimi-k2.5-w4a8", 7168, 2048, 384, 8, shared_experts=1),
+        Model(DEFAULT_MODEL, 7168, 2048, 384, 8, shared_experts=1),
         Model("deepseek-v3", 7168, 2048, 256, 8, 1, _BLOCK_FP8, "deepseek_v3"),
         Model("deepseek-r1", 7168, 2048, 256, 8, 1, _BLOCK_FP8, "deepseek_v3"),
         Model("qwen3-235b-a22b", 4096, 1536, 128, 8),
@@ -87,7 +88,6 @@ PRESETS = {
         ),
     )
 }
-DEFAULT_MODEL = "kimi-k2.5-w4a8"
 
 
 def preset(name: str) -> Model:

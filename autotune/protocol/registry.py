@@ -9,7 +9,7 @@ backend's and which leads to a `Registration`:
 Parts are named, not imported: a backend's dependencies are needed only where it is used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import import_module
@@ -39,6 +39,8 @@ class Registration:
         verifiers: by engine, a class with the methods of `protocol.lookup.Verifier`.
         checker: a class with the methods of `check.execution.Checker`.
         doctor: a class with the methods of `protocol.doctor.Doctor`.
+        variables: of the environment, by which the kernels' sources or compiler are found. An option of the
+            command line that sets another one has no effect on this backend, and is refused.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Registration:
     verifiers: Mapping[str, str] = field(default_factory=dict)
     checker: str = ""
     doctor: str = ""
+    variables: Sequence[str] = ()
 
 
 def named(path: str) -> Any:

@@ -12,7 +12,7 @@ import pytest
 
 from autotune.__main__ import main
 from autotune.cli.commands import COMMANDS
-from tests.cli.helper import ROOT, autotune, command, env
+from tests.cli.helper import ROOT, Refused, autotune, command, env
 
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 
@@ -107,6 +107,24 @@ def test_any_encoding_and_width_will_do(words: str, encoding: str, width: str) -
     text = done.stdout.decode(encoding)  # what it is not, it must not claim
     assert "\x1b" not in text
     assert "?" not in text
+
+
+@pytest.mark.parametrize(
+    ("backend", "root", "python"),
+    [
+        ("triton", "no effect", "no effect"),
+        ("aiter_main", "no effect", "no effect"),
+        ("aiter_main_w4a16", "no effect", "AITER itself tells its kernels"),
+        ("flydsl", "--flydsl-root or", "--flydsl-root or"),
+        ("nothing", "unknown backend", "unknown backend"),
+    ],
+)
+def test_options_of_flydsl_are_for_backends_that_read_them(
+    refused: Refused, backend: str, root: str, python: str
+) -> None:
+    for option, told in (("--flydsl-root", root), ("--flydsl-python", python)):
+        for order in (("--backend", backend, option, "/nowhere"), (option, "/nowhere", "--backend", backend)):
+            assert told in refused("spaces", *order)
 
 
 @pytest.mark.parametrize("words", ["ab . ", "db copy ", "export --out ", "export --out=", "verify "])

@@ -13,5 +13,6 @@ REGISTRATIONS = (
         knobs="autotune.backends.aiter.knobs:knobs_of",
         verifiers={"env": "autotune.backends.aiter.verify:EnvVerifier"},
         doctor="autotune.backends.aiter.doctor:AiterDoctor",
+        variables=("DSL2_ROOT", "AUTOTUNE_FLYDSL_PYTHON"),
     ),
 )

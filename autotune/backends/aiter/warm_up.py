@@ -12,8 +12,9 @@ from autotune.backends.aiter.backend import Aiter
 from autotune.errors import UserError
 from autotune.machine.devices import DEVICES
 from autotune.measure.workload import make_activations, make_steps, make_weights
+from autotune.problem import DEFAULT_MODEL
 from autotune.problem.layer import Layer, Problem, Stage, parse_concurrency, parse_shapes, problems
-from autotune.problem.models import DEFAULT_MODEL, preset
+from autotune.problem.models import preset
 from autotune.problem.routing import UNIFORM
 from autotune.protocol.runtime import Runtime, load_runtime
 from autotune.results import LayerConfig

@@ -30,5 +30,6 @@ REGISTRATIONS = (
         checker="autotune.backends.aiter_main.check:GroupedChecker",
         verifiers=_VERIFIERS,
         doctor="autotune.backends.aiter_main.doctor:AiterMainGroupedDoctor",
+        variables=("AUTOTUNE_FLYDSL_PYTHON",),
     ),
 )

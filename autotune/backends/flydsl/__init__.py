@@ -18,5 +18,6 @@ REGISTRATIONS = (
         verifiers={"env": "autotune.backends.aiter.verify:EnvVerifier"},
         checker="autotune.backends.flydsl.check:FlydslChecker",
         doctor="autotune.backends.flydsl.doctor:FlydslDoctor",
+        variables=("DSL2_ROOT", "AUTOTUNE_FLYDSL_PYTHON"),
     ),
 )
