@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
+from tests import warm
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -18,7 +20,7 @@ class Refused(Protocol):
 
 def autotune(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """`autotune ARGUMENTS` in a process of its own, as if no GPU were here."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, env=env(**environment))
+    return warm.autotune([str(argument) for argument in arguments], env(**environment))
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -20,7 +20,7 @@ from autotune.protocol.runtime import GATED, Activations, Launch, LogicalWeights
 
 # Real inter_dim, and a K that fourteen splits divide into more than a few values.
 ROOT = FilePath(__file__).parents[2]
-LAYER = Layer("narrow", model_dim=1024, inter_dim=256, experts=12, top_k=4, tp=8)
+LAYER = Layer("narrow", model_dim=512, inter_dim=256, experts=6, top_k=4, tp=8)
 HOPPER = 1e-3
 """What H100's FP8 sums are off by at K = 7168."""
 

@@ -124,8 +124,11 @@ def test_the_script_writes_records_and_says_what_it_left_out(
     assert "left out: hybrid_vndx" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "names", ["random,exhaustive", pytest.param("autotune,random", marks=pytest.mark.slow)]
+)
 def test_a_comparison_in_parts_is_the_one_made_at_once(
-    table_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    names: str, table_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     import compare_searchers
@@ -133,7 +136,7 @@ def test_a_comparison_in_parts_is_the_one_made_at_once(
     def compared(seeds: int, runs: Path, name: str) -> Any:
         out = tmp_path / name
         arguments = [str(table_path), "--seeds", str(seeds), "--json", str(out), "--runs", str(runs)]
-        arguments += ["--searchers", "autotune,random", "--tokens", "1", "--evaluations", "20"]
+        arguments += ["--searchers", names, "--tokens", "1", "--evaluations", "20"]
         assert compare_searchers.main([*arguments, "--candidates", "10", "--processes", "1"]) == 0
         return json.loads(out.read_text())
 

@@ -36,10 +36,10 @@ def run(store: Store) -> int:
 
 @pytest.fixture(scope="session")
 def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """5,000 trials over eight shapes, with failures of every kind."""
+    """1,600 trials over eight shapes, with failures of every kind."""
     path = tmp_path_factory.mktemp("large") / "large.db"
     with Store.open(path) as store:
-        fill(store, trials=5000)
+        fill(store, trials=1600)
     return path
 
 

@@ -14,6 +14,7 @@ from autotune.report.content import Scope, gather
 from autotune.report.page import page
 from autotune.store.store import Store
 from tests.report.conftest import RECORDED
+from tests.report.synthetic import fill
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(
@@ -90,8 +91,9 @@ def test_nothing_sticks_out_and_no_table_is_too_wide(
 
 
 @pytest.mark.slow
-def test_eight_shapes_of_5000_trials_fit_a_phone_with_every_fold_open(large: Store, tmp_path: Path) -> None:
-    layout = _layout(tmp_path, page(large, gather(large, Scope())), 360)
+def test_eight_shapes_of_5000_trials_fit_a_phone_with_every_fold_open(store: Store, tmp_path: Path) -> None:
+    fill(store, trials=5000)
+    layout = _layout(tmp_path, page(store, gather(store, Scope())), 360)
     assert (layout.fits, layout.out, layout.scrolled) == (True, 0, 0)
 
 

@@ -246,7 +246,7 @@ def test_the_shipped_default_is_legal_at_every_preset_and_shape(
 
 
 @pytest.mark.parametrize(("backend", "stage", "device"), SHIPPED)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(layer=st.sampled_from(LAYERS), tokens=st.integers(1, 320), seed=st.integers(0, 10**6))
 def test_whatever_a_shipped_space_yields_is_legal(
     backend: str, stage: Stage, device: str, layer: Layer, tokens: int, seed: int
@@ -277,7 +277,7 @@ def test_our_own_kernels_name_features() -> None:
 
 @pytest.mark.parametrize("device", ["h100", "mi325x"])
 @pytest.mark.parametrize("featured", FEATURED, ids=str)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     layer=st.sampled_from(LAYERS),
     tokens=st.sampled_from((1, 2, 3, 4, 8, 16, 40, 160, 320, 2048)),

@@ -95,7 +95,7 @@ def test_backups_lie_beside_the_database_and_never_replace_one_another(store: St
     assert store.location.path is not None
     for _ in range(2):
         assert invoke("backup").startswith(f"{store.location}: copied to {store.location.path.parent}")
-    backups = list(store.location.path.parent.glob("autotune-*.db"))
+    backups = list(store.location.path.parent.glob(f"{store.location.path.stem}-*.db"))
     assert len(backups) == 2
     for backup in backups:
         with Store.open(backup, read_only=True) as copied:

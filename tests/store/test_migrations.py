@@ -18,6 +18,7 @@ from autotune.store import migrations
 from autotune.store.base import Base
 from autotune.store.schema import Environment
 from autotune.store.store import Store
+from tests import template
 from tests.store.examples import begin
 
 
@@ -85,6 +86,7 @@ def test_no_configuration_in_the_working_folder_is_read(
 ) -> None:
     (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = elsewhere\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(migrations, "upgrade", template.migrate)
     Store.open(tmp_path / "made.db").close()
 
 
@@ -144,7 +146,7 @@ def test_a_backup_is_made_before_an_upgrade(path: Path, next_version: Path) -> N
     migrations.revisions.cache_clear()
     with Store.open(path) as store:
         (warning,) = store.warnings
-    (backup,) = path.parent.glob("autotune-version-*.db")
+    (backup,) = path.parent.glob(f"{path.stem}-version-*.db")
     assert warning.endswith(f"as it was it is kept in {backup}")
     assert "note" in columns(path, "runs")
     assert columns(backup, "runs") == was
