@@ -26,7 +26,7 @@ default = 10000
 doc = "thousandths of a microsecond"
 [params.fault]
 values = ["none", "wrong_tile", "sigkill", "hang", "dies_in_layers"]
-default = "none"
+default = "DEFAULT"
 doc = "what goes wrong"
 [[rules]]
 name = "RULE"
@@ -42,12 +42,14 @@ class StandIn:
     runtime = "tests.measure.fake_runtime:make"
     values = "8000, 10000, 12000"
     require = "fault == 'none' or us == 8000 and fault != 'dies_in_layers'"
+    default = "none"
 
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         text = (
             _SPACE.replace("STAGE", str(stage))
             .replace("REQUIRE", self.require)
             .replace("VALUES", self.values)
+            .replace("DEFAULT", self.default)
         )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "space.toml")
@@ -109,6 +111,14 @@ class OnlyBrokenOnesAreFast(StandIn):
 
     name = "tests.live_stand_in:OnlyBrokenOnesAreFast"
     require = "us >= 10000 if fault == 'none' else us == 8000 and fault != 'dies_in_layers'"
+
+
+class WrongDefault(StandIn):
+    """What ships is wrong."""
+
+    name = "tests.live_stand_in:WrongDefault"
+    require = "fault in ('none', 'wrong_tile')"
+    default = "wrong_tile"
 
 
 class DiesInRounds(StandIn):

@@ -25,7 +25,38 @@ def print_outcome(
     quiet: bool,
     db: str | None,
 ) -> None:
-    """Tells what a run found, and what to do next; or, with `as_json`, an object for machines."""
+    """Tells what a run found, and what to do next; or, with `as_json`, an object for machines.
+
+    Raises:
+        typer.Exit: with 1, where the default itself failed.
+    """
+    _print(store, result, progress, target, as_json, quiet, db)
+    if result.failed:
+        whose = "; ".join(f"{problem.shape}, {reason}" for problem, reason in result.failed.items())
+        remedy = "`autotune isa --config default` with this run's options compiles it alone"
+        if target.live:
+            remedy = (
+                "`autotune measure --config default` with this run's options tries it alone, and `autotune"
+                " doctor` looks at the machine"
+            )
+        if target.table is not None:
+            remedy = "replay another table, or record this one again"
+        typer.echo(
+            f"error: the default itself failed, so there is nothing to compare with ({whose}): {remedy}",
+            err=True,
+        )
+        raise typer.Exit(1)
+
+
+def _print(
+    store: Store,
+    result: RunResult,
+    progress: Progress,
+    target: Target,
+    as_json: bool,
+    quiet: bool,
+    db: str | None,
+) -> None:
     summaries = [summarise(store, winner) for winner in result.best]
     if as_json:
         content: dict[str, Any] = {
@@ -42,6 +73,7 @@ def print_outcome(
             "contended": len(store.trials_of(result.run, contended=True)),
             "left_out": {problem.key: list(reasons) for problem, reasons in result.left_out.items()},
             "settings": list(result.settings),
+            "default_failed": {problem.key: reason for problem, reason in result.failed.items()},
             "no_winner": {problem.key: reason for problem, reason in progress.no_winner.items()},
             "checks": [judged_json(judged) for judged in result.checks],
             "winners": [winner_json(summary) for summary in summaries],
@@ -70,6 +102,8 @@ def print_outcome(
         for line in lines(result.checks, result.defaults):
             typer.echo(line)
     for problem, reason in progress.no_winner.items():
+        if problem in result.failed:
+            continue
         typer.echo(f"\n{problem.shape}: no winner, {reason}")
     if result.settings:
         typer.echo("\nOne process-wide setting for every shape:")

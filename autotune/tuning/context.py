@@ -74,6 +74,7 @@ class RunResult:
         defaults: the defaults, by shape and stage.
         settings: what was timed for one setting of the process, and what was left out; a sentence each.
         left_out: of each problem's final, who was not timed to the end and why; a sentence each.
+        failed: problems of which nothing can be told, as the default itself failed, and how it did.
         checks: offline, verdicts on the machine code of short-listed configs and of the defaults.
     """
 
@@ -86,6 +87,7 @@ class RunResult:
     defaults: Mapping[tuple[str, str], Config] = field(default_factory=dict)
     settings: Sequence[str] = ()
     left_out: Mapping[Problem, Sequence[str]] = field(default_factory=dict)
+    failed: Mapping[Problem, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ class Tuning:
     Attributes:
         layers: the search of each problem's layer; empty where layers are not timed.
         layer_workload: text of the conditions that layers are timed under.
+        failed: see `RunResult`.
         checks_until: on the monotonic clock, when checks of machine code are given up.
         shared: the work is shared with other drivers on the same database; None: this is the only one.
     """
@@ -174,6 +177,7 @@ class Tuning:
     layer_workload: str = ""
     checks: list[Judged] = field(default_factory=list)
     left_out: dict[Problem, Sequence[str]] = field(default_factory=dict)
+    failed: dict[Problem, str] = field(default_factory=dict)
     checks_until: float | None = None
     shared: "SharedWork | None" = None
 
@@ -184,6 +188,11 @@ class Tuning:
     def default(self, problem: Problem) -> LayerConfig:
         """The default of a problem."""
         return default_of(self.backend, problem.layer, problem.tokens, self.request.target.device)
+
+    def default_failed(self, problem: Problem, reason: str) -> None:
+        """A problem ends without a winner, since there is nothing to compare with."""
+        self.failed[problem] = reason
+        self.listener.on_no_winner(problem, reason)
 
     def winners(self, kind: Kind, chosen: Sequence[int]) -> list[WinnerRecord]:
         """The best of each problem among the winners that this run chose, by their ids."""

@@ -86,7 +86,10 @@ def _decide(current: Tuning, judge: Judge, problem: Problem) -> int | None:
         return store.record_winner(current.id, stored)
     except ValueError as error:
         # The choice failed the numeric gate somewhere: this problem has no winner, the others may.
-        current.listener.on_no_winner(problem, _of_the_default(confirmation) or str(error))
+        if (reason := _of_the_default(confirmation)) is not None:
+            current.default_failed(problem, reason)
+        else:
+            current.listener.on_no_winner(problem, str(error))
         return None
 
 

@@ -44,7 +44,7 @@ def run(request: RunRequest, store: Store, listener: Listener) -> RunResult:
                 site.begin(current)
                 complete = _driver(current, site).run()
                 conclusion = site.conclude(current)
-            state = RunState.FINISHED
+            state = RunState.FAILED if current.failed else RunState.FINISHED
         except (KeyboardInterrupt, BrokenPipeError):  # the latter: whoever read the progress has left
             state = RunState.INTERRUPTED
             raise
@@ -170,4 +170,5 @@ def _result(current: Tuning, complete: bool, conclusion: Conclusion) -> RunResul
         defaults={(problem.shape, str(stage)): s.space.default for (problem, stage), s in searches},
         settings=conclusion.settings,
         left_out=current.left_out,
+        failed=current.failed,
     )

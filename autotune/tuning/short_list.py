@@ -110,10 +110,11 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
     default = current.default(problem)
     times, workload = dict(pairs(stage1, stage2, one_config=one_config(current.backend))), PROMISED
     if default not in times:
-        reason = "the default has no estimate here, so there is nothing to compare with"
-        if not all(current.searches[problem, stage].was_told(default.of(stage)) for stage in Stage):
+        if all(current.searches[problem, stage].was_told(default.of(stage)) for stage in Stage):
+            current.default_failed(problem, _without_estimate(current, problem, default))
+        else:
             reason = "the time limit was reached before the default was compiled: raise --timeout"
-        current.listener.on_no_winner(problem, reason)
+            current.listener.on_no_winner(problem, reason)
         return []
     if sifter is None:
         listed = list(dict.fromkeys([*list(times)[:SHORT_LIST], default]))
@@ -125,7 +126,7 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
             if by_execution is not None:
                 times, listed, workload = by_execution, list(by_execution), EXECUTED
     if default not in listed:
-        current.listener.on_no_winner(problem, "the default is wrong: see the checks of its machine code")
+        current.default_failed(problem, "the default is wrong: see the checks of its machine code")
     return current.store.record_short_list(
         current.id,
         problem=problem,
@@ -135,6 +136,21 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
         entries=[ShortListed(config, 1 - times[config] / times[default]) for config in listed],
         workload=workload,
     )
+
+
+def _without_estimate(current: Tuning, problem: Problem, default: LayerConfig) -> str:
+    for stage in Stage:
+        trials = current.store.trials(
+            problem=problem,
+            stage=stage,
+            backend=current.backend.name,
+            environment_key=current.environment.key,
+            workload=None,
+            config=default.of(stage),
+        )
+        if trials and trials[-1].status is not Status.OK:
+            return f"the default of {stage} has no estimate: {trials[-1].status}: {trials[-1].reason}"
+    return "the default has no estimate"
 
 
 def _refine(

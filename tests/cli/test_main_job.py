@@ -74,6 +74,23 @@ def test_a_mistake_of_ours_is_not_hidden(faulty: tuple[str, ...], tmp_path: Path
 
 
 @pytest.mark.fault
+def test_a_default_that_is_refused_is_exit_code_1_with_the_reason(
+    faulty: tuple[str, ...], tmp_path: Path
+) -> None:
+    for stage in ("stage1", "stage2"):
+        text = SPACE.replace("STAGE", stage).replace('default = "none"', 'default = "spill"')
+        (tmp_path / f"{stage}.toml").write_text(text)
+    done = autotune("run", *faulty, "--trials", "2", "--json")
+    assert done.returncode == 1
+    (reason,) = json.loads(done.stdout)["default_failed"].values()
+    assert reason.startswith("the default of stage1 has no estimate: constraint: ")
+    assert done.stderr == (
+        f"error: the default itself failed, so there is nothing to compare with (m4, {reason}): `autotune isa"
+        " --config default` with this run's options compiles it alone\n"
+    )
+
+
+@pytest.mark.fault
 @pytest.mark.slow
 def test_planted_faults_end_with_the_other_trials_intact(faulty: tuple[str, ...]) -> None:
     done = autotune("run", *faulty, "--trials", "160", "--json")

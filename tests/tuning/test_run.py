@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
+from autotune.cli.outcome import print_outcome
 from autotune.cli.progress import Progress
 from autotune.errors import UserError
 from autotune.export.export import Selection, export
@@ -16,9 +18,18 @@ from autotune.problem.layer import Problem, Stage
 from autotune.report.winners import verdict
 from autotune.results import LayerConfig, LayerMeasurement, Status
 from autotune.space.config import Config
+from autotune.store.records import RunState
 from autotune.store.store import Store
 from autotune.tuning.run import RunRequest, RunResult, run
-from tests.live_stand_in import TARGET, TINY, DiesInRounds, OneConfig, OnlyBrokenOnesAreFast, StandIn
+from tests.live_stand_in import (
+    TARGET,
+    TINY,
+    DiesInRounds,
+    OneConfig,
+    OnlyBrokenOnesAreFast,
+    StandIn,
+    WrongDefault,
+)
 from tests.measure.fake_runtime import crowd
 
 PROBLEM = Problem(TINY, 2)
@@ -162,6 +173,25 @@ def test_the_default_is_trial_0_of_each_stage(store: Store) -> None:
     assert {trial.origin for trial in trials} == {"default"}
     (winner,) = result.best
     assert winner.kept_default
+
+
+def test_a_default_that_fails_leaves_nothing_to_be_told_and_is_exit_code_1(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = _run(store, WrongDefault.name, trials=2, listener=(told := Progress()))
+    assert not result.best
+    assert result.failed.keys() == {PROBLEM}
+    assert result.failed[PROBLEM].startswith("the default was not timed: incorrect: ")
+    assert store.run(result.run).state is RunState.FAILED  # a plan takes it up again
+    with pytest.raises(typer.Exit) as ended:
+        print_outcome(store, result, told, TARGET, False, False, None)
+    assert ended.value.exit_code == 1
+    out, err = capsys.readouterr()
+    assert "no winner" not in out
+    assert err.startswith(
+        "error: the default itself failed, so there is nothing to compare with (m2, the default"
+    )
+    assert "`autotune measure --config default` with this run's options" in err
 
 
 @pytest.mark.slow
