@@ -26,7 +26,7 @@ from autotune.protocol.registry import load_backend
 from autotune.store.database import MissingDatabase
 from autotune.store.records import RunRecord
 from autotune.store.store import Store
-from autotune.text import counted, duration
+from autotune.text import counted, duration, why
 from autotune.tuning.plan import Entry, expected_seconds
 
 _LOOK_S = 0.3
@@ -140,7 +140,6 @@ class PlanRun:
         return said
 
     def _also(self, arguments: Sequence[str], place: Path) -> str:
-        self.out.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "autotune", *arguments, *self._db()]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         if ran.returncode:
@@ -294,8 +293,12 @@ def run_plan(plan: PlanRun, *, as_json: bool, quiet: bool) -> None:
     """Works through a plan and writes what came of it.
 
     Raises:
-        UserError: an entry failed; the others are done.
+        UserError: the folder cannot be made; or an entry failed, and the others are done.
     """
+    try:  # before a night's work, not after it
+        plan.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {plan.out} ({why(error)}): name another --out") from error
     failed = plan.work()
     written = plan.write()
     if as_json:

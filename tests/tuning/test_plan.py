@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from autotune.cli import many
 from autotune.cli.asked import asked_by_entry
-from autotune.cli.many import PlanRun, _makespan
+from autotune.cli.many import PlanRun, _makespan, run_plan
 from autotune.errors import UserError
 from autotune.machine.devices import DEVICES
 from autotune.machine.targets import Target, offline_fingerprint
@@ -222,6 +222,14 @@ def test_a_plan_has_no_earlier_runs_where_there_is_no_database_or_an_empty_one(
     for db in (str(tmp_path / "none.db"), postgres):
         assert PlanRun([ENTRY], OFFLINE, (), 1, db, tmp_path, print).done() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_for_the_bundles_is_made_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    plan = PlanRun([ENTRY], OFFLINE, (), 1, None, tmp_path / "file" / "out", print)
+    plan.command = lambda *_: pytest.fail("it ran")  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"cannot make the folder .*out \(Not a directory\)"):
+        run_plan(plan, as_json=False, quiet=False)
 
 
 def test_gpus_that_end_at_the_same_time_do_not_wait_for_one_entry(tmp_path: Path) -> None:
