@@ -5,6 +5,7 @@ from typing import Any
 import typer
 
 from autotune.cli.output import print_json
+from autotune.machine.targets import Kind
 from autotune.problem.layer import Stage
 from autotune.protocol.registry import load_backend
 from autotune.replay.files import read_table
@@ -63,7 +64,8 @@ def plan_of(request: RunRequest, database: str) -> dict[str, Any]:
         "workers": request.workers,
         "timeout_s": request.timeout_s,
         "compile_timeout_s": request.compile_timeout_s,
-        "finals": len(request.problems),
+        "finals": 0 if request.target.kind is Kind.ESTIMATE else len(request.problems),
+        "gpus": list(request.devices),
         "searches": searches,
     }
 
@@ -89,8 +91,13 @@ def print_plan(request: RunRequest, database: str, *, as_json: bool, quiet: bool
     trials = sum(search["trials"] for search in planned["searches"])
     limit = "" if planned["timeout_s"] is None else f", at most {planned['timeout_s']:g} s of search"
     processes = counted(planned["workers"], "compile process")
+    what = [counted(trials, "trial")]
+    what += [counted(planned["finals"], "final")] if planned["finals"] else []
+    what += [f"on GPUs {', '.join(map(str, planned['gpus']))}"] if planned["gpus"] else []
     compiling = f"{processes}, at most {planned['compile_timeout_s']:g} s per compile"
-    typer.echo(f"{counted(trials, 'trial')}, {counted(planned['finals'], 'final')}; {compiling}{limit}")
+    if request.target.table is not None:
+        compiling = "nothing is compiled"
+    typer.echo(f"{', '.join(what)}; {compiling}{limit}")
     spilling = "are tried" if request.allow_spills else "are refused"
     ends = "" if request.stop_when is None else f", ends when a gain below {request.stop_when:g} is expected"
     typer.echo(f"sampler {request.sampler}, seed {request.seed}; spilling candidates {spilling}{ends}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.protocol.bundle import Bundle
 from autotune.protocol.key_table import nearest
-from autotune.protocol.lookup import short
+from autotune.protocol.lookup import same, short
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,13 @@ def _wrong_entries(
         keys = _keys(what, ours)
         for m, entry in table.items():
             selected = answer.selected.get(m, {}).get(what)
-            if selected == entry or not keys:
+            if same(selected, entry) or not keys:
                 continue
             key = nearest(keys, int(m))
             if keys[key] != selected:
                 equal = [k for k in keys if keys[k] == selected and abs(k - int(m)) == abs(key - int(m))]
                 key = equal[0] if equal else key
-            lacking = sorted(entry.keys() - (selected or {}).keys())
+            lacking = sorted(entry.keys() - selected.keys()) if isinstance(selected, Mapping) else []
             if lacking and selected == {name: v for name, v in entry.items() if name not in lacking}:
                 yield (
                     f"body: the entry at key {key} lacks {', '.join(lacking)}, without which the kernel is"

@@ -13,7 +13,7 @@ from autotune.machine.probe import gpu_here
 from autotune.problem.arithmetic import Scales
 from autotune.processes.lookup import run_lookup
 from autotune.protocol.bundle import Bundle
-from autotune.protocol.lookup import Check, Serving, Verification, Verifier, short
+from autotune.protocol.lookup import Check, Serving, Verification, Verifier, same, short
 
 
 class FusedMoeVerifier(Verifier):
@@ -157,5 +157,5 @@ def _checks(intended: Mapping[str, Mapping[str, Any]], answer: Answer) -> Iterat
         name = "both stages" if what == "both" else what
         for m in sorted(table, key=int):
             selected = answer.selected.get(m, {}).get(what)
-            ok = selected == table[m]
+            ok = same(selected, table[m])
             yield Check(f"{name} at M = {m}", short(selected), ok, "" if ok else short(table[m]))

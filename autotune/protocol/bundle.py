@@ -26,7 +26,16 @@ def _is_manifest(raw: Any) -> bool:
         and all(isinstance(entry, dict) for section in sections for entry in section.values())
         and all(isinstance(file.get("sha256"), str) for file in raw.get("files", {}).values())
         and isinstance(raw.get("serving_folder"), str | None)
+        and isinstance(raw.get("backend"), str | None)
+        and (raw.get("layer") is None or _is_layer(raw["layer"]))
     )
+
+
+def _is_layer(raw: Any) -> bool:
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), str):
+        return False
+    numbers = [raw.get(name) for name in ("model_dim", "inter_dim", "experts", "top_k", "tp")]
+    return all(type(number) is int and number > 0 for number in (*numbers, raw.get("ep", 1)))
 
 
 @dataclass(frozen=True)

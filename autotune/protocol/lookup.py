@@ -1,5 +1,6 @@
 """An engine's own lookup, run on a bundle: who runs it, what it is told, and what it finds."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,15 @@ class Verification:
         return "; ".join(parts)
 
 
-def short(entry: Mapping[str, Any] | None) -> str:
+def same(selected: Any, intended: Any) -> bool:
+    """Whether two entries are the same to a kernel's compiler, to which 64.0 is no 64, nor true 1."""
+    return json.dumps(selected, sort_keys=True) == json.dumps(intended, sort_keys=True)
+
+
+def short(entry: Any) -> str:
     """An entry of a file on one line."""
+    if entry is not None and not isinstance(entry, Mapping):
+        return json.dumps(entry)
     return "nothing" if entry is None else " ".join(f"{name}={value}" for name, value in entry.items())
 
 

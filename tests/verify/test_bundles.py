@@ -339,3 +339,25 @@ def test_what_executing_a_stage_has_shown_stands_with_its_winner() -> None:
         "stage1": None,
         "stage2": {"verdict": "passed", "error": 1e-3, "reason": ""},
     }
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"layer": {**KIMI.dims, "experts": "384"}},
+        {"layer": {**KIMI.dims, "experts": None}},
+        {"layer": {**KIMI.dims, "top_k": -8}},
+        {"layer": {**KIMI.dims, "tp": 8.0}},
+        {"layer": {**KIMI.dims, "ep": "8"}},
+        {"layer": {name: size for name, size in KIMI.dims.items() if name != "inter_dim"}},
+        {"layer": []},
+        {"backend": ["sglang"]},
+    ],
+)
+def test_a_manifest_that_was_changed_by_hand_is_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
+    manifest = json.loads(manifest_json([winner(4)], {}))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    Bundle.read(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **damage}))
+    with pytest.raises(UserError, match="is not a bundle's manifest: export it again"):
+        Bundle.read(tmp_path)

@@ -212,6 +212,22 @@ def test_an_entry_that_lacks_a_part_is_told_by_what_it_lacks(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({**B, "BLOCK_SIZE_N": float(B["BLOCK_SIZE_N"])}, f"BLOCK_SIZE_N={float(B['BLOCK_SIZE_N'])}"),
+        ({**B, "BLOCK_SIZE_N": str(B["BLOCK_SIZE_N"])}, "BLOCK_SIZE_N="),
+        ([16, 64], "[16, 64]"),
+        ("x", '"x"'),
+    ],
+)
+def test_an_entry_of_other_types_is_not_the_one_meant(entry: Any, said: str, tmp_path: Path) -> None:
+    """Python takes 64.0 for 64; a kernel's compiler does not."""
+    (told,) = wrong(tmp_path, {"1": A, "2": entry, "10": C}, m1=A, m2=entry, m10=C)
+    assert told.startswith("bucket: M = 2 takes key 2")
+    assert said in told
+
+
 def test_stage_2_goes_by_its_own_file_or_else_by_stage_1s(tmp_path: Path) -> None:
     meant = {"stage2": {"2": B}}
     for tables, used, key in (
@@ -447,7 +463,7 @@ def test_the_installed_triton_is_sglangs(monkeypatch: pytest.MonkeyPatch) -> Non
         ),
         (
             "ValueError: invalid literal for int() with base 10: '0+gitabc'",
-            ": a folder is named like triton_3_6_0+gitabc, which its search cannot take apart",
+            ": a key of a body, or the version in a folder's name (triton_3_6_0+git), is not a number",
         ),
         ("KeyError: 'x'", ""),
     ],

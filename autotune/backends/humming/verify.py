@@ -14,7 +14,7 @@ from autotune.engines.source import open_source
 from autotune.errors import UserError
 from autotune.processes.lookup import run_lookup
 from autotune.protocol.bundle import Bundle
-from autotune.protocol.lookup import Check, Serving, Verification, Verifier
+from autotune.protocol.lookup import Check, Serving, Verification, Verifier, same
 
 
 class HummingVerifier(Verifier):
@@ -73,6 +73,6 @@ def _checks(intended: Mapping[str, Mapping[str, Any]], selected: Mapping[str, An
     for tokens in sorted(intended, key=int):
         for stage, entry in intended[tokens].items():
             found = selected.get(tokens, {}).get(stage)
-            ok = found == entry
+            ok = same(found, entry)
             told = "nothing" if found is None or "block_shape" not in found else short_entry(found)
             yield Check(f"{stage} at M = {tokens}", told, ok, "" if ok else short_entry(entry))

@@ -33,7 +33,7 @@ class SglangVerifier(FusedMoeVerifier):
         if "triton_version" in error:
             return ": a body may hold token counts only, take triton_version out"
         if "invalid literal for int" in error:
-            return ": a folder is named like triton_3_6_0+gitabc, which its search cannot take apart"
+            return ": a key of a body, or the version in a folder's name (triton_3_6_0+git), is not a number"
         return ""
 
     def other_stack(self, files: Sequence[Path], triton_version: str | None) -> Iterator[str]:
