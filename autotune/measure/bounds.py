@@ -156,7 +156,7 @@ class Expected:
     Attributes:
         reference: float32 [rows, width].
         limit: of the relative error.
-        slack: float32 [rows], see `deviations`.
+        slack: float32 [rows] or [rows, tiles], see `deviations`.
     """
 
     reference: "torch.Tensor"
@@ -185,26 +185,21 @@ def deviations(
     Args:
         outs: floating point [outputs, rows, width].
         references: float32 [outputs, rows, width].
-        slack: float32 [outputs, rows], by how much more a row's tiles may deviate than others; None: 1.
+        slack: float32 [outputs, rows], by how much more a row's tiles may deviate than others, or
+            [outputs, rows, tiles], by how much more each may; None: 1.
     """
     import torch
 
-    count, rows, width = references.shape
     finite = torch.isfinite(outs)
     difference = (outs.float() - references).square()
     square = references.square()
-    # The last tile of a width that is not a multiple is filled up with zeros: it is judged on what it has.
-    pad = (0, -width % TILE)
-    tiles = torch.nn.functional.pad(difference, pad).view(count, rows, -1, TILE).sum(dim=3)
-    norms = torch.nn.functional.pad(square, pad).view(count, rows, -1, TILE).sum(dim=3)
-    floor = norms.mean(dim=2, keepdim=True) / 16
     if slack is None:
-        slack = torch.ones((count, rows), device=outs.device)
-    # A token whose every value is zero must come out as zeros.
-    ratio = (tiles / torch.maximum(norms, floor).clamp(min=1e-30)).sqrt() / slack[..., None]
-    worst, at = ratio.flatten(1).max(dim=1)
+        slack = torch.ones(references.shape[:2], device=outs.device)
+    ratio = (by_tile(difference) / measured_against(references)).sqrt()
+    slack = (slack if slack.dim() == 3 else slack[..., None]).expand_as(ratio)
+    worst, at = (ratio / slack).flatten(1).max(dim=1)
     errors = (difference.sum(dim=(1, 2)) / square.sum(dim=(1, 2)).clamp(min=1e-30)).sqrt()
-    of_worst = slack.gather(1, at[:, None] // ratio.shape[2])[:, 0]
+    of_worst = slack.flatten(1).gather(1, at[:, None])[:, 0]
     # One transfer: each waits for the device.
     columns = (finite.all(dim=2).all(dim=1), errors, worst, at, of_worst)
     summary = torch.stack([column.double() for column in columns], dim=1)
@@ -216,6 +211,48 @@ def deviations(
         else:
             compared.append(_not_finite(finite[index]))
     return compared
+
+
+def by_tile(values: "torch.Tensor") -> "torch.Tensor":
+    """[..., width] -> [..., tiles]: sums over each tile; the last may have fewer elements."""
+    import torch
+
+    padded = torch.nn.functional.pad(values, (0, -values.shape[-1] % TILE))
+    return padded.view(*values.shape[:-1], -1, TILE).sum(dim=-1)
+
+
+def measured_against(references: "torch.Tensor") -> "torch.Tensor":
+    """[..., width] -> [..., tiles]: the square of what a tile's deviation is a share of.
+
+    A token whose every value is zero must come out as zeros.
+    """
+    import torch
+
+    norms = by_tile(references.square())
+    return torch.maximum(norms, norms.mean(dim=-1, keepdim=True) / 16).clamp(min=1e-30)
+
+
+def tile_slack(reference: "torch.Tensor", draws: "Sequence[torch.Tensor]", limit: float) -> "torch.Tensor":
+    """By how much more each tile of an output may deviate, by simulations of its path.
+
+    Where gate and up are sums that were rounded on the way, their errors are as large as the sums were, not
+    as what is left of them: of silu(gate) * up a large gate makes any error of a small up large, in a tile
+    that has little else. 16 elements are too few for that to average out: simulated, one tile in some hundred
+    thousand is beyond `TILE_ROOM` bounds, and on an H100 one was.
+
+    Args:
+        reference: float32 [rows, width].
+        draws: as many simulations of it.
+        limit: of the relative error of everything.
+
+    Returns:
+        float32 [rows, tiles], 1 and more.
+    """
+    import torch
+
+    squares = torch.stack([by_tile((draw - reference).square()) for draw in draws]).mean(dim=0)
+    expected = (squares / measured_against(reference)).sqrt()
+    return (ROOM * expected / limit).clamp(min=1)
 
 
 def _not_finite(finite: "torch.Tensor") -> Deviation:

@@ -31,6 +31,7 @@ from autotune.measure.bounds import (
     bound,
     rounding,
     simulate_stage1,
+    tile_slack,
     to_bf16,
 )
 from autotune.measure.corners import case_routings
@@ -74,6 +75,7 @@ class Case:
     form: Format
     stage2_of: "Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]"
     _bounds: dict[tuple[What, Path], float] = field(default_factory=dict)
+    _slacks: "dict[Path, torch.Tensor]" = field(default_factory=dict)
 
     def digest(self) -> int:
         """Changes when a byte of what results are judged by has: another candidate may have written there."""
@@ -128,6 +130,16 @@ class Case:
         if key not in self._bounds:
             self._bounds[key] = bound(path, self.simulated(what, path))
         return self._bounds[key]
+
+    def expected(self, what: What, path: Path) -> Expected:
+        """What `what` is judged by."""
+        slack = None
+        if what is What.STAGE1 and path.gate_up_bf16 and path.slices > 1:
+            if path not in self._slacks:  # kept on the host, where no candidate can write
+                draws = [simulate_stage1(self.gate_up, path, draw) for draw in range(_DRAWS)]
+                self._slacks[path] = tile_slack(self.references[what], draws, self.bound(what, path)).cpu()
+            slack = self._slacks[path].to(self.gate_up.device)
+        return Expected(self.references[what], self.bound(what, path), slack)
 
     def second_half(self, intermediate: "torch.Tensor", path: Path) -> Expected:
         """What stage 2 should make of the bfloat16 intermediate [tokens * top_k, inter_dim] of a launch.
@@ -321,10 +333,10 @@ def parts(left: Sequence[Left], cases: Sequence[Case], what: What, path: Path) -
         if each.intermediate is not None
     ]
     if what is not What.LAYER or len(shown) < len(left):
-        yield Part("", outs, [Expected(case.references[what], case.bound(what, path)) for case in cases])
+        yield Part("", outs, [case.expected(what, path) for case in cases])
         return
     first = replace(path, contributions_bf16=False, bf16_adds=0, requantised=False)
-    known = [Expected(case.references[What.STAGE1], case.bound(What.STAGE1, first)) for case in cases]
+    known = [case.expected(What.STAGE1, first) for case in cases]
     yield Part(" of stage 1, in the layer,", shown, known)
     expected: list[Expected] = []
     for index, (each, case) in enumerate(zip(shown, cases, strict=True)):

@@ -31,7 +31,7 @@ TESTED: Final = (
         "sglang",
         "0.5.23",
         "get_quant_method, get_moe_scheme (AROUND)",
-        "its own quantisation classes and hooks, on the CPU; no server",
+        "its own quantisation classes, experts and hooks, on the CPU and an H100; no server",
     ),
 )
 
