@@ -13,6 +13,17 @@ from autotune.serving.experts import CONFIG_VARIABLE, chosen
 _told: set[str] = set()
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A part of a checkpoint's config, where it is a mapping; else an empty one: plugins see every config."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def quark_weights(config: Mapping[str, Any]) -> list[Any]:
+    """The `weight` of each of the specs of Quark's `quantization_config`."""
+    specs = [config.get("global_quant_config"), *mapping(config.get("layer_quant_config")).values()]
+    return [mapping(spec).get("weight") for spec in specs]
+
+
 def is_int4_pair(weight: Any) -> bool:
     """Whether Quark's `weight` is FP8 on top of INT4."""
     if not isinstance(weight, list) or not all(isinstance(part, Mapping) for part in weight):
@@ -45,8 +56,7 @@ def pair_refusals(spec: Mapping[str, Any]) -> dict[str, bool]:
 
 def compressed_refusals(config: Any) -> dict[str, bool]:
     """The same of compressed-tensors, whose engine's config this is."""
-    raw = getattr(config, "config", None)
-    raw = raw if isinstance(raw, Mapping) else {}
+    raw = mapping(getattr(config, "config", None))
     sparse = getattr(config, "sparsity_scheme_map", None) or {}
     return {
         "its activations are rotated (transform_config)": bool(

@@ -9,7 +9,6 @@ goes to SGLang. No model was served with it by us.
 import importlib
 import logging
 import os
-from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -116,10 +115,8 @@ def _loaded(result: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
             f"{min(_wanted - _taken)}: SGLang did not hand its loaded weights to our kernels: serve with"
             f" SGLang {versions.tested('sglang')}, or {_ELSEWHERE}"
         )
-    config = getattr(runner.model_config.hf_config, "quantization_config", None) or {}
-    specs = [config.get("global_quant_config"), *(config.get("layer_quant_config") or {}).values()]
-    pairs = [spec.get("weight") for spec in specs if isinstance(spec, Mapping)]
-    if not _fired and any(map(layers.is_int4_pair, pairs)):
+    config = layers.mapping(getattr(runner.model_config.hf_config, "quantization_config", None))
+    if not _fired and any(map(layers.is_int4_pair, layers.quark_weights(config))):
         raise UserError(
             "no layer of the model took our kernels, as SGLang's hooks did not fire: serve with SGLang"
             f" {versions.tested('sglang')}, or {_ELSEWHERE}"

@@ -130,16 +130,16 @@ def _declares_fp8(config: Mapping[str, Any]) -> bool:
     """Quark with a layer of [fp8 per tensor, int4 per channel]."""
     if config.get("quant_method") != "quark":
         return False
-    specs = [config.get("global_quant_config"), *(config.get("layer_quant_config") or {}).values()]
-    return any(layers.is_int4_pair(spec.get("weight")) for spec in specs if isinstance(spec, Mapping))
+    return any(map(layers.is_int4_pair, layers.quark_weights(config)))
 
 
 def _int8_scales(config: Mapping[str, Any]) -> set[str]:
     """What has a scale in compressed-tensors' groups of INT4 × dynamic INT8; empty: there are none."""
     if config.get("quant_method") != "compressed-tensors":
         return set()
-    groups = [group for group in (config.get("config_groups") or {}).values() if isinstance(group, Mapping)]
-    pairs = [(group.get("weights") or {}, group.get("input_activations") or {}) for group in groups]
+    groups = [layers.mapping(group) for group in layers.mapping(config.get("config_groups")).values()]
+    names = ("weights", "input_activations")
+    pairs = [tuple(layers.mapping(group.get(name)) for name in names) for group in groups]
     return {
         str(weights.get("strategy"))
         for weights, inputs in pairs

@@ -1,10 +1,13 @@
 """The vLLM plugin: what it claims, and a layer of a small checkpoint through vLLM's own classes."""
 
+import contextlib
+import copy
 import json
 import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -131,6 +134,30 @@ def test_which_checkpoints_are_claimed(
 def test_asked_for_a_checkpoint_that_it_cannot_read_it_says_so(checkpoint: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         plugin.claims(checkpoint, plugin.NAME)
+
+
+def test_whatever_a_checkpoint_s_config_has_in_a_place_no_start_ends_in_the_claim(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """vLLM asks for every checkpoint, whosever it is."""
+    monkeypatch.setenv("AUTOTUNE_W4A8_INT8_FOR_FP8", "1")
+
+    def damaged(content: Any, junk: Any) -> Iterator[Any]:
+        yield junk
+        pairs = content.items() if isinstance(content, dict) else ()
+        for place, part in enumerate(content) if isinstance(content, list) else pairs:
+            for other in damaged(part, junk):
+                changed = copy.copy(content)
+                changed[place] = other
+                yield changed
+
+    for whole in (quark("order"), compressed("pack-quantized")):
+        for junk in (None, 1, "x", [], {}, [{}], [1, 2], {"a": None}):
+            for content in damaged(whole, junk):
+                if isinstance(content, dict):
+                    assert plugin.claims(content, None) in (True, False)
+                    with contextlib.suppress(UserError):
+                        plugin.claims(content, plugin.NAME)
 
 
 class Base:
