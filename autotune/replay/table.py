@@ -44,6 +44,9 @@ class RecordedSpace(BoundSpace):
     def is_legal(self, config: Config) -> bool:
         return config in self._recorded
 
+    def has_configs_of(self, other: BoundSpace) -> bool:
+        return isinstance(other, RecordedSpace) and self._recorded.keys() == other._recorded.keys()
+
     @cached_property
     def size(self) -> int:
         """Recorded configs."""

@@ -35,6 +35,8 @@ _IN_FLIGHT = 4  # on the device's queue where layers and stages share it: it nev
 _LAYERS_AHEAD = 0.15  # of the layers' budget, which may be spent before as much of the stages' is
 _LAYERS_SHARE = 1.0  # seconds of the device that layers may have for one of the stages'
 _AHEAD = 1.5  # compiles' worth of work that waits for the device
+_UNHEARD = 4  # candidates under way for each GPU, of which nobody has heard yet what they teach,
+_UNHEARD_SHARE = 1 / 8  # and so many more for each one that has been heard of
 
 
 @dataclass(frozen=True)
@@ -234,9 +236,12 @@ class Driver:
 
         What is in flight is asked for without feedback, so there should be only as much as keeps the device
         busy: as much work for it as the next compile takes. Until both costs are known, and where evaluating
-        costs nothing, the compile workers set the pace.
+        costs nothing, the compile workers set the pace; but while little is known, each result teaches the
+        next proposal too much to ask for many at once.
         """
-        if len(self._compiling) >= self._settings.compile_ahead:
+        under_way = len(self._compiling)
+        unheard = _UNHEARD * self._settings.gpus + _UNHEARD_SHARE * self._compiles.count
+        if under_way >= self._settings.compile_ahead or (self._evaluations.mean and under_way >= unheard):
             return False
         coming = sum(len(candidate.tasks) for waiting in self._compiling.values() for candidate in waiting)
         here = len(self._ready) + len(self._evaluating) + coming

@@ -19,6 +19,7 @@ _NUGGET_PRIOR = (log(1e-2), 1.5)
 _LENGTH_BOUNDS = (-2.5, 3.0)
 _NUGGET_BOUNDS = (log(1e-5), log(0.3))
 _BLOCK = 32  # rows solved for at a time
+_CACHED = 32_768  # numbers that a step works on at once: what comes and goes by the CPU's caches
 _FITTED = 160  # results that the kernel is fitted to at most
 
 
@@ -85,12 +86,7 @@ class GaussianProcess:
         apart = _apart(self.points[np.array(self.rows)[known]], self._aspects)
         lengths, nugget = _fitted(apart, values[known], self._log_lengths, self._log_nugget, steps)
         self._log_lengths, self._log_nugget = lengths, nugget
-        rows, self.rows = self.rows, []
-        self._factor = np.zeros((0, 0))
-        self._whitened = np.zeros((0, len(self.points)))
-        self._explained = np.zeros(len(self.points))
-        for row in rows:
-            self.add(row)
+        self._factor_anew()
 
     def posterior(self, values: Matrix) -> tuple[Matrix, Matrix]:
         """Mean and deviation of every point and output.
@@ -132,6 +128,14 @@ class GaussianProcess:
         count = len(values)
         return np.asarray(np.linalg.solve(self._factor[:count, :count].T, whitened), np.float64)
 
+    def _factor_anew(self) -> None:
+        """What adding all rows one by one comes to."""
+        covariance = self.kernel(self.points[self.rows], self.points)
+        noisy = covariance[:, self.rows] + exp(self._log_nugget) * np.eye(len(self.rows))
+        self._factor = np.asarray(np.linalg.cholesky(noisy))
+        self._whitened = _forward(self._factor, covariance, np.ones(len(self.rows), bool))
+        self._explained = (self._whitened**2).sum(axis=0)
+
     def _grow(self) -> None:
         """Room for more rows: twice as much, so that adding stays cheap."""
         old = self._factor.shape[0]
@@ -144,8 +148,13 @@ class GaussianProcess:
         """Covariance of some points with others, [some, others]."""
         weights = np.exp(-self._log_lengths)[self._aspects]
         a, b = some * weights, others * weights
-        squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T
-        return matern(np.maximum(squares, 0.0))
+        sizes, other_sizes = (a**2).sum(axis=1)[:, None], (b**2).sum(axis=1)[None, :]
+        covariance = np.empty((len(a), len(b)))
+        step = max(1, _CACHED // max(1, len(b)))
+        for rows in (slice(start, start + step) for start in range(0, len(a), step)):
+            squares = sizes[rows] + other_sizes - 2 * a[rows] @ b.T
+            covariance[rows] = matern(np.maximum(squares, 0.0))
+        return covariance
 
 
 def _forward(factor: Matrix, values: Matrix, known: NDArray[np.bool_]) -> Matrix:

@@ -27,7 +27,8 @@ _WIDE = 256
 _FIRST = 10  # configs spread over the space before the model has a say
 _REFIT = 1.25  # the kernel is fitted anew when there are so many times more results
 _SPREAD = 300  # configs that a spread-out one is picked from
-_NEIGHBOUR_EVERY = 2  # proposals of a search
+_NEIGHBOUR_EVERY = 3  # proposals of a search
+_FAR_BEHIND = -4.0  # deviations: less than 1e-5 of one is expected to be gained
 _INCUMBENTS, _APART = 4, 3  # so many good configs, so many knobs apart, whose neighbours are tried
 
 
@@ -92,9 +93,9 @@ class JointModel:
     def propose(self, output: int, known: Callable[[Config], bool]) -> Config | None:
         """The config to try next for `output`; None: the pool has nothing untried.
 
-        In turn that of the most expected improvement at `output`, and the most promising neighbour of the
-        best there: what one knob less or more does is what the model knows the least of, and what is within
-        1 % of the best is often one knob away.
+        That of the most expected improvement at `output`, and at the other outputs on average; every third
+        time the most promising neighbour of the best there: what one knob less or more does is what the model
+        knows the least of, and what is within 1 % of the best is often one knob away.
 
         Args:
             known: whether the search has had a config already.
@@ -155,10 +156,17 @@ class JointModel:
     def _most_gain(
         self, process: GaussianProcess, values: Matrix, output: int, known: Callable[[Config], bool]
     ) -> tuple[Config | None, float]:
-        """The untried config of the most expected improvement, and that; None and 0: nothing is untried."""
-        gain = self._gain(process, values, output)
-        best = self._first_free(np.argsort(-gain), output, known)
-        return best, 0.0 if best is None else float(gain[self._index[best]])
+        """The untried config that promises most, and the most that one promises at `output` alone.
+
+        None and 0: nothing is untried. What is compiled is measured at every token count that the binary
+        serves, so what it promises there counts as well.
+        """
+        gains = self._gains(process, values, output)
+        others = np.delete(gains, output, axis=1)
+        worth = gains[:, output] + (others.mean(axis=1) if others.size else 0.0)
+        best = self._first_free(np.argsort(-worth), output, known)
+        most = self._first_free(np.argsort(-gains[:, output]), output, known)
+        return best, 0.0 if most is None else float(gains[self._index[most], output])
 
     def _first_free(
         self, order: NDArray[np.intp], output: int, known: Callable[[Config], bool]
@@ -197,7 +205,9 @@ class JointModel:
     def _gather(self) -> list[Config]:
         """Legal configs to choose from: all of a small space, a seeded sample of a large one."""
         pool: dict[Config, None] = {}
-        for space in self._spaces:
+        for number, space in enumerate(self._spaces):
+            if any(space.has_configs_of(earlier) for earlier in self._spaces[:number]):
+                continue
             if space.size <= POOL:
                 pool.update(dict.fromkeys(space))
             elif len(pool) < POOL:
@@ -309,14 +319,20 @@ class JointModel:
         scales = np.array([self._scale.get(output, 1.0) for output in range(values.shape[1])])
         return mixture(process, values, self._means / scales)
 
-    def _gain(self, process: GaussianProcess, values: Matrix, output: int) -> NDArray[np.float64]:
-        """Expected improvement at `output`, as a fraction of the best's time, of every pool row."""
+    def _gains(self, process: GaussianProcess, values: Matrix, output: int) -> Matrix:
+        """Expected improvements [pool, outputs], as fractions of the best's time.
+
+        Elsewhere than at `output` what is far behind the best there counts as none: the function is slow.
+        """
         mean, deviation = self._posterior(process, values)
-        own = values[self._measured[:, output], output]
-        best = float(own.min() if len(own) else np.nanmin(values[:, output]))
-        z = (best - mean[:, output]) / deviation[:, output]
-        gain: NDArray[np.float64] = deviation[:, output] * improvement(z)
-        return gain * self._scale.get(output, 1.0)
+        gains = np.zeros(mean.shape)
+        for at in range(gains.shape[1]):
+            own = values[self._measured[:, at], at]
+            best = float(own.min() if len(own) else np.nanmin(values[:, at]))
+            z = (best - mean[:, at]) / deviation[:, at]
+            rows = np.flatnonzero(z > (-np.inf if at == output else _FAR_BEHIND))
+            gains[rows, at] = deviation[rows, at] * improvement(z[rows]) * self._scale.get(at, 1.0)
+        return gains
 
 
 def _knobs_apart(a: Config, b: Config) -> int:

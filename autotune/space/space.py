@@ -5,9 +5,11 @@ A `Space` is what a file says. `Space.at(...)` binds it to one layer, token coun
 """
 
 import random
-from collections.abc import Collection, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from autotune.errors import UserError
@@ -228,6 +230,22 @@ class BoundSpace:
         """
         return self.default if text == "default" else self.complete(Config.parse(text))
 
+    def has_configs_of(self, other: "BoundSpace") -> bool:
+        """Whether both have the same legal configs, as rules tell one by one; where not, they still might.
+
+        Rules that read nothing in which the two differ need no look, and those that do name few knobs.
+        """
+        if (self.space, self.params, self.whole.params) != (other.space, other.params, other.whole.params):
+            return False
+        unlike = {name for name, value in self._variables.items() if other._variables.get(name) != value}
+        for (rule, here), (_, there) in zip(self._rules, other._rules, strict=True):
+            named = [param for param in self.params if param.name in rule.require.names]
+            for values in product(*[param.values for param in named]) if rule.require.names & unlike else ():
+                config = dict(zip([param.name for param in named], values, strict=True))
+                if bool(here(config)) != bool(there(config)):
+                    return False
+        return True
+
     @cached_property
     def raw_size(self) -> int:
         """Assignments, legal or not."""
@@ -272,17 +290,19 @@ class BoundSpace:
         ]
         return [[name for name in names[:depth] if name in named] for depth, named in enumerate(later)]
 
-    def _at(self, place: int) -> Config:
-        """The legal config at a place of the file's order."""
-        variables = dict(self._variables)
-        for depth, param in enumerate(self.params):
-            for value in param.values:
-                variables[param.name] = value
-                count = self._count(depth + 1, dict(variables))
-                if place < count:
-                    break
-                place -= count
-        return Config({param.name: variables[param.name] for param in self.params})
+    def _at(self, places: Sequence[int], depth: int, variables: dict[str, Any]) -> Iterator[Config]:
+        """Those at some places, ascending, of the legal configs with `variables` for their first knobs."""
+        if depth == len(self.params):
+            yield Config({param.name: variables[param.name] for param in self.params})
+            return
+        param, first, passed = self.params[depth], 0, 0
+        for value in param.values:
+            variables[param.name] = value
+            count = self._count(depth + 1, variables)
+            last = bisect_left(places, passed + count, first)
+            if last > first:
+                yield from self._at([place - passed for place in places[first:last]], depth + 1, variables)
+            first, passed = last, passed + count
 
     def __iter__(self) -> Iterator[Config]:
         """Every legal config, in the order of the file."""
@@ -322,7 +342,7 @@ class BoundSpace:
         Raises:
             ValueError: the space has fewer.
         """
-        return [self._at(place) for place in sorted(rng.sample(range(self.size), count))]
+        return list(self._at(sorted(rng.sample(range(self.size), count)), 0, dict(self._variables)))
 
     def sample(self, rng: random.Random) -> Config:
         """A legal config, at random: every one can come up.

@@ -10,7 +10,7 @@ from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.results import Compiled, Failure, Measurement, Sample, StaticFacts
 from autotune.search.driver import Driver, DriverSettings, Task
-from autotune.search.evaluate import Outcome
+from autotune.search.evaluate import Clock, Outcome
 from autotune.search.study import StageSearch
 from autotune.space.config import Config
 from autotune.store.records import TrialRecord
@@ -97,10 +97,14 @@ def make_driver(
     timeout_s: float | None = None,
     allow_spills: bool = False,
     one_config: bool = False,
+    compile_ahead: int = 4,
+    clock: Clock | None = None,
 ) -> Driver:
     return Driver(
         tasks,
-        settings=DriverSettings("toy", OFFLINE, allow_spills=allow_spills, timeout_s=timeout_s),
+        settings=DriverSettings(
+            "toy", OFFLINE, allow_spills=allow_spills, timeout_s=timeout_s, compile_ahead=compile_ahead
+        ),
         device=MI325X,
         pool=pool,
         evaluator=evaluator,
@@ -108,4 +112,5 @@ def make_driver(
         record=journal.store,
         on_trial=journal.told,
         one_config=one_config,
+        clock=clock,
     )

@@ -1,11 +1,15 @@
 """What the driver does with asks, compiles and evaluations."""
 
 import time
+from collections.abc import Collection
+from concurrent.futures import Future
+from math import ceil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from autotune.problem.layer import Problem, Stage
+from autotune.problem.layer import Layer, Problem, Stage
 from autotune.results import Compiled, Failure, StaticFacts, Status
 from autotune.search.study import Ask, StageSearch
 from autotune.space.config import Config
@@ -227,3 +231,39 @@ def test_the_device_gets_the_first_candidate_while_others_are_asked_for(tmp_path
     tasks, journal = searches(tmp_path, [M4], budget=20), Journal()
     make_driver(tasks, pool, FakeEvaluator(measure), journal).run()
     assert compiled_before[0] == 1
+
+
+class SlowPool(FakePool):
+    """Compiles nothing until somebody waits for it, and is the clock of that wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way: dict[Future[Compiled | Failure], Compiled | Failure] = {}
+        self.most = [0]  # under way at once, by wait
+
+    def submit(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> Future[Compiled | Failure]:
+        outcome = super().submit(layer, tokens, stage, config).result()
+        future: Future[Compiled | Failure] = Future()
+        self.under_way[future] = outcome
+        return future
+
+    def now(self) -> float:
+        return 0.0
+
+    def wait(self, futures: Collection[Future[Any]]) -> Collection[Future[Any]]:
+        done = [future for future in futures if future.done()]
+        if not done:
+            self.most.append(len(self.under_way))
+            future = next(iter(self.under_way))
+            future.set_result(self.under_way.pop(future))
+            done = [future]
+        return done
+
+
+def test_what_is_asked_for_without_feedback_is_a_share_of_what_is_known(tmp_path: Path) -> None:
+    tasks, journal, pool = searches(tmp_path, [M4], budget=40), Journal(), SlowPool()
+    driver = make_driver(tasks, pool, FakeEvaluator(us_of), journal, compile_ahead=16, clock=pool)
+    assert driver.run()
+    # One is heard of at every wait. Before the first has a time, it is the workers who set the pace.
+    assert pool.most[1] == 16
+    assert pool.most[12:34] == [ceil(4 + heard / 8) for heard in range(11, 33)]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autotune.search import gaussian
 from autotune.search.features import Features
 from autotune.search.gaussian import _NUGGET_PRIOR, GaussianProcess, _cost, improvement, matern
 
@@ -107,6 +108,14 @@ def test_a_fit_keeps_what_was_added() -> None:
     process.fit(values, steps=5)
     assert process.rows == list(range(35))
     assert np.isfinite(process.posterior(values)[0]).all()
+
+
+def test_blocks_of_a_kernel_are_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = features(np.random.default_rng(2), 23)
+    process = GaussianProcess(made)
+    whole = process.kernel(made.points, made.points[:5])
+    monkeypatch.setattr(gaussian, "_CACHED", 17)
+    assert process.kernel(made.points, made.points[:5]) == pytest.approx(whole, abs=1e-12)
 
 
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")

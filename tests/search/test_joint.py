@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autotune.problem.layer import Stage
@@ -107,7 +108,7 @@ def test_what_is_tried_from_outside_of_its_pool_is_learned_as_well(tmp_path: Pat
     assert one.space.is_legal(ask.config)
 
 
-def test_every_second_proposal_of_each_search_is_one_knob_from_its_best_or_a_good_one_far_from_it(
+def test_every_third_proposal_of_each_search_is_one_knob_from_its_best_or_a_good_one_far_from_it(
     tmp_path: Path,
 ) -> None:
     """Counted over all searches, the neighbours went to the same few of eight that are asked in turn."""
@@ -116,19 +117,36 @@ def test_every_second_proposal_of_each_search_is_one_knob_from_its_best_or_a_goo
     for tokens in range(1, 9):
         model.join(space, tokens)
     proposals, near = [0] * 8, [0] * 8
-    for _ in range(9):
+    for _ in range(10):
         for output, known in enumerate(times):
             has_say = model.expected_improvement(output) is not None
             config = model.propose(output, known.__contains__)
             assert config is not None
             proposals[output] += model.expected_improvement(output) is not None
-            if has_say and proposals[output] % 2 == 0:
+            if has_say and proposals[output] % 3 == 0:
                 best = min(known, key=lambda had, times=known: times[had])  # type: ignore[misc]
                 far = [had for had in known if sum(had[k] != best[k] for k in best) >= 3]
                 near[output] += any(config in space.neighbours(base) for base in (best, *far))
             known[config] = us_of(config) * (1 + chance(config.key, output) / 100)
             model.tell(output, config, known[config])
     assert min(near) >= 2
+
+
+def test_what_a_config_promises_at_other_token_counts_counts_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, space = JointModel(0), toy_space(tmp_path)
+    for tokens in (1, 4):
+        model.join(space, tokens)
+    for config in list(space)[:10]:
+        for output in (0, 1):
+            model.tell(output, config, us_of(config))
+    gains = np.zeros((space.size, 2))
+    gains[20], gains[30] = (0.020, 0.0), (0.019, 0.05)
+    monkeypatch.setattr(JointModel, "_gains", lambda *_: gains)
+    known = set(list(space)[:10]).__contains__
+    assert model.propose(0, known) == model._pool[30]
+    assert model.expected_improvement(0) == 0.020, "what stops a search is what is left to gain there"
 
 
 def test_a_hope_is_what_the_last_proposal_promised(tmp_path: Path) -> None:

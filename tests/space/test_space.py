@@ -62,6 +62,25 @@ def test_every_config_is_drawn_about_as_often() -> None:
     assert max(counts.values()) < 200
 
 
+@pytest.mark.parametrize("stage", list(Stage))
+def test_token_counts_with_the_same_configs_are_seen_to_have_them(stage: Stage) -> None:
+    wholes = [_shipped("triton", stage, "h100", KIMI, tokens) for tokens in (1, 8, 16, 40)]
+    ends = tuple(replace(p, values=tuple({p.values[0], p.values[-1]})) for p in wholes[0].params)
+    spaces = {space.tokens: space.within(ends) for space in wholes}
+    seen = {(a, b) for a, b in product(spaces, repeat=2) if spaces[a].has_configs_of(spaces[b])}
+    assert seen >= {(1, 8), (8, 1)} | {(tokens, tokens) for tokens in spaces}
+    assert seen <= {(a, b) for a, b in product(spaces, repeat=2) if set(spaces[a]) == set(spaces[b])}
+    assert (8, 40) not in seen
+
+
+def test_a_part_of_a_space_does_not_have_its_configs() -> None:
+    tile_n = next(param for param in TOY.params if param.name == "tile_n")
+    narrowed = tuple(replace(p, values=p.values[:1]) if p is tile_n else p for p in TOY.params)
+    assert TOY.has_configs_of(TOY)
+    assert not TOY.within(narrowed).has_configs_of(TOY)
+    assert not TOY.has_configs_of(TOY.within(narrowed))
+
+
 def test_a_refused_config_says_by_which_rule(tmp_path: Path) -> None:
     space = toy_space(tmp_path)
     rule = space.broken_rule(space.default.replaced(split_k=3))
