@@ -24,11 +24,10 @@ from autotune.resources import data_dir
 from autotune.search.recorded import FILE, Recorded, packed
 
 TOP = 15  # of each token count
-OTHERS = 200  # a sample of the rest
 
 
 def part_of(table: Table, stage: Stage) -> Recorded:
-    """The configs of a table's stage that lead at a token count, and a sample of the others."""
+    """A table's stage: the configs that lead at a token count, then the others in random order."""
     part = table.stages[stage]
     times = np.array([[row.us(tokens) or np.nan for tokens in table.tokens] for row in part.rows])
     times /= [part.optimum(tokens)[1] for tokens in table.tokens]
@@ -39,17 +38,10 @@ def part_of(table: Table, stage: Stage) -> Recorded:
         if np.isfinite(column[row])
     )
     rest = [row for row in range(len(part.rows)) if row not in leading and not np.isnan(times[row]).all()]
-    chosen = [*leading, *random.Random(0).sample(rest, min(OTHERS, len(rest)))]
+    chosen = [*leading, *random.Random(0).sample(rest, len(rest))]
     configs = [part.rows[row].config for row in chosen]
-    knobs = {
-        param.name: [value for value in param.values if any(_same(c[param.name], value) for c in configs)]
-        for param in table.space(table.tokens[0], stage).params
-    }
+    knobs = {param.name: list(param.values) for param in table.space(table.tokens[0], stage).params}
     return Recorded(table.layer, table.tokens, knobs, configs, times[chosen])
-
-
-def _same(a: object, b: object) -> bool:
-    return a == b and type(a) is type(b)
 
 
 def content(tables: Sequence[Table]) -> dict[str, Any]:

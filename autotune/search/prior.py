@@ -2,9 +2,9 @@
 
 Layers of unlike sizes agree on much: on how slow a pair of knobs is, and on peculiarities of single configs
 that no model of the knobs explains. So each recorded table has a Gaussian process of its own, which gives a
-time to every config of the space; a search's own process then learns only how far times are from a mixture of
-these means. The mixture's weights come from the results: a table that says nothing of this layer loses its
-part.
+time to every config of the space, and where a config was recorded itself, nearly that time; a search's own
+process then learns only how far times are from a mixture of these means. The mixture's weights come from the
+results: a table that says nothing of this layer loses its part.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from autotune.search.features import Encoder, Matrix
 from autotune.search.gaussian import GaussianProcess
 from autotune.search.recorded import Recorded
-from autotune.space.config import Value
+from autotune.space.config import Config
 from autotune.space.space import BoundSpace
 
 NEAR = 1.2  # times the best: up to here a model sees times in full
 BEYOND = 0.3  # of what lies beyond: how slow a bad config is should not bend the model where the good are
 _REACH = 8.0  # times the most or least columns recorded, beyond which a table says nothing
 _FEWEST = 20  # configs of a table; with fewer it is left aside
+_FITTED = 320  # configs of a table that its process is of: more cost more than they tell of others
+_SURE = 0.8  # how far a config's mean follows its own recorded time
 _STEPS = 40  # of fitting a table's kernel
 _USELESS = log(1.15)  # from which a config is of no use
 _TRUST = 0.5  # deviation of the mixture's weight, all tables together, from one
@@ -49,13 +51,13 @@ class Prior:
     def __bool__(self) -> bool:
         return bool(self._tables)
 
-    def means(self, points: Matrix) -> NDArray[np.float64]:
+    def means(self, configs: Sequence[Config], points: Matrix) -> NDArray[np.float64]:
         """[tables, points, outputs]: `bent` logarithms of times over the fastest's; 0: nothing is said.
 
         Args:
-            points: configs as the encoder makes them.
+            points: the configs as the encoder makes them.
         """
-        means = [table.mean(points) for table in self._tables]
+        means = [table.mean(configs, points) for table in self._tables]
         return np.array(means).reshape(len(means), len(points), self._outputs)
 
 
@@ -126,12 +128,18 @@ class _TableMean:
         plain = {param.name: param.default for param in space.params}
         # A knob of which the table has one value tells nothing of the others: it is left aside.
         self._aside = encoder.of_knobs({knob for knob in plain if len(table.knobs.get(knob, ())) < 2})
+        self._told = [knob for knob in plain if len(table.knobs.get(knob, ())) > 1]
         there = space.of(table.layer)
         rows = [{knob: config.get(knob, value) for knob, value in plain.items()} for config in table.configs]
-        features = encoder.encode(rows, there)
-        features.points[:, self._aside] = 0.0
         logs = bent(np.log(table.ratios))
         logs = np.where(np.isnan(logs), np.nanmax(logs, axis=0), logs)
+        # Where the space lacks a knob of the table's, several rows are one config here: none counts alone.
+        whole = all(knob in plain for knob, values in table.knobs.items() if len(values) > 1)
+        keys = [tuple(row[knob] for knob in self._told) for row in rows] if whole else []
+        self._recorded = dict(zip(keys, logs, strict=False))
+        features = encoder.encode(rows[:_FITTED], there)
+        features.points[:, self._aside] = 0.0
+        logs = logs[:_FITTED]
         self._centre, self._scale = logs.mean(axis=0), np.maximum(logs.std(axis=0), 1e-6)
         values = (logs - self._centre) / self._scale
         self._process = GaussianProcess(features)
@@ -143,13 +151,17 @@ class _TableMean:
         self._outputs = gaps.argmin(axis=1)
         self.says = (gaps.min(axis=1) <= log(_REACH)).astype(np.float64)
 
-    def mean(self, points: Matrix) -> Matrix:
+    def mean(self, configs: Sequence[Config], points: Matrix) -> Matrix:
         """[points, outputs]: see `Prior.means`."""
         seen = points.copy()
         seen[:, self._aside] = 0.0
-        mean = self._process.kernel(seen, self._process.points) @ self._pull
-        logs: Matrix = (mean * self._scale + self._centre)[:, self._outputs] * self.says
-        return logs
+        logs = self._process.kernel(seen, self._process.points) @ self._pull * self._scale + self._centre
+        for place, config in enumerate(configs):
+            recorded = self._recorded.get(tuple([config[knob] for knob in self._told]))
+            if recorded is not None:
+                logs[place] += _SURE * (recorded - logs[place])
+        says: Matrix = logs[:, self._outputs] * self.says
+        return says
 
 
 def bent(logs: NDArray[np.float64], best: float | NDArray[np.float64] = 0.0) -> NDArray[np.float64]:
@@ -161,21 +173,21 @@ def bent(logs: NDArray[np.float64], best: float | NDArray[np.float64] = 0.0) -> 
 
 def _fitting(table: Recorded, space: BoundSpace) -> Recorded:
     """The part of a table whose configs have values that the space offers."""
-    offered = {param.name: {(type(v), v) for v in param.values} for param in space.params}
+    params = {param.name: param for param in space.params}
     rows = [
         row
         for row, config in enumerate(table.configs)
-        if all((type(v), v) in offered[k] for k, v in config.items() if k in offered)
+        if all(params[knob].offers(value) for knob, value in config.items() if knob in params)
         and not np.isnan(table.ratios[row]).all()
     ]
+    occurring = {
+        knob: {(type(value), value) for value in (table.configs[row][knob] for row in rows)}
+        for knob in table.knobs
+    }
     knobs = {
-        knob: [value for value in values if any(_same(table.configs[row][knob], value) for row in rows)]
+        knob: [value for value in values if (type(value), value) in occurring[knob]]
         for knob, values in table.knobs.items()
     }
     return replace(
         table, knobs=knobs, configs=[table.configs[row] for row in rows], ratios=table.ratios[rows]
     )
-
-
-def _same(a: Value, b: Value) -> bool:
-    return a == b and type(a) is type(b)

@@ -306,12 +306,12 @@ def _fitting(space: BoundSpace, seeds: Iterable[Ask]) -> list[Ask]:
     Where a part is searched, earlier winners outside of it are left out.
     """
     fitted = []
-    offered = {param.name: param.values for param in space.whole.params}
+    params = {param.name: param for param in space.whole.params}
     for seed in seeds:
         known = {
             name: value
             for name, value in seed.config.items()
-            if any(value == v and type(value) is type(v) for v in offered.get(name, ()))
+            if name in params and params[name].offers(value)
         }
         config = space.complete(known)
         if (space if seed.origin == EARLIER else space.whole).is_legal(config):

@@ -41,6 +41,10 @@ class Param:
     option: str = ""
     coupled: bool = False
 
+    def offers(self, value: Value) -> bool:
+        """Whether it may be that; True == 1 in Python, but they are two values with two keys here."""
+        return any(type(value) is type(offered) and value == offered for offered in self.values)
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -190,7 +194,7 @@ class BoundSpace:
         for param in self.params:
             if param.name not in config:
                 raise UserError(f"the config lacks {param.name}, a knob of {where}: add {param.name}=…")
-            if not _offers(param, config[param.name]):
+            if not param.offers(config[param.name]):
                 offered = ", ".join(value_text(v) for v in param.values)
                 raise UserError(
                     f"{param.name}={value_text(config[param.name])} is not in the {where} space:"
@@ -213,7 +217,7 @@ class BoundSpace:
             UserError: the config names a knob or value that the whole space does not have, or lacks one.
         """
         if self.whole is not self and not all(
-            _offers(param, config[param.name]) for param in self.params if param.name in config
+            param.offers(config[param.name]) for param in self.params if param.name in config
         ):
             return False
         return self.broken_rule(config) is None
@@ -381,11 +385,6 @@ class _Remembered:
             knobs = dict(zip(self.names, key, strict=True))
             self._known[key] = self._expression({**self._variables, **knobs})
         return self._known[key]
-
-
-def _offers(param: Param, value: Value) -> bool:
-    # True == 1 in Python, but they are two values with two keys here.
-    return any(type(value) is type(offered) and value == offered for offered in param.values)
 
 
 def _dims(layer: Layer, stage: Stage) -> dict[str, int]:

@@ -132,7 +132,7 @@ def test_every_third_proposal_of_each_search_is_one_knob_from_its_best_or_a_good
     assert min(near) >= 2
 
 
-def test_what_a_config_promises_at_other_token_counts_counts_as_well(
+def test_the_fastest_by_expectation_and_what_promises_most_at_all_token_counts_come_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, space = JointModel(0), toy_space(tmp_path)
@@ -141,10 +141,13 @@ def test_what_a_config_promises_at_other_token_counts_counts_as_well(
     for config in list(space)[:10]:
         for output in (0, 1):
             model.tell(output, config, us_of(config))
+    mean = np.arange(2.0 * space.size).reshape(-1, 2)[::-1]
     gains = np.zeros((space.size, 2))
     gains[20], gains[30] = (0.020, 0.0), (0.019, 0.05)
     monkeypatch.setattr(JointModel, "_gains", lambda *_: gains)
+    monkeypatch.setattr(JointModel, "_posterior", lambda *_: (mean, np.ones_like(mean)))
     known = set(list(space)[:10]).__contains__
+    assert model.propose(0, known) == model._pool[-1]
     assert model.propose(0, known) == model._pool[30]
     assert model.expected_improvement(0) == 0.020, "what stops a search is what is left to gain there"
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from autotune.problem.layer import Layer
+from autotune.search import prior
 from autotune.search.features import Encoder, Features, Matrix
 from autotune.search.gaussian import GaussianProcess
 from autotune.search.joint import JointModel
@@ -49,7 +50,7 @@ def needed(space: BoundSpace, tables: list[Recorded], seed: int = 0) -> int:
 
 def means(tables: list[Recorded], spaces: list[BoundSpace], configs: list[Config]) -> Matrix:
     encoder = Encoder(spaces[0], configs)
-    return Prior(tables, spaces, encoder).means(encoder.encode(configs).points)
+    return Prior(tables, spaces, encoder).means(configs, encoder.encode(configs).points)
 
 
 def opposite(config: Config) -> float:
@@ -98,6 +99,25 @@ def test_a_value_that_the_space_has_no_longer_is_left_out(tmp_path: Path) -> Non
     )
     configs = list(space)
     assert means([gone], [space], configs) == pytest.approx(means([whole], [space], configs))
+
+
+def test_a_config_that_was_recorded_itself_has_nearly_that_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the process is of the first few alone, and knows nothing of this config's peculiarity."""
+    monkeypatch.setattr(prior, "_FITTED", 25)
+    space = toy_space(tmp_path)
+    whole = table(space, us_of)
+    odd = whole.ratios.copy()
+    odd[-1] = 1.9 * odd.max()
+    configs = list(space)
+    usual = means([whole], [space], configs)[0, -1]
+    said = means([Recorded(KIMI, TOKENS, whole.knobs, configs, odd)], [space], configs)[0, -1]
+    assert said == pytest.approx(0.8 * bent(np.log(odd[-1]))[:1] + 0.2 * usual, rel=0.1)
+    renamed = {**whole.knobs, "gone": [1, 2]}
+    twice = [{**config, "gone": n} for n in (1, 2) for config in configs]
+    split = Recorded(KIMI, TOKENS, renamed, twice, np.vstack([whole.ratios, odd]))
+    assert (means([split], [space], configs)[0, -1] < said / 2).all(), "two rows are one config here"
 
 
 def test_token_counts_are_matched_by_the_columns_that_are_computed(tmp_path: Path) -> None:
