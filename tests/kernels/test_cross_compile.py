@@ -16,6 +16,10 @@ from autotune.errors import UserError
 from autotune.kernels.chain import place_spec, prepare_spec, quantise_spec
 from autotune.kernels.config import LayerDims, Stage1Config, Stage2Config
 from autotune.kernels.spec import compile_kernel, compile_options, stage_spec
+from autotune.machine.devices import DEVICES
+from autotune.problem.layer import Layer, Stage
+from autotune.problem.models import preset
+from autotune.protocol.registry import load_backend
 
 KIMI = LayerDims(7168, 256, 384, 8)
 GPT_OSS = LayerDims(2880, 360, 128, 4)
@@ -46,6 +50,19 @@ def test_gfx942_uses_int8_matrix_instructions_and_does_not_spill(name: str, dims
     assert re.search(r"v_mfma_i32_(16x16x32|32x32x16)_i8", text)
     assert re.search(r"\.vgpr_spill_count:\s+0", text)
     assert "0xf0f0f0f" in text, "the nibbles must be taken apart four bytes at a time"
+
+
+@pytest.mark.parametrize(("num_stages", "tile_k"), [(4, 256), (4, 128)])
+def test_gfx942_has_the_lds_that_the_space_s_rule_adds_up(num_stages: int, tile_k: int) -> None:
+    """What does not fit is refused before it is compiled: deep pipelines compile for a minute."""
+    layer = Layer.of(preset("kimi-k2.5-w4a8"), tp=8)
+    space = load_backend("triton").space(layer, 4, Stage.STAGE2, DEVICES["mi325x"])
+    knobs = {"reduce": "loop", "tile_n": 16, "num_warps": 1, "split_blocks": 1}
+    config = space.default.replaced(**knobs, num_stages=num_stages, tile_k=tile_k)
+    lds = compile_kernel(stage_spec("stage2", config, KIMI, "hip"), GFX942).metadata.shared
+    (rule,) = (rule for rule in space.space.rules if rule.name == "lds")
+    assert rule.require({**space._variables, **config, "lds_bytes": lds})
+    assert not rule.require({**space._variables, **config, "lds_bytes": lds - 1})
 
 
 @pytest.mark.parametrize("name", SPLIT)
