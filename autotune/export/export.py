@@ -163,7 +163,8 @@ def plan(
             if winner.config == before.config
         },
     )
-    return Plan(winners, {**files, MANIFEST: manifest}, content.previews, content.notes, decision)
+    notes = [*content.notes, *_left_out(store, selection, own)]
+    return Plan(winners, {**files, MANIFEST: manifest}, content.previews, notes, decision)
 
 
 def _refuse_other_places(backend: str, names: Iterable[str]) -> None:
@@ -260,6 +261,26 @@ def _newest(store: Store, selection: Selection, kind: Kind) -> WinnerRecord | No
             if selection.takes(winner):
                 return winner
     return None
+
+
+def _left_out(store: Store, selection: Selection, chosen: Sequence[WinnerRecord]) -> list[str]:
+    """What the selection takes besides, where that is of another layer, GPU or stack; a sentence, or none."""
+    layer, stack = chosen[0].problem.layer, chosen[0].environment
+    covered = {winner.problem.tokens for winner in chosen}
+    shapes: dict[str, dict[str, None]] = {}
+    for winner in store.winners(backend=selection.backend, kind=chosen[0].kind, newest=_LOOK_AT):
+        other, on = winner.problem, winner.environment
+        alike = other.layer == layer and on.device == stack.device
+        if selection.takes(winner) and not (alike and (on.key == stack.key or other.tokens in covered)):
+            place = f"{other.layer.title} on {on.device}" + (", another stack" if alike else "")
+            shapes.setdefault(place, {})[other.shape] = None
+    if not shapes:
+        return []
+    listed = "; ".join(f"{', '.join(names)} of {place}" for place, names in shapes.items())
+    return [
+        f"a bundle is of one layer on one stack, the newest; left out: {listed} (--model, --tp, --ep and"
+        " --device choose)"
+    ]
 
 
 def _nothing(store: Store, selection: Selection) -> UserError:

@@ -210,3 +210,19 @@ def test_a_bundle_path_is_absolute_or_refused(path: str, tmp_path: Path) -> None
         serving_folder(tmp_path, path)
     assert serving_folder(tmp_path, "/opt/b/") == "/opt/b"
     assert serving_folder(tmp_path, None) == str(tmp_path)
+
+
+def test_what_a_bundle_leaves_out_is_told(store: Store) -> None:
+    """Another GPU's, or what was tuned on an earlier stack only; not what is there in a newer version."""
+    h100 = fingerprint(device="NVIDIA H100 80GB HBM3", arch="sm_90", backend="sglang")
+    for tokens in (1, 2):
+        win(store, tokens, [both(), both(tile_n=64)], [10.0, 8.0], on=h100)
+    for tokens in (4, 8):
+        win(store, tokens, [both(), both(tile_n=64)], [10.0, 8.0], on=fingerprint(driver="6.10"))
+    win(store, 4, [both(), both(tile_n=64)], [10.0, 8.0])
+    assert plan(store, Selection("sglang"), Place("/opt/b")).notes[1:] == [
+        "a bundle is of one layer on one stack, the newest; left out: m1, m2 of kimi-k2.5-w4a8 TP 8 on NVIDIA"
+        " H100 80GB HBM3; m8 of kimi-k2.5-w4a8 TP 8 on AMD Instinct MI325X, another stack (--model, --tp,"
+        " --ep and --device choose)"
+    ]
+    assert plan(store, Selection("sglang", device="h100"), Place("/opt/b")).notes[1:] == []
