@@ -163,7 +163,7 @@ def plan(
             if winner.config == before.config
         },
     )
-    notes = [*content.notes, *_left_out(store, selection, own)]
+    notes = (*content.notes, *_left_out(store, selection, own))
     return Plan(winners, {**files, MANIFEST: manifest}, content.previews, notes, decision)
 
 

@@ -220,9 +220,9 @@ def test_what_a_bundle_leaves_out_is_told(store: Store) -> None:
     for tokens in (4, 8):
         win(store, tokens, [both(), both(tile_n=64)], [10.0, 8.0], on=fingerprint(driver="6.10"))
     win(store, 4, [both(), both(tile_n=64)], [10.0, 8.0])
-    assert plan(store, Selection("sglang"), Place("/opt/b")).notes[1:] == [
+    assert plan(store, Selection("sglang"), Place("/opt/b")).notes[1:] == (
         "a bundle is of one layer on one stack, the newest; left out: m1, m2 of kimi-k2.5-w4a8 TP 8 on NVIDIA"
         " H100 80GB HBM3; m8 of kimi-k2.5-w4a8 TP 8 on AMD Instinct MI325X, another stack (--model, --tp,"
-        " --ep and --device choose)"
-    ]
-    assert plan(store, Selection("sglang", device="h100"), Place("/opt/b")).notes[1:] == []
+        " --ep and --device choose)",
+    )
+    assert plan(store, Selection("sglang", device="h100"), Place("/opt/b")).notes[1:] == ()

@@ -61,6 +61,9 @@ class World:
 
     location = "/the/database"
 
+    def winners(self, **only: Any) -> list[Any]:
+        return self.own
+
     def verdicts_of(self, record: Any) -> dict[Stage, Any]:
         return {Stage.STAGE1: SimpleNamespace(status="passed", error=0.0, reason=str(record.problem.tokens))}
 
