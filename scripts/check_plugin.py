@@ -6,8 +6,9 @@ operator.
 
 A layer at a model's dimensions is made by vLLM's or SGLang's classes with the plugin's method, filled with
 random weights of a Quark checkpoint, converted as at load, and captured in a graph at each number of tokens:
-its result must be the operator's, bit by bit, and its replay at most `--most` µs longer. Then two ranks'
-shares of the experts (expert parallelism) must sum up to it. No model is served here.
+its result must be the operator's, bit by bit, and its replay at most `--most` µs longer. Then the most tokens
+of one call must be what four calls give, and two ranks' shares of the experts (expert parallelism) must sum
+up to the layer. No model is served here.
 
 With TRITON_INTERPRET=1 and `--small` it does the same on the CPU, without graphs and times.
 """
@@ -29,7 +30,7 @@ import torch
 from autotune.kernels import fused_moe_w4a8
 from autotune.problem.layer import Layer
 from autotune.problem.models import preset
-from autotune.serving.experts import INT8_VARIABLE
+from autotune.serving.experts import INT8_VARIABLE, MOST_TOKENS
 
 _QUARK = {
     "quant_method": "quark",
@@ -85,6 +86,7 @@ def main() -> int:
         over = median(b - a for a, b in rounds)
         wrong += not equal or over > options.most
         print(f"{tokens:6} {ours:13.2f} {theirs:14.2f} {over:15.2f}  {equal}", flush=True)
+    wrong += _whole(run, layer)
     wrong += _ranks(engine, layer)
     print(f"{len(engine.stand_ins())} modules of {options.engine} and others were stood in for")
     return 1 if wrong else 0
@@ -166,6 +168,17 @@ def _time(graph: Any, count: int = 50) -> float:
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end)) * 1e3 / count
+
+
+def _whole(run: Callable[..., torch.Tensor], layer: Layer) -> int:
+    """As many tokens as a call may have, against four calls of a quarter each; failures."""
+    tokens = MOST_TOKENS if _DEVICE == "cuda" else 40
+    step = _step(layer, tokens)
+    parts = [run(*part) for part in zip(*(tensor.chunk(4) for tensor in step), strict=True)]
+    reference = torch.cat(parts).float()
+    error = float((run(*step).float() - reference).norm() / reference.norm())
+    print(f"{tokens} tokens in one call: {error:.1e} from four calls")
+    return int(not error < 5e-3)
 
 
 def _ranks(engine: Any, layer: Layer) -> int:
