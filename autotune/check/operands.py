@@ -131,11 +131,6 @@ class Operands:
         self.router = (rng.random(slots) * 0.5 + 0.1).astype(np.float32)
         self.w_scale = ((rng.random((self.layer.experts, n)) + 0.5) / (4.6 * k**0.5)).astype(np.float32)
 
-    @property
-    def expert_of(self) -> Array:
-        """int32 [slots]."""
-        return self.ids.reshape(-1)
-
     def row_of(self, slots: Array) -> Array:
         """The rows of `a` that slots read."""
         return slots // self.layer.top_k if self.stage is Stage.STAGE1 else slots
