@@ -85,6 +85,18 @@ class PlanRun:
                 return {"kernel_source": load_backend(entry.backend).source_digest()}
         return {}
 
+    def require_kernels(self) -> None:
+        """Refuses the plan, before a night of it, where an entry's kernels are not here.
+
+        Raises:
+            UserError: they are not.
+        """
+        for entry in self.entries if self.target.table is None else ():
+            try:
+                load_backend(entry.backend).source_digest()
+            except UserError as error:
+                raise UserError(f"entry {entry.name}: {error}") from error
+
     def runs(self) -> list[RunRecord]:
         """All that ran before; none where there is no database yet, which is not made for that."""
         with suppress(MissingDatabase), Store.open(self.db, read_only=True) as store:
@@ -293,8 +305,10 @@ def run_plan(plan: PlanRun, *, as_json: bool, quiet: bool) -> None:
     """Works through a plan and writes what came of it.
 
     Raises:
-        UserError: the folder cannot be made; or an entry failed, and the others are done.
+        UserError: kernels are not here, or the folder cannot be made; or an entry failed, and the others are
+            done.
     """
+    plan.require_kernels()
     try:  # before a night's work, not after it
         plan.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

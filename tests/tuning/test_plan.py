@@ -232,6 +232,17 @@ def test_a_place_for_the_bundles_is_made_before_anything_runs(tmp_path: Path) ->
         run_plan(plan, as_json=False, quiet=False)
 
 
+def test_an_entry_whose_engine_is_not_here_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOTUNE_SGLANG_SRC", str(tmp_path / "none"))
+    plan = PlanRun([replace(ENTRY, backend="sglang")], OFFLINE, (), 1, None, tmp_path / "out", print)
+    plan.command = lambda *_: pytest.fail("it ran")  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"entry 1: .*none"):
+        run_plan(plan, as_json=False, quiet=False)
+    assert not plan.out.exists()
+
+
 def test_gpus_that_end_at_the_same_time_do_not_wait_for_one_entry(tmp_path: Path) -> None:
     """A queue that was not empty a moment ago may be."""
     plan = PlanRun([], OFFLINE, (), 1, None, tmp_path, print)
