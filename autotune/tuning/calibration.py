@@ -23,6 +23,7 @@ from autotune.tuning.fleet import Fleet, GpuJudge
 _UNCOMPARED: Final = "the GPUs could not be compared: each problem is measured on one of them"
 _BESIDE_THE_DEFAULT = 2  # configs of each stage
 _MOMENT_S = 0.2
+_FEW_TOKENS = 16
 
 
 class Calibrating:
@@ -36,7 +37,7 @@ class Calibrating:
 
     def __init__(self, current: Tuning, compiler: Compiler, fleet: Fleet) -> None:
         self._current, self._fleet = current, fleet
-        self._problem = current.request.problems[0]
+        self._problem = compared(current.request.problems)
         self._compiling = _compiling(current, compiler, self._problem)
         self._thread = threading.Thread(target=self._run, name="calibration", daemon=True)
         self._thread.start()
@@ -71,6 +72,15 @@ class Calibrating:
             if not wait(futures, _MOMENT_S).not_done:
                 return not any(future.cancelled() for future in futures)
         return False
+
+
+def compared(problems: Sequence[Problem]) -> Problem:
+    """That on which GPUs are compared: of the most tokens among those whose gate takes no time.
+
+    The default's times in one search spread over 2.4 % at one token and over 1.1 % at seven (H100).
+    """
+    few = [problem for problem in problems if problem.tokens <= _FEW_TOKENS]
+    return max(few, key=lambda problem: problem.tokens) if few else min(problems, key=lambda p: p.tokens)
 
 
 def _compiling(

@@ -27,6 +27,7 @@ from autotune.results import Gpu
 from autotune.space.config import Config
 from autotune.store.records import CalibrationWindow, StoredTrial
 from autotune.store.store import Store
+from autotune.tuning.calibration import compared
 from autotune.tuning.fleet import Fleet
 from autotune.tuning.run import RunRequest, RunResult, run
 from tests.cli.helper import env, heed_signals
@@ -343,6 +344,13 @@ def test_the_larger_group_of_equal_gpus_is_taken() -> None:
         assert [gpu.uuid for gpu in fleet.gpus.values()] == ["a", "b"]
     assert "GPU x is left out" in said[0]
     assert "driver: 6.14.5 -> other" in said[0]
+
+
+def test_gpus_are_compared_at_the_most_tokens_whose_gate_takes_no_time() -> None:
+    assert compared(PROBLEMS) == PROBLEMS[2]
+    many = [Problem(TINY, 4, 40), Problem(TINY, 1, 40)]
+    assert compared([*many, PROBLEMS[1]]) == PROBLEMS[1]
+    assert compared(many) == many[1]
 
 
 def test_a_calibrations_spread_is_of_gpus_not_of_configs_or_windows() -> None:
