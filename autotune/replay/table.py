@@ -1,7 +1,7 @@
 """A recorded table: what became of every config of a bounded space, at every token count."""
 
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from autotune.machine.fingerprint import Fingerprint
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.problem.routing import Routing
 from autotune.results import Compiled, Failure, LayerConfig, LayerMeasurement, Measurement
-from autotune.space.config import Config
+from autotune.space.config import Config, Value
 from autotune.space.read import parse_space
 from autotune.space.space import BoundSpace, Space
 
@@ -23,21 +23,17 @@ class RecordedSpace(BoundSpace):
         UserError: the default of the space was not recorded.
     """
 
-    def __init__(
-        self, space: Space, layer: Layer, tokens: int, device: Device, recorded: Collection[Config]
-    ) -> None:
-        whole = space.at(layer, tokens, device)
-        occurring = {
-            param.name: {(type(c[param.name]), c[param.name]) for c in recorded if param.name in c}
-            for param in whole.params
-        }
+    def __init__(self, part: "StageTable", layer: Layer, tokens: int, device: Device) -> None:
+        whole = part.space.at(layer, tokens, device)
         params = tuple(
-            replace(param, values=tuple(v for v in param.values if (type(v), v) in occurring[param.name]))
+            replace(
+                param, values=tuple(v for v in param.values if (type(v), v) in part.occurring[param.name])
+            )
             for param in whole.params
-            if occurring[param.name]
+            if param.name in part.occurring
         )
-        super().__init__(space, params, whole._variables)
-        self._recorded = dict.fromkeys(recorded)
+        super().__init__(part.space, params, whole._variables)
+        self._recorded = dict.fromkeys(part.by_config)
         if self.default not in self._recorded:
             raise UserError(f"the table lacks the default {self.default}: record it again")
 
@@ -101,6 +97,15 @@ class StageTable:
     def space(self) -> Space:
         """The search-space file, parsed."""
         return parse_space(self.space_text)
+
+    @cached_property
+    def occurring(self) -> dict[str, set[tuple[type, Value]]]:
+        """Values that occur, with their types, by knob."""
+        values: dict[str, set[tuple[type, Value]]] = {}
+        for row in self.rows:
+            for knob, value in row.config.items():
+                values.setdefault(knob, set()).add((type(value), value))
+        return values
 
     @cached_property
     def by_config(self) -> dict[Config, Recorded]:
@@ -170,4 +175,4 @@ class Table:
                 f" {', '.join(self.stages)} at {recorded}"
             )
         part = self.stages[stage]
-        return RecordedSpace(part.space, self.layer, problem_tokens, self.device, part.by_config.keys())
+        return RecordedSpace(part, self.layer, problem_tokens, self.device)
