@@ -45,6 +45,8 @@ class Encoder:
         # A feature that is the same for all configs says nothing.
         self._telling = np.flatnonzero(span > 0)
         self._span = span
+        self.spanned = self._encoded(configs, sizes)
+        """The configs that it was made with, encoded."""
 
     def encode(self, configs: Sequence[Mapping[str, Value]], space: BoundSpace | None = None) -> Features:
         """One row a config.
@@ -52,6 +54,9 @@ class Encoder:
         Args:
             space: whose features are meant, of the same knobs at another layer; None: the encoder's own.
         """
+        return self._encoded(configs, self._sizes(configs, space))
+
+    def _encoded(self, configs: Sequence[Mapping[str, Value]], features: Matrix) -> Features:
         columns: list[list[float]] = []
         aspects: list[int] = []
         for param in self._space.params:
@@ -60,7 +65,7 @@ class Encoder:
                 columns += column
         knobs = np.array(columns, np.float64).T.reshape(len(configs), len(columns))
         own = self._telling
-        sizes = (self._sizes(configs, space)[:, own] - self._low[own]) / self._span[own]
+        sizes = (features[:, own] - self._low[own]) / self._span[own]
         first = max(aspects, default=-1) + 1
         return Features(
             np.hstack([knobs, sizes]), np.array([*aspects, *range(first, first + len(own))], np.intp)

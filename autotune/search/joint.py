@@ -188,7 +188,7 @@ class JointModel:
             self._pool = self._gather()
             self._index = {config: row for row, config in enumerate(self._pool)}
             self._encoder = Encoder(self._spaces[0], self._pool)
-            self._process = GaussianProcess(self._encoder.encode(self._pool))
+            self._process = GaussianProcess(self._encoder.spanned)
             self._prior = Prior(self._tables, self._spaces, self._encoder)
             self._means = self._prior.means(self._pool, self._process.points)
             self._leading = cover(self._means, _FIRST)

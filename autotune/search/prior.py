@@ -128,15 +128,13 @@ class _TableMean:
         plain = {param.name: param.default for param in space.params}
         # A knob of which the table has one value tells nothing of the others: it is left aside.
         self._aside = encoder.of_knobs({knob for knob in plain if len(table.knobs.get(knob, ())) < 2})
-        self._told = [knob for knob in plain if len(table.knobs.get(knob, ())) > 1]
         there = space.of(table.layer)
         rows = [{knob: config.get(knob, value) for knob, value in plain.items()} for config in table.configs]
         logs = bent(np.log(table.ratios))
         logs = np.where(np.isnan(logs), np.nanmax(logs, axis=0), logs)
         # Where the space lacks a knob of the table's, several rows are one config here: none counts alone.
         whole = all(knob in plain for knob, values in table.knobs.items() if len(values) > 1)
-        keys = [tuple(row[knob] for knob in self._told) for row in rows] if whole else []
-        self._recorded = dict(zip(keys, logs, strict=False))
+        self._recorded = dict(zip(map(Config, rows), logs, strict=True)) if whole else {}
         features = encoder.encode(rows[:_FITTED], there)
         features.points[:, self._aside] = 0.0
         logs = logs[:_FITTED]
@@ -157,7 +155,7 @@ class _TableMean:
         seen[:, self._aside] = 0.0
         logs = self._process.kernel(seen, self._process.points) @ self._pull * self._scale + self._centre
         for place, config in enumerate(configs):
-            recorded = self._recorded.get(tuple([config[knob] for knob in self._told]))
+            recorded = self._recorded.get(config)
             if recorded is not None:
                 logs[place] += _SURE * (recorded - logs[place])
         says: Matrix = logs[:, self._outputs] * self.says
