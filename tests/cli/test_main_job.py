@@ -123,7 +123,9 @@ def _result(*options: str) -> dict[str, Any]:
 
 def test_the_same_command_does_not_repeat_what_is_stored(faulty: tuple[str, ...], tmp_path: Path) -> None:
     _without_hangs(tmp_path)
-    options = ("run", *faulty, "--trials", "4", "--sampler", "random", "--json")
+    # On a busy machine two seconds are over before a worker has started, and a timeout is tried again.
+    patient = ("--compile-timeout", "60")
+    options = ("run", *faulty, *patient, "--trials", "4", "--sampler", "random", "--json")
     first, again = (_result(*options) for _ in range(2))
     assert (sum(first["trials"].values()), first["resumed"]) == (8, 0)
     assert (sum(again["trials"].values()), again["resumed"]) == (0, 8)
