@@ -234,7 +234,8 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(options: tuple[str, ...], wor
 
 
 def test_no_more_processes_than_cores_are_started_and_that_is_said(faulty: tuple[str, ...]) -> None:
-    done = autotune("run", *faulty, "--workers", "100000", "--trials", "1", "--json")
+    options = ("--workers", "100000", "--trials", "1", "--compile-timeout", "60", "--json")
+    done = autotune("run", *faulty, *options)
     assert done.returncode == 0, done.stderr
     cores = len(os.sched_getaffinity(0))
     assert done.stderr == (f"--workers 100000: this process may use {cores} cores, so {cores} are started.\n")
