@@ -337,7 +337,8 @@ class Fleet:
         if left:
             self._say(f"GPU {self.names[number]} is lost, {left} go on without it: {error}")
         for each in hopeless:
-            if each is job or each.result.set_running_or_notify_cancel():
+            # Some began on a GPU that was lost before.
+            if each.result.running() or each.result.set_running_or_notify_cancel():
                 each.result.set_exception(error)
 
 

@@ -319,6 +319,27 @@ def test_work_that_only_a_lost_gpu_may_do_fails_and_the_rest_goes_on() -> None:
             fleet.run(PROBLEMS[0], gone).result(10)
 
 
+def test_what_a_lost_gpu_left_and_what_waits_ends_with_the_last_gpu() -> None:
+    first_is_gone = threading.Event()
+
+    def gone(judge: Any) -> None:
+        if judge.gpu.uuid == "b":
+            assert first_is_gone.wait(10)
+        raise UserError("gone")
+
+    def say(sentence: str) -> None:
+        first_is_gone.set()
+
+    with Fleet([Stub("a"), Stub("b")], ["a", "b"], say) as fleet:  # type: ignore[list-item]
+        assert fleet.fingerprint == MI325X
+        under_way = fleet.run(PROBLEMS[0], gone, only=1)
+        left = fleet.run(PROBLEMS[0], gone)
+        waiting = fleet.run(PROBLEMS[0], lambda judge: None, only=1)
+        for future in (under_way, left, waiting):
+            with pytest.raises(UserError, match="gone"):
+                future.result(10)
+
+
 def test_closing_ends_what_waits_and_what_is_under_way() -> None:
     stub = Stub("a")
     fleet = _fleet(stub)
