@@ -79,9 +79,8 @@ class StageSearch:
             param.name: CategoricalDistribution([_choice(value) for value in param.values])
             for param in space.params
         }
+        self._study = optuna.create_study(sampler=make_sampler(sampler, seed))
         self._model = (model or JointModel(seed)) if sampler == JOINT else None
-        # Our own model keeps its record itself, and Optuna copies what it keeps at every turn.
-        self._study = None if self._model else optuna.create_study(sampler=make_sampler(sampler, seed))
         self._output = self._model.join(space, tokens) if self._model else 0
         self._running: dict[Config, int] = {}
         self.stopped: str | None = None
@@ -202,9 +201,9 @@ class StageSearch:
             self._known[config] = us
             return
         # A failure is pruned, not failed: samplers learn to keep away from what was pruned.
-        if self._study is not None and us is None:
+        if us is None:
             self._study.tell(number, state=TrialState.PRUNED)
-        elif self._study is not None:
+        else:
             self._study.tell(number, us)
         self._known[config] = us
         if self._model:
@@ -223,9 +222,8 @@ class StageSearch:
             return True
         if self.space.whole is not self.space and not self.space.is_legal(config):
             return False
-        if self._study is not None:
-            state = TrialState.PRUNED if us is None else TrialState.COMPLETE
-            self._study.add_trial(self._frozen(config, state, us))
+        state = TrialState.PRUNED if us is None else TrialState.COMPLETE
+        self._study.add_trial(self._frozen(config, state, us))
         self._known[config] = us
         if self._model:
             self._model.tell(self._output, config, us)
@@ -251,9 +249,8 @@ class StageSearch:
             self._running[ask.config] = -1
             self._void -= 1
             return ask
-        if self._study is not None:
-            # Not by way of `ask`: a sampler would work out a suggestion, only for it to be overruled.
-            self._study.add_trial(self._frozen(ask.config, TrialState.RUNNING))
+        # Not by way of `ask`: a sampler would work out a suggestion, only for it to be overruled.
+        self._study.add_trial(self._frozen(ask.config, TrialState.RUNNING))
         self._running[ask.config] = len(self._known) + len(self._running) + self._void
         if self._model:
             self._model.start(ask.config)
@@ -265,7 +262,6 @@ class StageSearch:
             if config is not None:
                 return self._give(Ask(config, JOINT))
             return self._give(Ask(self._substitute(), "neighbour"))
-        assert self._study is not None
         trial = self._study.ask(self._distributions)
         config = Config({name: _value(choice) for name, choice in trial.params.items()})
         if not self.knows(config) and self.space.is_legal(config):
