@@ -50,7 +50,10 @@ def upgrade(db: Database = None, quiet: Quiet = False, as_json: Json = False) ->
 
 @app.command(cls=Command)
 def merge(
-    other: Annotated[Path, typer.Argument(help="The database file of another machine; it is only read.")],
+    other: Annotated[
+        str,
+        typer.Argument(metavar="OTHER", help="The database file of another machine; it is only read."),
+    ],
     db: Database = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -63,12 +66,20 @@ def merge(
 
       autotune db merge mi325x-node3.db
     """
-    from autotune.store.merge import merge as merge_into
+    from autotune.errors import UserError
+    from autotune.store.location import locate
+    from autotune.store.merge import add, opened
     from autotune.store.store import Store
 
-    with Store.open(db) as store:
+    there = locate(other, "OTHER")
+    if there.path is None:
+        raise UserError(
+            f"{there} is not a plain file, and only files are merged: `autotune db copy` makes one of it"
+        )
+    # Read first: where it cannot be, no new database is made for nothing.
+    with opened(there.path, locate(db)) as source, Store.open(db) as store:
         _warn(store.warnings)
-        added = merge_into(store, other)
+        added = add(store, source)
         counts = ", ".join(f"{count} {name}" for name, count in vars(added).items())
         if as_json:
             print_json({"database": str(store.location), "added": vars(added)})

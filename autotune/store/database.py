@@ -68,10 +68,12 @@ def open_database(location: Location, *, read_only: bool = False, create: bool =
         create: make one where there is none.
 
     Raises:
-        UserError: it is no SQLite database, another program's, newer than this tool, not writable,
-            locked, or out of reach; read-only, or not to be created: it does not exist.
+        UserError: it is a directory, no SQLite database, another program's, newer than this tool, not
+            writable, locked, or out of reach; read-only, or not to be created: it does not exist.
     """
     path = location.path
+    if path is not None and path.is_dir():
+        raise UserError(f"{location} is a directory: name a file in it with --db or {VARIABLE}")
     if path is not None and (read_only or not create) and not path.exists():
         raise _missing(location)
     if path is None or not read_only:

@@ -43,11 +43,12 @@ def default_path() -> Path:
     return Path(platformdirs.user_data_dir("autotune", appauthor=False)) / "autotune.db"
 
 
-def locate(option: str | Path | None = None) -> Location:
+def locate(option: str | Path | None = None, name: str = "--db") -> Location:
     """Finds the database's place; nothing is opened.
 
     Args:
         option: what `--db` said: a path or a SQLAlchemy URL; None: not given.
+        name: of the option or argument that said it, for messages.
 
     Raises:
         UserError: it is empty, or a URL that SQLAlchemy cannot read.
@@ -55,8 +56,8 @@ def locate(option: str | Path | None = None) -> Location:
     if option is not None:
         if not str(option).strip():
             # What a script's unset variable leaves: it does not mean the user's own database.
-            raise UserError("--db is empty: give a file's path or a URL, or leave the option out")
-        return _parse(str(option), "--db")
+            raise UserError(f"{name} is empty: give a file's path or a URL, or leave the option out")
+        return _parse(str(option), name)
     variable = os.environ.get(VARIABLE, "")
     return _parse(variable, VARIABLE) if variable else Location(default_path(), None, "default")
 

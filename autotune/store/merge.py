@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Table, and_, insert, select, update
 from autotune.errors import UserError
 from autotune.results import WRONG
 from autotune.store.base import Base
-from autotune.store.database import open_database
+from autotune.store.database import Database, open_database
 from autotune.store.location import Location, user_errors
 from autotune.store.records import RunState
 from autotune.store.snapshot import snapshot
@@ -111,20 +111,27 @@ Ids = dict[str, dict[int, int]]
 
 
 def merge(into: Store, other: Path) -> Merged:
-    """Adds what the database at `other` holds and `into` lacks.
+    """Adds what the database at `other` holds and `into` lacks: see `add`.
 
-    A merge that ends half way, killed or refused, has added whole rows only: a trial with all its samples, a
-    winner with its confirmation; and a run whose rows are not all there does not read as finished. Merging
-    again adds the rest and repeats nothing.
+    Raises:
+        UserError: see `opened`.
+    """
+    with opened(other, into.location) as source:
+        return add(into, source)
 
-    The other file is never changed: an older one is upgraded in a temporary copy.
+
+@contextmanager
+def opened(other: Path, into: Location) -> Iterator[Database]:
+    """A copy of the database that is to be added to the one at `into`, which need not be there yet.
+
+    The other file is never changed: an older one is upgraded in the temporary copy.
 
     Raises:
         UserError: `other` is missing, unreadable, the same file, no database of this tool, or newer.
     """
     if not other.is_file():
         raise UserError(f"there is no database at {other}: give the file that the other machine wrote")
-    if into.location.path is not None and other.samefile(into.location.path):
+    if into.path is not None and into.path.exists() and other.samefile(into.path):
         raise UserError(f"{other} is this database itself: give the file that another machine wrote")
     with tempfile.TemporaryDirectory(prefix="autotune-merge-") as folder:
         place = Location(Path(folder) / "copy.db", None, "OTHER", shown_as=str(other))
@@ -135,13 +142,23 @@ def merge(into: Store, other: Path) -> Merged:
             raise UserError(f"cannot read {other} ({error.strerror}): make it readable") from error
         source = open_database(place)
         try:
-            with source.engine.connect() as theirs:
-                ids: Ids = {}
-                added = {part.name: _merge_part(into, theirs, part, ids) for part in _PARTS}
-                _worse_verdicts(into, theirs, ids["verdicts"])
-                _end_runs(into, theirs, ids["runs"])
+            yield source
         finally:
             source.close()
+
+
+def add(into: Store, source: Database) -> Merged:
+    """Adds what `source` holds and `into` lacks.
+
+    A merge that ends half way, killed or refused, has added whole rows only: a trial with all its samples, a
+    winner with its confirmation; and a run whose rows are not all there does not read as finished. Merging
+    again adds the rest and repeats nothing.
+    """
+    with source.engine.connect() as theirs:
+        ids: Ids = {}
+        added = {part.name: _merge_part(into, theirs, part, ids) for part in _PARTS}
+        _worse_verdicts(into, theirs, ids["verdicts"])
+        _end_runs(into, theirs, ids["runs"])
     return Merged(**added)
 
 

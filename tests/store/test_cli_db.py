@@ -42,6 +42,28 @@ def test_merge_says_what_it_added(own_database: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ("missing.db", "there is no database at .*missing.db: give the file that the other machine wrote"),
+        ("notes.txt", "notes.txt is not an SQLite database"),
+        (
+            "postgresql://me:secret@head/autotune",
+            r"postgresql://me:\*\*\*@head/autotune is not a plain file, and only files are merged",
+        ),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_before_a_database_is_made(
+    own_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("notes\n" * 1000)
+    with pytest.raises(UserError, match=told) as refused:
+        invoke("merge", other)
+    assert "secret" not in str(refused.value)
+    assert not own_database.exists()
+
+
 def test_a_copy_of_a_live_database_has_all_that_was_committed(store: Store, run: int, tmp_path: Path) -> None:
     """Most of it stands in the log beside the file."""
     store.record_trial(run, trial())
