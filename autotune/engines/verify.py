@@ -13,7 +13,30 @@ from autotune.machine.probe import gpu_here
 from autotune.problem.arithmetic import Scales
 from autotune.processes.lookup import run_lookup
 from autotune.protocol.bundle import Bundle
+from autotune.protocol.form import ANY, COUNT, NAME, SCALAR, TOKENS, Form
 from autotune.protocol.lookup import Check, Serving, Verification, Verifier, same, short
+
+
+def lookup_form(*parts: str) -> Form:
+    """The form of what a manifest says of such an engine.
+
+    Args:
+        parts: of the layer that have entries of their own: both stages, or `both` together.
+    """
+    side = range(COUNT.stop)
+    return {
+        **dict.fromkeys(("experts", "model_dim", "inter_dim", "top_k"), COUNT),
+        "quantisation": {
+            "dtype": (str, None),
+            "block_shape?": ([side, side], None),
+            "per_channel?": bool,
+        },
+        "device_name": str,
+        "arch": str,
+        "triton_version?": (str, None),
+        "intended": {part: {TOKENS: {NAME: SCALAR}} for part in parts},
+        **ANY,
+    }
 
 
 class FusedMoeVerifier(Verifier):
@@ -34,6 +57,7 @@ class FusedMoeVerifier(Verifier):
     variable: str
     lookup: str
     stage_files: Sequence[str] = ("both",)
+    form: Form = lookup_form("both")
 
     def verify(self, bundle: Bundle, serving: Serving) -> Verification:
         source = open_source(self.engine.name, serving.source)
@@ -95,7 +119,7 @@ class FusedMoeVerifier(Verifier):
     def ask(self, request: Mapping[str, Any], root: Path, value: str | None) -> Answer:
         """What the engine below `root` says with its variable set, and without it where `value` is None."""
         environment = {} if value is None else {self.variable: value}
-        asking = {"engine": self.engine.name, "lookup": self.lookup, "root": str(root), **request}
+        asking = {**request, "engine": self.engine.name, "lookup": self.lookup, "root": str(root)}
         return Answer(**run_lookup(asking, environment, without=[self.variable]))
 
     def asked(self, serving: Serving, meant: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from autotune.errors import UserError
+from autotune.protocol.form import ANY, COUNT, NAME, Form, misfit
 from autotune.text import why
 
 MANIFEST = "manifest.json"
@@ -15,27 +16,20 @@ ENV_FILE = "autotune.env"
 VERSION = 1
 """Of the manifest's form: another one is not guessed at."""
 
-
-def _is_manifest(raw: Any) -> bool:
-    """Whether JSON has the shape of what an export writes, as far as it is gone by."""
-    if not isinstance(raw, dict) or raw.get("format") != "autotune-bundle":
-        return False
-    sections = [raw.get(name, {}) for name in ("lookups", "files", "environments")]
-    return (
-        all(isinstance(section, dict) for section in sections)
-        and all(isinstance(entry, dict) for section in sections for entry in section.values())
-        and all(isinstance(file.get("sha256"), str) for file in raw.get("files", {}).values())
-        and isinstance(raw.get("serving_folder"), str | None)
-        and isinstance(raw.get("backend"), str | None)
-        and (raw.get("layer") is None or _is_layer(raw["layer"]))
-    )
-
-
-def _is_layer(raw: Any) -> bool:
-    if not isinstance(raw, dict) or not isinstance(raw.get("model"), str):
-        return False
-    numbers = [raw.get(name) for name in ("model_dim", "inter_dim", "experts", "top_k", "tp")]
-    return all(type(number) is int and number > 0 for number in (*numbers, raw.get("ep", 1)))
+_SIZES = dict.fromkeys(("model_dim", "inter_dim", "experts", "top_k", "tp", "ep?"), COUNT)
+_FORM: Final = {
+    "format": "autotune-bundle",
+    "lookups?": {NAME: ANY},
+    "files?": {NAME: {"sha256": str, **ANY}},
+    "environments?": {NAME: {"device": str, "compute_units": COUNT, **ANY}},
+    "serving_folder?": (str, None),
+    "backend?": (str, None),
+    "layer?": ({"model": str, **_SIZES, **ANY}, None),
+    "measured?": bool,
+    "requantised?": bool,
+    **ANY,
+}
+"""Of a manifest, as far as every verifier goes by it."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +55,14 @@ class Bundle:
         """
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            # Half a surrogate pair, which JSON can escape, is no text that could be printed or be a path.
+            json.dumps(manifest, ensure_ascii=False).encode()
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{folder} is not a bundle ({why(error)}): give the folder that autotune export wrote"
             ) from error
-        if not _is_manifest(manifest):
-            raise UserError(f"{folder}/{MANIFEST} is not a bundle's manifest: export it again")
+        if wrong := misfit(manifest, _FORM):
+            raise UserError(f"{folder}/{MANIFEST} is not a bundle's manifest ({wrong}): export it again")
         version = manifest.get("version")
         if version != VERSION:
             raise UserError(
@@ -92,6 +88,15 @@ class Bundle:
             )
         intended: Mapping[str, Any] = lookups[engine]
         return intended
+
+    def require(self, engine: str, form: Form) -> None:
+        """Refuses what an engine must find where it is not of the form that the verifier goes by.
+
+        Raises:
+            UserError: it is not, or the bundle is not for this engine.
+        """
+        if wrong := misfit(self.lookup(engine), form, f"lookups.{engine}"):
+            raise UserError(f"{self.folder}/{MANIFEST} is not as exported ({wrong}): export it again")
 
     def changed(self) -> list[str]:
         """What differs from what was exported, a sentence each."""

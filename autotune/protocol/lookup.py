@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from autotune.problem.layer import Layer
 from autotune.protocol.bundle import Bundle
+from autotune.protocol.form import ANY, Form
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,14 @@ class Verifier(Protocol):
         sources: sources of the engine that it looks at, at most; 0: the lookup needs none.
         asks_triton: whether the lookup asks for the serving stack's version of Triton.
         judges_gpu: whether it judges the serving GPU; else its name and compute units are compared for it.
+        form: of what the manifest says that the engine must find, a `protocol.form.Form`, which is made sure
+            of before; None: the bundle need not say anything.
     """
 
     sources: int = 0
     asks_triton: bool = False
     judges_gpu: bool = False
+    form: Form = ANY
 
     def verify(self, bundle: Bundle, serving: Serving) -> Verification:
         """Looks up everything that `bundle.lookup` says the engine must find.

@@ -46,6 +46,9 @@ def verify_bundle(
     serving = Serving(sources, device_name, triton_version, layer, family)
     first = (reason,) if reason else ()
     estimated = not bundle.manifest.get("measured", True)
+    for name, verifier in verifiers.items():
+        if verifier.form is not None:
+            bundle.require(name, verifier.form)
     verifications = []
     for verifier in verifiers.values():
         verification = verifier.verify(bundle, serving)

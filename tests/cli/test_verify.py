@@ -151,7 +151,9 @@ def test_a_named_card_is_asked_with_the_bundles_triton_the_card_here_with_this_m
     named: str | None, asked: str | None, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
-    lookup = {"sglang": {"quantisation": {"dtype": "int8_w8a8"}, "intended": {}}}
+    sizes = dict.fromkeys(("experts", "model_dim", "inter_dim", "top_k"), 8)
+    names = {"device_name": "AMD", "arch": "gfx942", "intended": {"stage1": {}, "stage2": {}}}
+    lookup = {"sglang": {**sizes, **names, "quantisation": {"dtype": "int8_w8a8"}}}
     (bundle / "manifest.json").write_text(json.dumps({**manifest, "lookups": lookup}))
     seen: dict[str, object] = {}
 

@@ -342,22 +342,35 @@ def test_what_executing_a_stage_has_shown_stands_with_its_winner() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "told"),
     [
-        {"layer": {**KIMI.dims, "experts": "384"}},
-        {"layer": {**KIMI.dims, "experts": None}},
-        {"layer": {**KIMI.dims, "top_k": -8}},
-        {"layer": {**KIMI.dims, "tp": 8.0}},
-        {"layer": {**KIMI.dims, "ep": "8"}},
-        {"layer": {name: size for name, size in KIMI.dims.items() if name != "inter_dim"}},
-        {"layer": []},
-        {"backend": ["sglang"]},
+        ({"layer": {**KIMI.dims, "experts": "384"}}, 'layer.experts is "384"'),
+        ({"layer": {**KIMI.dims, "experts": None}}, "layer.experts is null"),
+        ({"layer": {**KIMI.dims, "top_k": -8}}, "layer.top_k is -8"),
+        ({"layer": {**KIMI.dims, "tp": 8.0}}, "layer.tp is 8.0"),
+        ({"layer": {**KIMI.dims, "ep": "8"}}, 'layer.ep is "8"'),
+        (
+            {"layer": {name: size for name, size in KIMI.dims.items() if name != "inter_dim"}},
+            "layer.inter_dim is missing",
+        ),
+        ({"layer": []}, "layer is []"),
+        ({"backend": ["sglang"]}, 'backend is ["sglang"]'),
+        ({"measured": "false"}, 'measured is "false"'),
+        ({"environments": {"mi325x": {"device": ""}}}, "environments.mi325x.compute_units is missing"),
+        ({"files": {"a": {"sha256": 1}}}, "files.a.sha256 is 1"),
+        ({"lookups": {"vllm": []}}, "lookups.vllm is []"),
+        ({"format": None}, "format is null"),
     ],
 )
-def test_a_manifest_that_was_changed_by_hand_is_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
+def test_a_manifest_that_was_changed_by_hand_is_refused(
+    tmp_path: Path, damage: dict[str, Any], told: str
+) -> None:
     manifest = json.loads(manifest_json([winner(4)], {}))
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     Bundle.read(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **damage}))
-    with pytest.raises(UserError, match="is not a bundle's manifest: export it again"):
+    with pytest.raises(UserError) as refused:
         Bundle.read(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path}/manifest.json is not a bundle's manifest ({told}): export it again"
+    )

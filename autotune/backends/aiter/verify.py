@@ -29,6 +29,7 @@ class EnvVerifier(Verifier):
     """Of AITER's and FlyDSL's sources, in each of which some of a bundle's variables may be read."""
 
     sources = sys.maxsize
+    form = None
 
     def verify(self, bundle: Bundle, serving: Serving) -> Verification:
         opened = [_env_source(path) for path in serving.sources] or _env_sources_here()

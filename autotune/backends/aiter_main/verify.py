@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from autotune.backends.aiter_main.csv import DECODE_VARIABLE, VARIABLE
 from autotune.backends.aiter_main.lookup import CORE, FUSED_MOE
@@ -13,15 +13,30 @@ from autotune.engines.source import EngineSource, open_source
 from autotune.errors import UserError
 from autotune.processes.lookup import run_lookup
 from autotune.protocol.bundle import Bundle
+from autotune.protocol.form import ANY, COUNT, TOKENS, Form
 from autotune.protocol.lookup import Check, Serving, Verification, Verifier
 
 _NEEDED = (FUSED_MOE, CORE, "aiter/configs")
+
+
+_FORM: Final[Form] = {
+    "key": {
+        **dict.fromkeys(("gfx", "q_dtype_a", "q_type", "act_type", "dtype"), str),
+        **dict.fromkeys(("cu_num", "model_dim", "inter_dim", "experts", "top_k"), COUNT),
+        **dict.fromkeys(("use_g1u1", "doweight_stage1"), bool),
+        "q_dtypes_w": [str],
+    },
+    "regime?": "decode",
+    "intended": {TOKENS: {"kernelName1": str, "kernelName2": str}},
+    **ANY,
+}
 
 
 class AiterVerifier(Verifier):
     """See `protocol.lookup.Verifier`."""
 
     sources = 1
+    form = _FORM
 
     def verify(self, bundle: Bundle, serving: Serving) -> Verification:
         return verify_aiter(bundle, open_source("aiter", serving.source))

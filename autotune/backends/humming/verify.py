@@ -4,23 +4,41 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from autotune.backends.humming import library
-from autotune.backends.humming.export import short_entry
+from autotune.backends.humming.export import FILE_NAME, short_entry
 from autotune.backends.humming.lookup import FILES
 from autotune.backends.humming.plugin import VARIABLE
 from autotune.engines.source import open_source
 from autotune.errors import UserError
+from autotune.problem.layer import Stage
 from autotune.processes.lookup import run_lookup
 from autotune.protocol.bundle import Bundle
+from autotune.protocol.form import ANY, COUNT, NAME, SCALAR, TOKENS, Form
 from autotune.protocol.lookup import Check, Serving, Verification, Verifier, same
+
+_FORM: Final[Form] = {
+    "file": FILE_NAME,
+    "gpu": str,
+    "compute": {"use_batch_invariant": bool, "use_f16_accum": bool, **ANY},
+    "top_k": COUNT,
+    "compute_units": COUNT,
+    "intended": {
+        TOKENS: {
+            f"{stage}?": {"mma_type": str, "block_shape": [COUNT], "warp_shape": [COUNT], NAME: SCALAR}
+            for stage in Stage
+        }
+    },
+    **ANY,
+}
 
 
 class HummingVerifier(Verifier):
     """See `protocol.lookup.Verifier`."""
 
     sources = 1
+    form = _FORM
 
     def verify(self, bundle: Bundle, serving: Serving) -> Verification:
         meant = bundle.lookup("vllm")

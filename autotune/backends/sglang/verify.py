@@ -6,7 +6,7 @@ from pathlib import Path
 from autotune.backends.sglang.calls import SGLANG
 from autotune.backends.sglang.export import VARIABLE
 from autotune.engines.doctor import EngineDoctor
-from autotune.engines.verify import FusedMoeVerifier
+from autotune.engines.verify import FusedMoeVerifier, lookup_form
 from autotune.machine.targets import TRITON_DISTRIBUTIONS, package_version
 
 
@@ -25,6 +25,7 @@ class SglangVerifier(FusedMoeVerifier):
     variable = VARIABLE
     lookup = "autotune.backends.sglang.lookup:sglang_lookup"
     stage_files = ("up", "down")
+    form = lookup_form("stage1", "stage2")
 
     def triton_here(self) -> str | None:
         return package_version(*TRITON_DISTRIBUTIONS)

@@ -1,12 +1,15 @@
 """Our own operator's lookup, run on a bundle, and what our kernels need of a machine."""
 
 from pathlib import Path
+from typing import Final
 
 from autotune.backends.triton.export import VARIABLE
 from autotune.errors import UserError
 from autotune.kernels.tuned import load_tuned
+from autotune.problem.layer import Stage
 from autotune.protocol.bundle import Bundle
 from autotune.protocol.doctor import Ability, Doctor, Machine
+from autotune.protocol.form import ANY, NAME, SCALAR, TOKENS, Form
 from autotune.protocol.lookup import Check, Serving, Verification, Verifier
 from autotune.space.config import value_text
 
@@ -18,8 +21,13 @@ class TritonDoctor(Doctor):
         return machine.able_with_triton()
 
 
+_FORM: Final[Form] = {"intended": {TOKENS: {f"{stage}?": {NAME: SCALAR} for stage in Stage}}, **ANY}
+
+
 class OperatorVerifier(Verifier):
     """Looks every tuned count up as `fused_moe_w4a8` does; the lookup is our own."""
+
+    form = _FORM
 
     def verify(self, bundle: Bundle, serving: Serving) -> Verification:
         intended = bundle.lookup("triton")["intended"]
