@@ -86,8 +86,10 @@ def test_nothing_of_the_source_is_changed(tmp_path: Path, aiter: EngineSource) -
         (edit("QuantType.per_Token", "QuantType.per_1x32"), "key: no row matches"),
         (edit(",384,8,", ",385,9,"), "key: no row matches"),
         (edit("sentinel1_4,", "sentinel1_2,"), "bucket: .* M = 3 takes row 4"),
+        (edit(",32,0,", ",64,0,"), "bucket: .* block_m=64.*, meant was .* block_m=32"),
+        (edit(",32,0,", ",32,2,"), "bucket: .* ksplit=2.*, meant was .* ksplit=0"),
     ],
-    ids=["dtype", "CUs", "gfx", "q_type", "fused shared expert", "another bucket's row"],
+    ids=["dtype", "CUs", "gfx", "q_type", "fused shared expert", "another bucket's row", "block_m", "ksplit"],
 )
 def test_each_row_that_nobody_reads_is_caught(
     change: Callable[[Path], None], reason: str, tmp_path: Path, aiter: EngineSource

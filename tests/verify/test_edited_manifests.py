@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +44,7 @@ def of_engine(backend: str) -> tuple[str, Content]:
 def of_operator() -> tuple[str, Content]:
     one, two = vars(Stage1Config(16, 64, 512, 4, 3)), vars(Stage2Config(16, 64, 256, 4, 2))
     config = LayerConfig(Config(one), Config(two))
-    won = [winner(4, config.stage1, config.stage2, backend="triton")]
+    won = [replace(winner(4, backend="triton"), config=config)]
     return "triton", operator_content(won, PLACE)
 
 
@@ -148,6 +148,13 @@ def test_whatever_was_edited_is_verified_or_refused_in_a_sentence(data: st.DataO
         told = str(error)
         assert "\n" not in told
     told.encode()
+
+
+@pytest.mark.usefixtures("no_engine")
+def test_what_an_export_wrote_is_looked_up(bundle: Path) -> None:
+    (bundle / MANIFEST).write_text((bundle.parent / "exported.json").read_text())
+    (told,) = verify_bundle(bundle, engine=None, sources=[])
+    assert told.checks
 
 
 def test_a_manifest_nested_beyond_all_reading_is_refused(tmp_path: Path) -> None:

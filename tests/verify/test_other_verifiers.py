@@ -114,6 +114,19 @@ def row(number: Any, bucket: int = 4) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(("column", "taken"), [("block_m", 64), ("ksplit", 2), ("run_1stage", 1)])
+def test_a_row_with_the_kernels_meant_but_another_value_is_told(
+    column: str, taken: int, tmp_path: Path
+) -> None:
+    rest = {"block_m": 32, "ksplit": 0, "run_1stage": 0}
+    selected = {"4": {**row(1), **rest, column: taken}}
+    ((check,), (reason,)) = aiter_verify._compare({"4": {**row(1), **rest}}, selected, "int4", {}, tmp_path)
+    assert (check.ok, check.found) == (False, f"row 4: one1 + two1 {column}={taken}")
+    assert reason.endswith(f"meant was one1 + two1 {column}={rest[column]}")
+    same = {"4": {**row(1), **rest}}
+    assert aiter_verify._compare(same, same, "int4", {}, tmp_path)[0][0].ok
+
+
 class Aiter:
     """A tree with a bundle beside it, and a lookup that answers as told."""
 

@@ -363,7 +363,15 @@ def aiter_content(
     by_bucket = {row.tokens: row for row in rows}
     served = {m: by_bucket.get(bucket(m)) for m in looked_at(by_bucket)}
     intended = {
-        str(m): {"kernelName1": row.kernel1, "kernelName2": row.kernel2} for m, row in served.items() if row
+        str(m): {
+            "kernelName1": row.kernel1,
+            "kernelName2": row.kernel2,
+            "block_m": row.block_m,
+            "ksplit": row.ksplit,
+            "run_1stage": 0,
+        }
+        for m, row in served.items()
+        if row
     }
     shown = [
         Row(m, bucket(m), "tuned", f"block_m={row.block_m} {row.kernel1} + {row.kernel2}")

@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,9 @@ from autotune.processes.lookup import Select
 FUSED_MOE = "aiter/fused_moe.py"
 CORE = "aiter/jit/core.py"
 _MERGED = "/tmp/aiter_configs/"
+_SAYS = "[fused_moe] using"
+_ROW = ("block_m", "ksplit", "run_1stage")
+"""What it takes from a row besides the kernels, by the names of its own variables."""
 _CHOICE = re.compile(r"kernelName1='(?P<stage1>[^']*)', kernelName2='(?P<stage2>[^']*)'")
 
 
@@ -61,7 +65,7 @@ class Names:
 
 
 def aiter_lookup(request: dict[str, Any], messages: list[str]) -> tuple[Select, Select]:
-    """Selects by tokens, for each name of the weights' dtype: the kernels of both stages.
+    """Selects by tokens, for each name of the weights' dtype: the kernels of both stages, and `_ROW`.
 
     Empty names are AITER's heuristics.
     """
@@ -109,11 +113,14 @@ def aiter_lookup(request: dict[str, Any], messages: list[str]) -> tuple[Select, 
     if request.get("regime"):
         engine.set_moe_regime(request["regime"])
 
+    taken = _Taken()
+    logger.addFilter(taken)
+
     def select(tokens: int) -> dict[str, Any]:
         return {name: chosen(tokens, name) for name in key["q_dtypes_w"]}
 
     def chosen(tokens: int, q_dtype_w: str) -> dict[str, Any]:
-        before = len(messages)
+        before, taken.values = len(messages), {}
         failed = None
         arguments = (
             *(engine.get_padded_M(tokens), key["model_dim"], key["inter_dim"], key["experts"], key["top_k"]),
@@ -126,15 +133,32 @@ def aiter_lookup(request: dict[str, Any], messages: list[str]) -> tuple[Select, 
             # What follows the choice binds kernels, which are not here; the choice itself was logged.
             logging.getLogger(__name__).debug("after the choice", exc_info=True)
             failed = error
-        said = [text for text in messages[before:] if "[fused_moe] using" in text]
+        said = [text for text in messages[before:] if _SAYS in text]
         if not said:
             raise failed or RuntimeError("AITER does not say what it chose: its log line is another one")
         choice = _CHOICE.search(said[-1])
         kernels = (choice["stage1"], choice["stage2"]) if choice else ("", "")
         engine.get_2stage_cfgs.cache_clear()
-        return {"kernelName1": kernels[0], "kernelName2": kernels[1], "bucket": engine.get_padded_M(tokens)}
+        names = {"kernelName1": kernels[0], "kernelName2": kernels[1]}
+        return {**names, **taken.values, "bucket": engine.get_padded_M(tokens)}
 
     return select, lambda tokens: {}
+
+
+class _Taken(logging.Filter):
+    """Notes what AITER has taken from a row when it says which kernels it uses: it logs these alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, Any] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        frame = sys._getframe() if _SAYS in record.getMessage() else None
+        while frame is not None and frame.f_code.co_name != "get_2stage_cfgs":
+            frame = frame.f_back
+        if frame is not None:
+            self.values = {name: int(frame.f_locals[name]) for name in _ROW if name in frame.f_locals}
+        return True
 
 
 class _GateMode:

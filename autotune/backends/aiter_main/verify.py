@@ -19,6 +19,8 @@ from autotune.protocol.lookup import Check, Serving, Verification, Verifier
 _NEEDED = (FUSED_MOE, CORE, "aiter/configs")
 
 
+_ROW = ("block_m", "ksplit", "run_1stage")  # older bundles do not say them
+
 _FORM: Final[Form] = {
     "key": {
         **dict.fromkeys(("gfx", "q_dtype_a", "q_type", "act_type", "dtype"), str),
@@ -27,7 +29,7 @@ _FORM: Final[Form] = {
         "q_dtypes_w": [str],
     },
     "regime?": "decode",
-    "intended": {TOKENS: {"kernelName1": str, "kernelName2": str}},
+    "intended": {TOKENS: {"kernelName1": str, "kernelName2": str, **{f"{name}?": int for name in _ROW}}},
     **ANY,
 }
 
@@ -142,16 +144,17 @@ def _compare(
     reasons: list[str] = []
     for m in sorted(intended, key=int):
         wanted, row = intended[m], selected[m]
-        ok = all(row[name] == wanted[name] for name in ("kernelName1", "kernelName2"))
-        kernels = _text(row) if row["kernelName1"] or row["kernelName2"] else "AITER's heuristic"
+        other = [name for name in _ROW if name in wanted and row.get(name) != wanted[name]]
+        ok = not other and all(row[name] == wanted[name] for name in ("kernelName1", "kernelName2"))
+        kernels = _text(row, other) if row["kernelName1"] or row["kernelName2"] else "AITER's heuristic"
         text = f"row {row['bucket']}: {kernels}"
         subject = f"weights {q_dtype_w} at M = {m}"
-        checks.append(Check(subject, text, ok, "" if ok else _text(wanted)))
+        checks.append(Check(subject, text, ok, "" if ok else _text(wanted, other)))
         if ok or reasons:
             continue
         if row["kernelName1"] or row["kernelName2"]:
             reasons.append(
-                f"bucket: {subject} takes row {row['bucket']} ({kernels}), meant was {_text(wanted)}"
+                f"bucket: {subject} takes row {row['bucket']} ({kernels}), meant was {_text(wanted, other)}"
             )
         elif _dsl_enforced(variables, root):
             reasons.append(
@@ -166,8 +169,9 @@ def _compare(
     return checks, reasons
 
 
-def _text(row: Mapping[str, Any]) -> str:
-    return f"{row['kernelName1']} + {row['kernelName2']}"
+def _text(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    values = "".join(f" {name}={row.get(name)}" for name in columns)
+    return f"{row['kernelName1']} + {row['kernelName2']}{values}"
 
 
 def _dsl_enforced(variables: Mapping[str, str], root: Path) -> bool:

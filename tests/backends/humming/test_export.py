@@ -28,6 +28,7 @@ from autotune.machine.devices import DEVICES
 from autotune.problem.layer import Stage
 from autotune.protocol.bundle import Bundle
 from autotune.protocol.exporter import Content, Place
+from autotune.protocol.form import misfit
 from autotune.protocol.lookup import Serving, Verification
 from autotune.results import LayerConfig
 from autotune.store.records import WinnerRecord
@@ -99,6 +100,12 @@ def test_each_tuned_count_has_its_winner_and_every_other_humming_s_own(made: tup
                 assert entry(own).items() >= {(k, v) for k, v in found.items() if k == "block_m"}
                 assert found["num_stages"] == own["num_stages"]
                 assert found["block_shape"][0] == own["block_m"]
+
+
+def test_what_it_must_find_is_of_the_form_that_verify_goes_by(made: tuple[str, Content]) -> None:
+    _, content = made
+    lookup = json.loads(json.dumps(content.lookups["vllm"]))
+    assert misfit(lookup, HummingVerifier.form) is None
 
 
 def test_a_kept_default_is_not_written_over_humming_s_own(made: tuple[str, Content]) -> None:

@@ -61,5 +61,7 @@ def get_2stage_cfgs(
     else:
         if not (row["kernelName1"] and row["kernelName2"]):
             raise TypeError("argument of type 'float' is not iterable")
+        cells = [int(row.get(name) or 0) for name in ("block_m", "ksplit", "run_1stage")]
+        block_m, ksplit, run_1stage = cells  # noqa: RUF059  # the lookup reads them by their names
         chosen = f"(kernelName1={row['kernelName1']!r}, kernelName2={row['kernelName2']!r})"
     logging.getLogger("aiter").info("[fused_moe] using 2stage %s for %s", chosen, asked)
