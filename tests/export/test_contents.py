@@ -505,8 +505,9 @@ def test_without_an_aiter_our_table_replaces_its_own_and_says_so() -> None:
     assert lookup["generation"] == "main"
     assert "regime" not in lookup
     assert lookup["key"]["gfx"] == "gfx942"
-    four = {"kernelName1": "one4", "kernelName2": "two4"}
-    assert lookup["intended"] == {"1": {"kernelName1": "one1", "kernelName2": "two1"}, "3": four, "4": four}
+    four = {"kernelName1": "one4", "kernelName2": "two4", "block_m": 32, "ksplit": 0, "run_1stage": 0}
+    one = {**four, "kernelName1": "one1", "kernelName2": "two1"}
+    assert lookup["intended"] == {"1": one, "3": four, "4": four}
     (preview,) = content.previews
     assert preview.file == "aiter/autotune_fmoe.csv"
     rows = {row.tokens: row for row in preview.rows}
