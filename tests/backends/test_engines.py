@@ -50,7 +50,9 @@ def test_the_engines_kernel_compiles_for_a_card_that_is_not_here(
     # On NVIDIA's cards vLLM has its Triton kernel serve grouped weights from 289 tokens on.
     tokens = 320 if name.startswith("vllm_w4a16") and device is H100 else 4
     config = backend.space(KIMI, tokens, stage, device).default
-    other = config.replaced(tile_m=16, tile_n=128 if config["tile_n"] != 128 else 64, tile_k=64)
+    # Of fewer rows SGLang's kernel swaps its operands, which Triton 3.6 compiles for blocks and 3.9 does not.
+    rows = 64 if name == "sglang_fp8_block" and device is H100 else 16
+    other = config.replaced(tile_m=rows, tile_n=128 if config["tile_n"] != 128 else 64, tile_k=64)
     hashes = [backend.compile(KIMI, tokens, stage, c, device) for c in (config, other)]
     assert hashes[0].binary_hash != hashes[1].binary_hash
     assert hashes[0].facts.lds_bytes
