@@ -116,14 +116,14 @@ class JointModel:
         # Counted by search: with one count for all, the neighbours would fall to the same searches each time.
         self._proposals[output] += 1
         turn, kind = divmod(self._proposals[output], _TURNS)
+        posterior = mean, _ = self._posterior(process, values)
         if kind == 0:
             for whose in (turn, 1):  # those of the best where the other's are all known
-                near = self._first_free(self._neighbours(process, values, output, whose), output, known)
+                near = self._first_free(self._neighbours(mean, values, output, whose), output, known)
                 if near is not None:
                     return near
-        best, self._improvements[output] = self._most_gain(process, values, output, known)
+        best, self._improvements[output] = self._most_gain(posterior, values, output, known)
         if kind == 1:
-            mean, _ = self._posterior(process, values)
             return self._first_free(np.argsort(mean[:, output]), output, known)
         return best
 
@@ -155,17 +155,22 @@ class JointModel:
         """The most that an untried config is expected to gain, as a fraction; None: no say yet."""
         if self._process is None or self._next_fit == _FIRST:
             return None
-        return self._most_gain(self._ready(), self._values(), output, known)[1]
+        process, values = self._ready(), self._values()
+        return self._most_gain(self._posterior(process, values), values, output, known)[1]
 
     def _most_gain(
-        self, process: GaussianProcess, values: Matrix, output: int, known: Callable[[Config], bool]
+        self,
+        posterior: tuple[Matrix, Matrix],
+        values: Matrix,
+        output: int,
+        known: Callable[[Config], bool],
     ) -> tuple[Config | None, float]:
         """The untried config that promises most, and the most that one promises at `output` alone.
 
         None and 0: nothing is untried. What is compiled is measured at every token count that the binary
         serves, so what it promises there counts as well.
         """
-        gains = self._gains(process, values, output)
+        gains = self._gains(*posterior, values, output)
         others = np.delete(gains, output, axis=1)
         worth = gains[:, output] + (others.mean(axis=1) if others.size else 0.0)
         best = self._first_free(np.argsort(-worth), output, known)
@@ -279,9 +284,7 @@ class JointModel:
         order: NDArray[np.intp] = sample[np.argsort(-(gaps**2).sum(axis=2).min(axis=1))]
         return order
 
-    def _neighbours(
-        self, process: GaussianProcess, values: Matrix, output: int, turn: int
-    ) -> NDArray[np.intp]:
+    def _neighbours(self, mean: Matrix, values: Matrix, output: int, turn: int) -> NDArray[np.intp]:
         """Pool rows one knob away from the best at `output`, or in other turns from the best far from it.
 
         The fastest by the model come first.
@@ -290,7 +293,6 @@ class JointModel:
         base = bases[0 if turn % 2 else min(turn // 2 % _INCUMBENTS, len(bases) - 1)]
         rows = [self._index[near] for near in self._spaces[output].neighbours(base) if near in self._index]
         near = np.array(rows, np.intp)
-        mean, _ = self._posterior(process, values)
         order: NDArray[np.intp] = near[np.argsort(mean[near, output])]
         return order
 
@@ -323,12 +325,11 @@ class JointModel:
         scales = np.array([self._scale.get(output, 1.0) for output in range(values.shape[1])])
         return mixture(process, values, self._means / scales)
 
-    def _gains(self, process: GaussianProcess, values: Matrix, output: int) -> Matrix:
+    def _gains(self, mean: Matrix, deviation: Matrix, values: Matrix, output: int) -> Matrix:
         """Expected improvements [pool, outputs], as fractions of the best's time.
 
         Elsewhere than at `output` what is far behind the best there counts as none: the function is slow.
         """
-        mean, deviation = self._posterior(process, values)
         gains: Matrix = np.zeros((len(mean), values.shape[1]))
         for at in range(values.shape[1]):
             own = values[self._measured[:, at], at]
