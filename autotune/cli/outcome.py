@@ -1,5 +1,6 @@
 """What `autotune run` prints when it is done."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -9,8 +10,8 @@ from autotune.cli.progress import Progress
 from autotune.machine.targets import Target
 from autotune.report.checks import judged_json, lines, summary
 from autotune.report.gpus import as_json as gpus_json
+from autotune.report.winners import WinnerSummary, print_winners, summarise
 from autotune.report.winners import as_json as winner_json
-from autotune.report.winners import print_winners, summarise
 from autotune.store.store import Store
 from autotune.text import command_line, counted
 from autotune.tuning.run import RunResult
@@ -30,7 +31,11 @@ def print_outcome(
     Raises:
         typer.Exit: with 1, where the default itself failed.
     """
-    _print(store, result, progress, target, as_json, quiet, db)
+    summaries = [summarise(store, winner) for winner in result.best]
+    if as_json:
+        print_json(_content(store, result, progress, target, summaries))
+    else:
+        _print(store, result, progress, target, summaries, quiet, db)
     if result.failed:
         whose = "; ".join(f"{problem.shape}, {reason}" for problem, reason in result.failed.items())
         remedy = "`autotune isa --config default` with this run's options compiles it alone"
@@ -48,38 +53,43 @@ def print_outcome(
         raise typer.Exit(1)
 
 
+def _content(
+    store: Store,
+    result: RunResult,
+    progress: Progress,
+    target: Target,
+    summaries: Sequence[WinnerSummary],
+) -> dict[str, Any]:
+    return {
+        "run": result.run,
+        "target": target.name,
+        "device": result.environment.device,
+        "environment": result.environment.key,
+        "complete": result.complete,
+        "trials": {str(status): count for status, count in progress.counts.items()},
+        "merged": progress.merged,
+        "resumed": progress.resumed,
+        "stopped": list(result.stopped),
+        "gpus": gpus_json(store, result.run),
+        "contended": len(store.trials_of(result.run, contended=True)),
+        "left_out": {problem.key: list(reasons) for problem, reasons in result.left_out.items()},
+        "settings": list(result.settings),
+        "default_failed": {problem.key: reason for problem, reason in result.failed.items()},
+        "no_winner": {problem.key: reason for problem, reason in progress.no_winner.items()},
+        "checks": [judged_json(judged) for judged in result.checks],
+        "winners": [winner_json(summary) for summary in summaries],
+    }
+
+
 def _print(
     store: Store,
     result: RunResult,
     progress: Progress,
     target: Target,
-    as_json: bool,
+    summaries: Sequence[WinnerSummary],
     quiet: bool,
     db: str | None,
 ) -> None:
-    summaries = [summarise(store, winner) for winner in result.best]
-    if as_json:
-        content: dict[str, Any] = {
-            "run": result.run,
-            "target": target.name,
-            "device": result.environment.device,
-            "environment": result.environment.key,
-            "complete": result.complete,
-            "trials": {str(status): count for status, count in progress.counts.items()},
-            "merged": progress.merged,
-            "resumed": progress.resumed,
-            "stopped": list(result.stopped),
-            "gpus": gpus_json(store, result.run),
-            "contended": len(store.trials_of(result.run, contended=True)),
-            "left_out": {problem.key: list(reasons) for problem, reasons in result.left_out.items()},
-            "settings": list(result.settings),
-            "default_failed": {problem.key: reason for problem, reason in result.failed.items()},
-            "no_winner": {problem.key: reason for problem, reason in progress.no_winner.items()},
-            "checks": [judged_json(judged) for judged in result.checks],
-            "winners": [winner_json(summary) for summary in summaries],
-        }
-        print_json(content)
-        return
     if not quiet:
         typer.echo(
             f"\n{progress.spoken()}; compile {progress.compile_s:.0f} s, device {progress.measure_s:.0f} s"
