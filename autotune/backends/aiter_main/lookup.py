@@ -23,7 +23,7 @@ FUSED_MOE = "aiter/fused_moe.py"
 CORE = "aiter/jit/core.py"
 _MERGED = "/tmp/aiter_configs/"
 _SAYS = "[fused_moe] using"
-_ROW = ("block_m", "ksplit", "run_1stage")
+ROW = ("block_m", "ksplit", "run_1stage")
 """What it takes from a row besides the kernels, by the names of its own variables."""
 _CHOICE = re.compile(r"kernelName1='(?P<stage1>[^']*)', kernelName2='(?P<stage2>[^']*)'")
 
@@ -65,7 +65,7 @@ class Names:
 
 
 def aiter_lookup(request: dict[str, Any], messages: list[str]) -> tuple[Select, Select]:
-    """Selects by tokens, for each name of the weights' dtype: the kernels of both stages, and `_ROW`.
+    """Selects by tokens, for each name of the weights' dtype: the kernels of both stages, and `ROW`.
 
     Empty names are AITER's heuristics.
     """
@@ -157,7 +157,7 @@ class _Taken(logging.Filter):
         while frame is not None and frame.f_code.co_name != "get_2stage_cfgs":
             frame = frame.f_back
         if frame is not None:
-            self.values = {name: int(frame.f_locals[name]) for name in _ROW if name in frame.f_locals}
+            self.values = {name: int(frame.f_locals[name]) for name in ROW if name in frame.f_locals}
         return True
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from autotune.backends.aiter_main.csv import DECODE_VARIABLE, VARIABLE
-from autotune.backends.aiter_main.lookup import CORE, FUSED_MOE
+from autotune.backends.aiter_main.lookup import CORE, FUSED_MOE, ROW
 from autotune.engines.source import EngineSource, open_source
 from autotune.errors import UserError
 from autotune.processes.lookup import run_lookup
@@ -18,9 +18,6 @@ from autotune.protocol.lookup import Check, Serving, Verification, Verifier
 
 _NEEDED = (FUSED_MOE, CORE, "aiter/configs")
 
-
-_ROW = ("block_m", "ksplit", "run_1stage")  # older bundles do not say them
-
 _FORM: Final[Form] = {
     "key": {
         **dict.fromkeys(("gfx", "q_dtype_a", "q_type", "act_type", "dtype"), str),
@@ -29,7 +26,8 @@ _FORM: Final[Form] = {
         "q_dtypes_w": [str],
     },
     "regime?": "decode",
-    "intended": {TOKENS: {"kernelName1": str, "kernelName2": str, **{f"{name}?": int for name in _ROW}}},
+    # Older bundles do not say what is taken besides the kernels.
+    "intended": {TOKENS: {"kernelName1": str, "kernelName2": str, **{f"{name}?": int for name in ROW}}},
     **ANY,
 }
 
@@ -144,7 +142,7 @@ def _compare(
     reasons: list[str] = []
     for m in sorted(intended, key=int):
         wanted, row = intended[m], selected[m]
-        other = [name for name in _ROW if name in wanted and row.get(name) != wanted[name]]
+        other = [name for name in ROW if name in wanted and row.get(name) != wanted[name]]
         ok = not other and all(row[name] == wanted[name] for name in ("kernelName1", "kernelName2"))
         kernels = _text(row, other) if row["kernelName1"] or row["kernelName2"] else "AITER's heuristic"
         text = f"row {row['bucket']}: {kernels}"
