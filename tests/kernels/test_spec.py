@@ -1,11 +1,8 @@
 """Specs: what a config compiles to and how it is launched, without compiling."""
 
 import contextlib
-import copy
 import random
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,6 +20,7 @@ from autotune.machine.devices import DEVICES, Device
 from autotune.problem.layer import Layer, Stage
 from autotune.problem.models import PRESETS
 from autotune.space.read import shipped_spaces
+from tests.damaged import damaged
 
 KIMI = LayerDims(7168, 256, 384, 8)
 SPACES = shipped_spaces("triton")
@@ -206,16 +204,6 @@ def test_a_file_that_is_not_ours_is_refused(change: dict, says: str) -> None:
 
 def test_a_file_that_is_damaged_anywhere_is_read_or_refused() -> None:
     """Whatever stands in a place: a server reads it at its start."""
-
-    def damaged(content: Any, junk: Any) -> Iterator[Any]:
-        yield junk
-        pairs = content.items() if isinstance(content, dict) else ()
-        for place, part in enumerate(content) if isinstance(content, list) else pairs:
-            for other in damaged(part, junk):
-                changed = copy.copy(content)
-                changed[place] = other
-                yield changed
-
     for junk in (None, True, -1, 0, 4.7, float("inf"), "x", [], {}, [[]], {"a": 1}):
         for content in damaged(tuned_file(4, 8), junk):
             with contextlib.suppress(UserError):

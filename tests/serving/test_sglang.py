@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from autotune.serving import sglang as plugin
-from tests.serving.test_vllm import ANSWERED, BOUND, driven
+from tests.serving.test_vllm import ANSWERED, BOUND, REFUSED, driven
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +35,7 @@ def test_the_model_s_routed_scaling_factor_is_in_the_sum(answered: ANSWERED) -> 
             "not asked",
             "the checkpoint declares FP8 activations, which SGLang does not serve with INT4 weights",
         ),
-        ("packing", "pack_method is 'interleaved'"),
-        ("activation", "its activation is gelu, and the kernels have SiLU"),
-        ("no scales", "w13_weight_scale is not in the checkpoint for every expert"),
-        ("twice", "its weights were converted already and cannot be loaded anew"),
-        ("anew", "its weights were converted already and cannot be loaded anew"),
-        ("zero points", "its INT4 is not symmetric, so it has zero points"),
-        ("pair in groups", "its INT4 has a scale per_group"),
-        ("FP8 by channel", "its FP8 has a scale per_channel, not per_tensor"),
-        ("rotated", "its activations are rotated (transform_config)"),
+        *REFUSED,
     ],
 )
 def test_what_cannot_be_served_is_refused_by_name(answered: ANSWERED, case: str, told: str) -> None:

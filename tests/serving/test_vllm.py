@@ -1,13 +1,11 @@
 """The vLLM plugin: what it claims, and a layer of a small checkpoint through vLLM's own classes."""
 
 import contextlib
-import copy
 import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,12 +15,25 @@ import pytest
 from autotune.errors import UserError
 from autotune.serving import layers, versions
 from autotune.serving import vllm as plugin
+from tests.damaged import damaged
 from tests.serving.layer_cases import compressed, quark
 from tests.verify.engines import subset
 
 ANSWERED = dict[str, Any]
 BOUND = 1.5e-2
 """Of the layer against float32: quantisation of the sum between the stages, and of ranks' parts of it."""
+REFUSED = [
+    ("packing", "pack_method is 'interleaved'"),
+    ("activation", "its activation is gelu, and the kernels have SiLU"),
+    ("no scales", "w13_weight_scale is not in the checkpoint for every expert"),
+    ("twice", "its weights were converted already and cannot be loaded anew"),
+    ("anew", "its weights were converted already and cannot be loaded anew"),
+    ("zero points", "its INT4 is not symmetric, so it has zero points"),
+    ("pair in groups", "its INT4 has a scale per_group"),
+    ("FP8 by channel", "its FP8 has a scale per_channel, not per_tensor"),
+    ("rotated", "its activations are rotated (transform_config)"),
+]
+"""What neither engine can be given, and why."""
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +72,7 @@ def test_every_layout_and_every_split_gives_the_layer_of_the_float32_reference(a
     [
         ("not asked", "W4A8 FP8 MoE requires ROCm AITER"),  # vLLM's own method for it
         ("groups", "have a scale per group"),
-        ("packing", "pack_method is 'interleaved'"),
-        ("activation", "its activation is gelu, and the kernels have SiLU"),
-        ("no scales", "w13_weight_scale is not in the checkpoint for every expert"),
-        ("twice", "its weights were converted already and cannot be loaded anew"),
-        ("anew", "its weights were converted already and cannot be loaded anew"),
-        ("zero points", "its INT4 is not symmetric, so it has zero points"),
-        ("pair in groups", "its INT4 has a scale per_group"),
-        ("FP8 by channel", "its FP8 has a scale per_channel, not per_tensor"),
-        ("rotated", "its activations are rotated (transform_config)"),
+        *REFUSED,
     ],
 )
 def test_what_cannot_be_served_is_refused_by_name(answered: ANSWERED, case: str, told: str) -> None:
@@ -141,15 +144,6 @@ def test_whatever_a_checkpoint_s_config_has_in_a_place_no_start_ends_in_the_clai
 ) -> None:
     """vLLM asks for every checkpoint, whosever it is."""
     monkeypatch.setenv("AUTOTUNE_W4A8_INT8_FOR_FP8", "1")
-
-    def damaged(content: Any, junk: Any) -> Iterator[Any]:
-        yield junk
-        pairs = content.items() if isinstance(content, dict) else ()
-        for place, part in enumerate(content) if isinstance(content, list) else pairs:
-            for other in damaged(part, junk):
-                changed = copy.copy(content)
-                changed[place] = other
-                yield changed
 
     for whole in (quark("order"), compressed("pack-quantized")):
         for junk in (None, 1, "x", [], {}, [{}], [1, 2], {"a": None}):

@@ -3,12 +3,11 @@
 vLLM's facade and humming are stood in for; `test_export` runs the real ones.
 """
 
-import copy
 import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from autotune.backends.humming import plugin
+from tests.damaged import damaged
 
 END = 1 << 30
 OWN = [[0, END, {"block_shape": [64, 64, 64]}]]
@@ -189,15 +189,6 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_is_told(
 
 
 def test_a_file_that_is_damaged_anywhere_never_ends_the_start(facade: ModuleType, loaded: Loaded) -> None:
-    def damaged(content: Any, junk: Any) -> Iterator[Any]:
-        yield junk
-        pairs = content.items() if isinstance(content, dict) else ()
-        for place, part in enumerate(content) if isinstance(content, list) else pairs:
-            for other in damaged(part, junk):
-                changed = copy.copy(content)
-                changed[place] = other
-                yield changed
-
     for junk in (None, 0.5, "x", [], {}):
         for content in damaged(file(), junk):
             facade.__dict__.pop("get_heuristics_config", None)
