@@ -32,6 +32,33 @@ _FORM: Final = {
 """Of a manifest, as far as every verifier goes by it."""
 
 
+_LISTING: Final = {"files": {NAME: {"sha256": str, **ANY}}, **ANY}
+"""Of a manifest, as far as `manifest_beside` goes by it."""
+
+
+def manifest_beside(path: Path, content: bytes) -> Mapping[str, Any]:
+    """The manifest in a file's folder, which lists the file as it is; empty: there is none.
+
+    For a server's process: a config that somebody changed by hand may not compile there, or not be what was
+    measured.
+
+    Raises:
+        UserError: the manifest cannot be read, or does not list this content.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((path.parent / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{MANIFEST} beside {path} cannot be read ({why(error)}): export it again") from error
+    if wrong := misfit(manifest, _LISTING):
+        raise UserError(f"{MANIFEST} beside {path} is not a bundle's ({wrong}): export it again")
+    listed = manifest["files"].get(path.name, {}).get("sha256")
+    if listed != hashlib.sha256(content).hexdigest():
+        raise UserError(f"{path} is not the file that {MANIFEST} beside it lists: export it again")
+    return manifest
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle on disk.

@@ -5,8 +5,8 @@ layer, GPU and Triton; else it is the operator's default, and a warning says why
 """
 
 import hashlib
-import json
 import logging
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from autotune.errors import UserError
 from autotune.kernels.config import LayerDims
 from autotune.kernels.tuned import Gpu, TunedConfigs, TunedLayer, default_config, load_tuned
+from autotune.protocol.bundle import manifest_beside
 from autotune.serving.checkpoint import Experts
 
 if TYPE_CHECKING:
@@ -107,12 +108,13 @@ def chosen(named: str | None, dims: LayerDims, logger: str) -> Choice:
     path = Path(named)
     try:
         tuned = load_tuned(path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = path.read_bytes()
+        manifest = manifest_beside(path, content)
     except (UserError, OSError) as error:
         log.warning("autotune: %s run the default configs: %s", what, error)
         return plain
-    print_ = f"sha256 {digest[:12]}"
-    reason = _misfit(tuned, dims, this_gpu()) or _unlisted(path, digest)
+    print_ = f"sha256 {hashlib.sha256(content).hexdigest()[:12]}"
+    reason = _misfit(tuned, dims, this_gpu()) or _unmeasured(manifest)
     if reason is not None:
         log.warning("autotune: %s run the default configs: %s (%s) %s", what, path, print_, reason)
         return plain
@@ -131,24 +133,17 @@ def _misfit(tuned: TunedConfigs, dims: LayerDims, gpu: Gpu | None) -> str | None
     return None if gpu is None else tuned.refusal(gpu)
 
 
-def _unlisted(path: Path, digest: str) -> str | None:
-    """Why a file is not one that was measured with the Triton that is here; None: it is.
-
-    Its manifest tells, which also has its digest: configs that somebody changed by hand may not compile.
-    """
+def _unmeasured(manifest: Mapping[str, Any]) -> str | None:
+    """Why a bundle was not measured with the Triton that is here; None: it was."""
     import triton
 
     try:
-        manifest: Any = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
-        listed = manifest["files"][path.name]["sha256"]
         versions = {str(stack["triton"]) for stack in manifest["environments"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        listed, versions = digest, set()
+    except (KeyError, TypeError, AttributeError):
+        versions = set()
     if len(versions) != 1:
         return "does not say with which Triton it was measured: keep manifest.json beside it"
-    if listed != digest:
-        return "was changed after its export, as manifest.json beside it tells: export it again"
-    made_with = versions.pop()
-    if made_with != triton.__version__:
-        return f"was measured with Triton {made_with}, and {triton.__version__} is here: tune again"
+    measured_with = versions.pop()
+    if measured_with != triton.__version__:
+        return f"was measured with Triton {measured_with}, and {triton.__version__} is here: tune again"
     return None

@@ -96,7 +96,7 @@ def test_one_that_was_changed_by_hand_gives_way_since_its_configs_were_not_measu
     path = Path(bundle(tmp_path))
     path.write_text(path.read_text().replace('"tile_n": 32', '"tile_n": 0'))
     assert chosen(str(path), DIMS, LOG).tuned is None
-    assert "was changed after its export" in caplog.text
+    assert "is not the file that manifest.json beside it lists" in caplog.text
 
 
 def test_a_variable_that_is_empty_is_one_that_is_not_set(caplog: pytest.LogCaptureFixture) -> None:

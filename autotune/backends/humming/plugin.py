@@ -7,7 +7,6 @@ own choice, with a sentence in vLLM's log. Nothing is imported here that is not 
 """
 
 import copy
-import hashlib
 import importlib
 import inspect
 import json
@@ -17,6 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from autotune.errors import UserError
+from autotune.protocol.bundle import manifest_beside
 
 VARIABLE: Final = "AUTOTUNE_HUMMING_CONFIG"
 FORMAT: Final = "autotune-humming"
@@ -42,6 +44,9 @@ def register() -> None:
     try:
         tuned = Tuned.read(Path(named))
         told = tuned.told
+    except UserError as error:
+        _log.warning("autotune: %s; humming chooses by itself", error)
+        return
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         _log.warning(
             "autotune: %s=%s cannot be used (%s: %s); humming chooses by itself: export the bundle again",
@@ -90,11 +95,12 @@ class Tuned:
         """Reads a bundle's file.
 
         Raises:
-            OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError: it is none, leaves rows
-                out, or is not the one that the manifest beside it lists.
+            OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError: it is none, or leaves
+                rows out.
+            UserError: it is not the one that the manifest beside it lists.
         """
         content = path.read_bytes()
-        _require_listed(path, content)
+        manifest_beside(path, content)
         raw = json.loads(content)
         if raw["format"] != FORMAT or raw["version"] != VERSION:
             raise ValueError(f"it is not of format {FORMAT} version {VERSION}")
@@ -121,16 +127,6 @@ class Tuned:
             if entry["layer"] == layer:
                 return entry["sublayer"], copy.deepcopy(entry["ranges"])
         return None
-
-
-def _require_listed(path: Path, content: bytes) -> None:
-    """A config that was changed by hand may not compile in the server, or not be what was measured."""
-    manifest = path.parent / "manifest.json"
-    if not manifest.is_file():
-        return
-    listed = json.loads(manifest.read_bytes())["files"].get(path.name, {}).get("sha256")
-    if listed != hashlib.sha256(content).hexdigest():
-        raise ValueError("it is not the file that manifest.json beside it lists")
 
 
 def _require_whole(ranges: Any) -> None:

@@ -206,12 +206,26 @@ def test_one_that_its_manifest_lists_is_used(loaded: Loaded, tmp_path: Path) -> 
     assert loaded(file())(layer_config=LayerConfig(**LAYER), **ASKED) == RANGES["w13"]
 
 
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        (
+            '{"files": {"humming.json": {"sha256": "0"}}}',
+            "is not the file that manifest.json beside it lists",
+        ),
+        ('{"files": {}}', "is not the file that manifest.json beside it lists"),
+        ('{"files": {"humming.json": []}}', "is not a bundle's (files.humming.json is [])"),
+        ("null", "is not a bundle's (it is null)"),
+        ("\xff\0", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+)
 def test_one_that_its_manifest_does_not_list_changes_nothing(
-    loaded: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    loaded: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture, manifest: str, reason: str
 ) -> None:
-    (tmp_path / "manifest.json").write_text('{"files": {"humming.json": {"sha256": "0"}}}')
+    (tmp_path / "manifest.json").write_text(manifest, encoding="latin-1")
     assert loaded(file())(layer_config=LayerConfig(**LAYER), **ASKED) == OWN
-    assert "it is not the file that manifest.json beside it lists" in caplog.text
+    assert reason in caplog.text
 
 
 def test_without_the_variable_nothing_is_looked_at(
