@@ -11,11 +11,11 @@ from autotune.machine.devices import Device
 from autotune.machine.targets import Target
 from autotune.problem import DEFAULT_MODEL
 from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from autotune.replay.table import Table
 
-DEFAULT_BACKEND: Final = "triton"
 DEFAULT_SHAPE: Final = "m4"
 
 

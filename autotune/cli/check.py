@@ -20,6 +20,7 @@ from autotune.cli.options import (
     refuse,
 )
 from autotune.cli.output import print_json
+from autotune.protocol import DEFAULT_BACKEND
 from autotune.quantities import YEAR_S
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def check(
     stage: Annotated[
         str | None, typer.Option(help="stage1 or stage2; default: both.", autocompletion=complete.stages)
     ] = None,
-    backend: BackendName = "triton",
+    backend: BackendName = DEFAULT_BACKEND,
     shape: Shape = "m4",
     concurrency: Concurrency = "1",
     model: LayerOptions = LayerOptions(),

@@ -18,6 +18,7 @@ from autotune.cli.options import (
     say_waiting,
 )
 from autotune.cli.output import print_json
+from autotune.protocol import DEFAULT_BACKEND
 
 _NAMED = "default, stage1:KNOB=VALUE,…, stage1:…;stage2:…, run:ID, or a bundle's folder."
 
@@ -30,7 +31,7 @@ def compare(
     concurrency: Concurrency = "1",
     model: LayerOptions = LayerOptions(),
     routing: RoutingModel = "uniform",
-    backend: BackendName = "triton",
+    backend: BackendName = DEFAULT_BACKEND,
     measuring: MeasuringOptions = MeasuringOptions(),
     min_effect: Annotated[
         float,

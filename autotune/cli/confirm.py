@@ -18,6 +18,7 @@ from autotune.cli.options import (
     say_waiting,
 )
 from autotune.cli.output import print_json
+from autotune.protocol import DEFAULT_BACKEND
 from autotune.text import command_line, percent, percent_interval
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def confirm(
     concurrency: Concurrency = "1",
     model: LayerOptions = LayerOptions(),
     routing: RoutingModel = "uniform",
-    backend: BackendName = "triton",
+    backend: BackendName = DEFAULT_BACKEND,
     measuring: MeasuringOptions = MeasuringOptions(seed=1),
     min_gain: Annotated[
         float,

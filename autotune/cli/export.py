@@ -18,6 +18,7 @@ from autotune.cli.options import (
     refuse,
 )
 from autotune.cli.output import print_json
+from autotune.protocol import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from autotune.export.export import Exported, Plan
@@ -29,7 +30,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder of the bundle; an older one in it is replaced.")] = Path(
         "deploy"
     ),
-    backend: BackendName = "triton",
+    backend: BackendName = DEFAULT_BACKEND,
     made_as: Annotated[
         str | None,
         typer.Option(

@@ -8,6 +8,7 @@ from autotune.cli import complete
 from autotune.cli.groups import FlydslOptions, LayerOptions, make_problems
 from autotune.cli.options import BackendName, Concurrency, Json, TargetName
 from autotune.cli.output import print_json
+from autotune.protocol import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from autotune.check.judged import Judged
@@ -26,7 +27,7 @@ def isa(
             metavar="CONFIG",
         ),
     ],
-    backend: BackendName = "triton",
+    backend: BackendName = DEFAULT_BACKEND,
     stage: Annotated[
         str | None,
         typer.Option(

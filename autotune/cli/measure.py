@@ -7,6 +7,7 @@ import typer
 from autotune.cli.groups import LayerOptions, MeasuringOptions, make_problems
 from autotune.cli.options import BackendName, Concurrency, Json, LogFile, RoutingModel, Shape, say_waiting
 from autotune.cli.output import print_json
+from autotune.protocol import DEFAULT_BACKEND
 
 
 def measure(
@@ -21,7 +22,7 @@ def measure(
     concurrency: Concurrency = "1",
     model: LayerOptions = LayerOptions(),
     routing: RoutingModel = "uniform",
-    backend: BackendName = "triton",
+    backend: BackendName = DEFAULT_BACKEND,
     measuring: MeasuringOptions = MeasuringOptions(),
     log_file: LogFile = None,
     as_json: Json = False,

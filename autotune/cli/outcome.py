@@ -8,6 +8,7 @@ import typer
 from autotune.cli.output import print_json
 from autotune.cli.progress import Progress
 from autotune.machine.targets import Target
+from autotune.protocol import DEFAULT_BACKEND
 from autotune.report.checks import judged_json, lines, summary
 from autotune.report.gpus import as_json as gpus_json
 from autotune.report.winners import WinnerSummary, print_winners, summarise
@@ -122,7 +123,7 @@ def _print(
     if not summaries or quiet:
         return
     backend = result.environment.backend
-    named = [*([] if backend == "triton" else ["--backend", backend]), *(["--db", db] if db else [])]
+    named = [*([] if backend == DEFAULT_BACKEND else ["--backend", backend]), *(["--db", db] if db else [])]
     export = command_line(["export", *named, "--out", "deploy"])
     if target.live:
         typer.echo(f"\nNext: {export}")

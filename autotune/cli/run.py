@@ -31,6 +31,7 @@ from autotune.cli.options import (
     show_only,
 )
 from autotune.processes import interrupt
+from autotune.protocol import DEFAULT_BACKEND
 from autotune.quantities import MAX_SEED, YEAR_S
 from autotune.text import command_line, counted
 
@@ -48,7 +49,7 @@ def run(
     concurrency: Concurrency = "1",
     model: LayerOptions = LayerOptions(),
     routing: RoutingModel = "uniform",
-    backend: BackendName = "triton",
+    backend: BackendName = DEFAULT_BACKEND,
     target: TargetName = None,
     flydsl: FlydslOptions = FlydslOptions(),
     device: GpuIndex = None,

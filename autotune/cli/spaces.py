@@ -3,10 +3,11 @@
 from autotune.cli.groups import FlydslOptions, LayerOptions, make_problems
 from autotune.cli.options import BackendName, Concurrency, Json, Shape, TargetName
 from autotune.cli.output import print_json
+from autotune.protocol import DEFAULT_BACKEND
 
 
 def spaces(
-    backend: BackendName = "triton",
+    backend: BackendName = DEFAULT_BACKEND,
     model: LayerOptions = LayerOptions(),
     shape: Shape = "all",
     concurrency: Concurrency = "1",

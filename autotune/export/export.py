@@ -16,6 +16,7 @@ from autotune.export.shape_log import ShapeLog
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer
 from autotune.problem.models import FUSED_SHARED, known_needs, requantised
+from autotune.protocol import DEFAULT_BACKEND
 from autotune.protocol.bundle import ENV_FILE, MANIFEST
 from autotune.protocol.exporter import Place, Preview, Request, estimate_note, load_exporter
 from autotune.protocol.legality import require_computed
@@ -37,7 +38,7 @@ class Selection:
         fused_shared: of a layer that routes to the shared experts only.
     """
 
-    backend: str = "triton"
+    backend: str = DEFAULT_BACKEND
     layer: Layer | None = None
     device: str | None = None
     allow_estimates: bool = False

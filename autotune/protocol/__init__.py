@@ -1,1 +1,6 @@
 """What a backend hands over, typed."""
+
+from typing import Final
+
+DEFAULT_BACKEND: Final = "triton"
+"""The one that is meant where none is named and a checkpoint's numbers do not tell."""
