@@ -6,9 +6,9 @@ operator.
 
 A layer at a model's dimensions is made by vLLM's or SGLang's classes with the plugin's method, filled with
 random weights of a Quark checkpoint, converted as at load, and captured in a graph at each number of tokens:
-its result must be the operator's, bit by bit, and its replay at most `--most` µs longer. Then the most tokens
-of one call must be what four calls give, and two ranks' shares of the experts (expert parallelism) must sum
-up to the layer. No model is served here.
+its result must be the operator's, bit by bit, and its replay at most `--most` µs longer, or 0.5 %. Then the
+most tokens of one call must be what four calls give, and two ranks' shares of the experts (expert
+parallelism) must sum up to the layer. No model is served here.
 
 With TRITON_INTERPRET=1 and `--small` it does the same on the CPU, without graphs and times.
 """
@@ -49,6 +49,8 @@ _QUARK = {
 
 
 _DEVICE: Final = "cuda" if torch.cuda.is_available() else "cpu"
+_SHARE: Final = 0.005
+"""Of the operator's time: SGLang's layer looks for tokens of which no expert is here, which it does not."""
 _SMALL: Final = Layer("small", 128, 64, experts=8, top_k=2, tp=1)
 
 
@@ -84,7 +86,7 @@ def main() -> int:
         rounds = [(_time(direct[0]), _time(through_it[0])) for _ in range(options.rounds)]
         ours, theirs = (median(times) for times in zip(*rounds, strict=True))
         over = median(b - a for a, b in rounds)
-        wrong += not equal or over > options.most
+        wrong += not equal or over > max(options.most, _SHARE * ours)
         print(f"{tokens:6} {ours:13.2f} {theirs:14.2f} {over:15.2f}  {equal}", flush=True)
     wrong += _whole(run, layer)
     wrong += _ranks(engine, layer)

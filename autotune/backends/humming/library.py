@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +39,8 @@ CACHE_VARIABLE: Final = "HUMMING_CACHE_DIR"
 
 _PAD_N, _PAD_K = 256, 128  # vLLM 0.33.0, quantization/utils/humming/moe.py
 _THREADS_PER_SM, _REGISTERS_PER_SM = 2048, 65536
+_STATIC_SHARED_MEMORY = 48 << 10
+"""Bytes that a block has without asking for more."""
 
 
 def version() -> str | None:
@@ -54,8 +57,13 @@ def load(module: str = "humming") -> Any:
     Raises:
         UserError: it is not installed, or something that it imports is not.
     """
-    # Each import would start two processes that build what the wheel brings compiled.
-    os.environ.setdefault("HUMMING_DISABLE_PARALLEL_BUILD", "1")
+    if module in sys.modules:
+        return sys.modules[module]
+    # Importing it would start two processes that build what the wheel brings compiled. Afterwards the variable
+    # would keep humming from compiling the variants of a kernel side by side, each of which takes seconds.
+    name = "HUMMING_DISABLE_PARALLEL_BUILD"
+    asked = os.environ.get(name)
+    os.environ[name] = "1"
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -63,6 +71,11 @@ def load(module: str = "humming") -> Any:
         raise UserError(
             f"humming's kernels cannot be loaded, {missing} is missing: pip install 'moe-autotune[humming]'"
         ) from error
+    finally:
+        if asked is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = asked
 
 
 def own_cache() -> None:
@@ -109,6 +122,8 @@ def without_gpu(device: Device) -> None:
         max_threads_per_block=1024,
         max_threads_per_sm=_THREADS_PER_SM,
         max_registers_per_sm=_REGISTERS_PER_SM,
+        l2_cache_size=device.last_level_cache_bytes,
+        default_smem_size=_STATIC_SHARED_MEMORY,
         max_smem_size=device.lds_bytes,
     )
     module.current_device._value = facts

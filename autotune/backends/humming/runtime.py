@@ -8,7 +8,9 @@ the activation, which then leaves bfloat16, or with the sum, and without the sor
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from autotune.backends.humming import library
@@ -78,6 +80,7 @@ class HummingRuntime(HoldsCopies[LogicalWeights]):
         return source_digest()
 
     def pack(self, weights: LogicalWeights) -> LogicalWeights:
+        self._compile_around()
         return humming_weights(self._row, self.on, weights)
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
@@ -173,6 +176,28 @@ class HummingRuntime(HoldsCopies[LogicalWeights]):
                 Launch(run, out.tensor, scratch=tuple(scratch), guards=out.guards, intermediate=shown)
             )
         return launches
+
+    def _compile_around(self) -> None:
+        """Compiles the kernels around the GEMMs now, together.
+
+        humming compiles one for each range of rows when it first needs any, in an INT8 layer 17: one after
+        the other that took 30 s of a search.
+        """
+        import torch
+
+        def empty(width: int, kind: torch.dtype = torch.bfloat16) -> torch.Tensor:
+            return torch.zeros((1, width), dtype=kind, device=self.machine.device)
+
+        layer = self.on
+        gate_up, scale = empty(2 * layer.inter_dim), empty(1, torch.float32)
+        calls = [partial(self._activate, gate_up, empty(layer.inter_dim))]
+        if self._row.activation_bits == 8:
+            middle, x = empty(layer.inter_dim, torch.int8), empty(layer.model_dim)
+            calls.append(partial(self._activate, gate_up, middle, scale))
+            calls.append(partial(self._quantise, x, empty(layer.model_dim, torch.int8), scale.clone()))
+        with ThreadPoolExecutor(len(calls)) as threads:
+            for done in [threads.submit(call) for call in calls]:
+                done.result()
 
     def _slices(self, stage: Stage, config: Config) -> int:
         if not config["stream_k"]:

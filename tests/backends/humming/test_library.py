@@ -43,3 +43,19 @@ def test_a_folder_that_the_user_names_is_kept(tmp_path: Path, monkeypatch: pytes
     ).split()[0]
     assert Path(owner) == tmp_path
     assert (tmp_path / "kernel").exists()
+
+
+def test_humming_may_compile_the_variants_of_a_kernel_side_by_side() -> None:
+    """Its import starts no build of its own, but the variable that keeps it from that is gone afterwards."""
+    read = (
+        "from autotune.backends.humming import library; library.load('humming.ops');"
+        "print(library.load('humming.utils.cpu').get_parallel_build_workers())"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("HUMMING_DISABLE_PARALLEL_BUILD", None)
+
+    def workers(**more: str) -> int:
+        return int(subprocess.check_output([sys.executable, "-c", read], env={**environment, **more}))
+
+    assert workers() == len(os.sched_getaffinity(0))
+    assert workers(HUMMING_DISABLE_PARALLEL_BUILD="1") == 1  # the user's word stands

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from autotune.backends.humming import glue, library
+from autotune.backends.humming import runtime as runtime_module
 from autotune.backends.humming.rows import row_of
 from autotune.backends.humming.runtime import HummingRuntime
 from autotune.measure.machine import CpuMachine
@@ -84,6 +85,19 @@ def test_a_w4a8_layer_is_what_vllm_runs(events: list[str]) -> None:
         "gemm of torch.int8 top_k=1 rows=6",
         "sum",
     ]
+
+
+def test_what_humming_compiles_around_the_gemms_it_compiles_before_anything_is_measured(
+    events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_module, "humming_weights", lambda *_: None)
+    for name, kernels in (
+        ("humming_w4a16", ["activate"]),
+        ("humming_w4a8", ["activate", "activate and quantise", "quantise"]),
+    ):
+        events.clear()
+        runtime_of(name).pack(LogicalWeights(*(torch.zeros(2) for _ in range(4))))
+        assert sorted(events) == kernels
 
 
 def test_unlike_blocks_cost_a_second_sort(events: list[str]) -> None:

@@ -223,3 +223,16 @@ def test_layer_configs_are_vllm_s() -> None:
             pad_n_to_multiple=256, pad_k_to_multiple=128, torch_dtype=torch.bfloat16, device=0,
         )  # fmt: skip
         assert theirs.to_str() == library.layer_config(row, KIMI, Stage.STAGE1).to_str()
+
+
+def test_the_stand_in_answers_what_humming_s_quantisation_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that asked for a space may launch kernels afterwards."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    library.without_gpu(H100)
+    config, dtypes = library.load("humming.config"), library.load("humming.dtypes")
+    problem = config.ProcessInputProblemConfig(
+        input_dtype=dtypes.bfloat16, hidden_size=7168, quant_mode="dynamic_token", quant_dtype="int8"
+    )
+    ranges = library.load("humming.tune.process_input").get_process_input_tuning_intervals(problem)
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == 1 << 30
