@@ -59,15 +59,15 @@ class _Context(SpawnContext):
     def Process(  # type: ignore[override]
         self, *, target: Callable[..., None], args: tuple[Any, ...], daemon: bool
     ) -> Any:
-        requests, environment, log, _, memory_limit = args
+        requests, _, memory_limit = args
         if memory_limit not in (None, DEFAULT_MEMORY_LIMIT_BYTES):  # what the server imported counts
             return SpawnContext().Process(target=target, args=args, daemon=daemon)
-        return _process(_serve, target, requests, environment, log, memory_limit, daemon=daemon)
+        return _process(_serve, target, requests, memory_limit, daemon=daemon)
 
 
 def _serve(target: Callable[..., None], *rest: Any) -> None:
-    requests, environment, log, memory_limit = rest
-    target(requests, environment, log, os.getppid(), memory_limit)  # the server stands in for the driver
+    requests, memory_limit = rest
+    target(requests, os.getppid(), memory_limit)  # the server stands in for the driver
 
 
 def _process(

@@ -46,3 +46,17 @@ def seen_gpus(asked: Sequence[int], text: str) -> tuple[int, ...]:
             f"--devices {text}: only {counted(there, 'GPU')} of these can be seen: leave others out"
         )
     return tuple(range(len(asked) or there))
+
+
+def start_workers_ahead(indices: Sequence[int] | None) -> None:
+    """Starts as many processes as measure workers will be needed, which import torch while the GPU is asked.
+
+    Args:
+        indices: see `asked_gpus`.
+    """
+    from autotune.machine.probe import gpu_nodes
+    from autotune.processes.spawning import start_ahead
+
+    if (nodes := gpu_nodes()) > 0:
+        count = 1 if indices is None else len(indices) or nodes
+        start_ahead(count, ("torch", "triton", "autotune.measure.requests"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.gpus import asked_gpus, seen_gpus
+from autotune.cli.gpus import asked_gpus, seen_gpus, start_workers_ahead
 from autotune.cli.groups import FlydslOptions, LayerOptions, make_problems
 from autotune.cli.options import (
     BackendName,
@@ -214,6 +214,8 @@ def run(
     if ray is not None:
         refuse(context, "--ray says which GPUs and CPUs are used", "device", "devices", "workers", "target")
     indices = asked_gpus(context, devices)
+    if ray is None and not dry_run and target in (None, "live"):
+        start_workers_ahead(indices)
     with ThreadPoolExecutor(2) as asking:
         # Asking the GPU takes seconds, in a process of its own; importing what searches does as well.
         answer = asking.submit(resolve_target, target, described=dry_run) if ray is None else None

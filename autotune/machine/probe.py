@@ -23,6 +23,12 @@ def has_gpu() -> bool:
     return any(Path(node).exists() for node in _NODES)
 
 
+def gpu_nodes() -> int:
+    """How many GPUs there may be, by the device nodes here, visible or not."""
+    listed = Path("/dev").glob("nvidia[0-9]*"), Path("/dev/dri").glob("renderD*")
+    return max(len(list(nodes)) for nodes in listed) if has_gpu() else 0
+
+
 def gpu_here() -> Device | None:
     """The first visible GPU; None: there is none, or no torch that sees it."""
     try:

@@ -41,7 +41,7 @@ class WorkerProcess:
         self._backend, self._problems, self._settings = backend, problems, settings
         self._layer: Layer | None = None
         self._logs = tempfile.TemporaryDirectory(prefix="autotune-measure-")
-        self._child = Child(Path(self._logs.name, "worker.log"), environment)
+        self._child = Child(Path(self._logs.name, "worker.log"), environment, ahead=True)
         self.restarts = 0
 
     def look(self) -> "Look | Failure":

@@ -13,8 +13,9 @@ import resource
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.resource_tracker import ensure_running
@@ -24,6 +25,7 @@ from typing import Any
 from autotune.processes import interrupt
 
 _redirected = threading.Lock()
+_ahead: list[tuple[SpawnProcess, Connection]] = []
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 _END_S = 10.0
 
@@ -55,12 +57,19 @@ class Child:
         log: takes what it prints.
         environment: set before anything that reads it is imported.
         memory_limit_bytes: of its address space; None: none.
+        ahead: it may be a process of `start_ahead`'s.
     """
 
     def __init__(
-        self, log: Path, environment: Mapping[str, str] | None = None, memory_limit_bytes: int | None = None
+        self,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        memory_limit_bytes: int | None = None,
+        *,
+        ahead: bool = False,
     ) -> None:
         self._log, self._environment, self._limit = log, dict(environment or {}), memory_limit_bytes
+        self._may_be_ahead = ahead
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
         self.stopped = False
@@ -124,33 +133,82 @@ class Child:
             process.join(_END_S)  # what it held, a GPU's memory say, is free when it is gone, not before
 
     def _start(self) -> Connection:
-        # Spawned, not forked: a forked child would inherit threads' locks, and could not open the device.
-        context = SpawnContext()
-        mine, theirs = context.Pipe()
-        arguments = (theirs, self._environment, str(self._log), os.getpid(), self._limit)
-        process = context.Process(target=_serve, args=arguments, daemon=True)
-        with children_print_to(self._log):
-            process.start()
-        self._process, self._connection = process, mine
-        theirs.close()  # or its death would not close the pipe
+        self._process, mine = self._adopted() or _spawned(self._log, self._limit)
+        self._connection = mine
+        with contextlib.suppress(OSError):  # of one that is gone: its first request finds out
+            mine.send((_begin, ({**os.environ, **self._environment}, str(self._log))))
         if self.stopped:  # by another thread, which saw no process yet
-            process.kill()
+            self._process.kill()
         return mine
 
+    def _adopted(self) -> tuple[SpawnProcess, Connection] | None:
+        while self._may_be_ahead and _ahead:
+            process, connection = _ahead.pop()
+            if process.is_alive():
+                return process, connection
+            process.join()
+            connection.close()
+        return None
 
-def _serve(
-    requests: Connection, environment: Mapping[str, str], log: str, driver: int, memory_limit: int | None
-) -> None:
-    """The process: answers requests until the driver closes its end of the pipe."""
+
+def start_ahead(count: int, modules: Sequence[str]) -> None:
+    """Starts processes for children to come, which import modules meanwhile. Call it from the main thread.
+
+    Args:
+        modules: that take long, and read no variable that a child's environment may set.
+    """
+    for _ in range(count):
+        process, connection = _spawned(Path(os.devnull))
+        connection.send((_begin, ({}, os.devnull)))
+        connection.send((_import, (tuple(modules),)))
+        _ahead.append((process, connection))
+
+
+def end_ahead() -> None:
+    """Ends the processes of `start_ahead` that no child has taken."""
+    while _ahead:
+        process, connection = _ahead.pop()
+        process.kill()
+        process.join()
+        connection.close()
+
+
+def _spawned(log: Path, memory_limit: int | None = None) -> tuple[SpawnProcess, Connection]:
+    # Spawned, not forked: a forked child would inherit threads' locks, and could not open the device.
+    context = SpawnContext()
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, os.getpid(), memory_limit), daemon=True)
+    with children_print_to(log):
+        process.start()
+    theirs.close()  # or its death would not close the pipe
+    return process, mine
+
+
+def _import(modules: Sequence[str]) -> None:
+    for name in modules:
+        with contextlib.suppress(Exception):  # whoever needs it will say so
+            import_module(name)
+
+
+def _begin(environment: Mapping[str, str], log: str) -> None:
+    """Whose child the process is."""
     os.environ.update(environment)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+
+
+_UNANSWERED = (_begin, _import)
+
+
+def _serve(requests: Connection, driver: int, memory_limit: int | None) -> None:
+    """The process: answers requests until the driver closes its end of the pipe."""
     interrupt.spare()
     with contextlib.suppress(OSError, AttributeError):  # Linux only: PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != driver:
         return
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_limit is not None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
@@ -159,6 +217,9 @@ def _serve(
             function, arguments = requests.recv()
         except EOFError:
             return
+        if function in _UNANSWERED:
+            function(*arguments)
+            continue
         try:
             answer = True, function(*arguments)
         except Exception as error:  # noqa: BLE001  the driver's to judge

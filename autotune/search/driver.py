@@ -201,10 +201,14 @@ class Driver:
     def _dispatch(self) -> None:
         """Puts evaluations on the device's queue: all there are, or in turn with layers."""
         layering = self._layering
-        most = _IN_FLIGHT * self._settings.gpus
-        while layering is None or len(self._evaluating) + layering.timing < most:
-            turn = layering is None or self._too_soon(layering) or (self._ready and self._had_share(layering))
-            if turn or layering is None or not layering.start():
+        while True:
+            here = len(self._evaluating) + (layering.timing if layering else 0)
+            if layering and here >= _IN_FLIGHT * self._settings.gpus:
+                return
+            # A GPU with nothing to do does not wait until a layer has been thought of.
+            idle = here < self._settings.gpus
+            turn = self._ready and (layering is None or idle or self._had_share(layering))
+            if turn or layering is None or self._too_soon(layering) or not layering.start():
                 if not self._ready:
                     return
                 of = self._ready.popleft()

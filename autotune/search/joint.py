@@ -8,12 +8,14 @@ the binary.
 
 import random
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import exp, log
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.processes import interrupt
 from autotune.search.features import Encoder, Matrix
 from autotune.search.gaussian import GaussianProcess, improvement
 from autotune.search.prior import BEYOND, NEAR, Prior, bent, cover, mixture
@@ -40,6 +42,16 @@ class Expected:
     doubt: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Basis:
+    """What a model proposes from, before it is told anything."""
+
+    pool: list[Config]
+    encoder: Encoder
+    prior: Prior
+    means: NDArray[np.float64]
+
+
 class JointModel:
     """Proposes configs of several searches over equal knobs.
 
@@ -59,6 +71,7 @@ class JointModel:
         self._us: dict[Config, dict[int, float | None]] = {}
         self._pool: list[Config] = []
         self._index: dict[Config, int] = {}
+        self._basis: Future[_Basis] | None = None
         self._process: GaussianProcess | None = None
         self._started: list[Config] = []
         self._next_fit = _FIRST
@@ -75,9 +88,14 @@ class JointModel:
         return len(self._spaces) - 1
 
     def prepare(self) -> None:
-        """Lists the pool now rather than at the first proposal: on a large space it takes seconds."""
+        """Begins, in the background, with what the first proposal waits for: a large space takes seconds.
+
+        What is tried before any proposal need not wait for it.
+        """
         if self._spaces:
-            self._ready()
+            thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+            self._basis = thread.submit(self._gathered)
+            thread.shutdown(wait=False)
 
     def start(self, config: Config) -> None:
         """`config` is tried: the model counts on a result to come."""
@@ -190,12 +208,11 @@ class JointModel:
     def _ready(self) -> GaussianProcess:
         """The process, with every config that was started."""
         if self._process is None:
-            self._pool = self._gather()
+            basis = self._gathered() if self._basis is None else interrupt.result_of(self._basis)
+            self._pool, self._encoder = basis.pool, basis.encoder
+            self._prior, self._means = basis.prior, basis.means
             self._index = {config: row for row, config in enumerate(self._pool)}
-            self._encoder = Encoder(self._spaces[0], self._pool)
             self._process = GaussianProcess(self._encoder.spanned)
-            self._prior = Prior(self._tables, self._spaces, self._encoder)
-            self._means = self._prior.means(self._pool, self._process.points)
             self._leading = cover(self._means, _FIRST)
         new = [config for config in self._started if config not in self._index]
         if new:
@@ -203,6 +220,12 @@ class JointModel:
         for config in self._started[len(self._process.rows) :]:
             self._process.add(self._index[config])
         return self._process
+
+    def _gathered(self) -> "_Basis":
+        pool = self._gather()
+        encoder = Encoder(self._spaces[0], pool)
+        prior = Prior(self._tables, self._spaces, encoder)
+        return _Basis(pool, encoder, prior, prior.means(pool, encoder.spanned.points))
 
     def _extend(self, process: GaussianProcess, new: Sequence[Config]) -> None:
         points = self._encoder.encode(new).points

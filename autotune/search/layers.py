@@ -339,8 +339,7 @@ class _StageKernel:
     def between(self, configs: Sequence[Config], seen: int) -> Matrix:
         """Kernel of the first `seen` configs with all."""
         if self._encoder is None:
-            rng = random.Random(self._seed)
-            drawn = [self._space.sample(rng) for _ in range(_SPANNED)]
+            drawn = self._space.draw(random.Random(self._seed), min(_SPANNED, self._space.size))
             self._encoder = Encoder(self._space, [*drawn, self._space.default])
         new = [config for config in dict.fromkeys(configs) if config not in self._points]
         if new:

@@ -274,11 +274,11 @@ class BoundSpace:
             return 1
         case = (depth, *[variables[name] for name in self._named_later[depth]])
         if case not in self._counts:
-            param = self.params[depth]
-            self._counts[case] = 0
+            param, count = self.params[depth], 0
             for value in param.values:
                 variables[param.name] = value
-                self._counts[case] += self._count(depth + 1, variables)
+                count += self._count(depth + 1, variables)
+            self._counts[case] = count  # whole: other threads count as well
         return self._counts[case]
 
     @cached_property

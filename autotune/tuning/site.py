@@ -10,6 +10,7 @@ from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import offline_fingerprint
 from autotune.machine.visible import environment_of
 from autotune.problem.layer import Stage
+from autotune.processes.spawning import end_ahead
 from autotune.protocol.backend import Backend
 from autotune.protocol.legality import require_computed
 from autotune.protocol.registry import load_backend
@@ -94,6 +95,7 @@ def open_site(request: RunRequest, listener: Listener) -> Iterator[Site]:
     )
     with pool:
         if not request.target.live:
+            end_ahead()
             yield Offline(request, backend, pool, Estimator(backend, request.target.device))
             return
         # While the measure worker starts, what is tried first is compiled and the searches are made: each
@@ -171,6 +173,7 @@ class Live:
 
     def begin(self, current: Tuning) -> None:
         """Equal GPUs are compared, where there is anything left to measure on them."""
+        end_ahead()
         fleet, searches = self.evaluator, current.searches.values()
         if not isinstance(fleet, Fleet) or len(fleet.gpus) < 2:
             return

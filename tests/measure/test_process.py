@@ -29,7 +29,7 @@ class Child:
 
     script: Mapping[str, list[Any]]
 
-    def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, log: Path, environment: Mapping[str, str], *, ahead: bool) -> None:
         self.log, self.environment = log, environment
         self.asked: list[tuple[str, tuple[Any, ...], float]] = []
         self.started = self.stopped = self.dead = False

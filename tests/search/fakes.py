@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Layer, Problem, Stage
@@ -99,6 +100,7 @@ def make_driver(
     one_config: bool = False,
     compile_ahead: int = 4,
     clock: Clock | None = None,
+    layering: Any = None,
 ) -> Driver:
     return Driver(
         tasks,
@@ -113,4 +115,5 @@ def make_driver(
         on_trial=journal.told,
         one_config=one_config,
         clock=clock,
+        layering=layering,
     )

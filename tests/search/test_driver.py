@@ -267,3 +267,29 @@ def test_what_is_asked_for_without_feedback_is_a_share_of_what_is_known(tmp_path
     # One is heard of at every wait. Before the first has a time, it is the workers who set the pace.
     assert pool.most[1] == 16
     assert pool.most[12:34] == [ceil(4 + heard / 8) for heard in range(11, 33)]
+
+
+def test_a_gpu_with_nothing_to_do_does_not_wait_for_a_layer_to_be_thought_of(tmp_path: Path) -> None:
+    """A stage's candidate that is compiled goes first, though layers have had less of the device."""
+    events: list[str] = []
+
+    class Layers:
+        seconds = progress = 0.0
+        timing, left = 0, 3
+
+        def start(self) -> bool:
+            self.left -= 1
+            events.extend(["layer"] * (self.left >= 0))
+            return self.left >= 0
+
+        def waiting(self) -> list[Any]:
+            return []
+
+    def measure(problem: Problem, config: Config) -> float:
+        events.append("stage")
+        return 1.0
+
+    tasks = searches(tmp_path, [M4], budget=3)
+    make_driver(tasks, FakePool(), FakeEvaluator(measure), Journal(), layering=Layers()).run()
+    assert events[0] == "stage"
+    assert events.count("layer") == 3

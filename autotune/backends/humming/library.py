@@ -37,6 +37,9 @@ COMPUTE: Final = {"use_batch_invariant": False, "use_f16_accum": False, "gemm_ty
 
 CACHE_VARIABLE: Final = "HUMMING_CACHE_DIR"
 
+_BUILDS_NOTHING: Final = "HUMMING_DISABLE_PARALLEL_BUILD"
+_OURS: Final = f"AUTOTUNE_SET_{_BUILDS_NOTHING}"
+
 _PAD_N, _PAD_K = 256, 128  # vLLM 0.33.0, quantization/utils/humming/moe.py
 _THREADS_PER_SM, _REGISTERS_PER_SM = 2048, 65536
 _STATIC_SHARED_MEMORY = 48 << 10
@@ -59,11 +62,11 @@ def load(module: str = "humming") -> Any:
     """
     if module in sys.modules:
         return sys.modules[module]
-    # Importing it would start two processes that build what the wheel brings compiled. Afterwards the variable
-    # would keep humming from compiling the variants of a kernel side by side, each of which takes seconds.
-    name = "HUMMING_DISABLE_PARALLEL_BUILD"
-    asked = os.environ.get(name)
-    os.environ[name] = "1"
+    # Importing it would start two processes that build what the wheel brings compiled. Afterwards the
+    # variable would keep humming from compiling the variants of a kernel side by side, each of which takes
+    # seconds. A child that is started meanwhile inherits it, and the word that it is ours.
+    asked = None if _OURS in os.environ else os.environ.get(_BUILDS_NOTHING)
+    os.environ[_OURS] = os.environ[_BUILDS_NOTHING] = "1"
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -73,9 +76,10 @@ def load(module: str = "humming") -> Any:
         ) from error
     finally:
         if asked is None:
-            del os.environ[name]
+            del os.environ[_BUILDS_NOTHING]
         else:
-            os.environ[name] = asked
+            os.environ[_BUILDS_NOTHING] = asked
+        del os.environ[_OURS]
 
 
 def own_cache() -> None:

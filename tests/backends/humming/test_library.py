@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune.backends.humming import library
+
 _OWNER = """
 import os, subprocess, sys
 from autotune.protocol.registry import load_backend
@@ -59,3 +61,5 @@ def test_humming_may_compile_the_variants_of_a_kernel_side_by_side() -> None:
 
     assert workers() == len(os.sched_getaffinity(0))
     assert workers(HUMMING_DISABLE_PARALLEL_BUILD="1") == 1  # the user's word stands
+    started_meanwhile = {"HUMMING_DISABLE_PARALLEL_BUILD": "1", library._OURS: "1"}
+    assert workers(**started_meanwhile) == len(os.sched_getaffinity(0))
