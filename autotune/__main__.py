@@ -2,9 +2,7 @@
 
 import os
 import sys
-import warnings
 
-from autotune.errors import UserError
 from autotune.processes import interrupt
 
 
@@ -17,7 +15,9 @@ def main() -> None:
         from autotune.cli.output import prepare_streams
 
         prepare_streams()
-        code = _run()
+        from autotune.cli.invoke import run
+
+        code = run()
     except KeyboardInterrupt:
         code = interrupt.exit_code()
     if interrupt.ended():
@@ -25,51 +25,6 @@ def main() -> None:
     if (log := sys.modules.get("autotune.cli.logfile")) is not None:
         log.note(f"exit code {code}")
     sys.exit(code)
-
-
-def _run() -> int:
-    """The exit code of the command that `sys.argv` names."""
-    import typer
-
-    from autotune.cli import app
-    from autotune.cli.output import is_broken, silence
-
-    # Typer has classes of its own from 0.20 on, and click's before.
-    usage_error: type[Exception] = typer.BadParameter.__bases__[0]
-    # Triton announces a default that changes in 3.10: a fingerprint names the Triton, a user can do nothing.
-    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
-    try:
-        code = app(prog_name="autotune", standalone_mode=False)
-        sys.stdout.flush()
-    except UserError as error:
-        return _refuse(str(error))
-    except usage_error as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # click's, whose place Typer hides
-            print(error, file=sys.stderr)
-            return 2
-        return _refuse(_usage(error))
-    except OSError as error:
-        if not is_broken(sys.stdout):
-            raise
-        silence("stdout")
-        return _refuse(f"standard output cannot be written ({error.strerror}): send it elsewhere")
-    return int(code or 0)
-
-
-def _refuse(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
-    return 2
-
-
-def _usage(error: Exception) -> str:
-    """A wrong command line as one sentence, with the value that was given and where help is."""
-    said = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "autotune"
-    # Typer checks values with pydantic, whose sentence leaves the value out.
-    given = [repr(fault["input"]) for fault in getattr(error.__cause__, "errors", list)()]
-    value = f" (given: {', '.join(given)})" if given and not all(text in said for text in given) else ""
-    return f"{said[:1].lower()}{said[1:]}{value}; {command} --help tells what it takes"
 
 
 if __name__ == "__main__":

@@ -54,9 +54,9 @@ def start_workers_ahead(indices: Sequence[int] | None) -> None:
     Args:
         indices: see `asked_gpus`.
     """
-    from autotune.machine.probe import gpu_nodes
+    from autotune.machine.probe import answered, gpu_nodes
     from autotune.processes.spawning import start_ahead
 
-    if (nodes := gpu_nodes()) > 0:
+    if (nodes := gpu_nodes()) > 0 and not answered():
         count = 1 if indices is None else len(indices) or nodes
         start_ahead(count, ("torch", "triton", "autotune.measure.requests"))

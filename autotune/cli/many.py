@@ -1,26 +1,31 @@
-"""`autotune run --plan`: works through many problems, a process each, on the GPUs that are free."""
+"""`autotune run --plan`: works through many problems, a process a GPU, on the GPUs that are free."""
 
 import ctypes
 import json
+import os
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, ClassVar
 
 import typer
 
 from autotune.cli.output import print_json
+from autotune.cli.place import Answer
 from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.probe import probe
 from autotune.machine.targets import Kind, Target, offline_fingerprint
+from autotune.machine.visible import environment_of
 from autotune.processes import interrupt
 from autotune.protocol.registry import load_backend
 from autotune.store.database import MissingDatabase
@@ -52,7 +57,7 @@ class PlanRun:
     db: str | None
     out: Path
     say: Callable[[str], None]
-    _running: dict[int, "subprocess.Popen[str]"] = field(default_factory=dict)
+    _workers: "list[_Worker]" = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ended: bool = False
 
@@ -64,11 +69,11 @@ class PlanRun:
         count = min(len(self.entries), len(self.gpus))
         return [self.gpus[index::count] for index in range(count)]
 
-    def command(self, entry: Entry, place: Sequence[int]) -> list[str]:
-        """Of one entry."""
-        devices = ["--devices", ",".join(map(str, place))] if place else []
+    def arguments(self, entry: Entry, place: Sequence[int]) -> list[str]:
+        """Of `autotune`, where only a place's GPUs are visible."""
+        devices = ["--devices", "all"] if len(place) > 1 else []
         workers = ["--workers", str(max(1, self.cores // len(self.places)))]
-        return [sys.executable, "-m", "autotune", *entry.arguments, *devices, *workers, *self._db()]
+        return [*entry.arguments, *devices, *workers, *self._db()]
 
     def done(self) -> list[Entry]:
         """Entries that a run has finished already, on today's stack."""
@@ -137,7 +142,7 @@ class PlanRun:
         layers: dict[str, dict[str, Entry]] = {}
         for entry in self.entries:
             layers.setdefault(entry.backend, {}).setdefault(" ".join(entry.layer), entry)
-        said = []
+        commands: dict[Path, list[str]] = {}
         allow = ["--allow-estimates"] if self.target.kind is Kind.ESTIMATE else []
         for backend, entries in layers.items():
             for entry in entries.values():
@@ -146,13 +151,13 @@ class PlanRun:
                     folder /= _file_name(
                         "-".join(part.removeprefix("--") for part in entry.layer) or "default"
                     )
-                arguments = ["export", "--backend", backend, *entry.layer, "--out", str(folder), *allow]
-                said.append(self._also(arguments, folder))
-        said.append(self._also(["report", "--out", str(self.out / "report.html")], self.out / "report.html"))
-        return said
+                commands[folder] = ["export", "--backend", backend, *entry.layer, *allow]
+        commands[self.out / "report.html"] = ["report"]
+        with ThreadPoolExecutor(self.cores) as beside:
+            return list(beside.map(self._also, commands.values(), commands))
 
     def _also(self, arguments: Sequence[str], place: Path) -> str:
-        command = [sys.executable, "-m", "autotune", *arguments, *self._db()]
+        command = [sys.executable, "-m", "autotune", *arguments, "--out", str(place), *self._db()]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         if ran.returncode:
             return f"{place} was not written: {_last_line(ran.stderr)}"
@@ -162,40 +167,42 @@ class PlanRun:
         return ["--db", self.db] if self.db else []
 
     def _serve(self, place: Sequence[int], waiting: "SimpleQueue[Entry]", failed: dict[str, str]) -> None:
-        """A thread: gives its GPUs one entry after the other."""
-        while not self._ended:
-            try:
-                entry = waiting.get_nowait()
-            except Empty:
-                return
-            on = f" on GPU {', '.join(map(str, place))}" if place else ""
-            self.say(f"{entry.name}: begins{on}")
-            reason = self._one(entry, place)
-            if reason is not None and not self._ended:
-                failed[entry.name] = reason
-                self.say(f"{entry.name}: failed, {reason}")
+        """A thread: gives its GPUs one entry after the other, and with them the process that has them."""
+        worker: _Worker | None = None
+        try:
+            while not self._ended:
+                try:
+                    entry = waiting.get_nowait()
+                except Empty:
+                    return
+                on = f" on GPU {', '.join(map(str, place))}" if place else ""
+                self.say(f"{entry.name}: begins{on}")
+                if worker is None or not worker.lives:
+                    worker = self._start(place)
+                reason = self._one(entry, place, worker) if worker else "it was stopped"
+                if reason is not None and not self._ended:
+                    failed[entry.name] = reason
+                    self.say(f"{entry.name}: failed, {reason}")
+        finally:
+            if worker is not None:
+                worker.end()
 
-    def _one(self, entry: Entry, place: Sequence[int]) -> str | None:
+    def _start(self, place: Sequence[int]) -> "_Worker | None":
+        """A process for a place, from the thread that ends with it; None: the plan was stopped."""
         with self._lock:
             if self._ended:
-                return "it was stopped"
-            process = subprocess.Popen(
-                self.command(entry, place),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,  # Ctrl-C comes here, and is passed on
-                preexec_fn=_die_with_parent,
-            )
-            self._running[process.pid] = process
-        output, errors = process.communicate()
-        with self._lock:
-            del self._running[process.pid]
-        if process.returncode < 0:
-            return f"{signal.Signals(-process.returncode).name} ended it: the same command goes on"
-        if process.returncode:
-            return _last_line(errors)
-        result: dict[str, Any] = json.loads(output)
+                return None
+            self._workers.append(_Worker(environment_of(*place) if place else {}))
+            return self._workers[-1]
+
+    def _one(self, entry: Entry, place: Sequence[int], worker: "_Worker") -> str | None:
+        """Why an entry failed; None: it did not."""
+        answer = worker.run(self.arguments(entry, place))
+        if isinstance(answer, str):
+            return answer
+        if answer.code:
+            return _last_line(answer.errors)
+        result: dict[str, Any] = json.loads(answer.output)
         winners = counted(len(result["winners"]), "winner")
         self.say(f"{entry.name}: {winners}, run {result['run']}")
         return None
@@ -203,15 +210,73 @@ class PlanRun:
     def _end(self) -> None:
         with self._lock:
             self._ended = True
-            running = list(self._running.values())
-        for process in running:
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGINT)
-        for process in running:
-            try:
-                process.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        for worker in self._workers:
+            worker.interrupt()
+        for worker in self._workers:
+            worker.end()
+
+
+class _Worker:
+    """A process that runs entries, and keeps what starts slowly: see `autotune.cli.place`.
+
+    Args:
+        environment: variables that show it its GPUs.
+    """
+
+    command: ClassVar = [sys.executable, "-m", "autotune.cli.place"]
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 its own
+        self._process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **environment},
+            start_new_session=True,  # Ctrl-C comes here, and is passed on
+            preexec_fn=_die_with_parent,
+        )
+
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    def run(self, arguments: Sequence[str]) -> Answer | str:
+        """What became of an entry; why there is no answer, where the process ended."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):
+            process.stdin.write(f"{json.dumps(list(arguments))}\n")
+            process.stdin.flush()
+        line = process.stdout.readline()
+        if line:
+            answer = Answer(**json.loads(line))
+            if answer.code is None:  # by a mistake of ours: the next entry has another process
+                process.wait()
+                return _last_line(answer.errors)
+            return answer
+        code = process.wait()
+        if code < 0:
+            return f"{signal.Signals(-code).name} ended it: the same command goes on"
+        self._said.seek(0)
+        return _last_line(self._said.read())
+
+    def interrupt(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGINT)
+
+    def end(self) -> None:
+        """Ends the process, which is given time to store what it has."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError, ValueError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
 def print_plan(plan: PlanRun, *, as_json: bool) -> None:

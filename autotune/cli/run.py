@@ -318,10 +318,12 @@ def _run_plan(
     if dry_run:
         refuse(context, "--dry-run writes nothing", "out")
     indices = asked_gpus(context, devices)
-    chosen = resolve_target(target, described=dry_run)
-    if not chosen.live:
-        refuse(context, f"{chosen.name} measures on no GPU", "devices")
-    gpus = (seen_gpus(indices, devices or "") if indices is not None else (0,)) if chosen.live else ()
+    with ThreadPoolExecutor(1) as asking:
+        seen = asking.submit(seen_gpus, indices, devices or "") if indices is not None else None
+        chosen = resolve_target(target, described=dry_run)
+        if not chosen.live:
+            refuse(context, f"{chosen.name} measures on no GPU", "devices")
+        gpus = (seen.result() if seen is not None else (0,)) if chosen.live else ()
     table = None if chosen.table is None else read_table(chosen.table)
     entries = read_plan(path, lambda options: asked_by_entry(options, chosen, table), target)
     processes, capped = at_most_cores(workers)

@@ -23,6 +23,9 @@ class CompilePool:
     Every failure is a value: a candidate that the compiler refuses, that takes too long, or that kills its
     worker becomes a `Failure`, and the worker is replaced. A binary is compiled once, however often and
     for however many token counts it is asked for.
+
+    Args:
+        workers: how many, or those of an earlier pool, which outlive this one too.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class CompilePool:
         backend: str,
         device: Device,
         *,
-        workers: int,
+        workers: int | Workers,
         time_limit_s: float = DEFAULT_TIME_LIMIT_S,
         memory_limit_bytes: int = DEFAULT_MEMORY_LIMIT_BYTES,
     ) -> None:
@@ -38,7 +41,12 @@ class CompilePool:
         self._device = device
         self._time_limit_s = time_limit_s
         self._made: dict[str, Future[Outcome]] = {}
-        self._workers = Workers(workers, memory_limit_bytes=memory_limit_bytes)
+        self._lent = isinstance(workers, Workers)
+        self._workers = (
+            workers
+            if isinstance(workers, Workers)
+            else Workers(workers, memory_limit_bytes=memory_limit_bytes)
+        )
 
     def __enter__(self) -> "CompilePool":
         return self
@@ -49,8 +57,11 @@ class CompilePool:
         self.close()
 
     def close(self) -> None:
-        """Ends all workers; what is under way is dropped."""
-        self._workers.close()
+        """Ends all workers, unless they are another's; what is under way is dropped."""
+        if self._lent:
+            self._workers.drop()
+        else:
+            self._workers.close()
 
     def submit(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> Future[Outcome]:
         """Compiles a candidate, or gives the compile that is under way or done for the same binary."""

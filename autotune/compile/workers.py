@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Task(Generic[T]):
+    batch: int
     result: "Future[T | Failure]"
     function: Callable[..., T | Failure]
     job: tuple[Any, ...]
@@ -42,6 +43,8 @@ class Workers:
         self._tasks: SimpleQueue[_Task[Any] | None] = SimpleQueue()
         self._alone = threading.Lock()
         self._closed = False
+        self._batch = 0
+        self._busy: set[Child] = set()
         self._children = [
             Child(Path(self._logs.name, f"{number}.log"), memory_limit_bytes=memory_limit_bytes)
             for number in range(count)
@@ -71,8 +74,14 @@ class Workers:
                 one.
         """
         result: Future[T | Failure] = Future()
-        self._tasks.put(_Task(result, function, job, time_limit_s, late, died))
+        self._tasks.put(_Task(self._batch, result, function, job, time_limit_s, late, died))
         return result
+
+    def drop(self) -> None:
+        """Drops what is under way and what waits; processes that have nothing to do stay."""
+        self._batch += 1
+        for child in list(self._busy):
+            child.interrupt()
 
     def close(self) -> None:
         """Ends all workers; what is under way is dropped."""
@@ -89,11 +98,17 @@ class Workers:
     def _work(self, child: Child) -> None:
         """A thread: gives tasks to one process until the pool is closed."""
         while (task := self._tasks.get()) is not None:
-            if self._closed:
+            child.interrupted = False
+            self._busy.add(child)
+            if self._dropped(task):
                 task.result.cancel()
             elif task.result.set_running_or_notify_cancel():
                 self._do(child, task)
+            self._busy.discard(child)
         child.kill()
+
+    def _dropped(self, task: _Task[Any]) -> bool:
+        return self._closed or task.batch < self._batch
 
     def _do(self, child: Child, task: _Task[Any]) -> None:
         def act() -> None:
@@ -110,7 +125,7 @@ class Workers:
             try:
                 act()
             except ChildDied as death:
-                if self._closed:
+                if self._dropped(task):
                     raise CancelledError from death
                 if death.from_outside:
                     again()

@@ -6,6 +6,8 @@ The process is `python -m autotune.machine.probe module:function`, which prints 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +18,25 @@ from autotune.machine.devices import DEFAULT_OFFLINE, MIB, Device, known_device
 
 _NODES: Final = ("/dev/kfd", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 _DEVICE: Final = "autotune.machine.probe:live_device"
+
+
+_answers: dict[str, dict[str, Any]] | None = None
+
+
+@contextmanager
+def answers_kept() -> Iterator[None]:
+    """Asks the GPU each question once only; for a process whose visible GPUs stay the same."""
+    global _answers
+    _answers = {}
+    try:
+        yield
+    finally:
+        _answers = None
+
+
+def answered(question: str = _DEVICE) -> bool:
+    """Whether asking takes no time, as the answer is kept."""
+    return _answers is not None and question in _answers
 
 
 def has_gpu() -> bool:
@@ -47,6 +68,9 @@ def probe(question: str = _DEVICE) -> dict[str, Any]:
         UserError: it failed there.
     """
 
+    if _answers is not None and answered(question):
+        return dict(_answers[question])
+
     def ask() -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "autotune.machine.probe", question]
         return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -61,6 +85,8 @@ def probe(question: str = _DEVICE) -> dict[str, Any]:
             f" torch, or prepare offline with `autotune run --target {DEFAULT_OFFLINE}`"
         )
     answer: dict[str, Any] = json.loads(asked.stdout)
+    if _answers is not None:
+        _answers[question] = answer
     return answer
 
 

@@ -56,13 +56,13 @@ def parse_devices(text: str) -> tuple[int, ...] | None:
     return indices
 
 
-def environment_of(index: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables of a process that is to see one GPU: the one of that index among those visible now.
+def environment_of(*indices: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables of a process that is to see some GPUs: those of these indices among what is visible now.
 
     Raises:
         UserError: fewer are visible.
     """
-    return {name: _listed(name, index, environment) for name in VARIABLES}
+    return {name: ",".join(_listed(name, index, environment) for index in indices) for name in VARIABLES}
 
 
 def show_only(indices: Sequence[int]) -> None:
@@ -71,8 +71,7 @@ def show_only(indices: Sequence[int]) -> None:
     Raises:
         UserError: fewer are visible.
     """
-    shown = {name: ",".join(_listed(name, index, os.environ) for index in indices) for name in VARIABLES}
-    os.environ.update(shown)
+    os.environ.update(environment_of(*indices))
 
 
 def _listed(variable: str, index: int, environment: Mapping[str, str]) -> str:

@@ -166,6 +166,19 @@ class Measurer:
 
         return self._turns.submit(ask)
 
+    def renew(self, problems: Sequence[Problem], say: Callable[[str], None] | None = None) -> None:
+        """Other problems are measured from now on; the worker and the GPU's lock stay.
+
+        Nothing may be under way. Workers with an environment of their own are ended.
+        """
+        self._problems = tuple(problems)
+        self._quiet.renew(say or log.warning)
+        with self._lock:
+            for key in [key for key in self._workers if key]:
+                self._workers.pop(key).stop()
+            for worker in self._workers.values():
+                worker.renew(self._problems)
+
     def submit(
         self, problem: Problem, stage: Stage, config: Config, environment: Mapping[str, str] | None = None
     ) -> "Future[Measurement | Failure]":

@@ -59,6 +59,10 @@ class WorkerProcess:
         self._child.kill()
         self._layer = None
 
+    def renew(self, problems: "tuple[Problem, ...]") -> None:
+        """From now on it is asked about these: what it has loaded for others is loaded anew."""
+        self._problems, self._layer = problems, None
+
     def prepare(self, layer: Layer) -> Any:
         """Starts the process if need be and loads a layer.
 

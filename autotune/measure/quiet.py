@@ -100,6 +100,10 @@ class Quiet:
             raise self._refusal(contended)
         return True
 
+    def renew(self, say: Callable[[str], None]) -> None:
+        """Another run goes on with the GPU, and has its own way to be told."""
+        self._say, self._said_at, self._in_a_row = say, None, 0
+
     def give_up(self) -> None:
         """Ends all waiting."""
         self._given_up.set()

@@ -63,6 +63,7 @@ class Worker:
         self.runtime: Runtime = load_runtime(backend)
         self.settings = settings
         self._workload: Workload | None = None
+        self._planned: tuple[Layer, tuple[Problem, ...]] | None = None
         self._cases: dict[tuple[str, int], list[Case]] = {}
         self._last_steps: dict[tuple[str, int | None], Case] = {}
         self._passed: dict[tuple[str, str, str], float] = {}
@@ -80,14 +81,16 @@ class Worker:
         self._digests: dict[int, int] = {}
 
     def prepare(self, layer: Layer, problems: Sequence[Problem]) -> Fingerprint:
-        """Loads a layer's weights, unless they are there."""
-        if self._workload is None or self._workload.layer != layer:
+        """Loads a layer's weights, unless they are there with room for these problems."""
+        planned = layer, tuple(problem for problem in problems if problem.layer == layer)
+        if self._workload is None or self._planned != planned:
             self._forget()
             self._workload = None  # before the next one is allocated
+            gc.unfreeze()
             gc.collect()
             workload = Workload(self.runtime, layer, self.settings)
-            workload.load(tuple(problem for problem in problems if problem.layer == layer))
-            self._workload = workload
+            workload.load(planned[1])
+            self._workload, self._planned = workload, planned
             self._digest = self.runtime.digest()
             self.runtime.machine.synchronize()
             gc.collect()

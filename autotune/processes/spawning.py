@@ -51,7 +51,7 @@ class ChildDied(Exception):
 class Child:
     """A child process, started by the first request, and again by the first one after its end.
 
-    Not for use by several threads at once, except `stop`.
+    Not for use by several threads at once, except `interrupt` and `stop`.
 
     Args:
         log: takes what it prints.
@@ -72,7 +72,7 @@ class Child:
         self._may_be_ahead = ahead
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
-        self.stopped = False
+        self.stopped = self.interrupted = False
 
     @property
     def started(self) -> bool:
@@ -125,6 +125,15 @@ class Child:
         connection.close()
         return process.exitcode or 0
 
+    def interrupt(self) -> None:
+        """Kills the process, from any thread; a request under way finds that it died.
+
+        One that is being started is killed as well, until `interrupted` is set back.
+        """
+        self.interrupted = True
+        if process := self._process:
+            process.kill()
+
     def stop(self) -> None:
         """Kills the process for good, from any thread; a request under way finds that it died."""
         self.stopped = True
@@ -137,7 +146,7 @@ class Child:
         self._connection = mine
         with contextlib.suppress(OSError):  # of one that is gone: its first request finds out
             mine.send((_begin, ({**os.environ, **self._environment}, str(self._log))))
-        if self.stopped:  # by another thread, which saw no process yet
+        if self.stopped or self.interrupted:  # by another thread, which saw no process yet
             self._process.kill()
         return mine
 

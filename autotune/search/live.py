@@ -64,6 +64,11 @@ class LiveJudge:
     ) -> None:
         self._measurer.__exit__(kind, error, trace)
 
+    def renew(self, problems: Sequence[Problem], say: Callable[[str], None] | None = None) -> None:
+        """Other problems are measured from now on, by the worker that is there; nothing may be under way."""
+        self._measurer.renew(problems, say)
+        self._started = self._measurer.start()
+
     @property
     def workload(self) -> str:
         return self._measurer.workload_key

@@ -1,7 +1,7 @@
 """Compiles, times and decides on candidates at a site: a GPU, an offline device or a recording."""
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +24,7 @@ from autotune.tuning.calibration import Calibrating, homes
 from autotune.tuning.context import Conclusion, Listener, RunRequest, Tuning
 from autotune.tuning.finals import confirm_all
 from autotune.tuning.fleet import Fleet
+from autotune.tuning.kept import compile_pool, live_judge
 from autotune.tuning.process_settings import guard_problems, time_settings
 from autotune.tuning.short_list import short_list
 
@@ -87,13 +88,7 @@ def open_site(request: RunRequest, listener: Listener) -> Iterator[Site]:
         with _on_a_cluster(request, request.ray, backend, listener) as site:
             yield site
         return
-    pool = CompilePool(
-        backend.name,
-        request.target.device,
-        workers=request.workers,
-        time_limit_s=request.compile_timeout_s,
-    )
-    with pool:
+    with compile_pool(request, backend) as pool:
         if not request.target.live:
             end_ahead()
             yield Offline(request, backend, pool, Estimator(backend, request.target.device))
@@ -132,11 +127,13 @@ def _on_a_cluster(
         cluster.leave()
 
 
-def _judge(request: RunRequest, backend: Backend, listener: Listener) -> LiveJudge | Fleet:
+def _judge(
+    request: RunRequest, backend: Backend, listener: Listener
+) -> AbstractContextManager[LiveJudge | Fleet]:
     """The judge of one GPU or several, not yet started."""
     problems = [*request.problems, *guard_problems(request, backend)]
     if len(request.devices) < 2:
-        return LiveJudge(backend, problems, request.measuring, listener.on_wait)
+        return live_judge(backend, problems, request.measuring, listener.on_wait)
 
     def named(index: int) -> Callable[[str], None]:
         return lambda sentence: listener.on_wait(f"GPU {index}: {sentence}")

@@ -34,6 +34,7 @@ def test_help_imports_nothing_but_typer_and_the_standard_library() -> None:
         f"autotune.{name}"
         for name in (
             "__main__",
+            "cli.invoke",
             "cli",
             "cli.commands",
             "cli.output",

@@ -30,3 +30,10 @@ def test_one_a_gpu_that_is_asked_for_and_none_without_a_driver(
     monkeypatch.setattr(probe, "gpu_nodes", lambda: nodes)
     start_workers_ahead(indices)
     assert started == count
+
+
+def test_none_where_the_gpu_was_asked_before(started: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "gpu_nodes", lambda: 4)
+    monkeypatch.setattr(probe, "answered", lambda: True)
+    start_workers_ahead(None)
+    assert started == []

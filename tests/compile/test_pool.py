@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
 
 from autotune.compile.pool import CompilePool
+from autotune.compile.workers import Workers
 from autotune.problem.layer import Stage
 from autotune.results import Compiled, Failure, Status
 from autotune.space.config import Config
@@ -112,3 +115,28 @@ def test_a_hang_leaves_the_other_worker_at_work(pool: CompilePool) -> None:
     ]
     assert all(isinstance(future.result(timeout=30), Compiled) for future in quick)
     assert isinstance(hung.result(timeout=30), Failure)
+
+
+def test_processes_outlive_a_pool_that_they_are_lent_to_and_drop_what_it_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULTY_SPACES", str(tmp_path))
+    lent = Workers(2)
+    with CompilePool(NAME, MI325X, workers=lent, time_limit_s=60.0) as first:
+        assert isinstance(_outcome(first, "none"), Compiled)
+        pids = {child.pid for child in lent._children if child.started}
+        hangs = Config({"tile_m": 16, "width": 1, "fault": "hang"})
+        left = [first.submit(KIMI, 4, stage, hangs.replaced(width=w)) for stage in Stage for w in (1, 2)]
+        while sum(future.running() for future in left) < 2:
+            time.sleep(0.01)
+    with CompilePool(NAME, MI325X, workers=lent, time_limit_s=60.0) as second:
+        assert isinstance(_outcome(second, "none"), Compiled)
+        for future in left:
+            with pytest.raises(CancelledError):
+                future.result(timeout=30)
+        assert pids.isdisjoint(child.pid for child in lent._children)
+        pids = {child.pid for child in lent._children if child.started}
+    with CompilePool(NAME, MI325X, workers=lent) as third:
+        assert isinstance(_outcome(third, "none"), Compiled)
+        assert pids <= {child.pid for child in lent._children}  # which had nothing to do
+    lent.close()

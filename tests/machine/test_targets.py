@@ -34,6 +34,15 @@ def test_a_probe_that_was_killed_asks_once_more(monkeypatch: pytest.MonkeyPatch)
     assert resolve_target("live").device == DEVICES["h100"]
 
 
+def test_a_question_to_the_gpu_is_asked_once_where_answers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    _answers(monkeypatch, 0, 0, 0)
+    with probe.answers_kept():
+        assert probe.probe("a:b") == probe.probe("a:b") == probe.probe("a:c")
+    probe.probe("a:b")
+    with pytest.raises(IndexError):  # all three were asked
+        probe.probe("a:b")
+
+
 def test_a_probe_that_fails_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     _answers(monkeypatch, 1)

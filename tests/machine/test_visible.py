@@ -11,9 +11,10 @@ from autotune.machine.visible import VARIABLES, environment_of, parse_devices, s
 def test_an_index_counts_what_each_variable_shows() -> None:
     shown = {"CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b", "HIP_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "4,5"}
     # What ROCR_VISIBLE_DEVICES leaves is what the others count: it is not touched.
-    assert environment_of(1, shown) == {"CUDA_VISIBLE_DEVICES": "GPU-b", "HIP_VISIBLE_DEVICES": "1"}
+    second = environment_of(1, environment=shown)
+    assert second == {"CUDA_VISIBLE_DEVICES": "GPU-b", "HIP_VISIBLE_DEVICES": "1"}
     with pytest.raises(UserError, match="GPU 2 is not visible, CUDA_VISIBLE_DEVICES shows 2: use 0 to 1"):
-        environment_of(2, shown)
+        environment_of(2, environment=shown)
 
 
 def test_of_several_the_chosen_ones_are_visible_and_count_from_0(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,15 @@ def test_a_stage_that_passed_alone_is_not_checked_again_within_a_layer(checked: 
     assert counts(checked) == [1, 2, 3, 4]
 
 
+def test_a_layer_is_loaded_anew_for_other_problems_which_may_need_more_copies() -> None:
+    kept = worker(M2)
+    weights = kept._load().weights
+    kept.prepare(TINY, (M2,))
+    assert kept._load().weights is weights
+    kept.prepare(TINY, (M4,))
+    assert kept._load().weights is not weights
+
+
 def test_a_candidate_far_behind_the_fastest_gets_no_whole_window() -> None:
     one = worker(M4)
     whole = one.measure(M4, Stage.STAGE1, fake_config(us=1000))

@@ -98,6 +98,7 @@ import signal, sys, time
 if sys.argv[1] == "ignored":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 import autotune.__main__ as program
+import autotune.cli.invoke
 import autotune.cli.output
 from pathlib import Path
 from autotune.processes.spawning import children_print_to
@@ -113,7 +114,7 @@ def wait():
     print("ready", flush=True)
     time.sleep(60 if sys.argv[1] != "ignored" else 0.3)
 
-program._run = act
+autotune.cli.invoke.run = act
 program.main()
 """
 

@@ -209,11 +209,39 @@ def test_fewer_entries_than_gpus_have_several_each() -> None:
     assert places(3, 0) == [[]]
 
 
-def test_an_entry_that_is_killed_says_by_what(tmp_path: Path) -> None:
-    plan = PlanRun([ENTRY], OFFLINE, (), 1, str(tmp_path / "a.db"), tmp_path / "out", [].append)
-    kill = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-    plan.command = lambda *_: kill  # type: ignore[method-assign]
-    assert plan.work() == {"1": "SIGKILL ended it: the same command goes on"}
+_PLACE = """
+import json, os, signal, sys
+for number, line in enumerate(sys.stdin):
+    if "m1" in line:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "m2" in line:
+        sys.exit("error: no memory is left")
+    if "m3" in line:
+        print(json.dumps({"code": None, "output": "", "errors": "a mistake of ours"}), flush=True)
+        sys.exit()
+    refused = {"code": 2, "output": "", "errors": f"error: refused, request {number}"}
+    result = {"code": 0, "output": json.dumps({"winners": [], "run": os.environ["CUDA_VISIBLE_DEVICES"]})}
+    print(json.dumps(refused if "m4" in line else {**result, "errors": ""}), flush=True)
+"""
+
+
+def test_an_entry_says_how_it_ended_and_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the process that is there, unless that has ended."""
+    monkeypatch.setattr(many._Worker, "command", [sys.executable, "-c", _PLACE])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    said: list[str] = []
+    entries = [replace(ENTRY, name=f"m{n}", options={"shape": f"m{n}"}) for n in range(1, 6)]
+    plan = PlanRun(entries, LIVE, [1], 1, str(tmp_path / "a.db"), tmp_path / "out", said.append)
+    assert plan.work() == {
+        "m1": "SIGKILL ended it: the same command goes on",
+        "m2": "no memory is left",
+        "m3": "a mistake of ours",
+        "m4": "refused, request 0",
+    }
+    assert said[-1] == "m5: 0 winners, run 7"  # where its GPU alone is visible
+    assert len(plan._workers) == 4
 
 
 def test_a_plan_has_no_earlier_runs_where_there_is_no_database_or_an_empty_one(
@@ -227,7 +255,7 @@ def test_a_plan_has_no_earlier_runs_where_there_is_no_database_or_an_empty_one(
 def test_a_place_for_the_bundles_is_made_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     plan = PlanRun([ENTRY], OFFLINE, (), 1, None, tmp_path / "file" / "out", print)
-    plan.command = lambda *_: pytest.fail("it ran")  # type: ignore[method-assign]
+    plan.work = lambda: pytest.fail("it ran")  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"cannot make the folder .*out \(Not a directory\)"):
         run_plan(plan, as_json=False, quiet=False)
 
@@ -237,7 +265,7 @@ def test_an_entry_whose_engine_is_not_here_is_told_before_anything_runs(
 ) -> None:
     monkeypatch.setenv("AUTOTUNE_SGLANG_SRC", str(tmp_path / "none"))
     plan = PlanRun([replace(ENTRY, backend="sglang")], OFFLINE, (), 1, None, tmp_path / "out", print)
-    plan.command = lambda *_: pytest.fail("it ran")  # type: ignore[method-assign]
+    plan.work = lambda: pytest.fail("it ran")  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"entry 1: .*none"):
         run_plan(plan, as_json=False, quiet=False)
     assert not plan.out.exists()
@@ -268,6 +296,7 @@ def test_a_plan_is_worked_through_and_taken_up_again(tmp_path: Path, own_databas
     with Store.open(own_database) as store:
         assert [winner.problem.shape for winner in store.winners()] == ["m2", "m1"]
         assert {run.state for run in store.runs()} == {RunState.FINISHED}
+        assert len({run.process for run in store.runs()}) == 1  # which has kept what starts slowly
 
     again = json.loads(autotune("run", "--plan", path, "--dry-run", "--json").stdout)
     assert [entry["done"] for entry in again["entries"]] == [True, True]
