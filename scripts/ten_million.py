@@ -1,7 +1,7 @@
 """Fills a database with made-up trials, and times what has to stay quick on it: show, export, resume.
 
-    python scripts/ten_million.py big.db                        # an SQLite file, made if it is not there
-    python scripts/ten_million.py postgresql://… --trials 10000000    # an empty database, as its superuser
+    python scripts/ten_million.py big.db                        # an SQLite file, filled if it is not there
+    python scripts/ten_million.py postgresql://… --trials 10000000    # a server, filled as its superuser
 
 The trials are those of a team: 240 problems (8 token counts of 30 layers) on as many stacks as it takes, 400
 trials a stage. No figure in it was measured. Rows are as long as real ones, and a final has five finalists in
@@ -34,7 +34,7 @@ from autotune.results import Confirmation, Finalist, LayerConfig, Round, Status
 from autotune.search.resume import known_results
 from autotune.space.config import Config
 from autotune.store.base import Base
-from autotune.store.location import locate
+from autotune.store.database import MissingDatabase
 from autotune.store.records import RunState
 from autotune.store.rows import environment_id, problem_id
 from autotune.store.store import Store
@@ -223,14 +223,21 @@ def autotune_version() -> None:
     subprocess.run([sys.executable, "-m", "autotune", "--version"], capture_output=True, check=False)
 
 
+def filled(place: str) -> bool:
+    """Whether the trials are there already."""
+    try:
+        with Store.open(place, read_only=True) as store:
+            return bool(store.runs())
+    except MissingDatabase:
+        return False
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("place", help="a file or a PostgreSQL URL")
     parser.add_argument("--trials", type=int, default=10_000_000)
     arguments = parser.parse_args()
-    location = locate(arguments.place)
-    there = location.path.exists() if location.path is not None else False
-    if not there:
+    if not filled(arguments.place):
         timed("filling it", lambda: fill(arguments.place, arguments.trials))
     commands(arguments.place)
 

@@ -187,14 +187,15 @@ def export(
     )
     place = Place(serving_folder(out, bundle_path), device_name, triton_version, aiter_source, aiter_root)
     with Store.open(db, create=False) as store:
-        planned = plan(
-            store,
-            selection,
-            place,
-            mix=make_mix(mix, shape_log, guards, margin),
-            log=read_shape_log(shape_log) if shape_log else None,
-            deploy=deploy,
-        )
+        with store.at_once():
+            planned = plan(
+                store,
+                selection,
+                place,
+                mix=make_mix(mix, shape_log, guards, margin),
+                log=read_shape_log(shape_log) if shape_log else None,
+                deploy=deploy,
+            )
         exported = None if preview else write(store, out, planned, allow_estimates=allow_estimates)
         if as_json:
             print_json(

@@ -45,7 +45,7 @@ def show(
     from autotune.report.text_table import terminal_width, wrapped
     from autotune.store.store import Store
 
-    with Store.open(db, read_only=True) as store:
+    with Store.open(db, read_only=True) as store, store.at_once():
         if trial is not None:
             refuse(context, f"trial {trial} is of one device", "device")
             refuse(context, f"trial {trial} is one", "limit")

@@ -29,5 +29,5 @@ def exported_winners(store: Store, folder: Path) -> list[WinnerRecord]:
             " with --db, or export again"
         )
     with store.reading() as session:
-        reader = Reader(session)
+        reader = Reader.of(session)
         return [winner_record(reader, existing(session, Winner, id_)) for id_ in export.winners]

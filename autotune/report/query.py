@@ -56,7 +56,7 @@ def winners_of(store: Store, run: int) -> list[WinnerRecord]:
     """The winners that a run made, the best entry only of each short list; superseded ones included."""
     query = select(Winner).where(Winner.run_id == run, Winner.rank == 0).order_by(Winner.number)
     with store.reading() as session:
-        reader = Reader(session)
+        reader = Reader.of(session)
         return [winner_record(reader, row) for row in session.scalars(query)]
 
 

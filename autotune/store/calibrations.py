@@ -39,7 +39,7 @@ class Calibrations(Sessions):
         """A run's calibration, in its order; empty: it had one GPU."""
         query = select(CalibrationRow).where(CalibrationRow.run_id == run).order_by(CalibrationRow.number)
         with self.reading() as session:
-            reader = Reader(session)
+            reader = Reader.of(session)
             return [
                 CalibrationWindow(
                     reader.problem(row.problem_id),

@@ -119,7 +119,7 @@ class Claims(Sessions):
             .order_by(Trial.id)
         )
         with self.reading() as session:
-            reader = Reader(session)
+            reader = Reader.of(session)
             return [trial_record(reader, row) for row in session.scalars(query)]
 
     def winners_of_others(
@@ -145,7 +145,7 @@ class Claims(Sessions):
             .order_by(Winner.id.desc())
         )
         with self.reading() as session:
-            reader = Reader(session)
+            reader = Reader.of(session)
             return [winner_record(reader, row) for row in session.scalars(query)]
 
 

@@ -52,7 +52,7 @@ class Confirmations(Sessions):
             LookupError: there is none.
         """
         with self.reading() as session:
-            return _record(session, Reader(session), existing(session, ConfirmationRow, confirmation))
+            return _record(session, Reader.of(session), existing(session, ConfirmationRow, confirmation))
 
     def tables(self, run: int) -> list[StoredConfirmation]:
         """What a run timed to choose one setting of the process for all shapes, in its order."""
@@ -67,7 +67,7 @@ class Confirmations(Sessions):
             .order_by(ConfirmationRow.number)
         )
         with self.reading() as session:
-            reader = Reader(session)
+            reader = Reader.of(session)
             return [_record(session, reader, row) for row in session.scalars(filled)]
 
 

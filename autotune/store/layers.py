@@ -88,13 +88,13 @@ class Layers(Sessions):
             .order_by(LayerRow.created_at, LayerRow.id)
         )
         with self.reading() as session:
-            reader = Reader(session)
+            reader = Reader.of(session)
             return [_record(reader, row) for row in session.scalars(query)]
 
     def layers_of(self, run: int) -> list[LayerTrial]:
         """A run's layers in order."""
         with self.reading() as session:
-            reader = Reader(session)
+            reader = Reader.of(session)
             query = select(LayerRow).where(LayerRow.run_id == run).order_by(LayerRow.number)
             return [_record(reader, row) for row in session.scalars(query)]
 

@@ -1,12 +1,12 @@
 """Turns records that every part of the store needs into rows and back."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import cache
 from importlib import import_module
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from sqlalchemy import Select, Table, bindparam, func, select
 from sqlalchemy.orm import Session
@@ -17,7 +17,7 @@ from autotune.problem.routing import Routing
 from autotune.results import SHARED, Gpu, LayerConfig
 from autotune.space.config import Config
 from autotune.store.base import Base
-from autotune.store.schema import ConfirmationRow, Environment, ProblemRow, Run
+from autotune.store.schema import ConfirmationRow, Environment, ProblemRow, Run, Winner
 
 Row = TypeVar("Row", bound=Base)
 _COLUMNS: Final = frozenset(ProblemRow.__table__.columns.keys())
@@ -114,21 +114,33 @@ def _chunks(ids: Collection[int]) -> Iterator[list[int]]:
 
 
 class Reader:
-    """Turns rows into records, building each environment and problem once."""
+    """Turns rows into records, building each environment and problem once a session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._rows: list[Base] = []
         self._environments: dict[tuple[int, int], Fingerprint] = {}
         self._problems: dict[int, Problem] = {}
         self._versions: dict[int, str] = {}
         self._workloads: dict[int, str] = {}
 
-    def look_ahead(self, runs: Collection[int], confirmations: Collection[int | None]) -> None:
-        """Reads at once what many rows need of their runs and confirmations."""
-        for chunk in _chunks(runs):
+    @classmethod
+    def of(cls, session: Session) -> Self:
+        """The session's reader."""
+        reader: Self = session.info.setdefault("reader", cls(session))
+        return reader
+
+    def look_ahead(self, winners: Sequence[Winner]) -> None:
+        """Reads at once what many winners need of other tables."""
+        for chunk in _chunks({row.run_id for row in winners}):
             versions = select(Run.id, Run.tool_version).where(Run.id.in_(chunk))
             self._versions |= dict(self._session.execute(versions).all())
-        for chunk in _chunks([id_ for id_ in confirmations if id_ is not None]):
+        for chunk in _chunks({row.problem_id for row in winners} - self._problems.keys()):
+            # Kept, as a session forgets what nobody holds.
+            self._rows += self._session.scalars(select(ProblemRow).where(ProblemRow.id.in_(chunk)))
+        for chunk in _chunks({row.environment_id for row in winners}):
+            self._rows += self._session.scalars(select(Environment).where(Environment.id.in_(chunk)))
+        for chunk in _chunks({row.confirmation_id for row in winners if row.confirmation_id is not None}):
             workloads = select(ConfirmationRow.id, ConfirmationRow.workload)
             found = self._session.execute(workloads.where(ConfirmationRow.id.in_(chunk)))
             self._workloads |= dict(found.all())

@@ -87,12 +87,12 @@ class Runs(Sessions):
             LookupError: there is none.
         """
         with self.reading() as session:
-            return _record(session, Reader(session), existing(session, Run, run))
+            return _record(session, Reader.of(session), existing(session, Run, run))
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
         with self.reading() as session:
-            reader = Reader(session)
+            reader = Reader.of(session)
             return [_record(session, reader, row) for row in session.scalars(select(Run).order_by(Run.id))]
 
 

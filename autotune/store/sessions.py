@@ -25,6 +25,7 @@ class Sessions:
         self._ids: dict[Fingerprint | Problem, int] = {}
         # Finals of several GPUs end in threads of their own; SQLite would let them wait in turns of 250 ms.
         self._one_writer = threading.RLock()
+        self._mine = threading.local()
 
     @classmethod
     def open(
@@ -79,9 +80,27 @@ class Sessions:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A transaction that reads."""
+        """A transaction that reads; within `at_once` its one."""
+        if (held := self._held()) is not None:
+            yield held
+            return
         with user_errors(self.location), Session(self._database.engine) as session:
             yield session
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """One transaction for all that this thread reads meanwhile: what is read twice is asked for once."""
+        before = self._held()
+        with self.reading() as session:
+            self._mine.session = session
+            try:
+                yield
+            finally:
+                self._mine.session = before
+
+    def _held(self) -> Session | None:
+        held: Session | None = getattr(self._mine, "session", None)
+        return held
 
     @contextmanager
     def writing(self) -> Iterator[Session]:

@@ -62,7 +62,7 @@ class ShortLists(Sessions):
             .order_by(Winner.id)
         )
         with self.reading() as session:
-            reader = Reader(session)
+            reader = Reader.of(session)
             entries = [winner_record(reader, row) for row in session.scalars(query)]
         # A later list of the same run begins again at rank 0.
         return [record for rank, record in enumerate(entries) if record.rank == rank]

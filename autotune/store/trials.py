@@ -85,7 +85,7 @@ class Trials(Sessions):
         if space_digest is not None:
             query = query.where(Trial.space_digest == space_digest)
         with self.reading() as session:
-            reader = Reader(session)
+            reader = Reader.of(session)
             return [trial_record(reader, row) for row in session.scalars(query)]
 
     def trials_of(self, run: int, *, contended: bool = False) -> list[StoredTrial]:
@@ -96,7 +96,7 @@ class Trials(Sessions):
         """
         which = Trial.contended.is_not(None) if contended else Trial.contended.is_(None)
         with self.reading() as session:
-            reader = Reader(session)
+            reader = Reader.of(session)
             query = select(Trial).where(Trial.run_id == run, which).order_by(Trial.number)
             return [trial_record(reader, row) for row in session.scalars(query)]
 
@@ -110,7 +110,7 @@ class Trials(Sessions):
             row = session.get(Trial, trial)
             if row is None:
                 raise LookupError(f"there is no trial {trial}")
-            return trial_record(Reader(session), row)
+            return trial_record(Reader.of(session), row)
 
     def samples(self, trial: int) -> tuple[Sample, ...]:
         """A trial's raw samples in order; empty for one that shares another's machine code."""

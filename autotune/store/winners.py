@@ -71,9 +71,9 @@ def winner_record(reader: Reader, row: Winner) -> WinnerRecord:
 
 
 def _records(session: Session, query: Select[Winner]) -> list[WinnerRecord]:
-    reader = Reader(session)
+    reader = Reader.of(session)
     rows = session.scalars(query).all()
-    reader.look_ahead({row.run_id for row in rows}, {row.confirmation_id for row in rows})
+    reader.look_ahead(rows)
     return [winner_record(reader, row) for row in rows]
 
 

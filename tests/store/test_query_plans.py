@@ -1,6 +1,7 @@
 """What a command reads before it answers is found by indices: no table that grows with trials is scanned."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,24 @@ from autotune.problem.layer import Stage
 from autotune.report.show import winners_at_a_glance
 from autotune.report.winners import summarise
 from autotune.store.store import Store
-from tests.store.examples import M4, MI325X, config, trial, win
+from tests.store.examples import M4, MI325X, config, confirmation, trial, win
 
 GROW = ("trials", "samples", "rounds", "finalists", "layers", "calibrations")
 ON = {"backend": "triton", "environment_key": MI325X.key, "workload": "cold"}
+
+
+def _asked(store: Store, read: Callable[[], Any]) -> list[tuple[str, Any]]:
+    """The SELECTs, with their parameters, of what is read."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, ___: Any, many: bool) -> None:
+        if statement.startswith("SELECT"):
+            asked.append((statement, parameters))
+
+    event.listen(store._database.engine, "before_cursor_execute", note)
+    read()
+    event.remove(store._database.engine, "before_cursor_execute", note)
+    return asked
 
 
 @pytest.mark.parametrize(
@@ -38,15 +53,7 @@ ON = {"backend": "triton", "environment_key": MI325X.key, "workload": "cold"}
 def test_nothing_that_grows_is_scanned(store: Store, run: int, read: Callable[[Store, int], Any]) -> None:
     store.record_trial(run, trial())
     win(store, run)
-    asked: list[tuple[str, Any]] = []
-
-    def note(_: Any, __: Any, statement: str, parameters: Any, ___: Any, many: bool) -> None:
-        if statement.startswith("SELECT"):
-            asked.append((statement, parameters))
-
-    event.listen(store._database.engine, "before_cursor_execute", note)
-    read(store, run)
-    event.remove(store._database.engine, "before_cursor_execute", note)
+    asked = _asked(store, lambda: read(store, run))
     assert asked
     with store.reading() as session:
         connection = session.connection()
@@ -54,3 +61,30 @@ def test_nothing_that_grows_is_scanned(store: Store, run: int, read: Callable[[S
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
             scanned = [row[3] for row in plan if row[3].startswith(tuple(f"SCAN {name}" for name in GROW))]
             assert scanned == [], statement
+
+
+def test_what_many_winners_have_in_common_is_asked_for_once(store: Store, run: int) -> None:
+    """However many there are, each with a problem of its own."""
+
+    def shared() -> list[str]:
+        """The SELECTs of tables that winners share, at a glance at all of them."""
+        with store.at_once():
+            asked = _asked(store, lambda: winners_at_a_glance(store))
+        tables = ("environments", "problems")
+        return [statement for statement, _ in asked if statement.partition("FROM ")[2].startswith(tables)]
+
+    counts = []
+    for tokens in (1, 2, 3):
+        win(store, run, replace(confirmation(), problem=replace(M4, verify_tokens=tokens)))
+        counts.append(len(shared()))
+    assert counts == [2, 2, 2]
+
+
+def test_only_what_is_read_at_once_shares_a_transaction(store: Store, run: int) -> None:
+    with store.at_once(), store.reading() as first:
+        with store.at_once(), store.reading() as inner:
+            assert inner is first
+        with store.reading() as second:
+            assert second is first
+    with store.reading() as later:
+        assert later is not first
