@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written, or what was written cannot be kept.
     """
-    target = path.resolve()  # a link stays one: what it points to is replaced
+    target = Path(os.path.realpath(path))  # a link stays one: what it points to is replaced
     if target.exists() and not target.is_file():
         yield path
         return

@@ -124,6 +124,20 @@ def load_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def load_toml(text: str) -> dict[str, Any]:
+    """TOML.
+
+    Raises:
+        ValueError: it is none, has a number of too many digits, or is nested too deeply.
+    """
+    import tomllib  # not at every start
+
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, for a decoder's `object_pairs_hook`.
 

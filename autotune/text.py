@@ -50,6 +50,11 @@ def why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
+def printable(text: str) -> str:
+    """A text on one line, with what no terminal prints as an escape: `\\x00`."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def without_passwords(text: str) -> str:
     """A text that may hold a database's URL, with the password in it replaced by `***`."""
     text = re.sub(r"(://[^:/?#@\s]*:)[^@\s]*@", r"\1***@", text)

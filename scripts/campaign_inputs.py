@@ -7,6 +7,7 @@ a seed repeats them.
 import gzip
 import json
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,19 +23,23 @@ from hypothesis import strategies as st
 
 from autotune.ab.evals import compare_evals
 from autotune.ab.outcome import compare_arms
+from autotune.cli.asked import asked_by_entry
 from autotune.errors import UserError
 from autotune.export.shape_log import read_shape_log
+from autotune.kernels.tuned import load_tuned
 from autotune.machine.devices import DEVICES
+from autotune.machine.targets import resolve_target
 from autotune.problem.layer import Layer, parse_shapes
 from autotune.problem.models import from_hf_config, preset
 from autotune.problem.routing import Routing
-from autotune.protocol.bundle import Bundle
+from autotune.protocol.bundle import ENV_FILE, MANIFEST, VERSION, Bundle
 from autotune.protocol.mix import parse_guards, parse_mix
 from autotune.replay.files import read_table
 from autotune.resources import data_dir
 from autotune.space.config import Config
 from autotune.space.read import load_spaces
 from autotune.store.store import Store
+from autotune.tuning.plan import read_plan
 
 LAYER = Layer.of(preset("kimi-k2.5-w4a8"), 8)
 
@@ -155,6 +160,23 @@ ODD: list[Any] = [
     "true",
 ]
 
+NO_TEXT: tuple[bytes, ...] = (
+    b"",
+    b" \n",
+    b"\0",
+    b"\0" * 5000,
+    b"\xff\xfe\x80",
+    b"\xef\xbb\xbf",
+    '{"a": 1}'.encode("utf-16"),
+    b"a" * 200_000,
+    b"1" * 5000,
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b"a = " + b"[" * 50_000,
+    b"a = " + b"1" * 5000,
+)
+"""What a file may hold that is none of the kind that is read."""
+
 
 def places(document: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) of a JSON document."""
@@ -197,16 +219,17 @@ def changed(draw: Callable[..., Any], document: Any) -> Any:
 
 
 def torn(draw: Callable[..., Any], content: bytes) -> bytes:
-    """The bytes as they are, cut, with some overwritten, or glued to themselves."""
-    act = draw(st.sampled_from(["whole", "whole", "cut", "overwrite", "glue", "insert"]))
+    """The bytes as they are, cut, with some overwritten or put in, or glued to themselves; or others."""
+    act = draw(st.sampled_from(["whole", "whole", "cut", "overwrite", "glue", "insert", "insert", "none"]))
     at = draw(st.integers(0, max(0, len(content) - 1)))
-    some = draw(st.binary(min_size=1, max_size=8))
+    some = draw(st.binary(min_size=1, max_size=8) | st.sampled_from([b"\0", b"\r\n", b"\xff", b"\x85"]))
     return {
         "whole": content,
         "cut": content[:at],
         "overwrite": content[:at] + some + content[at + len(some) :],
         "glue": content + content[at:],
         "insert": content[:at] + some + content[at:],
+        "none": draw(st.sampled_from(NO_TEXT)),
     }[act]
 
 
@@ -280,6 +303,17 @@ def _bundle(file: Path) -> None:
     bundle.lookup("triton")
 
 
+def _environment(file: Path) -> None:
+    """A process starts with the variables of the bundle."""
+    (file.parent / MANIFEST).write_text(json.dumps(EXPORTED))
+    subprocess.run(["true"], env=Bundle.read(file.parent).variables, check=True)
+
+
+def _plan(file: Path) -> None:
+    target = resolve_target("offline:mi325x")
+    read_plan(file, lambda options: asked_by_entry(options, target), target.name)
+
+
 def _bound(file: Path) -> None:
     for whole in load_spaces(file).values():
         space = whole.at(LAYER, 4, DEVICES["mi325x"])
@@ -298,8 +332,9 @@ def _space_texts() -> list[str]:
     return [file.read_text() for file in sorted(data_dir("search_spaces").rglob("*.toml"))]
 
 
-MANIFEST = {
+EXPORTED = {
     "format": "autotune-bundle",
+    "version": VERSION,
     "backend": "triton",
     "tool_version": "0.1.0",
     "measured": True,
@@ -307,6 +342,28 @@ MANIFEST = {
     "lookups": {"triton": {"file": "a.json", "device": "x"}},
     "winners": [{"problem": "p", "config": {"stage1": {}}}],
 }
+
+_ONE = {"tile_m": 16, "tile_n": 64, "tile_k": 512, "num_warps": 4, "num_stages": 3}
+OPERATOR = {
+    "format": "autotune-moe-w4a8",
+    "version": 1,
+    "gpu": {"name": "NVIDIA H100 80GB HBM3", "compute_units": 132},
+    **LAYER.dims,
+    "entries": [{"tokens": 4, "stage1": _ONE, "stage2": {**_ONE, "tile_k": 256, "num_stages": 2}}],
+}
+PLAN = """[[problems]]
+model = "qwen3-235b-a22b"
+tp = 8
+shape = "m1,m4"
+concurrency = "1,40"
+trials = 40
+timeout = 600
+weight = 2.5
+
+[[problems]]
+backend = "triton"
+shape = "m2"
+"""
 
 Maker = Callable[[Callable[..., Any]], bytes]
 
@@ -330,7 +387,10 @@ def parsers() -> dict[str, tuple[Maker, Callable[[bytes], None]]]:
         "lm-eval result": (json_file(EVAL), on_file("results.json", lambda f: compare_evals(f, f))),
         "T4": (json_file(T4), on_file("t4.json", read_t4)),
         "table": (lambda draw: torn(draw, table), on_file("a.table.json", read_table)),
-        "bundle": (json_file(MANIFEST), on_file("manifest.json", _bundle)),
+        "bundle": (json_file(EXPORTED), on_file(MANIFEST, _bundle)),
+        "environment": (text_of("# a comment\nA_FOLDER=/opt/b\nA_GATE=1\n"), on_file(ENV_FILE, _environment)),
+        "operator's file": (json_file(OPERATOR), on_file("moe.json", load_tuned)),
+        "plan": (text_of(PLAN), on_file("plan.toml", _plan)),
         "database": (lambda draw: torn(draw, database), on_file("a.db", _opened)),
     }
 

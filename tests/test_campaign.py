@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from autotune.errors import UserError
 
 pytest.importorskip("torch")
 
@@ -15,7 +18,24 @@ def test_no_generated_input_ends_in_a_traceback(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import campaign_inputs
 
-    assert list(campaign_inputs.failures(340, start=0)) == []
+    assert list(campaign_inputs.failures(400, start=0)) == []
+
+
+def refusal(parse: Callable[[bytes], None], content: bytes) -> str:
+    try:
+        parse(content)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_a_file_that_is_nothing_of_its_kind_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import campaign_inputs
+
+    for name, (_, parse) in campaign_inputs.parsers().items():
+        for content in campaign_inputs.NO_TEXT:
+            assert "\n" not in refusal(parse, content), (name, content[:20])
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from autotune.errors import UserError
 from autotune.quantities import (
     is_number,
     load_json,
+    load_toml,
     not_negative,
     number,
     parse_number,
@@ -61,9 +62,11 @@ def test_units_of_time_are_known_or_refused() -> None:
             us_per_unit(unit, "a.json: unit")
 
 
-def test_json_that_is_nested_without_end_is_no_json() -> None:
+def test_json_and_toml_that_are_nested_without_end_are_none() -> None:
     with pytest.raises(ValueError, match="nested"):
         load_json("[" * 200_000)
+    with pytest.raises(ValueError, match="nested"):
+        load_toml("a = " + "[" * 50_000)
 
 
 @given(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autotune.text import command_line, counted, duration, percent, percent_interval, why
+from autotune.text import command_line, counted, duration, percent, percent_interval, printable, why
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,10 @@ def test_percentages_have_one_decimal_and_no_sign_where_they_round_to_nothing() 
 def test_an_interval_says_what_it_is() -> None:
     assert percent_interval(0.188, 0.186, 0.195) == "18.8% (95% CI 18.6% to 19.5%)"
     assert percent_interval(0.019, -0.001, 0.02, signed=True) == "+1.9% (95% CI -0.1% to +2.0%)"
+
+
+def test_what_no_terminal_prints_is_an_escape_on_the_same_line() -> None:
+    assert printable("a\0b\n\x1b[31m \ud800 µ") == r"a\x00b\n\x1b[31m \ud800 µ"
 
 
 def test_durations() -> None:

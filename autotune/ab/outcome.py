@@ -1,5 +1,6 @@
 """Reports the comparison of two arms, for people and machines, and gives the exit code."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def compare_arms(
         UserError: an input is not what it should be, or the arms are unequal.
     """
     for pair in filter(None, (arms, evals)):
-        if pair[0].resolve() == pair[1].resolve():
+        if os.path.realpath(pair[0]) == os.path.realpath(pair[1]):
             raise UserError(f"both arms are {pair[0]}: give the baseline's results, then the tuned arm's")
     scores = compare_evals(*evals) if evals else None
     accuracy, notes = (scores.scores, scores.notes) if scores else ((), ())

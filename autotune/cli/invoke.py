@@ -1,5 +1,6 @@
 """Runs one command within a process: what a user can mend is one sentence on stderr and exit code 2."""
 
+import errno
 import sys
 import warnings
 
@@ -8,6 +9,9 @@ import typer
 from autotune import cli
 from autotune.cli.output import is_broken, silence
 from autotune.errors import UserError
+
+# Of a path that a user named, at whatever is first asked of it.
+_UNREACHABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES)
 
 
 def run() -> int:
@@ -27,6 +31,8 @@ def run() -> int:
             return 2
         return _refuse(_usage(error))
     except OSError as error:
+        if error.filename is not None and error.errno in _UNREACHABLE:
+            return _refuse(f"{error.filename}: {error.strerror}: give another path")
         if not is_broken(sys.stdout):
             raise
         silence("stdout")
@@ -35,7 +41,9 @@ def run() -> int:
 
 
 def _refuse(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    from autotune.text import printable  # help needs none
+
+    print(f"error: {printable(sentence)}", file=sys.stderr)
     return 2
 
 

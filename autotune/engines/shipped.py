@@ -1,6 +1,5 @@
 """Configs that an engine ships for a GPU: a seeded trial of every study on that GPU."""
 
-import json
 import re
 from functools import cache
 from typing import Any
@@ -9,9 +8,11 @@ from autotune.engines.dtypes import Dtype
 from autotune.engines.moe import config_of
 from autotune.engines.rows import Row
 from autotune.engines.source import find_source
+from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.problem.layer import Layer, Stage
 from autotune.protocol.key_table import nearest
+from autotune.quantities import load_json
 from autotune.space.config import Config
 
 _RELATED = {
@@ -27,6 +28,9 @@ def shipped_config(row: Row, layer: Layer, tokens: int, stage: Stage, device: De
 
     Among several files one of this dtype goes before another's, then the GPU's own before a related one's,
     then the nearest width and expert count.
+
+    Raises:
+        UserError: the file is damaged.
     """
     source = find_source(row.engine.name)
     if source is None:
@@ -38,7 +42,11 @@ def shipped_config(row: Row, layer: Layer, tokens: int, stage: Stage, device: De
             ranked.append((rank, path))
     if not ranked:
         return None
-    body: dict[str, Any] = json.loads(source.text(min(ranked)[1]))
+    path = min(ranked)[1]
+    try:
+        body: dict[str, Any] = load_json(source.text(path))
+    except ValueError as error:
+        raise UserError(f"{source.root} has a damaged {path} ({error}): install it again") from error
     entries = {int(key): value for key, value in body.items() if key.isdecimal()}
     if not entries:
         return None

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -34,13 +35,15 @@ class EngineSource:
         """A file's text.
 
         Raises:
-            UserError: this version of the engine has no such file.
+            UserError: this version of the engine has no such file, or it is damaged.
         """
         try:
             if self.root.is_file():
                 with zipfile.ZipFile(self.root) as wheel:
                     return wheel.read(path).decode()
-            return (self.root / path).read_text()
+            return (self.root / path).read_text(encoding="utf-8")
+        except (UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{self.root} has a damaged {path} ({error}): install it again") from error
         except (OSError, KeyError) as error:
             raise UserError(
                 f"{self.root} has no {path}: give another version of the engine{_where(self.engine)}"

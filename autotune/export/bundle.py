@@ -21,7 +21,7 @@ def write_bundle(folder: Path, files: Mapping[str, str]) -> None:
     Raises:
         UserError: the folder cannot be written, or holds something that is not a bundle.
     """
-    folder = folder.resolve()  # a link stays one: what it points to is replaced
+    folder = Path(os.path.realpath(folder))  # a link stays one: what it points to is replaced
     _refuse_foreign(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

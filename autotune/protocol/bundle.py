@@ -98,6 +98,10 @@ class Bundle:
             )
         env = folder / ENV_FILE
         lines = env.read_text(encoding="utf-8", errors="replace").splitlines() if env.is_file() else []
+        if torn := next((line for line in lines if "\0" in line), None):
+            raise UserError(
+                f"{env} has a null byte, which no environment can hold (in {torn[:80]!r}): export it again"
+            )
         variables = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
         return cls(folder, manifest, variables)
 

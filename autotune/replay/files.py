@@ -87,7 +87,11 @@ def read_table(path: Path) -> Table:
         if head["version"] > VERSION:
             raise UserError(f"{path} is of version {head['version']}, this tool reads {VERSION}: upgrade it")
         return _table(head, lines)
-    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, StopIteration) as error:
+    except (EOFError, StopIteration) as error:
+        raise UserError(
+            f"{path} is not a recorded table (it ends early): make one with record_table.py"
+        ) from error
+    except (OSError, zlib.error, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is not a recorded table ({why(error)}): make one with record_table.py"
         ) from error

@@ -24,7 +24,6 @@ size = "ceil_div(n, tile_n)"
 doc = "programs along N"
 """
 
-import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +31,7 @@ from typing import Any
 
 from autotune.errors import UserError
 from autotune.problem.layer import Stage
+from autotune.quantities import load_toml
 from autotune.resources import data_dir
 from autotune.space.config import UNSET, Value
 from autotune.space.expressions import Expression
@@ -71,7 +71,7 @@ def load_spaces(path: Path) -> dict[Stage, Space]:
         UserError: the file is not a search space.
     """
     try:
-        return parse_spaces(path.read_text(encoding="utf-8"))
+        return parse_spaces(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is not a search space ({why(error)}): compare it with the shipped ones"
@@ -101,7 +101,7 @@ def parse_spaces(text: str) -> dict[Stage, Space]:
 
 @lru_cache(64)  # a shipped space is asked for at every shape, and reading it takes tens of milliseconds
 def _parsed(text: str) -> tuple[tuple[Stage, Space], ...]:
-    raw = tomllib.loads(text)
+    raw = load_toml(text)
     docs: Mapping[str, str] = raw["stages"] if "stages" in raw else {raw["stage"]: raw.get("doc", "")}
     if not docs:
         raise ValueError("[stages] names none")

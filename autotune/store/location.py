@@ -101,7 +101,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 def not_local(path: Path) -> str | None:
     """Why `path` is not known to lie on a local disk, as words; None: it does."""
-    target = os.fsencode(path.resolve())
+    target = os.fsencode(os.path.realpath(path))
     try:
         lines = _MOUNTS.read_bytes().splitlines()
     except OSError:

@@ -1,7 +1,6 @@
 """Reads a plan of many problems: what to tune, with which effort, and how much traffic each serves."""
 
 import shlex
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -10,7 +9,7 @@ from typing import Any, Final
 
 from autotune.errors import UserError
 from autotune.problem.layer import Problem
-from autotune.quantities import LARGEST, MAX_SEED, SMALLEST, YEAR_S
+from autotune.quantities import LARGEST, MAX_SEED, SMALLEST, YEAR_S, load_toml
 from autotune.store.records import RunRecord, RunState
 
 
@@ -112,10 +111,10 @@ def read_plan(path: Path, describe: Describe, target: str | None = None) -> list
         UserError: it cannot be read, an entry is none, or two entries have a problem in common.
     """
     try:
-        plan = tomllib.loads(path.read_text(encoding="utf-8"))
+        plan = load_toml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read the plan {path} ({error.strerror}): give a file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not TOML ({error}): correct it there") from error
     tables = plan.get("problems")
     if plan.keys() != {"problems"} or not isinstance(tables, list) or not tables:

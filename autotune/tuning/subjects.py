@@ -1,20 +1,30 @@
 """Resolves what a user names to be measured or compared: configs, runs' winners and bundles."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.problem.layer import Problem, Stage
 from autotune.protocol.backend import Backend, default_of
+from autotune.protocol.bundle import MANIFEST, Bundle
+from autotune.protocol.form import ANY, COUNT, NAME, misfit
 from autotune.protocol.runtime import Subject
 from autotune.results import LayerConfig
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace
 from autotune.store.store import Store
-from autotune.text import why
 
+_DIMS: Final = ("model_dim", "inter_dim", "experts", "top_k")
+_KNOBS: Final = {NAME: (int, str, bool, None)}
+_COMPARED: Final = {
+    "backend": str,
+    "layer": {**dict.fromkeys(_DIMS, COUNT), **ANY},
+    "winners": [{"tokens": COUNT, "config": {"stage1": _KNOBS, "stage2": _KNOBS}, **ANY}],
+    **ANY,
+}
+"""Of a bundle's manifest, as far as its configs are compared."""
 FORMS = "default, stage1:KNOB=VALUE,…, stage1:…;stage2:…, run:ID, or a bundle's folder"
 
 
@@ -135,24 +145,19 @@ class Resolver:
         )
 
     def _of_bundle(self, folder: Path, problem: Problem) -> LayerConfig:
-        path = folder / "manifest.json"
-        try:
-            manifest = json.loads(path.read_text())
-            configs = [
-                LayerConfig(Config(entry["config"]["stage1"]), Config(entry["config"]["stage2"]))
-                for entry in manifest["winners"]
-                if entry["tokens"] == problem.tokens
-            ]
-            backend, layer = manifest["backend"], manifest["layer"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder} is not a bundle ({why(error)}): give a folder of `autotune export`"
-            ) from error
+        manifest = Bundle.read(folder).manifest
+        if wrong := misfit(manifest, _COMPARED):
+            raise UserError(f"{folder}/{MANIFEST} is not as exported ({wrong}): export it again")
+        configs = [
+            LayerConfig(Config(winner["config"]["stage1"]), Config(winner["config"]["stage2"]))
+            for winner in manifest["winners"]
+            if winner["tokens"] == problem.tokens
+        ]
+        backend, layer = manifest["backend"], manifest["layer"]
         if backend != self._backend.name:
             raise UserError(f"{folder} is a bundle of backend {backend}: add --backend {backend}")
         mine = problem.layer
-        dims = ("model_dim", "inter_dim", "experts", "top_k")
-        if any(layer.get(name) != getattr(mine, name) for name in dims):
+        if any(layer[name] != getattr(mine, name) for name in _DIMS):
             raise UserError(
                 f"{folder} was tuned for another layer than {mine.key}: give its --model and --tp"
             )

@@ -128,6 +128,36 @@ def test_options_of_flydsl_are_for_backends_that_read_them(
             assert told in refused("spaces", *order)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "spaces --model-config {}",
+        "run --target offline:mi325x --dry-run --routing file:{}",
+        "run --plan {} --dry-run --target offline:mi325x",
+        "run --target replay:{}",
+        "verify {}",
+        "ab {} /tmp",
+        "ab --eval-base {} --eval-tuned /tmp",
+        "show --db {}",
+        "report --bundle {}",
+    ],
+)
+def test_a_path_that_no_system_call_takes_is_one_sentence(
+    refused: Refused, tmp_path: Path, words: str
+) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for path in (tmp_path / ("a" * 300), loop):
+        assert path.name[:20] in refused(*words.format(path).split())
+
+
+def test_what_no_terminal_prints_is_told_as_an_escape(refused: Refused, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[[problems]]\nmodel_config = "a\\u0000\\u001b[31m"\n')
+    said = refused("run", "--plan", str(plan), "--dry-run", "--target", "offline:mi325x")
+    assert r"a\x00\x1b[31m" in said
+
+
 @pytest.mark.parametrize("words", ["ab . ", "db copy ", "export --out ", "export --out=", "verify "])
 def test_an_empty_path_is_not_the_working_directory(
     words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -87,4 +87,9 @@ def test_a_config_shipped_for_the_card_is_found_by_dtype_and_size(
     assert dict(found) == {"tile_m": 16, "tile_n": 64, "group_m": 4, "waves_per_eu": None}
     other = shipped_config(ROWS[0], KIMI, 4, Stage.STAGE1, DEVICES["mi308x"])
     assert other is None
+    for damage in (b"{", b"\xff", b"[" * 100_000):
+        shipped_config.cache_clear()
+        (folder / "E=256,N=256,device_name=AMD_Instinct_MI325X,dtype=int8_w8a8.json").write_bytes(damage)
+        with pytest.raises(UserError, match=r"has a damaged .*E=256,N=256.*: install it again"):
+            shipped_config(ROWS[0], KIMI, 4, Stage.STAGE1, DEVICES["mi325x"])
     shipped_config.cache_clear()

@@ -341,6 +341,13 @@ def test_what_executing_a_stage_has_shown_stands_with_its_winner() -> None:
     }
 
 
+def test_an_environment_that_no_process_can_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(manifest_json([winner(4)], {}))
+    (tmp_path / "autotune.env").write_text("A=/opt/\0b\n")
+    with pytest.raises(UserError, match=r"autotune.env has a null byte, which no environment can hold"):
+        Bundle.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [

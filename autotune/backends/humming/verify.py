@@ -1,6 +1,5 @@
 """vLLM's own code with our plugin, run on a bundle: which entry each shape's launch is handed."""
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from autotune.processes.lookup import run_lookup
 from autotune.protocol.bundle import Bundle
 from autotune.protocol.form import ANY, COUNT, NAME, SCALAR, TOKENS, Form
 from autotune.protocol.lookup import Check, Serving, Verification, Verifier, same
+from autotune.quantities import load_json
 
 _FORM: Final[Form] = {
     "file": FILE_NAME,
@@ -72,7 +72,7 @@ def _layers(file: Path) -> dict[str, Any]:
         UserError: the file is not there, or is not a bundle's.
     """
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = load_json(file.read_bytes())
         return {entry["sublayer"]: entry["layer"] for entry in raw["layers"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
