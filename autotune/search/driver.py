@@ -9,8 +9,8 @@ never behind what the sampler knows.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from itertools import cycle
+from dataclasses import dataclass, replace
+from itertools import chain, cycle
 from typing import Any
 
 from autotune.compile.isa import refusal
@@ -27,13 +27,13 @@ from autotune.search.records import Records
 from autotune.search.records import Task as Task
 from autotune.search.sharing import Others
 from autotune.search.study import Ask, StageSearch
+from autotune.search.under_way import Candidate, Evaluation, Patience, Twin
 from autotune.space.config import Config
 from autotune.store.records import TrialRecord
 
 _CLAIM_AGAIN_S = 5.0  # after which it is asked whether another driver still does what it claimed
 _IN_FLIGHT = 4  # on the device's queue where layers and stages share it: it never waits, and turns are near
 _LAYERS_AHEAD = 0.15  # of the layers' budget, which may be spent before as much of the stages' is
-_LAYERS_SHARE = 1.0  # seconds of the device that layers may have for one of the stages'
 _AHEAD = 1.5  # compiles' worth of work that waits for the device
 _UNHEARD = 4  # candidates under way for each GPU, of which nobody has heard yet what they teach,
 _UNHEARD_SHARE = 1 / 8  # and so many more for each one that has been heard of
@@ -55,32 +55,6 @@ class DriverSettings:
     timeout_s: float | None = None
     compile_ahead: int = 4
     gpus: int = 1
-
-
-@dataclass
-class _Candidate:
-    """A compile under way, and the tasks that wait for it."""
-
-    ask: Ask
-    tasks: list[Task]
-
-
-@dataclass
-class _Evaluation:
-    """An evaluation under way; `twins` have the same machine code and wait for its time."""
-
-    task: Task
-    ask: Ask
-    compiled: Compiled
-    twins: list[tuple[Ask, Compiled]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Twin:
-    """A finished trial that later candidates with the same machine code are merged into."""
-
-    trial: int
-    record: TrialRecord
 
 
 class Driver:
@@ -118,16 +92,19 @@ class Driver:
         self._pool = pool
         self._evaluator = evaluator
         self._artefact_key = artefact_key
-        self._records = Records(settings.backend, settings.environment, evaluator, self._digest)
+        self._records = Records(
+            settings.backend, settings.environment, evaluator, lambda task: searches[task].space.space.digest
+        )
         self._record = record
         self._on_trial = on_trial
         self._clock = clock or WallClock()
-        self._compiling: dict[Future[Compiled | Failure], list[_Candidate]] = {}
-        self._ready: deque[_Evaluation] = deque()
-        self._evaluating: dict[Future[Outcome], _Evaluation] = {}
+        self._compiling: dict[Future[Compiled | Failure], list[Candidate]] = {}
+        self._ready: deque[Evaluation] = deque()
+        self._evaluating: dict[Future[Outcome], Evaluation] = {}
         self._layering = layering
         self._compiles, self._evaluations = Cost(), Cost()
-        self._by_binary: dict[tuple[Task, str], _Evaluation | _Twin] = {}
+        self._by_binary: dict[tuple[Task, str], Evaluation | Twin] = {}
+        self._patience = Patience()
         self._dropped = 0
         self._doubt = Doubt()
         self._held: dict[Task, list[tuple[Ask, Failure]]] = {task: [] for task in searches}
@@ -135,9 +112,6 @@ class Driver:
             if search.results:  # of an earlier run
                 self._doubt.compiled(task)
                 self._doubt.ran(task)
-
-    def _digest(self, task: Task) -> str:
-        return self._searches[task].space.space.digest
 
     def run(self) -> bool:
         """Searches until done.
@@ -167,6 +141,9 @@ class Driver:
             else:
                 self._give_up()
             waiting = self._waiting()
+            if self._patience.ended(waiting, self._clock.now(), self._compiles.mean) and self._may_leave():
+                self._leave()
+                continue
             if not waiting and not self._elsewhere:
                 for task in self._held:
                     self._release(task)
@@ -188,6 +165,28 @@ class Driver:
         self._dropped += before - len(self._waiting()) + len(self._elsewhere)
         self._elsewhere.clear()
 
+    def _may_leave(self) -> bool:
+        """Whether compiles alone are left, and none that was asked for or that all is compared with."""
+        needed = any(
+            candidate.ask.origin == "asked" or candidate.ask.config == self._searches[task].space.default
+            for candidate in chain.from_iterable(self._compiling.values())
+            for task in candidate.tasks
+        )
+        timing = self._layering.timing if self._layering else 0
+        under_way = needed or timing or self._evaluating or self._ready or self._elsewhere
+        return not under_way and all(search.done for search in self._searches.values())
+
+    def _leave(self) -> None:
+        """Ends without what is being compiled; nothing is stored of it, so the next run tries it."""
+        for candidate in chain.from_iterable(self._compiling.values()):
+            for task in candidate.tasks:
+                self._searches[
+                    task
+                ].stopped = "a compile that takes far longer than others was not waited for"
+        self._compiling.clear()
+        if self._layering:
+            self._layering.give_up()
+
     def _release(self, task: Task) -> None:
         """Stores the failures that waited for something to compile: they are the candidates' own."""
         held, self._held[task] = self._held[task], []
@@ -205,17 +204,14 @@ class Driver:
             here = len(self._evaluating) + (layering.timing if layering else 0)
             if layering and here >= _IN_FLIGHT * self._settings.gpus:
                 return
-            # A GPU with nothing to do does not wait until a layer has been thought of.
+            # Half of the time is each's; a GPU with nothing to do does not wait for a layer to be thought of.
             idle = here < self._settings.gpus
-            turn = self._ready and (layering is None or idle or self._had_share(layering))
+            turn = self._ready and (layering is None or idle or layering.seconds > self._evaluations.total)
             if turn or layering is None or self._too_soon(layering) or not layering.start():
                 if not self._ready:
                     return
                 of = self._ready.popleft()
                 self._evaluating[self._evaluator.evaluate(*of.task, of.ask.config, of.compiled)] = of
-
-    def _had_share(self, layering: Layering) -> bool:
-        return layering.seconds > _LAYERS_SHARE * self._evaluations.total
 
     def _too_soon(self, layering: Layering) -> bool:
         """Whether layers go through their budget before the stages have shown their best."""
@@ -309,7 +305,7 @@ class Driver:
     def _submit(self, ask: Ask, tasks: list[Task]) -> None:
         problem, stage = tasks[0]
         future = self._pool.submit(problem.layer, problem.tokens, stage, ask.config)
-        self._compiling.setdefault(future, []).append(_Candidate(ask, tasks))
+        self._compiling.setdefault(future, []).append(Candidate(ask, tasks))
 
     def _start_at_the_other_stage(self, ask: Ask, tasks: Iterable[Task]) -> None:
         for problem, stage in tasks:
@@ -328,7 +324,7 @@ class Driver:
             if same_kernel and self._artefact_key(other[0], stage, config) == key and search.join(config):
                 yield other
 
-    def _compiled(self, candidate: _Candidate, outcome: Compiled | Failure) -> None:
+    def _compiled(self, candidate: Candidate, outcome: Compiled | Failure) -> None:
         self._compiles.add(outcome.seconds)
         ask = candidate.ask
         for index, task in enumerate(candidate.tasks):
@@ -355,16 +351,16 @@ class Driver:
 
     def _evaluate(self, task: Task, ask: Ask, compiled: Compiled) -> None:
         twin = self._by_binary.get((task, compiled.binary_hash))
-        if isinstance(twin, _Twin):
+        if isinstance(twin, Twin):
             self._finish(self._records.merged(twin.trial, twin.record, ask, compiled))
         elif twin is not None:
             twin.twins.append((ask, compiled))
         else:
-            evaluation = _Evaluation(task, ask, compiled)
+            evaluation = Evaluation(task, ask, compiled)
             self._by_binary[task, compiled.binary_hash] = evaluation
             self._ready.append(evaluation)
 
-    def _evaluated(self, evaluation: _Evaluation, outcome: Outcome) -> None:
+    def _evaluated(self, evaluation: Evaluation, outcome: Outcome) -> None:
         task, ask, compiled = evaluation.task, evaluation.ask, evaluation.compiled
         self._evaluations.add(0.0 if isinstance(outcome, Estimate) else outcome.seconds)
         if isinstance(outcome, Measurement) and outcome.contended is not None:
@@ -379,14 +375,14 @@ class Driver:
             if isinstance(outcome, Measurement):
                 record = replace(record, gate_error=outcome.error, measure_s=outcome.seconds, gpu=outcome.gpu)
                 samples = outcome.samples
-        twin = _Twin(self._finish(record, samples), record)
+        twin = Twin(self._finish(record, samples), record)
         if isinstance(outcome, Failure):
             self._doubt.of(task, outcome, ships=False)
         self._by_binary[task, compiled.binary_hash] = twin
         for other, other_compiled in evaluation.twins:
             self._finish(self._records.merged(twin.trial, twin.record, other, other_compiled))
 
-    def _put_off(self, evaluation: _Evaluation, outcome: Measurement) -> None:
+    def _put_off(self, evaluation: Evaluation, outcome: Measurement) -> None:
         """Stores a window that others disturbed, marked; it is measured again after what waits now."""
         task, ask, compiled = evaluation.task, evaluation.ask, evaluation.compiled
         record = self._records.trial(task, ask, compiled, Status.OK, time_us=outcome.us)

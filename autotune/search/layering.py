@@ -13,7 +13,7 @@ from autotune.search.evaluate import Compiler, LayerEvaluator, LayerOutcome
 from autotune.search.layers import LayerAsk, LayerSearch
 from autotune.store.records import LayerTrial
 
-COMPILING = 12  # layers that wait for a compile at most
+COMPILING = 12  # layers for each GPU that wait for a compile at most
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Layering:
         refuse: why a compiled stage is not launched; None: it may be.
         record: stores a finished layer, before its search is told.
         near: problems whose best layer is worth a try at a problem, by problem.
+        gpus: that time layers.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Layering:
         workload: str,
         kind: Kind,
         near: Mapping[Problem, Iterable[Problem]],
+        gpus: int = 1,
     ) -> None:
         self.searches = searches
         self.seconds = 0.0
@@ -54,6 +56,7 @@ class Layering:
         self._pool, self._evaluator, self._refuse, self._record = pool, evaluator, refuse, record
         self._said = {"backend": backend, "environment": environment, "workload": workload, "kind": kind}
         self._near = near
+        self._ahead = COMPILING * gpus
         self._compiling: list[_Compiling] = []
         self._compiled: list[_Compiling] = []
         self._timing: dict[Future[LayerOutcome], tuple[Problem, LayerAsk]] = {}
@@ -85,7 +88,7 @@ class Layering:
     def start(self) -> bool:
         """Puts a layer on the device's queue; False: none is ready. Asks for more compiles on the way."""
         self._sort_out()
-        while not self._compiled and len(self._compiling) < COMPILING and self._ask():
+        while not self._compiled and len(self._compiling) < self._ahead and self._ask():
             self._sort_out()
         if not self._compiled:
             return False

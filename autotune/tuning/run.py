@@ -88,7 +88,7 @@ def _driver(current: Tuning, site: Site) -> Driver:
             allow_spills=request.allow_spills,
             timeout_s=_search_s(request),
             compile_ahead=2 * request.workers,
-            gpus=len(site.evaluator.gpus) if isinstance(site.evaluator, Fleet) else 1,
+            gpus=_gpus(site),
         ),
         device=request.target.device,
         pool=site.compiler,
@@ -118,7 +118,12 @@ def _layering(current: Tuning, site: Site) -> Layering | None:
         workload=site.layers.layer_workload,
         kind=site.evaluator.kind,
         near=near_problems(request.problems),
+        gpus=_gpus(site),
     )
+
+
+def _gpus(site: Site) -> int:
+    return len(site.evaluator.gpus) if isinstance(site.evaluator, Fleet) else 1
 
 
 def _recorded(current: Tuning, trial: LayerTrial) -> None:

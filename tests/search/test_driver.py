@@ -1,7 +1,7 @@
 """What the driver does with asks, compiles and evaluations."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from math import ceil
 from pathlib import Path
@@ -293,3 +293,56 @@ def test_a_gpu_with_nothing_to_do_does_not_wait_for_a_layer_to_be_thought_of(tmp
     make_driver(tasks, FakePool(), FakeEvaluator(measure), Journal(), layering=Layers()).run()
     assert events[0] == "stage"
     assert events.count("layer") == 3
+
+
+class _SlowPool(FakePool):
+    """One config's compile never ends."""
+
+    def __init__(self, slow: Callable[[Config], bool]) -> None:
+        super().__init__()
+        self._slow = slow
+
+    def submit(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> Future[Compiled | Failure]:
+        return Future() if self._slow(config) else super().submit(layer, tokens, stage, config)
+
+
+class _Hours:
+    """A clock of which an hour passes each time that there is nothing to do but wait."""
+
+    def __init__(self) -> None:
+        self.hours = 0
+
+    def now(self) -> float:
+        return 3600.0 * self.hours
+
+    def wait(self, futures: Collection[Future[Any]]) -> Collection[Future[Any]]:
+        done = [future for future in futures if future.done()]
+        self.hours += not done
+        assert self.hours < 5, "it would wait for ever"
+        return done
+
+
+def test_the_end_does_not_wait_for_a_compile_that_is_far_slower_than_others(tmp_path: Path) -> None:
+    tasks, journal = searches(tmp_path, [M4], budget=8), Journal()
+    search = tasks[M4, Stage.STAGE1]
+    slow: list[Config] = []
+
+    def first_but_the_default(config: Config) -> bool:
+        slow.extend([config] * (not slow and config != search.space.default))
+        return config in slow
+
+    evaluator = FakeEvaluator(lambda problem, config: 1.0)
+    assert make_driver(tasks, _SlowPool(first_but_the_default), evaluator, journal, clock=_Hours()).run()
+    assert len(journal.trials) == 7
+    assert slow[0] not in [trial.config for trial in journal.trials]  # so that the next run tries it
+    assert search.stopped is not None
+    assert "not waited for" in search.stopped
+
+
+def test_the_default_is_waited_for_however_long_it_takes(tmp_path: Path) -> None:
+    tasks = searches(tmp_path, [M4], budget=3)
+    default = tasks[M4, Stage.STAGE1].space.default
+    evaluator = FakeEvaluator(lambda problem, config: 1.0)
+    driver = make_driver(tasks, _SlowPool(lambda c: c == default), evaluator, Journal(), clock=_Hours())
+    with pytest.raises(AssertionError, match="for ever"):
+        driver.run()
