@@ -139,7 +139,6 @@ def test_options_of_flydsl_are_for_backends_that_read_them(
         "ab {} /tmp",
         "ab --eval-base {} --eval-tuned /tmp",
         "show --db {}",
-        "report --bundle {}",
     ],
 )
 def test_a_path_that_no_system_call_takes_is_one_sentence(
