@@ -56,9 +56,9 @@ def printable(text: str) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """A text that may hold a database's URL, with the password in it replaced by `***`."""
-    text = re.sub(r"(://[^:/?#@\s]*:)[^@\s]*@", r"\1***@", text)
-    return re.sub(r"([?&](?:ssl)?password=)[^&\s]*", r"\1***", text)
+    """An argument that may hold a database's URL, with the password in it replaced by `***`."""
+    text = re.sub(r"(://[^:/?#@\s]*:)[^@]*@", r"\1***@", text)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", text)
 
 
 def command_line(arguments: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """`autotune db`: where the database is, its version, and another machine's results."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from autotune.cli.commands import Command, Group
 from autotune.cli.options import Database, Json, Quiet, refuse
 from autotune.cli.output import print_json
 from autotune.text import counted
+
+if TYPE_CHECKING:
+    from autotune.store.location import Location
 
 app = typer.Typer(
     cls=Group,
@@ -80,7 +83,7 @@ def merge(
     with opened(there.path, locate(db)) as source, Store.open(db) as store:
         _warn(store.warnings)
         added = add(store, source)
-        counts = ", ".join(f"{count} {name}" for name, count in vars(added).items())
+        counts = ", ".join(counted(count, name.removesuffix("s")) for name, count in vars(added).items())
         if as_json:
             print_json({"database": str(store.location), "added": vars(added)})
         elif not quiet:
@@ -141,7 +144,7 @@ def copy(
     if second is not None and db is not None:
         raise UserError(f"--db {db} and {first} both say where from: give one of them")
     origin, goal = (db, first) if second is None else (first, second)
-    here, there = locate(origin), locate(goal)
+    here, there = locate(origin, "--db" if origin == db else "FROM"), locate(goal, "TO")
     if here.path is None or there.path is None:
         file = there.path
         if file is None:
@@ -155,7 +158,7 @@ def copy(
             compared = counted(sum(rows.values()), "row")
             typer.echo(f"{here}: copied to {there}, {compared} compared and equal")
         return
-    source, target = _file(origin), there.path
+    source, target = _file(here), there.path
     place = target / source.name if target.is_dir() else target
     copy_database(source, place, overwrite=force)
     _copied(source, place, quiet, as_json)
@@ -219,7 +222,7 @@ def forget(
     typer.echo(f"{store.location}: forgot {counted(gone.trials, 'trial')}{kept}")
 
 
-def _file(db: str | None) -> Path:
+def _file(db: "Location | str | None") -> Path:
     """The database's file.
 
     Raises:

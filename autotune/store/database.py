@@ -73,7 +73,7 @@ def open_database(location: Location, *, read_only: bool = False, create: bool =
     """
     path = location.path
     if path is not None and path.is_dir():
-        raise UserError(f"{location} is a directory: name a file in it with --db or {VARIABLE}")
+        raise UserError(f"{location} is a directory: name a file in it {location.by}")
     if path is not None and (read_only or not create) and not path.exists():
         raise _missing(location)
     if path is None or not read_only:
@@ -96,7 +96,7 @@ class MissingDatabase(UserError):
 
 def _missing(location: Location) -> MissingDatabase:
     return MissingDatabase(
-        f"there is no database at {location}: `autotune run` makes one, or name another with --db"
+        f"there is no database at {location}: `autotune run` makes one, or name another {location.by}"
     )
 
 

@@ -24,7 +24,7 @@ class Location:
     Attributes:
         path: the SQLite file; None where the database is no plain file.
         url: a SQLAlchemy URL; None: `path` says it all.
-        source: what named the place: `--db`, `AUTOTUNE_DB` or `default`.
+        source: what named the place: `--db`, `AUTOTUNE_DB`, `default`, or a command's argument.
         shown_as: what messages call it; empty: the path.
     """
 
@@ -32,6 +32,12 @@ class Location:
     url: str | None
     source: str
     shown_as: str = ""
+
+    @property
+    def by(self) -> str:
+        """How another place is named, for messages."""
+        options = {"--db": "with --db", VARIABLE: f"in {VARIABLE}", "default": f"with --db or {VARIABLE}"}
+        return options.get(self.source, f"as {self.source}")
 
     def __str__(self) -> str:
         """For messages: never shows a password."""
@@ -56,7 +62,8 @@ def locate(option: str | Path | None = None, name: str = "--db") -> Location:
     if option is not None:
         if not str(option).strip():
             # What a script's unset variable leaves: it does not mean the user's own database.
-            raise UserError(f"{name} is empty: give a file's path or a URL, or leave the option out")
+            left_out = ", or leave the option out" if name.startswith("--") else ""
+            raise UserError(f"{name} is empty: give a file's path or a URL{left_out}")
         return _parse(str(option), name)
     variable = os.environ.get(VARIABLE, "")
     return _parse(variable, VARIABLE) if variable else Location(default_path(), None, "default")

@@ -127,8 +127,13 @@ def opened(other: Path, into: Location) -> Iterator[Database]:
     The other file is never changed: an older one is upgraded in the temporary copy.
 
     Raises:
-        UserError: `other` is missing, unreadable, the same file, no database of this tool, or newer.
+        UserError: `other` is missing, a directory, unreadable, the same file, no database of this tool, or
+            newer.
     """
+    if other.is_dir():
+        raise UserError(f"{other} is a directory: name the database in it that the other machine wrote")
+    if other.exists() and not other.is_file():
+        raise UserError(f"{other} is not a plain file: give the one that the other machine wrote")
     if not other.is_file():
         raise UserError(f"there is no database at {other}: give the file that the other machine wrote")
     if into.path is not None and into.path.exists() and other.samefile(into.path):

@@ -16,7 +16,7 @@ from autotune.search.layers import LayerSearch
 from autotune.search.study import StageSearch
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace
-from autotune.store.records import LayerTrial, TrialRecord, WinnerRecord
+from autotune.store.records import LayerTrial, StoredTrial, TrialRecord, WinnerRecord
 from autotune.store.store import Store
 
 if TYPE_CHECKING:
@@ -188,6 +188,26 @@ class Tuning:
     def default(self, problem: Problem) -> LayerConfig:
         """The default of a problem."""
         return default_of(self.backend, problem.layer, problem.tokens, self.request.target.device)
+
+    def trials(
+        self,
+        problem: Problem,
+        stage: Stage,
+        *,
+        workload: str | None = None,
+        space_digest: str | None = None,
+        config: Config | None = None,
+    ) -> list[StoredTrial]:
+        """What the store holds of a stage on this stack, of this run and earlier ones; see `Store.trials`."""
+        return self.store.trials(
+            problem=problem,
+            stage=stage,
+            backend=self.backend.name,
+            environment_key=self.environment.key,
+            workload=workload,
+            space_digest=space_digest,
+            config=config,
+        )
 
     def default_failed(self, problem: Problem, reason: str) -> None:
         """A problem ends without a winner, since there is nothing to compare with."""

@@ -122,13 +122,7 @@ def _settle(current: Tuning, judge: Judge, problem: Problem, stage: Stage) -> Ra
     store, search = current.store, current.searches[problem, stage]
 
     stored: dict[Config, StoredTrial] = {}
-    for trial in store.trials(
-        problem=problem,
-        stage=stage,
-        backend=current.backend.name,
-        environment_key=current.environment.key,
-        workload=judge.workload,
-    ):
+    for trial in current.trials(problem, stage, workload=judge.workload):
         if trial.status is Status.OK:
             stored.setdefault(trial.config, trial)
 

@@ -102,14 +102,8 @@ def resume(current: Tuning, workload: str) -> int:
     """Tells the searches of everything comparable that the store holds; how many results."""
     resumed = 0
     for (problem, stage), search in current.searches.items():
-        stored = current.store.trials(
-            problem=problem,
-            stage=stage,
-            backend=current.backend.name,
-            environment_key=current.environment.key,
-            workload=workload,
-            space_digest=search.space.space.digest,
-        )
+        digest = search.space.space.digest
+        stored = current.trials(problem, stage, workload=workload, space_digest=digest)
         for config, us in known_results(stored, allow_spills=current.request.allow_spills).items():
             if config.keys() == search.space.default.keys():  # whatever else was written into the file
                 resumed += search.observe(config, us)

@@ -1,7 +1,7 @@
 """Makes the offline short list by estimate, without what the machine code shows to be wrong."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 
@@ -15,8 +15,7 @@ from autotune.protocol.backend import one_config
 from autotune.results import LayerConfig, Status
 from autotune.search.choose import pairs
 from autotune.space.config import Config
-from autotune.store.records import ShortListed, TrialRecord, WinnerRecord
-from autotune.store.store import Store
+from autotune.store.records import ShortListed, StoredTrial, TrialRecord, WinnerRecord
 from autotune.tuning.context import Tuning
 
 SHORT_LIST = 8
@@ -25,13 +24,17 @@ SHORT_LIST = 8
 class Sifter:
     """Checks the layer configs of short lists; a stage's config is checked once a problem.
 
+    Args:
+        trials: of a stage's config in this environment, the newest last.
+
     Attributes:
         judged: every verdict that was asked for.
     """
 
-    def __init__(self, checks: Checks, store: Store, backend: str, environment_key: str) -> None:
-        self._checks, self._store = checks, store
-        self._backend, self._environment = backend, environment_key
+    def __init__(
+        self, checks: Checks, trials: Callable[[Problem, Stage, Config], Sequence[StoredTrial]]
+    ) -> None:
+        self._checks, self._trials = checks, trials
         self.judged: dict[tuple[Problem, Stage, Config], Judged] = {}
 
     def sift(
@@ -67,14 +70,7 @@ class Sifter:
 
     def _binary(self, problem: Problem, stage: Stage, config: Config) -> str | None:
         """The hash of the config's newest binary in this environment."""
-        trials = self._store.trials(
-            problem=problem,
-            stage=stage,
-            backend=self._backend,
-            environment_key=self._environment,
-            workload=None,
-            config=config,
-        )
+        trials = self._trials(problem, stage, config)
         return trials[-1].binary_hash if trials else None
 
 
@@ -101,7 +97,7 @@ def _sifter(current: Tuning, stack: ExitStack) -> Sifter | None:
     if current.checks_until is not None:
         budget = min(budget, max(0.0, current.checks_until - time.monotonic()))
     checks = Checks(backend, device, workers=request.workers, store=current.store, budget_s=budget)
-    return Sifter(stack.enter_context(checks), current.store, backend, current.environment.key)
+    return Sifter(stack.enter_context(checks), lambda p, stage, c: current.trials(p, stage, config=c))
 
 
 def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[int]:
@@ -140,14 +136,7 @@ def _list_one(current: Tuning, problem: Problem, sifter: Sifter | None) -> list[
 
 def _without_estimate(current: Tuning, problem: Problem, default: LayerConfig) -> str:
     for stage in Stage:
-        trials = current.store.trials(
-            problem=problem,
-            stage=stage,
-            backend=current.backend.name,
-            environment_key=current.environment.key,
-            workload=None,
-            config=default.of(stage),
-        )
+        trials = current.trials(problem, stage, config=default.of(stage))
         if trials and trials[-1].status is not Status.OK:
             return f"the default of {stage} has no estimate: {trials[-1].status}: {trials[-1].reason}"
     return "the default has no estimate"
@@ -186,14 +175,7 @@ def _executed_trial(
     work = executed_work(current.backend.work(problem, stage, config), verdict.counts)
     compiled = [
         trial
-        for trial in current.store.trials(
-            problem=problem,
-            stage=stage,
-            backend=current.backend.name,
-            environment_key=current.environment.key,
-            workload=None,
-            config=config,
-        )
+        for trial in current.trials(problem, stage, config=config)
         if trial.status is Status.OK and trial.facts.workgroups_per_cu
     ]
     if work is None or not compiled:

@@ -1,14 +1,12 @@
 """What a check finds wrong leaves the short list and the next best takes its place."""
 
 from collections.abc import Iterable
-from types import SimpleNamespace
 from typing import Any, cast
 
 from autotune.check.judged import Candidate, Checks, Judged
 from autotune.problem.layer import Stage
 from autotune.results import CheckVerdict, LayerConfig, VerdictStatus
 from autotune.space.config import Config
-from autotune.store.store import Store
 from autotune.tuning.short_list import Sifter
 from tests.store.examples import M4
 
@@ -42,8 +40,7 @@ class Fake:
 
 
 def sift(checks: Fake, most: int = 3) -> list[LayerConfig]:
-    store = cast(Store, SimpleNamespace(trials=lambda **_: []))
-    sifter = Sifter(cast(Checks, checks), store, "toy", "stack")
+    sifter = Sifter(cast(Checks, checks), lambda *_: [])
     listed = sifter.sift(M4, RANKING, DEFAULT, most)
     assert len(sifter.judged) == len(checks.asked)
     return listed

@@ -37,7 +37,7 @@ def test_merge_says_what_it_added(own_database: Path, tmp_path: Path) -> None:
     with Store.open(tmp_path / "other.db") as other:
         other.record_trial(begin(other), trial())
     assert invoke("merge", str(tmp_path / "other.db")) == (
-        f"{own_database}: added 1 environments, 1 problems, 1 runs, 1 trials, 0 layers, 0 confirmations,"
+        f"{own_database}: added 1 environment, 1 problem, 1 run, 1 trial, 0 layers, 0 confirmations,"
         " 0 winners, 0 calibrations, 0 exports, 0 verdicts\n"
     )
 
@@ -47,6 +47,9 @@ def test_merge_says_what_it_added(own_database: Path, tmp_path: Path) -> None:
     [
         ("missing.db", "there is no database at .*missing.db: give the file that the other machine wrote"),
         ("notes.txt", "notes.txt is not an SQLite database"),
+        ("folder", "folder is a directory: name the database in it that the other machine wrote"),
+        ("/dev/null", "/dev/null is not a plain file: give the one that the other machine wrote"),
+        ("", "OTHER is empty: give a file's path or a URL$"),
         (
             "postgresql://me:secret@head/autotune",
             r"postgresql://me:\*\*\*@head/autotune is not a plain file, and only files are merged",
@@ -58,6 +61,7 @@ def test_what_cannot_be_merged_is_refused_before_a_database_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text("notes\n" * 1000)
+    Path("folder").mkdir()
     with pytest.raises(UserError, match=told) as refused:
         invoke("merge", other)
     assert "secret" not in str(refused.value)

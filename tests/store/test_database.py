@@ -86,7 +86,7 @@ def test_not_an_sqlite_database(tmp_path: Path) -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    assert refused(tmp_path) == f"{tmp_path} is a directory: name a file in it with --db or AUTOTUNE_DB"
+    assert refused(tmp_path) == f"{tmp_path} is a directory: name a file in it with --db"
 
 
 def test_a_damaged_database(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The scripts under db/ make what the schema says, and db/README.md tells all of it."""
 
 import re
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, inspect
+from sqlalchemy import Engine, create_engine, inspect, text
 
 from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
@@ -18,6 +19,7 @@ from autotune.store import migrations
 from autotune.store.base import Base
 from autotune.store.schema import Environment
 from autotune.store.store import Store
+from autotune.text import command_line, without_passwords
 from tests import template
 from tests.store.examples import begin
 
@@ -168,6 +170,42 @@ def test_an_older_database_is_read_through_an_upgraded_copy(path: Path, next_ver
         with pytest.raises(UserError, match="is read-only"):
             begin(store)
     assert path.read_bytes() == before
+
+
+SECRET = "s3cret of ours"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me:{SECRET}@head/autotune?sslmode=require",
+        f"postgresql+psycopg://:{SECRET}@head",
+        f"postgresql://head/autotune?user=me&password={SECRET}&sslmode=require",
+        f"postgresql://head/autotune?sslpassword={SECRET}",
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False], ids=["a command line", "no command line"])
+def test_passwords_that_earlier_versions_kept_are_masked_as_new_ones_are(
+    path: Path, url: str, whole: bool
+) -> None:
+    from alembic import command
+
+    arguments = ["run", "--try", "stage1:tile_k=256", "--db", url]
+    old = shlex.join(["autotune", *arguments]) if whole else f"it's {url}"
+    engine = create_engine(f"sqlite:///{path}")
+    with Store.open(path) as store:
+        run, other = begin(store), begin(store)
+        before = store.run(other).command
+    with engine.begin() as connection:
+        command.downgrade(migrations.config(connection), "0005")
+        connection.execute(text("UPDATE runs SET command = :old WHERE id = :run"), {"old": old, "run": run})
+    engine.dispose()
+    with Store.open(path) as store:
+        shown = store.run(run).command
+        assert shown == (command_line(arguments) if whole else f"it's {without_passwords(url)}")
+        assert store.run(other).command == before
+    assert SECRET not in shown
+    assert SECRET.encode() not in path.read_bytes()
 
 
 def test_the_scripts_do_not_import_the_schema() -> None:
