@@ -1,5 +1,6 @@
 """Results of candidates, as types that pass between compiling, measuring, search and store."""
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -169,6 +170,11 @@ class Gpu:
 
     host: str
     uuid: str | None
+
+    @classmethod
+    def here(cls, uuid: str | None) -> "Gpu":
+        """A GPU of this machine, by what `Machine.identity` calls it."""
+        return cls(socket.gethostname(), uuid)
 
     def __str__(self) -> str:
         return f"{self.uuid or 'GPU'} of {self.host}"

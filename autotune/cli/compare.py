@@ -55,7 +55,8 @@ def compare(
     """
     from dataclasses import asdict
 
-    from autotune.measure.pool import Measurer, layer_environment
+    from autotune.measure.pool import Measurer
+    from autotune.protocol.process_knobs import layer_environment
     from autotune.protocol.registry import load_backend
     from autotune.results import Failure
     from autotune.store.store import Store

@@ -37,7 +37,8 @@ def measure(
     """
     from dataclasses import asdict
 
-    from autotune.measure.pool import Measurer, layer_environment
+    from autotune.measure.pool import Measurer
+    from autotune.protocol.process_knobs import layer_environment
     from autotune.protocol.registry import load_backend
     from autotune.results import Failure
     from autotune.tuning.subjects import Resolver

@@ -81,17 +81,9 @@ class Case:
         """Changes when a byte of what results are judged by has: another candidate may have written there."""
         import torch
 
-        held = (
-            self.inputs.hidden,
-            self.inputs.a1,
-            self.inputs.a1_scale,
-            self.inputs.a2,
-            self.inputs.a2_scale,
-            self.step.ids,
-            self.step.router,
-            self.gate_up,
-            *self.references.values(),
-        )
+        inputs, step = self.inputs, self.step
+        given = (inputs.hidden, inputs.a1, inputs.a1_scale, inputs.a2, inputs.a2_scale, step.ids, step.router)
+        held = (*given, self.gate_up, *self.references.values())
         return sum(int(t.flatten().view(torch.int16).sum(dtype=torch.int64)) for t in held)
 
     def here(self, rows: "torch.Tensor") -> "torch.Tensor":
@@ -180,18 +172,8 @@ def served_tokens(tokens: int) -> tuple[int, ...]:
     power of two.
     """
     top = 1 << (tokens - 1).bit_length()
-    counts = (
-        set(range(1, top + 1))
-        if top <= ALL_UP_TO
-        else {
-            1,
-            -(-tokens // 2),
-            -(-3 * tokens // 4),
-            top // 2 + 1,
-            tokens - 1,
-            top,
-        }
-    )
+    some = {1, -(-tokens // 2), -(-3 * tokens // 4), top // 2 + 1, tokens - 1, top}
+    counts = set(range(1, top + 1)) if top <= ALL_UP_TO else some
     return (tokens, *sorted(counts - {tokens}))
 
 

@@ -21,9 +21,9 @@ from autotune.measure.process import WorkerProcess
 from autotune.measure.quiet import Quiet
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.table import time_all
-from autotune.measure.worker import this_gpu
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.processes import interrupt
+from autotune.protocol.process_knobs import Environments
 from autotune.protocol.runtime import GATED, Subject, What
 from autotune.results import (
     Confirmation,
@@ -42,8 +42,6 @@ from autotune.text import counted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Environments = Callable[[Subject], Mapping[str, str]]
-"""The process environment that a config needs."""
 
 ROUND_SAMPLES = 5
 
@@ -103,7 +101,7 @@ class Measurer:
     @property
     def gpu(self) -> Gpu:
         """The GPU; its UUID is known once the worker has started."""
-        return this_gpu(self._quiet.gpu)
+        return Gpu.here(self._quiet.gpu)
 
     @property
     def restarts(self) -> int:
@@ -390,25 +388,3 @@ class Measurer:
                 if self._closed:
                     self._workers[key].stop()
             return self._workers[key]
-
-
-def layer_environment(stage_environment: Callable[[Config], Mapping[str, str]]) -> Environments:
-    """A layer config's environment from its stages'.
-
-    Raises:
-        UserError: (when called) the two stages need one variable with two values.
-    """
-
-    def environment(config: Subject) -> Mapping[str, str]:
-        if not isinstance(config, LayerConfig):
-            return stage_environment(config)
-        first, second = stage_environment(config.stage1), stage_environment(config.stage2)
-        for name in first.keys() & second.keys():
-            if first[name] != second[name]:
-                raise UserError(
-                    f"stage 1 needs {name}={first[name]} and stage 2 {name}={second[name]}:"
-                    " choose two that agree"
-                )
-        return {**first, **second}
-
-    return environment

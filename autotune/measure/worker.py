@@ -6,7 +6,6 @@ into values.
 
 import gc
 import math
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.runtime import (
     Activations,
     Launch,
+    LogicalWeights,
     Replay,
     Runtime,
     Step,
@@ -63,7 +63,7 @@ class Worker:
         self.runtime: Runtime = load_runtime(backend)
         self.settings = settings
         self._workload: Workload | None = None
-        self._planned: tuple[Layer, tuple[Problem, ...]] | None = None
+        self._planned: tuple[Problem, ...] = ()
         self._cases: dict[tuple[str, int], list[Case]] = {}
         self._last_steps: dict[tuple[str, int | None], Case] = {}
         self._passed: dict[tuple[str, str, str], float] = {}
@@ -76,20 +76,21 @@ class Worker:
         self._replays: dict[tuple[str, str, str, int], tuple[Replay, Sequence[Launch], int]] = {}
         self._watch = Watch(self.runtime.machine, settings)
         self._spacer: torch.Tensor | None = None
-        self._gpu = this_gpu(self.runtime.machine.identity())
+        self._gpu = Gpu.here(self.runtime.machine.identity())
         self._digest = 0
         self._digests: dict[int, int] = {}
 
     def prepare(self, layer: Layer, problems: Sequence[Problem]) -> Fingerprint:
         """Loads a layer's weights, unless they are there with room for these problems."""
-        planned = layer, tuple(problem for problem in problems if problem.layer == layer)
-        if self._workload is None or self._planned != planned:
+        planned = tuple(problem for problem in problems if problem.layer == layer)
+        there = self._workload is not None and self._workload.layer == layer
+        if not (there and set(planned) <= set(self._planned)):
             self._forget()
             self._workload = None  # before the next one is allocated
             gc.unfreeze()
             gc.collect()
             workload = Workload(self.runtime, layer, self.settings)
-            workload.load(planned[1])
+            workload.load(planned)
             self._workload, self._planned = workload, planned
             self._digest = self.runtime.digest()
             self.runtime.machine.synchronize()
@@ -271,6 +272,11 @@ class Worker:
             raise RuntimeError("prepare() comes first")
         return self._workload
 
+    def _weights(self) -> LogicalWeights:
+        weights = self._load().weights
+        assert weights is not None
+        return weights
+
     def _launches(self, what: What, config: Subject, work: Pass) -> list[Launch]:
         if what is not What.SPACED:
             return self._bind(what, config, work.inputs, work.steps)
@@ -296,16 +302,9 @@ class Worker:
         # At a count that is not its own, a problem's routing does not matter: problems share those cases.
         key = (problem.key if own else "", tokens)
         if key not in self._cases:
-            weights = self._load().weights
-            assert weights is not None
             cases = make_cases(
-                problem.layer,
-                weights,
-                tokens,
-                problem.routing if own else None,
-                problem.concurrency,
-                self.runtime.machine.device,
-                self.settings.seed + tokens,
+                *(problem.layer, self._weights(), tokens, problem.routing if own else None),
+                *(problem.concurrency, self.runtime.machine.device, self.settings.seed + tokens),
                 thorough=own,
                 form=format_of(self.runtime),
             )
@@ -343,10 +342,8 @@ class Worker:
         key = (problem.key, steps)
         if key not in self._last_steps:
             work = self._search_pass(problem, steps)
-            weights = self._load().weights
-            assert weights is not None
             name, form = "the last step of the timed pass", format_of(self.runtime)
-            case = make_case(name, weights, work.inputs, work.steps[-1], form)
+            case = make_case(name, self._weights(), work.inputs, work.steps[-1], form)
             self._digests[id(case)] = case.digest()
             self._last_steps[key] = case
         if launches[-1].accumulates:
@@ -371,11 +368,9 @@ class Worker:
         return [case for cases in self._cases.values() for case in cases] + list(self._last_steps.values())
 
     def _close_replays(self) -> None:
-        for replay, _, _ in self._replays.values():
+        for replay in (*(kept[0] for kept in self._replays.values()), *self._bases.values()):
             replay.close()
         self._replays.clear()
-        for base in self._bases.values():
-            base.close()
         self._bases.clear()
 
     def _forget(self) -> None:
@@ -389,11 +384,6 @@ class Worker:
         self._fastest_layer.clear()
         self._usual.clear()
         self._watch.close()
-
-
-def this_gpu(uuid: str | None) -> Gpu:
-    """A GPU of this machine, by what `Machine.identity` calls it."""
-    return Gpu(socket.gethostname(), uuid)
 
 
 def _launched(what: What, config: Subject) -> Subject:

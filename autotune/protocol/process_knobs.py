@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from autotune.errors import UserError
 from autotune.problem.layer import Stage
 from autotune.protocol.registry import part, registration
+from autotune.protocol.runtime import Subject
 from autotune.results import LayerConfig
 from autotune.space.config import Config, Value, parse_value
 
@@ -164,3 +165,29 @@ def shared_finalists(
         shape: [default, *(knobs.overlay(default, dict(setting)) for setting in settings)]
         for shape, default in defaults.items()
     }
+
+
+Environments = Callable[[Subject], Mapping[str, str]]
+"""The process environment that a config needs."""
+
+
+def layer_environment(stage_environment: Callable[[Config], Mapping[str, str]]) -> Environments:
+    """A layer config's environment from its stages'.
+
+    Raises:
+        UserError: (when called) the two stages need one variable with two values.
+    """
+
+    def environment(config: Subject) -> Mapping[str, str]:
+        if not isinstance(config, LayerConfig):
+            return stage_environment(config)
+        first, second = stage_environment(config.stage1), stage_environment(config.stage2)
+        for name in first.keys() & second.keys():
+            if first[name] != second[name]:
+                raise UserError(
+                    f"stage 1 needs {name}={first[name]} and stage 2 {name}={second[name]}:"
+                    " choose two that agree"
+                )
+        return {**first, **second}
+
+    return environment

@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
-from autotune.measure.pool import Measurer, layer_environment
+from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
 from autotune.processes import interrupt
 from autotune.protocol.backend import Backend
+from autotune.protocol.process_knobs import layer_environment
 from autotune.results import (
     Compiled,
     Confirmation,

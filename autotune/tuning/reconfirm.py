@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind, Target
-from autotune.measure.pool import Measurer, layer_environment
+from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem
 from autotune.protocol.backend import Backend, published_of
+from autotune.protocol.process_knobs import layer_environment
 from autotune.results import Confirmation, Finalist
 from autotune.store.records import RunState, WinnerRecord
 from autotune.store.store import Store

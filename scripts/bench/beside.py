@@ -15,9 +15,10 @@ from autotune.errors import UserError
 from autotune.machine.devices import Device
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
-from autotune.measure.pool import Measurer, layer_environment
+from autotune.measure.pool import Measurer
 from autotune.problem.layer import Problem, Stage
 from autotune.protocol.backend import Backend, default_of, one_config
+from autotune.protocol.process_knobs import layer_environment
 from autotune.protocol.runtime import Subject
 from autotune.results import Failure, LayerConfig
 from autotune.search.choose import pairs

@@ -9,9 +9,10 @@ import pytest
 
 from autotune.errors import UserError
 from autotune.measure.confirm import Comparison
-from autotune.measure.pool import Measurer, layer_environment
+from autotune.measure.pool import Measurer
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.problem.routing import Routing
+from autotune.protocol.process_knobs import layer_environment
 from autotune.results import Failure, Finalist, LayerConfig, Measurement
 from autotune.space.config import Config
 from autotune.statistics import Verdict

@@ -12,11 +12,12 @@ from autotune.measure import confirm as confirming
 from autotune.measure import pool as pools
 from autotune.measure import table as tables
 from autotune.measure.confirm import Comparison
-from autotune.measure.pool import ROUND_SAMPLES, Measurer, layer_environment
+from autotune.measure.pool import ROUND_SAMPLES, Measurer
 from autotune.measure.requests import Look
 from autotune.measure.settings import MeasureSettings
 from autotune.measure.worker import RoundTimes
 from autotune.problem.layer import Layer, Problem, Stage
+from autotune.protocol.process_knobs import layer_environment
 from autotune.protocol.runtime import Subject, What
 from autotune.results import (
     Failure,

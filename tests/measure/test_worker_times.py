@@ -13,7 +13,7 @@ from autotune.kernels.formats import Format
 from autotune.measure import worker as working
 from autotune.measure.gate import Case, Incorrect
 from autotune.measure.timer import FIRST
-from autotune.measure.worker import RoundTimes, Worker, this_gpu
+from autotune.measure.worker import RoundTimes, Worker
 from autotune.problem.layer import Layer, Problem, Stage
 from autotune.protocol.runtime import ClockReading, Launch, What
 from autotune.results import Gpu, LayerConfig
@@ -85,7 +85,7 @@ class Bench:
         machine = self.worker.runtime.machine
         monkeypatch.setattr(machine, "replay", self._replay)
         monkeypatch.setattr(machine, "identity", lambda: "GPU-1")
-        self.worker._gpu = this_gpu("GPU-1")
+        self.worker._gpu = Gpu.here("GPU-1")
         self.worker.prepare(TINY, [M4])
 
     def _replay(self, launches: Sequence[Launch]) -> Replay:
@@ -108,7 +108,7 @@ def test_a_window_is_of_launches_and_is_watched_by_the_pass(bench: Bench) -> Non
     result = bench.worker.measure(M4, Stage.STAGE1, fake_config(12.5))
     assert {sample.us for sample in result.samples} == {12.5}
     assert result.contended == WHO
-    assert result.gpu == this_gpu("GPU-1") == Gpu(result.gpu.host, "GPU-1")
+    assert result.gpu == Gpu.here("GPU-1") == Gpu(result.gpu.host, "GPU-1")
     assert 0 < result.seconds < 60
     (replay,) = bench.replays
     steps = len(replay.launches)
@@ -203,7 +203,7 @@ def test_a_layer_and_its_default_are_told_by_the_step_and_share_the_default_s_gr
     bench.watch.who = WHO
     first = layer_of(bench, 9)
     assert (set(first.us), set(first.default_us)) == ({18.0}, {20.0})
-    assert (first.contended, first.gpu) == (WHO, this_gpu("GPU-1"))
+    assert (first.contended, first.gpu) == (WHO, Gpu.here("GPU-1"))
     assert 0 < first.seconds < 60
     assert 1e-3 < first.error < 2e-2
     base, own = bench.replays
@@ -442,9 +442,9 @@ def test_the_gpu_and_its_limits_are_told_as_they_are_now(
             bench.worker.runtime.machine, "clock", lambda throttled=throttled: ClockReading(900, throttled)
         )
         assert bench.worker.throttled() is throttled
-    monkeypatch.setattr(working.socket, "gethostname", lambda: "node7")
-    assert this_gpu("GPU-1") == Gpu("node7", "GPU-1")
-    assert this_gpu(None) == Gpu("node7", None)
+    monkeypatch.setattr("autotune.results.socket.gethostname", lambda: "node7")
+    assert Gpu.here("GPU-1") == Gpu("node7", "GPU-1")
+    assert Gpu.here(None) == Gpu("node7", None)
 
 
 # The gate.

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from autotune.backends.aiter.backend import Aiter, spaces
-from autotune.measure.pool import Measurer, layer_environment
+from autotune.measure.pool import Measurer
 from autotune.problem.layer import Stage
+from autotune.protocol.process_knobs import layer_environment
 from autotune.results import Failure, Finalist, LayerConfig, Measurement, Status
 from autotune.space.config import Config
 from tests.backends.aiter.conftest import Launches

@@ -11,8 +11,9 @@ import torch
 
 from autotune.backends.flydsl.launch import make_order
 from autotune.errors import UserError
-from autotune.measure.pool import Measurer, layer_environment
+from autotune.measure.pool import Measurer
 from autotune.problem.layer import Stage
+from autotune.protocol.process_knobs import layer_environment
 from autotune.protocol.registry import load_backend
 from autotune.protocol.runtime import load_runtime
 from autotune.results import Failure, Finalist, LayerConfig, Measurement
