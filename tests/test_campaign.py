@@ -31,10 +31,11 @@ def refusal(parse: Callable[[bytes], None], content: bytes) -> str:
 
 def test_a_file_that_is_nothing_of_its_kind_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
+    import campaign_documents
     import campaign_inputs
 
     for name, (_, parse) in campaign_inputs.parsers().items():
-        for content in campaign_inputs.NO_TEXT:
+        for content in campaign_documents.NO_TEXT:
             assert "\n" not in refusal(parse, content), (name, content[:20])
 
 
