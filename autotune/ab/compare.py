@@ -239,4 +239,4 @@ def _permutation(base: Sequence[float], tuned: Sequence[float]) -> float:
     else:
         rng = np.random.default_rng(0)
         sums = [float(rng.permutation(values)[:count].sum()) for _ in range(_EXACT)]
-    return sum(distance(one) >= seen for one in sums) / len(sums)
+    return sum(distance(drawn) >= seen for drawn in sums) / len(sums)

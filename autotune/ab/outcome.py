@@ -48,12 +48,12 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """1: something is surely worse. 2: nothing is, but it cannot be said. 0: nothing is worse."""
-        scores = {one.verdict for one in self.accuracy}
-        if Change.WORSE in scores or any(one.verdict.worse for one in self.speed):
+        scores = {comparison.verdict for comparison in self.accuracy}
+        if Change.WORSE in scores or any(comparison.verdict.worse for comparison in self.speed):
             return 1
         # That as many drafts are accepted says nothing of the speed.
         unsaid = self.repeats is not None and not any(
-            one.verdict.said for one in self.speed if one.metric is not ACCEPTED
+            comparison.verdict.said for comparison in self.speed if comparison.metric is not ACCEPTED
         )
         return 2 if unsaid or Change.UNKNOWN in scores else 0
 
@@ -63,7 +63,9 @@ class Outcome:
         if self.exit_code == 1:
             return "the tuned arm is worse"
         if self.exit_code == 0:
-            better = sum(one.verdict in (ArmVerdict.FASTER, ArmVerdict.MORE) for one in self.speed)
+            better = sum(
+                comparison.verdict in (ArmVerdict.FASTER, ArmVerdict.MORE) for comparison in self.speed
+            )
             return (
                 f"better in {better} of {len(self.speed)}, and nothing is worse"
                 if better
@@ -79,9 +81,11 @@ class Outcome:
             "verdict": self.verdict,
             "exit_code": self.exit_code,
             "repeats": self.repeats and dict(zip(("base", "tuned"), self.repeats, strict=True)),
-            "speed": [_json(one) for one in self.speed],
+            "speed": [_json(comparison) for comparison in self.speed],
             "ms_per_accepted_token": self.formula,
-            "accuracy": [{**asdict(one), "verdict": one.verdict} for one in self.accuracy],
+            "accuracy": [
+                {**asdict(comparison), "verdict": comparison.verdict} for comparison in self.accuracy
+            ],
             "notes": list(self.notes),
         }
 
@@ -89,7 +93,7 @@ class Outcome:
         """For people."""
         if self.repeats:
             yield f"repeats: {self.repeats[0]} of the baseline, {self.repeats[1]} of the tuned arm"
-            yield from text_table(_COLUMNS, [_row(one) for one in self.speed])
+            yield from text_table(_COLUMNS, [_row(comparison) for comparison in self.speed])
         if self.formula:
             yield f"{PER_ACCEPTED.name} = {self.formula}"
         for score in self.accuracy:

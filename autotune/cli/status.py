@@ -22,42 +22,42 @@ def status(db: Database = None, quiet: Quiet = False, as_json: Json = False) -> 
         content = {
             "winners": [
                 {
-                    "backend": one.winner.backend,
-                    "tokens": one.winner.problem.tokens,
-                    "layer": one.winner.problem.layer.key,
-                    "device": one.winner.environment.device,
-                    "kind": str(one.winner.kind),
-                    "fits": not one.differs,
-                    "differs": list(one.differs),
-                    "unknown": one.unknown,
+                    "backend": status.winner.backend,
+                    "tokens": status.winner.problem.tokens,
+                    "layer": status.winner.problem.layer.key,
+                    "device": status.winner.environment.device,
+                    "kind": str(status.winner.kind),
+                    "fits": not status.differs,
+                    "differs": list(status.differs),
+                    "unknown": status.unknown,
                 }
-                for one in winners
+                for status in winners
             ],
             "bundles": [
                 {
-                    "host": one.export.host,
-                    "path": one.export.bundle_path,
-                    "made_at": one.export.created_at.isoformat(),
-                    "problems": list(one.problems),
+                    "host": status.export.host,
+                    "path": status.export.bundle_path,
+                    "made_at": status.export.created_at.isoformat(),
+                    "problems": list(status.problems),
                 }
-                for one in bundles
+                for status in bundles
             ],
         }
         print_json(content)
         return
     if quiet:
-        winners = [one for one in winners if one.differs]
+        winners = [status for status in winners if status.differs]
         bundles = [bundle for bundle in bundles if bundle.problems]
     elif not winners:
         typer.echo("No winners yet: autotune run makes some.")
-    for one in winners:
-        stack = one.winner.environment
+    for status in winners:
+        stack = status.winner.environment
         typer.echo(
-            f"{one.winner.backend} {one.winner.problem.shape} ({one.winner.problem.tokens_text}),"
-            f" {one.winner.problem.layer.key}\n"
-            f"  {verdict(one.winner)}\n"
+            f"{status.winner.backend} {status.winner.problem.shape} ({status.winner.problem.tokens_text}),"
+            f" {status.winner.problem.layer.key}\n"
+            f"  {verdict(status.winner)}\n"
             f"  made on {', '.join(stack_names(stack))}\n"
-            f"  {one.verdict}"
+            f"  {status.verdict}"
         )
     for bundle in bundles:
         export = bundle.export

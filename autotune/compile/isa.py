@@ -29,10 +29,10 @@ def _sum(counts: Counter[str], prefixes: str | Iterable[str]) -> int:
 
 
 def _directive(asm: str, name: str) -> int:
-    found = re.search(rf"{re.escape(name)}\s+(\d+)", asm)
-    if found is None:
+    match = re.search(rf"{re.escape(name)}\s+(\d+)", asm)
+    if match is None:
         raise ValueError(f"the assembly has no {name}: it is not a gfx9 kernel")
-    return int(found.group(1))
+    return int(match.group(1))
 
 
 def machine_code_hash(asm: str, *launch: object) -> str:

@@ -106,11 +106,11 @@ def _integers(suffix: str, unsigned: Any, signed: Any, size: int) -> dict[str, A
         "inc": (unsigned, _increment),
         "dec": (unsigned, _decrement),
     }
-    found = {
+    operations = {
         name + suffix: Atomic(size, size, _typed(dtype, function))
         for name, (dtype, function) in table.items()
     }
-    return found | {"cmpswap" + suffix: Atomic(size, 2 * size, _compare_swap(size // 4))}
+    return operations | {"cmpswap" + suffix: Atomic(size, 2 * size, _compare_swap(size // 4))}
 
 
 ATOMICS: dict[str, Atomic] = {

@@ -56,10 +56,10 @@ def decode(instruction: Instruction, sites: list[WaitSite]) -> Decoded:
         NotEmulated: unknown opcode, operand or modifier; bears the line and the text.
     """
     try:
-        found = _decode(instruction, sites)
-        if found is None:
+        decoded = _decode(instruction, sites)
+        if decoded is None:
             raise NotEmulated(f"unknown instruction {instruction.opcode}")
-        return found
+        return decoded
     except EmulationError as error:
         error.locate(instruction.line, instruction.text)
         raise

@@ -68,10 +68,10 @@ def _lookup(name: str) -> tuple[Function, tuple[str, str], bool] | None:
 def decode_compare(instruction: Instruction) -> Decoded | None:
     """Binds a comparison; None if the opcode is not one."""
     name, encoding = split_encoding(instruction.opcode)
-    found = _lookup(name)
-    if found is None or encoding == "dpp":
+    operation = _lookup(name)
+    if operation is None or encoding == "dpp":
         return None
-    relation, kinds, into_exec = found
+    relation, kinds, into_exec = operation
     expect(instruction, 3)
     modifiers = Modifiers(instruction)
     result, *operands = instruction.operands

@@ -52,26 +52,26 @@ def _fract(a: Array) -> Array:
 
 def _arithmetic(kind: str, fma: Function) -> dict[str, Valu]:
     """Operations that exist for float32 and for float16 alike."""
-    one, two, three = (kind,), (kind,) * 2, (kind,) * 3
+    unary, binary, ternary = (kind,), (kind,) * 2, (kind,) * 3
     wide = transcendental32 if kind == "f32" else transcendental16
-    found = {
-        "add": Valu(kind, two, lambda a, b: a + b),
-        "sub": Valu(kind, two, lambda a, b: a - b),
-        "subrev": Valu(kind, two, lambda a, b: b - a),
-        "mul": Valu(kind, two, lambda a, b: a * b),
-        "max": Valu(kind, two, maximum),
-        "min": Valu(kind, two, minimum),
-        "fma": Valu(kind, three, fma, keeps_half=kind == "f16"),
-        "max3": Valu(kind, three, lambda a, b, c: maximum(maximum(a, b), c), keeps_half=kind == "f16"),
-        "min3": Valu(kind, three, lambda a, b, c: minimum(minimum(a, b), c), keeps_half=kind == "f16"),
-        "med3": Valu(kind, three, median, keeps_half=kind == "f16"),
+    operations = {
+        "add": Valu(kind, binary, lambda a, b: a + b),
+        "sub": Valu(kind, binary, lambda a, b: a - b),
+        "subrev": Valu(kind, binary, lambda a, b: b - a),
+        "mul": Valu(kind, binary, lambda a, b: a * b),
+        "max": Valu(kind, binary, maximum),
+        "min": Valu(kind, binary, minimum),
+        "fma": Valu(kind, ternary, fma, keeps_half=kind == "f16"),
+        "max3": Valu(kind, ternary, lambda a, b, c: maximum(maximum(a, b), c), keeps_half=kind == "f16"),
+        "min3": Valu(kind, ternary, lambda a, b, c: minimum(minimum(a, b), c), keeps_half=kind == "f16"),
+        "med3": Valu(kind, ternary, median, keeps_half=kind == "f16"),
         "ldexp": Valu(kind, (kind, "i32" if kind == "f32" else "i16"), ldexp),
-        "fract": Valu(kind, one, _fract),
-        "frexp_mant": Valu(kind, one, frexp_mantissa),
-        **{name: Valu(kind, one, wide(function)) for name, function in _TRANSCENDENTAL.items()},
-        **{name: Valu(kind, one, function) for name, function in _ROUNDING.items()},
+        "fract": Valu(kind, unary, _fract),
+        "frexp_mant": Valu(kind, unary, frexp_mantissa),
+        **{name: Valu(kind, unary, wide(function)) for name, function in _TRANSCENDENTAL.items()},
+        **{name: Valu(kind, unary, function) for name, function in _ROUNDING.items()},
     }
-    return {f"v_{name}_{kind}": operation for name, operation in found.items()}
+    return {f"v_{name}_{kind}": operation for name, operation in operations.items()}
 
 
 def _dot2(a: Array, b: Array, c: Array) -> Array:

@@ -40,11 +40,11 @@ def winners_table(winners: Sequence[WinnerRecord], default: Callable[[int], Laye
 
 
 def _check(winner: WinnerRecord) -> None:
-    one, two = (winner.config.of(stage).get("tile_m") for stage in Stage)
+    stage1, stage2 = (winner.config.of(stage).get("tile_m") for stage in Stage)
     where = f"the winner at {winner.problem.tokens_text}"
-    if one != two:
+    if stage1 != stage2:
         raise UserError(
-            f"{where} has tile_m={one} in stage 1 and {two} in stage 2, but both stages share one sort:"
+            f"{where} has tile_m={stage1} in stage 1 and {stage2} in stage 2, but both stages share one sort:"
             " tune it again"
         )
     if not winner.environment.arch.startswith("gfx"):

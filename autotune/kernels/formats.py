@@ -173,10 +173,10 @@ def weight_scales(form: Format, by_channel: "torch.Tensor", k: int) -> "torch.Te
     groups = k // group_size
     group, row = torch.arange(groups, device=device)[:, None], torch.arange(n, device=device)[None, :]
     factor = torch.exp2(((group + row) % 3 - 1).float())
-    made = torch.empty((experts, groups, n), dtype=torch.bfloat16, device=device)
+    scales = torch.empty((experts, groups, n), dtype=torch.bfloat16, device=device)
     for expert in range(experts):  # one at a time: in float32 a layer's would take gigabytes
-        made[expert] = factor * coarse[expert]
-    return made
+        scales[expert] = factor * coarse[expert]
+    return scales
 
 
 def _block_scales(by_channel: "torch.Tensor", k: int) -> "torch.Tensor":

@@ -122,32 +122,34 @@ def default_config(tokens: int, dims: LayerDims, arch: str) -> TunedLayer:
         "pdl": True if arch.startswith(("sm_9", "sm_10", "sm_12")) else None,
         "buffer_loads": True if arch.startswith("gfx9") else None,
     }
-    one = Stage1Config(tile_n=64, tile_k=512, num_stages=3, **shared)
+    stage1 = Stage1Config(tile_n=64, tile_k=512, num_stages=3, **shared)
     if dims.model_dim < 1024:
-        one = replace(one, tile_k=256, num_stages=2)
+        stage1 = replace(stage1, tile_k=256, num_stages=2)
     elif tile_m == 64:
-        one = replace(one, tile_k=256 if nvidia else 512, num_stages=2)
+        stage1 = replace(stage1, tile_k=256 if nvidia else 512, num_stages=2)
     elif nvidia and tokens <= 8 and slots > 16 and dims.model_dim >= 6144:
-        one = replace(one, w_cache="first")
+        stage1 = replace(stage1, w_cache="first")
     elif few and nvidia and dims.model_dim >= 6144:
-        one = replace(one, tile_n=32, num_warps=2, num_stages=6, w_cache="first" if tokens <= 8 else "none")
+        stage1 = replace(
+            stage1, tile_n=32, num_warps=2, num_stages=6, w_cache="first" if tokens <= 8 else "none"
+        )
     elif few and nvidia and dims.model_dim >= 2048:
-        one = replace(one, tile_n=32, tile_k=1024, num_warps=2, w_cache="first")
+        stage1 = replace(stage1, tile_n=32, tile_k=1024, num_warps=2, w_cache="first")
     if shared["pdl"] and tokens <= 8 and dims.model_dim >= 2048:
-        one = replace(one, prefetch=1024 if slots <= 16 and dims.model_dim >= 6144 else 256)
-    two = Stage2Config(tile_n=64, tile_k=256, num_stages=2, **shared)
+        stage1 = replace(stage1, prefetch=1024 if slots <= 16 and dims.model_dim >= 6144 else 256)
+    stage2 = Stage2Config(tile_n=64, tile_k=256, num_stages=2, **shared)
     if not nvidia:
-        return TunedLayer(one, two)
+        return TunedLayer(stage1, stage2)
     if tile_m == 64:
-        two = replace(two, tile_n=128, group=16, partials="bfloat16")
+        stage2 = replace(stage2, tile_n=128, group=16, partials="bfloat16")
     elif not few:
         tile_n = 256 if tile_m == 16 and short else 128
-        two = replace(two, tile_n=tile_n, w_cache="first", partials="bfloat16")
+        stage2 = replace(stage2, tile_n=tile_n, w_cache="first", partials="bfloat16")
     elif short and slots <= 16 and dims.model_dim >= 6144:
-        two = replace(two, reduce="loop", num_stages=8)
+        stage2 = replace(stage2, reduce="loop", num_stages=8)
     elif short and slots > 8:
-        two = replace(two, reduce="loop", split_blocks=3, num_warps=2, num_stages=6)
-    return TunedLayer(one, two)
+        stage2 = replace(stage2, reduce="loop", split_blocks=3, num_warps=2, num_stages=6)
+    return TunedLayer(stage1, stage2)
 
 
 def _tile_m(tokens: int, dims: LayerDims) -> int:

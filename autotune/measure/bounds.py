@@ -123,10 +123,10 @@ def _sliced(
     shape = (slices, *total.shape)
     parts = torch.randn(shape, device=total.device, generator=generator) * size
     parts += (total - parts.sum(dim=0)) / slices
-    made = finished(parts[0])
+    summed = finished(parts[0])
     for part in parts[1:]:
-        made = rounded(made + finished(part))
-    return made
+        summed = rounded(summed + finished(part))
+    return summed
 
 
 @dataclass(frozen=True)

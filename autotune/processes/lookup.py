@@ -96,16 +96,16 @@ def _note_paths() -> list[dict[str, Any]]:
     noted: list[dict[str, Any]] = []
     exists, opened = os.path.exists, builtins.open
 
-    def note(path: Any, found: bool) -> None:
+    def note(path: Any, there: bool) -> None:
         if isinstance(path, str) and path.endswith((".json", ".csv")):
-            entry = {"path": path, "found": found}
+            entry = {"path": path, "found": there}
             if entry not in noted:
                 noted.append(entry)
 
     def noting_exists(path: Any) -> bool:
-        found = exists(path)
-        note(path, found)
-        return found
+        there = exists(path)
+        note(path, there)
+        return there
 
     def noting_open(file: Any, *args: Any, **kwargs: Any) -> Any:
         handle = opened(file, *args, **kwargs)

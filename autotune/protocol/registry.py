@@ -93,10 +93,10 @@ def instance(backend: str, path: str, kind: Any = None) -> Any:
     Raises:
         UserError: there is no such class, it cannot be made without arguments, or it lacks something.
     """
-    made = part(backend, path)
+    loaded = part(backend, path)
     expected: tuple[type[BaseException], ...] = (TypeError,) if _is_ours(path) else (Exception, SystemExit)
     try:
-        whole = made()
+        whole = loaded()
     except expected as error:
         raise UserError(
             f"backend {backend!r} cannot be loaded ({_first_line(error)}): correct {path!r}"

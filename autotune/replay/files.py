@@ -105,8 +105,8 @@ def _table(head: Mapping[str, Any], lines: Iterator[str]) -> Table:
         stages[Stage(part["stage"])] = StageTable(part["space"], rows)
     layers = {}
     for _ in range(head.get("layers", 0)):
-        one, two, outcomes = json.loads(next(lines))
-        pair = LayerConfig(stages[Stage.STAGE1].rows[one].config, stages[Stage.STAGE2].rows[two].config)
+        first, second, outcomes = json.loads(next(lines))
+        pair = LayerConfig(stages[Stage.STAGE1].rows[first].config, stages[Stage.STAGE2].rows[second].config)
         layers[pair] = {
             t: unpack_layer(raw) for t, raw in zip(tokens, outcomes, strict=True) if raw is not None
         }
@@ -128,13 +128,13 @@ def _knobs(part: StageTable) -> list[str]:
 
 
 def _line(row: Recorded, knobs: Sequence[str], tokens: Sequence[int]) -> str:
-    made = [
+    cells = [
         [row.config[name] for name in knobs],
         pack_compiled(row.compiled),
         [pack_outcome(row.outcomes[t]) if t in row.outcomes else None for t in tokens],
         [_whole(row.settled[t], 1000) if t in row.settled else None for t in tokens],
     ]
-    return json.dumps(made, separators=(",", ":"))
+    return json.dumps(cells, separators=(",", ":"))
 
 
 def _row(raw: Sequence[Any], knobs: Sequence[str], tokens: Sequence[int]) -> Recorded:

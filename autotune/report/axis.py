@@ -31,7 +31,7 @@ class Axis:
         """A handful of round values."""
         if self.log:
             decades = range(floor(log10(self.low)), ceil(log10(self.high)) + 1)
-            for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(one / 10 for one in range(10, 100))):
+            for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(tenths / 10 for tenths in range(10, 100))):
                 every = [step * 10.0**decade for decade in decades for step in steps]
                 fitting = [value for value in every if self.low <= value <= self.high]
                 if len(fitting) >= 3:

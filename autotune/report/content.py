@@ -175,12 +175,12 @@ def _run(store: Store, wanted: int | None) -> RunRecord:
     """The run with an id, or the newest that tried or decided anything."""
     runs = store.runs()
     if wanted is not None:
-        found = next((run for run in runs if run.id == wanted), None)
-        if found is None:
+        run_wanted = next((run for run in runs if run.id == wanted), None)
+        if run_wanted is None:
             raise UserError(
                 f"there is no run {wanted} in {store.location}: `autotune history` lists the runs"
             )
-        return found
+        return run_wanted
     for run in reversed(runs):
         if store.trial_counts(run.id) or winners_of(store, run.id):
             return run
@@ -204,11 +204,11 @@ def _problems(
     for trial in trials.values():
         rows[conditions_of(trial).chapter].append(trial)
     chapters = list(decided) if only_winners else list(dict.fromkeys([*groups, *decided]))
-    made = [
+    reports = [
         _problem(store, chapter, groups.get(chapter, {}), rows[chapter], decided.get(chapter))
         for chapter in chapters
     ]
-    return sorted(made, key=_order)
+    return sorted(reports, key=_order)
 
 
 def _problem(

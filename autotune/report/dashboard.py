@@ -160,7 +160,7 @@ def _frozen(trials: Sequence[StoredTrial]) -> "list[FrozenTrial]":
         knob: CategoricalDistribution([_choice(value) for value in ordered(list(choices))])
         for knob, choices in values.items()
     }
-    made = []
+    parts = []
     for trial in trials:
         ok = trial.status is Status.OK
         frozen = create_trial(
@@ -171,8 +171,8 @@ def _frozen(trials: Sequence[StoredTrial]) -> "list[FrozenTrial]":
             user_attrs=_of_trial(trial),
         )
         frozen.datetime_start = frozen.datetime_complete = trial.created_at.replace(tzinfo=None)
-        made.append(frozen)
-    return made
+        parts.append(frozen)
+    return parts
 
 
 def _choice(value: Value) -> int | str:

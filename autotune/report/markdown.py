@@ -112,16 +112,16 @@ def _time(contender: Contender | None) -> str:
     return f"{contender.us['layer'].value:.2f}" if contender is not None and "layer" in contender.us else "–"
 
 
-def _details(store: Store, one: ProblemReport) -> list[str]:
-    decision = verdict(one.winner, len(one.ties)) if one.winner else "nothing was decided"
-    lines = [f"<details><summary>{one.problem.shape}: {_html(decision)}</summary>", ""]
+def _details(store: Store, report: ProblemReport) -> list[str]:
+    decision = verdict(report.winner, len(report.ties)) if report.winner else "nothing was decided"
+    lines = [f"<details><summary>{report.problem.shape}: {_html(decision)}</summary>", ""]
     for stage in Stage:
-        trials = one.trials[stage]
+        trials = report.trials[stage]
         if not trials:
             continue
         counts = Counter(trial.status for trial in trials)
         statuses = ", ".join(f"{counts[status]:,} {status}" for status in Status if counts[status])
-        knobs = ", ".join(f"`{one.knob}` {one.share:.0%}" for one in effects(trials)[:_KNOBS])
+        knobs = ", ".join(f"`{effect.knob}` {effect.share:.0%}" for effect in effects(trials)[:_KNOBS])
         lines.append(
             f"- {stage}: {counted(len(trials), 'candidate')} ({statuses});"
             f" what mattered: {knobs or 'not known'}"
@@ -129,22 +129,22 @@ def _details(store: Store, one: ProblemReport) -> list[str]:
         best, default = fastest(trials), default_of(trials)
         if best:
             differs = changes(best[0].config, default.config if default else None)
-            how = " ".join(filter(None, (one.words.adjective, one.conditions.basis)))
+            how = " ".join(filter(None, (report.words.adjective, report.conditions.basis)))
             tie = tie_text(equally_fast(best))
             first = f"{tie} at the fastest time" if tie else "fastest"
             lines.append(f"  - {first} of the search: {best[0].time_us:.2f} µs {how}, `{differs}`")
-    ships = one.ships
+    ships = report.ships
     left_out = [
-        f"failed in the {one.words.final}: {c.name} `{layer_changes(c.config, ships)}`: {c.left_out}"
-        for c in one.contenders
+        f"failed in the {report.words.final}: {c.name} `{layer_changes(c.config, ships)}`: {c.left_out}"
+        for c in report.contenders
         if c.left_out and ships
     ]
-    for left in one.left:
+    for left in report.left:
         differs = changes(left.config, ships.of(left.stage) if ships else None)
-        left_out.append(f"not in the {one.words.final}: {left.stage} `{differs}`: {left.reason}")
+        left_out.append(f"not in the {report.words.final}: {left.stage} `{differs}`: {left.reason}")
     lines += [f"- {_cell(text)}" for text in left_out]
     lines.append("")
-    for answer in answers(store, one):
+    for answer in answers(store, report):
         lines.append(f"- **{answer.question}** {_cell(answer.text)}")
     return [*lines, "", "</details>", ""]
 

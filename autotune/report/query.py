@@ -103,7 +103,7 @@ def _with_windows(first: StoredTrial, windows: Sequence[StoredTrial]) -> StoredT
     failed = next((window for window in windows if window.status is not Status.OK), None)
     if failed is not None:
         return replace(first, status=failed.status, time_us=None, reason=failed.reason)
-    figures = [one.time_us for one in (first, *windows) if one.time_us is not None]
+    figures = [trial.time_us for trial in (first, *windows) if trial.time_us is not None]
     return replace(first, time_us=fmean(figures)) if windows and figures else first
 
 

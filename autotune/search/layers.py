@@ -254,10 +254,10 @@ class LayerSearch:
         if self._one_config:
             return [LayerConfig(config, config) for config in dict.fromkeys([*ones, *twos])]
         few = [[config for config, _ in self._stages[stage].results[: _POOLED // 2]] for stage in Stage]
-        pool = dict.fromkeys(LayerConfig(one, two) for one in few[0] for two in few[1])
+        pool = dict.fromkeys(LayerConfig(stage1, stage2) for stage1 in few[0] for stage2 in few[1])
         for pair in best:
-            pool |= dict.fromkeys(LayerConfig(one, pair.stage2) for one in ones)
-            pool |= dict.fromkeys(LayerConfig(pair.stage1, two) for two in twos)
+            pool |= dict.fromkeys(LayerConfig(stage1, pair.stage2) for stage1 in ones)
+            pool |= dict.fromkeys(LayerConfig(pair.stage1, stage2) for stage2 in twos)
         return pool
 
     def _gains(self, pool: Sequence[LayerConfig]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -290,11 +290,11 @@ class LayerSearch:
         return gain, np.array([pair in close for pair in pool], bool)
 
     def _near(self, best: LayerConfig) -> set[LayerConfig]:
-        one, two = (self._neighbours(stage, best.of(stage)) for stage in Stage)
+        stage1, stage2 = (self._neighbours(stage, best.of(stage)) for stage in Stage)
         if self._one_config:
-            return {LayerConfig(config, config) for config in one}
-        return {LayerConfig(config, best.stage2) for config in one} | {
-            LayerConfig(best.stage1, config) for config in two
+            return {LayerConfig(config, config) for config in stage1}
+        return {LayerConfig(config, best.stage2) for config in stage1} | {
+            LayerConfig(best.stage1, config) for config in stage2
         }
 
     def _added_up(self, layers: Sequence[LayerConfig]) -> tuple[Matrix, dict[Stage, Matrix]]:
@@ -315,11 +315,11 @@ class LayerSearch:
 
     def _alike(self, layers: Sequence[LayerConfig], seen: int) -> Matrix:
         """Covariance of the first `seen` layers' residuals with all, in units of `_SPREAD` squared."""
-        one, two = (
+        stage1, stage2 = (
             self._kernels[stage].between([pair.of(stage) for pair in layers], seen) for stage in Stage
         )
         first, second, both = _SHARES
-        alike: Matrix = first * one + second * two + both * one * two
+        alike: Matrix = first * stage1 + second * stage2 + both * stage1 * stage2
         return alike
 
 

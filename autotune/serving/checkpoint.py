@@ -284,10 +284,10 @@ def converted(layout: Layout, tensors: "Mapping[str, torch.Tensor]") -> Experts:
     """
     import torch
 
-    made = {}
+    experts = {}
     for prefix in ("w13", "w2"):
         weights = tensors[f"{prefix}_{layout.weight}"]
-        made[prefix] = _in_place(layout, weights)
+        experts[prefix] = _in_place(layout, weights)
         scale = torch.ones((), device=weights.device)
         for name, kind in layout.scales.items():
             factor = tensors[f"{prefix}_{name}"].float()
@@ -296,8 +296,8 @@ def converted(layout: Layout, tensors: "Mapping[str, torch.Tensor]") -> Experts:
             elif kind == TENSOR:
                 factor = factor[:, None]
             scale = scale * factor.reshape(weights.shape[0], -1)
-        made[f"{prefix}_scale"] = scale.contiguous()
-    return Experts(made["w13"], made["w2"], made["w13_scale"], made["w2_scale"])
+        experts[f"{prefix}_scale"] = scale.contiguous()
+    return Experts(experts["w13"], experts["w2"], experts["w13_scale"], experts["w2_scale"])
 
 
 def _in_place(layout: Layout, weights: "torch.Tensor") -> "torch.Tensor":

@@ -104,14 +104,14 @@ def register_parameters(layer: Any, loading: Loading, experts: int, extra: Mappi
     import torch
 
     for wanted in parameters(loading.layout, experts, loading.model_dim, loading.inter_dim):
-        made = torch.nn.Parameter(
+        parameter = torch.nn.Parameter(
             torch.full(wanted.shape, wanted.fill, dtype=getattr(torch, wanted.dtype)), requires_grad=False
         )
-        layer.register_parameter(wanted.name, made)
+        layer.register_parameter(wanted.name, parameter)
         loader = loading.checked(wanted.name, extra["weight_loader"])
         loader.supports_moe_loading = True  # type: ignore[attr-defined]
         for name, value in {**extra, "weight_loader": loader, "quant_method": wanted.kind or None}.items():
-            setattr(made, name, value)
+            setattr(parameter, name, value)
 
 
 def finish(layer: Any, loading: Loading, top_k: int, log: logging.Logger) -> None:

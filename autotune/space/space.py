@@ -361,10 +361,10 @@ class BoundSpace:
             config = Config({param.name: rng.choice(param.values) for param in self.params})
             if self.is_legal(config):
                 return config
-        found = next(self._walk(0, dict(self._variables), rng), None)
-        if found is None:
+        drawn = next(self._walk(0, dict(self._variables), rng), None)
+        if drawn is None:
             raise ValueError(f"no {self.space.backend} {self.space.stage} config is legal here")
-        return Config({param.name: found[param.name] for param in self.params})
+        return Config({param.name: drawn[param.name] for param in self.params})
 
 
 class _Remembered:

@@ -107,9 +107,9 @@ def copy_to_file(source: str | Location | None, target: Path) -> dict[str, int]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".autotune-copy-", dir=target.parent) as folder:
-            made = Path(folder) / target.name
-            counts = copy_rows(source, Location(made, None, "", shown_as=str(target)))
-            put_in_place(made, target)
+            copy = Path(folder) / target.name
+            counts = copy_rows(source, Location(copy, None, "", shown_as=str(target)))
+            put_in_place(copy, target)
     except OSError as error:
         raise UserError(
             f"cannot write {target} ({error.strerror}): name a place with space that can be written"

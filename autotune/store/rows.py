@@ -142,8 +142,8 @@ class Reader:
             self._rows += self._session.scalars(select(Environment).where(Environment.id.in_(chunk)))
         for chunk in _chunks({row.confirmation_id for row in winners if row.confirmation_id is not None}):
             workloads = select(ConfirmationRow.id, ConfirmationRow.workload)
-            found = self._session.execute(workloads.where(ConfirmationRow.id.in_(chunk)))
-            self._workloads |= dict(found.all())
+            rows = self._session.execute(workloads.where(ConfirmationRow.id.in_(chunk)))
+            self._workloads |= dict(rows.all())
 
     def environment(self, id_: int, run: int) -> Fingerprint:
         """A stack as a run had it: versions of this tool share a row, and each run tells its own."""

@@ -131,8 +131,8 @@ class Winners(Sessions):
         if newest is not None:
             query = query.order_by(None).order_by(Winner.created_at.desc(), Winner.id.desc()).limit(newest)
         with self.reading() as session:
-            found = _records(session, query)
-        return found if newest is None else found[::-1]
+            records = _records(session, query)
+        return records if newest is None else records[::-1]
 
     def nearby_winners(
         self, problem: Problem, backend: str, *, within: float = 4.0, limit: int = 8

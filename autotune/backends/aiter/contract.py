@@ -86,18 +86,18 @@ FLYDSL_PARAMETERS = {
 
 def check_aiter(package: Path, generation: AiterGeneration) -> list[str]:
     """What of an AITER's folder `aiter/` does not fit."""
-    found: list[str] = []
+    misfits: list[str] = []
     for file, functions in AITER_FUNCTIONS.get(generation, {}).items():
         tree = _parsed(package / file)
         if tree is None:
-            found.append(f"{file} is missing or no Python")
+            misfits.append(f"{file} is missing or no Python")
             continue
         keywords = _MAIN_KEYWORDS if generation is AiterGeneration.MAIN else {}
-        found += _functions(tree, file, functions, {**_AITER_KEYWORDS, **keywords})
+        misfits += _functions(tree, file, functions, {**_AITER_KEYWORDS, **keywords})
         if generation is AiterGeneration.PUBLISHED:
-            found += _variables(tree, file, AITER_VARIABLES)
-            found += _defaults(tree, file)
-    return [*found, *_tables(package / "configs")]
+            misfits += _variables(tree, file, AITER_VARIABLES)
+            misfits += _defaults(tree, file)
+    return [*misfits, *_tables(package / "configs")]
 
 
 def check_flydsl(root: Path, *, gates: bool) -> list[str]:
@@ -111,18 +111,18 @@ def check_flydsl(root: Path, *, gates: bool) -> list[str]:
     else:
         files = sorted((root / "kernels/moe/moe_gemm_2stage").glob("*.py"))
     trees = [tree for tree in map(_parsed, files) if tree is not None]
-    found: list[str] = []
+    misfits: list[str] = []
     for name, wanted in FLYDSL_PARAMETERS.items():
         function = next((f for tree in trees if (f := _function(tree, name)) is not None), None)
         if function is None:
-            found.append(f"FlyDSL has no {name}")
+            misfits.append(f"FlyDSL has no {name}")
             continue
         missing = sorted(wanted - set(_parameters(function)))
         if missing:
-            found.append(f"FlyDSL's {name} has no parameter {', '.join(missing)}")
+            misfits.append(f"FlyDSL's {name} has no parameter {', '.join(missing)}")
     if gates and trees:
-        found += _variables(trees[0], files[0].name, dict.fromkeys(GATES.values(), "1"))
-    return found
+        misfits += _variables(trees[0], files[0].name, dict.fromkeys(GATES.values(), "1"))
+    return misfits
 
 
 def _parsed(path: Path) -> ast.Module | None:
@@ -138,7 +138,7 @@ def _function(tree: ast.AST, name: str) -> ast.FunctionDef | None:
 
 def _parameters(function: ast.FunctionDef) -> list[str]:
     arguments = function.args
-    return [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
 
 
 def _functions(

@@ -44,10 +44,10 @@ def flydsl_weights(packed: "torch.Tensor") -> "torch.Tensor":
     reason = flydsl_misfit(n, 2 * half)
     if reason is not None:
         raise UserError(f"{reason}: choose another --tp")
-    made = torch.empty_like(packed)
+    shuffled = torch.empty_like(packed)
     for expert in range(experts):  # one at a time: unpacked, a layer takes twice its bytes
-        made[expert] = shuffled_and_packed(unpack_int4(packed[expert]))
-    return made
+        shuffled[expert] = shuffled_and_packed(unpack_int4(packed[expert]))
+    return shuffled
 
 
 def shuffled_and_packed(weights: "torch.Tensor") -> "torch.Tensor":

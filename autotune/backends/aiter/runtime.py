@@ -70,8 +70,8 @@ class AiterRuntime(HoldsCopies[LogicalWeights]):
         return LogicalWeights(w1, scales[0], w2, scales[1])
 
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
-        one = config.stage1 if isinstance(config, LayerConfig) else config
-        return whole(one, "tile_m") == engine_block(tokens)
+        stage1 = config.stage1 if isinstance(config, LayerConfig) else config
+        return whole(stage1, "tile_m") == engine_block(tokens)
 
     def path(self, what: What, config: Subject) -> Path:
         """Stage 2 rounds each expert's contribution to bfloat16, and with atomics every sum as well."""
@@ -169,11 +169,11 @@ class AiterRuntime(HoldsCopies[LogicalWeights]):
         import torch
 
         layer = self.on
-        made: tuple[torch.Tensor, ...] = self._moe.moe_sorting(
+        order: tuple[torch.Tensor, ...] = self._moe.moe_sorting(
             *(step.ids, step.router, layer.experts, layer.model_dim, torch.bfloat16),
             block_size=whole(config, "tile_m"),
         )
-        return made
+        return order
 
     def _require_legal(self, stage: Stage, config: Config, tokens: int) -> None:
         """Refuses what the kernel would answer with wrong numbers.

@@ -43,7 +43,7 @@ def cross_compile(arch: str = "gfx942") -> dict[str, dict[str, Any]]:
     kernel = _fused_moe_kernel
     while not hasattr(kernel, "arg_names") or hasattr(kernel, "values"):
         kernel = kernel.fn  # under its heuristics
-    made = {}
+    kernels = {}
     for name, variant in _VARIANTS.items():
         constants = {
             **_TILE,
@@ -67,8 +67,8 @@ def cross_compile(arch: str = "gfx942") -> dict[str, dict[str, Any]]:
             options={"num_warps": 4, "num_stages": 2},
         )
         facts = static_facts(compiled.asm["amdgcn"], dynamic_lds_bytes=compiled.metadata.shared)
-        made[name] = {"vgprs": facts.vgprs, "lds_bytes": facts.lds_bytes, "mfma": facts.mfma}
-    return made
+        kernels[name] = {"vgprs": facts.vgprs, "lds_bytes": facts.lds_bytes, "mfma": facts.mfma}
+    return kernels
 
 
 def main() -> None:

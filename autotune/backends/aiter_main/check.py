@@ -155,8 +155,8 @@ class _Case:
         """Stage 1: the fullest and the emptiest block; stage 2: all blocks of token 0, for a whole sum. And a
         block past the last.
         """
-        one = self.request.stage is Stage.STAGE1
-        if one:
+        up = self.request.stage is Stage.STAGE1
+        if up:
             by_rows = sorted(self.blocks, key=lambda block: len(block.slots))
             tiles = list(zip([by_rows[-1], by_rows[0]], n_tiles, strict=False))
         else:
@@ -165,7 +165,7 @@ class _Case:
         self.operands.map_weights(self.memory, chosen)
         self.operands.map_scales(self.memory, chosen)
         across = self.request.workgroups_n
-        numbers = range(len(self.blocks) * across) if one else spread(len(self.blocks) * across)
+        numbers = range(len(self.blocks) * across) if up else spread(len(self.blocks) * across)
         launched = {tile: number for number, tile in enumerate(numbers)}
         workgroups = [(launched[block.number * across + n_tile], 0, 0) for block, n_tile in tiles]
         total = self.grid_blocks * across

@@ -43,13 +43,13 @@ def ck_weights(packed: "torch.Tensor") -> "torch.Tensor":
     reason = ck_misfit(n, k)
     if reason is not None:
         raise UserError(f"{reason}: choose another --tp")
-    made = torch.empty((experts, n, half), dtype=torch.uint8, device=packed.device)
+    words = torch.empty((experts, n, half), dtype=torch.uint8, device=packed.device)
     for expert in range(experts):  # one at a time: unpacked, a layer takes twice its bytes
         rows = unpack_int4(packed[expert]).view(n // 16, 16, k // 32, 32).permute(0, 2, 1, 3)
         eights = (rows.reshape(-1, 8) & 15).to(torch.uint8)
         low, high = eights[:, [0, 4, 1, 5]], eights[:, [2, 6, 3, 7]]
-        made[expert] = (low | high << 4).reshape(n, half)
-    return made.view(torch.int32)
+        words[expert] = (low | high << 4).reshape(n, half)
+    return words.view(torch.int32)
 
 
 def grouped_scales(scales: "torch.Tensor") -> "torch.Tensor":

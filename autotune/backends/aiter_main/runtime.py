@@ -107,15 +107,15 @@ class AiterMainRuntime(HoldsCopies[LogicalWeights]):
         layer, tokens = self.on, inputs.hidden.shape[0]
         self.refuse(What(stage.value))
         self._require_legal(stage, config, tokens)
-        one = stage is Stage.STAGE1
-        shape = (tokens, layer.top_k, layer.inter_dim) if one else (tokens, layer.model_dim)
+        up = stage is Stage.STAGE1
+        shape = (tokens, layer.top_k, layer.inter_dim) if up else (tokens, layer.model_dim)
         output = Output.allocate(shape, self.machine.device)
-        bind = self.launch1 if one else self.launch2
+        bind = self.launch1 if up else self.launch2
         launches = []
         for step in steps:
             run = bind(config, inputs, step, self.sort(config, step), output.tensor)
-            made = partial(_quietly, run) if one else partial(_zeroed_first, output.tensor, run)
-            launches.append(Launch(made, output.tensor, guards=output.guards))
+            launched = partial(_quietly, run) if up else partial(_zeroed_first, output.tensor, run)
+            launches.append(Launch(launched, output.tensor, guards=output.guards))
         return launches
 
     def layer(self, config: LayerConfig, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
@@ -138,11 +138,11 @@ class AiterMainRuntime(HoldsCopies[LogicalWeights]):
         import torch
 
         layer = self.on
-        made: Sorted = self.moe.moe_sorting(
+        order: Sorted = self.moe.moe_sorting(
             *(step.ids, step.router, layer.experts, layer.model_dim, torch.bfloat16),
             block_size=whole(config, "tile_m"),
         )
-        return made
+        return order
 
     def _require_legal(self, stage: Stage, config: Config, tokens: int) -> None:
         rule = self.space(stage, tokens).broken_rule(config)

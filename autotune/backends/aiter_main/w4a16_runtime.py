@@ -51,11 +51,11 @@ class GroupedRuntime(AiterMainRuntime):
         self._arch = machine.fingerprint(self.name, "").arch
 
     def pack(self, weights: LogicalWeights) -> LogicalWeights:
-        one, two = (
+        w1_scale, w2_scale = (
             grouped_scales(weight_scales(self.format, scale, 2 * packed.shape[-1]))
             for packed, scale in ((weights.w1, weights.w1_scale), (weights.w2, weights.w2_scale))
         )
-        return LogicalWeights(flydsl_weights(weights.w1), one, flydsl_weights(weights.w2), two)
+        return LogicalWeights(flydsl_weights(weights.w1), w1_scale, flydsl_weights(weights.w2), w2_scale)
 
     def space(self, stage: Stage, tokens: int) -> BoundSpace:
         return grouped_spaces()[stage].at(self.on, tokens, DEVICE)

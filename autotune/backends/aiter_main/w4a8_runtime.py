@@ -40,8 +40,8 @@ class CkRuntime(AiterMainRuntime):
 
     def pack(self, weights: LogicalWeights) -> LogicalWeights:
         scales = (s.float().contiguous()[..., None] for s in (weights.w1_scale, weights.w2_scale))
-        one, two = scales
-        return LogicalWeights(ck_weights(weights.w1), one, ck_weights(weights.w2), two)
+        w1_scale, w2_scale = scales
+        return LogicalWeights(ck_weights(weights.w1), w1_scale, ck_weights(weights.w2), w2_scale)
 
     def space(self, stage: Stage, tokens: int) -> BoundSpace:
         return AiterMain().space(self.on, tokens, stage, DEVICE)

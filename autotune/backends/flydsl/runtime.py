@@ -82,8 +82,8 @@ class FlydslRuntime(HoldsCopies[LogicalWeights]):
     def serves(self, what: What, config: Subject, tokens: int) -> bool:
         if self._tree.generation is TreeGeneration.MAIN:
             return True
-        one = config.stage1 if isinstance(config, LayerConfig) else config
-        return whole(one, "tile_m") == engine_block(tokens)
+        stage1 = config.stage1 if isinstance(config, LayerConfig) else config
+        return whole(stage1, "tile_m") == engine_block(tokens)
 
     def path(self, what: What, config: Subject) -> Path:
         """Stage 2 rounds each expert's contribution to bfloat16, and with atomics every sum as well."""
@@ -95,8 +95,8 @@ class FlydslRuntime(HoldsCopies[LogicalWeights]):
         return Path(contributions_bf16=True, bf16_adds=adds, requantised=layer, exact_division=layer)
 
     def stage(self, stage: Stage, config: Config, inputs: Activations, steps: Sequence[Step]) -> list[Launch]:
-        one, tokens = stage is Stage.STAGE1, inputs.hidden.shape[0]
-        a = (inputs.a1, inputs.a1_scale) if one else (inputs.a2, inputs.a2_scale)
+        up, tokens = stage is Stage.STAGE1, inputs.hidden.shape[0]
+        a = (inputs.a1, inputs.a1_scale) if up else (inputs.a2, inputs.a2_scale)
         output, slots = self._output(stage, tokens), self._slots(stage, config, tokens)
         scratch = () if slots is None else (slots,)
         return [
@@ -129,14 +129,14 @@ class FlydslRuntime(HoldsCopies[LogicalWeights]):
 
         def bound(step: Step) -> Callable[[], None]:
             order = self._order(config.stage1, step)
-            one = self._bound(Stage.STAGE1, config.stage1, step, order, a1, middle, None)
-            two = self._bound(Stage.STAGE2, config.stage2, step, order, a2, output.tensor, slots)
+            up = self._bound(Stage.STAGE1, config.stage1, step, order, a1, middle, None)
+            down = self._bound(Stage.STAGE2, config.stage2, step, order, a2, output.tensor, slots)
 
             def run() -> None:
                 quantise(inputs.hidden, a1)
-                one()
+                up()
                 quantise(middle.flatten(0, 1), a2)
-                two()
+                down()
 
             return run
 
@@ -158,11 +158,11 @@ class FlydslRuntime(HoldsCopies[LogicalWeights]):
         slots: "torch.Tensor | None",
     ) -> Callable[[], None]:
         self._require_legal(stage, config, len(out))
-        weights, one = self.copies[step.copy], stage is Stage.STAGE1
-        w = (weights.w1, weights.w1_scale) if one else (weights.w2, weights.w2_scale)
+        weights, up = self.copies[step.copy], stage is Stage.STAGE1
+        w = (weights.w1, weights.w1_scale) if up else (weights.w2, weights.w2_scale)
         request = Request.of(self._tree, self.on, stage, config, DEVICES["mi325x"].arch)
         run = bind(request, len(out), order, a, w, out, slots)
-        if one or request.mode == "reduce":
+        if up or request.mode == "reduce":
             return run
 
         def zeroed_first() -> None:

@@ -12,14 +12,14 @@ class HummingDoctor(Doctor):
     """See `protocol.doctor.Doctor`."""
 
     def findings(self, machine: Machine) -> Sequence[Finding]:
-        found = machine.host.version(library.DISTRIBUTION) or machine.host.version("humming_kernels")
-        if found is None or found == library.READ:
+        version = machine.host.version(library.DISTRIBUTION) or machine.host.version("humming_kernels")
+        if version is None or version == library.READ:
             return ()
         return (
             Finding(
                 "humming's version",
                 State.WARNING,
-                f"it is {found}, and the rules of its space are those of {library.READ}",
+                f"it is {version}, and the rules of its space are those of {library.READ}",
                 f"pip install humming-kernels=={library.READ}",
             ),
         )

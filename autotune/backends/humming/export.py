@@ -41,7 +41,7 @@ def tables(kernels: HummingBackend, winners: Sequence[WinnerRecord]) -> dict[Sta
     device = device_of(winners[0], "humming's own choice")
     library.require_hopper(kernels.name, device)
     library.without_gpu(device)
-    made = {}
+    ranges = {}
     for stage in Stage:
         own: list[Range] = [tuple(each) for each in library.heuristic(kernels.row, layer, stage, None)]
         tuned = {
@@ -49,8 +49,8 @@ def tables(kernels: HummingBackend, winners: Sequence[WinnerRecord]) -> dict[Sta
             for winner in winners
             if winner.config.of(stage) != winner.default.of(stage)
         }
-        made[stage] = overlaid(own, tuned)
-    return made
+        ranges[stage] = overlaid(own, tuned)
+    return ranges
 
 
 def content_of(kernels: HummingBackend, winners: Sequence[WinnerRecord], folder: str) -> Content:
@@ -120,17 +120,17 @@ def _previews(
     by_stage: Mapping[Stage, Sequence[Range]], winners: Sequence[WinnerRecord], top_k: int
 ) -> tuple[Preview, ...]:
     known = {winner.problem.tokens: winner for winner in winners}
-    made = []
+    previews = []
     for stage in Stage:
         rows = []
         for tokens in looked_at(known):
             winner = known.get(tokens)
             source = source_of(winner) if winner is not None else "humming's own"
             rows.append(Row(tokens, tokens * top_k, source, short_entry(at(by_stage[stage], tokens * top_k))))
-        made.append(
+        previews.append(
             Preview(f"{FILE_NAME}, {SUBLAYERS[stage]}, keys are rows (tokens * {top_k})", tuple(rows))
         )
-    return tuple(made)
+    return tuple(previews)
 
 
 def short_entry(raw: Mapping[str, Any]) -> str:

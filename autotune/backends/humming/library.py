@@ -173,11 +173,11 @@ def heuristic(row: Row, layer: Layer, stage: Stage, slots: int | None) -> Any:
     """
     gemm_type = load("humming.config").GemmType(GEMM_TYPE)
     config = layer_config(row, layer, stage)
-    found = load("humming.tune")._get_heuristics_config(
+    chosen = load("humming.tune")._get_heuristics_config(
         config, slots, False, False, False, gemm_type, 0, False
     )
     # It keeps what it answered, lists and all; tuples become lists, as in the JSON that vLLM hands on.
-    return json.loads(json.dumps(found))
+    return json.loads(json.dumps(chosen))
 
 
 def require_capability(name: str) -> None:

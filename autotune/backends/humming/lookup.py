@@ -66,12 +66,12 @@ def _select(engine: Any, configs: dict[str, Any], top_k: int) -> Select:
             size=lambda axis: (tokens, top_k)[axis], numel=lambda: tokens * top_k, get_device=lambda: 0
         )
         kwargs = layer.prepare_humming_moe_kwargs(ids, None, None)
-        found = {}
+        entries = {}
         for (stage, table), launched in zip(ranges.items(), kwargs, strict=False):
             rows = launched["valid_shape_m"]
             entry = next((entry for low, high, entry in table if low < rows <= high), None)
             if entry is None:
-                found[stage] = {"gap": rows}
+                entries[stage] = {"gap": rows}
                 continue
             # The sort's block must be the entry's: vLLM looks it up by itself.
             wrong = (
@@ -79,8 +79,8 @@ def _select(engine: Any, configs: dict[str, Any], top_k: int) -> Select:
                 if launched["sorted_ids"] == entry["block_shape"][0]
                 else {"sorted": launched["sorted_ids"]}
             )
-            found[stage] = {**entry, **wrong}
-        return found
+            entries[stage] = {**entry, **wrong}
+        return entries
 
     return select
 

@@ -106,11 +106,11 @@ class HummingRuntime(HoldsCopies[LogicalWeights]):
         from autotune.backends.humming.glue import weighted_sum
 
         layer, tokens = self.on, x.hidden.shape[0]
-        one, slots = stage is Stage.STAGE1, tokens * layer.top_k
-        a, scale = (x.a1, x.a1_scale) if one else (x.a2.flatten(0, 1), x.a2_scale)
+        up, slots = stage is Stage.STAGE1, tokens * layer.top_k
+        a, scale = (x.a1, x.a1_scale) if up else (x.a2.flatten(0, 1), x.a2_scale)
         a_scale = None if a.dtype == torch.bfloat16 else scale.reshape(-1, 1).contiguous()
         product = self._empty(slots, gemm_dims(layer, stage)[0])
-        shape = (slots, layer.inter_dim) if one else (tokens, layer.model_dim)
+        shape = (slots, layer.inter_dim) if up else (tokens, layer.model_dim)
         out = Output.allocate(shape, self.machine.device)
         configs = self._configs(stage, config)
         launches = []
@@ -120,13 +120,13 @@ class HummingRuntime(HoldsCopies[LogicalWeights]):
 
             def run(step: Step = step, order: "Order" = order) -> None:
                 self._gemm(stage, configs, step, a, a_scale, product, order)
-                if one:
+                if up:
                     self._activate(product, out.tensor)
                 else:
                     weighted_sum(product, step.router, out.tensor)
 
             launches.append(Launch(run, out.tensor, scratch=(product,), guards=out.guards))
-        if not one:
+        if not up:
             return launches
         shaped = out.tensor.view(tokens, layer.top_k, layer.inter_dim)
         return [replace(launch, output=shaped) for launch in launches]
@@ -235,19 +235,19 @@ class HummingRuntime(HoldsCopies[LogicalWeights]):
         order: "Order",
     ) -> None:
         weights = self.copies[step.copy]
-        one = stage is Stage.STAGE1
+        up = stage is Stage.STAGE1
         self._ops.launch_kernel(
             configs=configs,
             inputs=a,
-            weight=weights.w1 if one else weights.w2,
-            weight_scale=weights.w1_scale if one else weights.w2_scale,
+            weight=weights.w1 if up else weights.w2,
+            weight_scale=weights.w1_scale if up else weights.w2_scale,
             input_scale=a_scale,
             outputs=out,
             sorted_ids=order.sorted_ids,
             expert_ids=order.block_experts,
             num_tokens_padded=order.padded_rows,
             locks=self._locks,
-            top_k=self.on.top_k if one else 1,
+            top_k=self.on.top_k if up else 1,
             valid_shape_m=step.ids.numel(),
         )
 

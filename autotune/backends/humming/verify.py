@@ -90,7 +90,7 @@ def _reasons(bundle: Bundle, variable: str | None, answer: Mapping[str, Any]) ->
 def _checks(intended: Mapping[str, Mapping[str, Any]], selected: Mapping[str, Any]) -> Iterator[Check]:
     for tokens in sorted(intended, key=int):
         for stage, entry in intended[tokens].items():
-            found = selected.get(tokens, {}).get(stage)
-            ok = same(found, entry)
-            told = "nothing" if found is None or "block_shape" not in found else short_entry(found)
+            taken = selected.get(tokens, {}).get(stage)
+            ok = same(taken, entry)
+            told = "nothing" if taken is None or "block_shape" not in taken else short_entry(taken)
             yield Check(f"{stage} at M = {tokens}", told, ok, "" if ok else short_entry(entry))

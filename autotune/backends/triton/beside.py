@@ -44,8 +44,8 @@ def cases(layer: Layer, tokens: int, config: Config, device: Device, seed: int) 
     dims = LayerDims(layer.model_dim, layer.inter_dim, layer.experts, layer.top_k)
     default, tile_m = default_config(tokens, dims, device.arch), int(str(config["tile_m"]))
     # Of the GEMMs' knobs these launches know the block size alone.
-    one, two = replace(default.stage1, tile_m=tile_m), replace(default.stage2, tile_m=tile_m)
-    chain = layer_chain(dims, one, two, tokens, device.runtime)
+    stage1, stage2 = replace(default.stage1, tile_m=tile_m), replace(default.stage2, tile_m=tile_m)
+    chain = layer_chain(dims, stage1, stage2, tokens, device.runtime)
     rng = np.random.default_rng(seed)
     ids = np.argsort(rng.random((tokens, layer.experts)), axis=1)[:, : layer.top_k].astype(np.int32)
     arrays = {

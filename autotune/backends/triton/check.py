@@ -340,11 +340,11 @@ def _programs(case: _Case, tiles: Sequence[_Tile], rng: np.random.Generator) -> 
         block, n_tile = _tile_of(programs, n_tiles, parts, config.group, config.xcds or 1)
         key = block * n_tiles + n_tile
         wanted = [tile.block * n_tiles + tile.n_tile for tile in tiles]
-    found: list[Grid] = []
+    grids: list[Grid] = []
     for each in wanted:
         # The last to arrive finishes the tile: let it not always be the same part.
-        found += [(int(program), 0, 0) for program in rng.permutation(programs[key == each])]
-    return found
+        grids += [(int(program), 0, 0) for program in rng.permutation(programs[key == each])]
+    return grids
 
 
 def _tile_of(programs: Array, n_tiles: int, split_k: int, group: int, xcds: int) -> tuple[Array, Array]:

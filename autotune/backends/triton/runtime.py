@@ -117,8 +117,8 @@ class TritonRuntime(HoldsCopies[LogicalWeights]):
 
         layer, tokens = self.on, inputs.hidden.shape[0]
         dims = LayerDims(layer.model_dim, layer.inter_dim, layer.experts, layer.top_k)
-        one, two = Stage1Config.of(dict(config.stage1)), Stage2Config.of(dict(config.stage2))
-        chain = operator_chain(dims, TunedLayer(one, two), tokens, self._runtime, self.on.ep > 1)
+        stage1, stage2 = Stage1Config.of(dict(config.stage1)), Stage2Config.of(dict(config.stage2))
+        chain = operator_chain(dims, TunedLayer(stage1, stage2), tokens, self._runtime, self.on.ep > 1)
         device = self.machine.device
         middle, output = (
             Output.allocate(shape, device)

@@ -46,8 +46,8 @@ def compile_hints(hints: "dict[str, Any]") -> "contextlib.AbstractContextManager
         return contextlib.nullcontext()
     from flydsl.compiler.kernel_function import CompilationContext
 
-    made: contextlib.AbstractContextManager[Any] = CompilationContext.compile_hints(hints)
-    return made
+    context: contextlib.AbstractContextManager[Any] = CompilationContext.compile_hints(hints)
+    return context
 
 
 def assembly(launcher: Any, last_pass: "list[str]", hints: "dict[str, Any]") -> bytes:
@@ -80,12 +80,12 @@ def assembly(launcher: Any, last_pass: "list[str]", hints: "dict[str, Any]") -> 
 
 def _mlir_string(text: str, name: str) -> bytes:
     """The bytes of `name = "..."`: a backslash escapes a backslash, a quote, or two hexadecimal digits."""
-    found = re.search(name + r' = "((?:[^"\\]|\\.)*)"', text)
-    if found is None:
+    assignment = re.search(name + r' = "((?:[^"\\]|\\.)*)"', text)
+    if assignment is None:
         raise NoPipeline(f"the compiled module holds no {name}")
 
     def unescaped(match: "re.Match[bytes]") -> bytes:
         code = match[1]
         return bytes.fromhex(code.decode()) if len(code) == 2 else code
 
-    return re.sub(rb'\\([0-9A-Fa-f]{2}|[\\"])', unescaped, found[1].encode("latin-1"))
+    return re.sub(rb'\\([0-9A-Fa-f]{2}|[\\"])', unescaped, assignment[1].encode("latin-1"))
