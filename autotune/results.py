@@ -242,10 +242,12 @@ class LayerConfig:
     stage2: Config
 
     def of(self, stage: Stage) -> Config:
+        """The config of one stage."""
         return self.stage1 if stage is Stage.STAGE1 else self.stage2
 
     @property
     def key(self) -> str:
+        """Canonical text; equal configs have equal keys."""
         return f"{self.stage1.key}|{self.stage2.key}"
 
 

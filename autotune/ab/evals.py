@@ -76,6 +76,7 @@ class EvalComparison:
 
     @property
     def verdict(self) -> Change:
+        """Whether the scores differ at `LEVEL`, and for better or worse where it is known which is better."""
         if self.p >= 1 - LEVEL:
             return Change.NONE
         if self.higher_is_better is None:
@@ -111,6 +112,7 @@ class Results:
 
     @property
     def tasks(self) -> set[str]:
+        """The tasks that have scores."""
         return {task for task, _ in self.scores}
 
     @property

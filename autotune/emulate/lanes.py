@@ -100,6 +100,11 @@ def source(operand: Operand, kind: str, half: int = 0) -> Source:
 
 
 def with_sign(read: Source, operand: Operand, kind: str) -> Source:
+    """A source of lanes with the operand's `abs` and `neg` applied, in this order.
+
+    Raises:
+        NotEmulated: the operand has one of them and is no number with a sign.
+    """
     if not (operand.neg or operand.abs):
         return read
     if kind == "b32":

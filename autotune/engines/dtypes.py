@@ -61,6 +61,7 @@ class Dtype:
 
     @property
     def quantised(self) -> bool:
+        """Whether the weights have scales."""
         return self.weights != "bf16"
 
     @property
@@ -101,10 +102,12 @@ class Dtype:
 
     @property
     def weight_bytes(self) -> WeightBytes:
+        """Bytes of weights with their scales."""
         return WeightBytes.of(self.scheme)
 
     @property
     def activation_bytes(self) -> float:
+        """Bytes of an activation, as the GEMM takes it."""
         return _ACTIVATION_BYTES[self.activations]
 
     def format(self, arch: str) -> Format:

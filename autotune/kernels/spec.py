@@ -180,7 +180,7 @@ def buffers(spec: KernelSpec, tokens: int) -> dict[str, Buffer]:
 
     `partial` and `arrivals` are scratch: they may be larger, and may be shared by every launch that does not
     overlap another. The experts of `w` and `w_scale` may be more than the layer's: the kernel does not look
-    (with `buffer_loads` as long as `w` is below 2 GiB).
+    (with `buffer_loads` as long as `w` is below 2 GiB). Raises UserError where the kernel is no stage's.
     """
     layer, config = spec.dims, spec.config
     if config is None:

@@ -97,6 +97,7 @@ class Reference:
         self._best, self._accepted = self._drifted or self._best, True
 
     def close(self) -> None:
+        """Frees the graph."""
         self._replay.close()
 
     def _look(self) -> tuple[list[float], ClockReading]:

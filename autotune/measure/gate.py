@@ -295,6 +295,7 @@ class Left:
 
     @classmethod
     def by(cls, launch: Launch) -> "Left":
+        """Copies of what a launch has left; it has been run."""
         intermediate = None if launch.intermediate is None else launch.intermediate.clone()
         return cls(launch.output.clone(), intermediate, _guards_intact(launch))
 

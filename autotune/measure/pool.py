@@ -138,7 +138,10 @@ class Measurer:
         return interrupt.result_of(self.start(environment))
 
     def start(self, environment: Mapping[str, str] | None = None) -> "Future[Fingerprint]":
-        """Begins with what `fingerprint` waits for."""
+        """Begins with what `fingerprint` waits for.
+
+        The future raises UserError where the backend cannot run here, or there is too little memory.
+        """
 
         def ask() -> Fingerprint:
             worker = self._worker(environment or {})

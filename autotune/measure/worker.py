@@ -245,6 +245,7 @@ class Worker:
         return self._watch.now()
 
     def throttled(self) -> bool:
+        """Whether the GPU limits its clock now."""
         return self.runtime.machine.clock().throttled
 
     def recover(self) -> None:

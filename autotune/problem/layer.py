@@ -152,6 +152,7 @@ class Problem:
 
     @property
     def tokens(self) -> int:
+        """Tokens that the layer sees in a step."""
         return self.verify_tokens * self.concurrency
 
     @property

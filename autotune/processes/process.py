@@ -23,6 +23,7 @@ class Process:
 
     @classmethod
     def current(cls) -> "Process":
+        """This process."""
         return cls.of(os.getpid())
 
     @classmethod

@@ -81,9 +81,11 @@ class Child:
 
     @property
     def pid(self) -> int | None:
+        """Of the process; None: it was not started."""
         return None if self._process is None else self._process.pid
 
     def is_alive(self) -> bool:
+        """Whether the process was started and has not ended."""
         return self._process is not None and self._process.is_alive()
 
     def ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s: float) -> Any:

@@ -33,6 +33,7 @@ class Finding:
 
     @property
     def there(self) -> bool:
+        """Whether the answer is yes."""
         return self.state is State.YES
 
 

@@ -49,6 +49,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
+        """Whether every lookup selects what was meant, and nothing else is amiss."""
         return not self.reasons and all(check.ok for check in self.checks)
 
     @property

@@ -44,9 +44,11 @@ class ReplayMachine:
 
     @property
     def workload(self) -> str:
+        """Canonical text of the recording's conditions."""
         return replayed_workload(self._table)
 
     def now(self) -> float:
+        """Simulated seconds since the beginning."""
         return self._now
 
     def wait(self, futures: Collection[Future[Any]]) -> Collection[Future[Any]]:

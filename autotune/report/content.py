@@ -73,6 +73,7 @@ class ProblemReport:
 
     @property
     def problem(self) -> Problem:
+        """The problem of its conditions."""
         return self.conditions.problem
 
     @property
@@ -115,6 +116,7 @@ class Report:
 
     @property
     def stacks(self) -> list[Fingerprint]:
+        """The stacks of its chapters, each once, in order."""
         return list(dict.fromkeys(chapter.conditions.environment for chapter in self.problems))
 
     @property

@@ -102,6 +102,7 @@ class WallClock:
     """The clock of this machine."""
 
     def now(self) -> float:
+        """Seconds since some beginning; never set back."""
         return time.monotonic()
 
     def wait(self, futures: Collection[Future[Any]]) -> Collection[Future[Any]]:
@@ -118,9 +119,11 @@ class Cost:
     total: float = 0.0
 
     def add(self, seconds: float) -> None:
+        """Takes one more into the mean."""
         self.count += 1
         self.total += seconds
 
     @property
     def mean(self) -> float:
+        """In seconds; 0 where nothing was done."""
         return self.total / self.count if self.count else 0.0

@@ -79,6 +79,7 @@ class Choice:
         self._known: dict[int, TunedLayer] = {}
 
     def at(self, tokens: int) -> TunedLayer:
+        """The config at a token count: the bundle's where it has one that fits, else the default."""
         if tokens not in self._known:
             tuned = self.tuned
             self._known[tokens] = (

@@ -53,6 +53,7 @@ class Database:
     copy: "TemporaryDirectory[str] | None" = None
 
     def close(self) -> None:
+        """Closes the connections, and deletes the copy where one is read."""
         self.engine.dispose()
         if self.copy is not None:
             self.copy.cleanup()

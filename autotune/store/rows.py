@@ -165,6 +165,7 @@ class Reader:
         return workload.endswith(SHARED)
 
     def problem(self, id_: int) -> Problem:
+        """The problem of a row's id; asked for once."""
         if id_ not in self._problems:
             row = self._session.get_one(ProblemRow, id_)
             stored = (field.name for field in fields(Layer) if field.name in _COLUMNS)

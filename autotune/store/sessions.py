@@ -49,6 +49,7 @@ class Sessions:
         return cls(open_database(place, read_only=read_only, create=create))
 
     def close(self) -> None:
+        """Closes the database; nothing of it can be read afterwards."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -61,6 +62,7 @@ class Sessions:
 
     @property
     def location(self) -> Location:
+        """Where the database is."""
         return self._database.location
 
     @property

@@ -178,6 +178,7 @@ def _add(
 
 
 def trial_record(reader: Reader, row: Trial) -> StoredTrial:
+    """A row of `trials` as a record."""
     return StoredTrial(
         id=row.id,
         run=row.run_id,

@@ -49,6 +49,7 @@ def decided_at(session: Session, winner: Winner) -> datetime:
 
 
 def winner_record(reader: Reader, row: Winner) -> WinnerRecord:
+    """A row of `winners` as a record."""
     return WinnerRecord(
         id=row.id,
         run=row.run_id,

@@ -51,6 +51,11 @@ class Tiling:
 
     @classmethod
     def of(cls, request: Request, *, sort_block: int | None = None) -> Tiling:
+        """The tiling of what a request compiles.
+
+        Args:
+            sort_block: rows of a block of the sort; None: the kernel's own tile_m.
+        """
         # FlyDSL main reads LDS that nobody wrote and does not use it: rows 16 to 31 of stage 2's table of ids
         # at tile_m 16, tile_k 128. Poison tells whether it reaches a result.
         main = request.tree.generation is TreeGeneration.MAIN

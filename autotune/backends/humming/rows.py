@@ -40,6 +40,7 @@ class Row:
 
     @property
     def activation_bits(self) -> int:
+        """Bits of an activation, as the GEMM takes it."""
         return 16 if self.activations == "bfloat16" else 8
 
     @property

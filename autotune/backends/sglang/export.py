@@ -48,6 +48,11 @@ class SglangKey:
 
     @classmethod
     def of(cls, layer: Layer, quantisation: Quantisation, device_name: str) -> "SglangKey":
+        """What SGLang looks a layer of these dimensions up by.
+
+        Args:
+            device_name: of the GPU, as SGLang has it.
+        """
         width = layer.inter_dim // 2 if quantisation.packed else layer.inter_dim
         return cls(layer.experts, width, quantisation, device_name)
 

@@ -48,9 +48,15 @@ class VllmKey:
 
     @classmethod
     def of(cls, layer: Layer, quantisation: Quantisation, device_name: str) -> "VllmKey":
+        """What vLLM looks a layer of these dimensions up by.
+
+        Args:
+            device_name: of the GPU, as torch has it.
+        """
         return cls(layer.experts, layer.inter_dim, quantisation, device_name)
 
     def file_name(self) -> str:
+        """The file's name, as vLLM's `get_config_file_name` makes it."""
         quantisation = self.quantisation
         device = re.sub(r"[\s/]+", "_", self.device_name)
         if "H200" in device.split("_"):
