@@ -33,12 +33,12 @@ class WrongOutput(Exception):
 
 
 def bf16(values: Array) -> Array:
-    """float64 of bfloat16 bits, uint16."""
+    """float64 of bfloat16 bits, uint16, of any shape."""
     return (values.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
 
 
 def round_bf16(values: Array) -> Array:
-    """float64 of the nearest bfloat16, ties to even."""
+    """float64 of the bfloat16 nearest to each float, ties to even, of any shape."""
     bits = values.astype(np.float32).view(np.uint32)
     return bf16(((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16))
 
@@ -47,6 +47,7 @@ def require_untouched(out: Array, initial: Array | np.uint16, touched: Array, na
     """Makes sure that nothing but `touched` of an output was written.
 
     Args:
+        out: uint16 [rows, columns], bits of bfloat16.
         initial: what the output held before.
         touched: bool, like `out`.
 
@@ -95,6 +96,10 @@ class OutputErrors:
 
     def compare_float32(self, out: Array, reference: Array, where: str) -> None:
         """Compares partial sums, which no bfloat16 rounding excuses.
+
+        Args:
+            out: float64 [rows, columns], of sums in float32.
+            reference: like `out`.
 
         Raises:
             WrongOutput: they differ by more than a few float32 roundings.

@@ -45,7 +45,7 @@ class Block:
 
     @property
     def slots(self) -> Array:
-        """The slots that are no padding."""
+        """The slots that are no padding, int32, in the order of the block's rows."""
         return self.rows[self.rows >= 0]
 
 
@@ -74,6 +74,7 @@ def blocks_of(ids: Array, tile_m: int, *, by_token: bool) -> list[Block]:
     """The sort: blocks ascending by expert.
 
     Args:
+        ids: int32 [tokens, top_k].
         by_token: a row belongs to the token of its number, as `autotune.kernels.sort` does it for few tokens;
             else rows are filled in slot order.
     """
@@ -91,7 +92,11 @@ def blocks_of(ids: Array, tile_m: int, *, by_token: bool) -> list[Block]:
 
 
 def of_token(blocks: Sequence[Block], ids: Array, token: int) -> list[Block]:
-    """The blocks that hold a token's slots: a sum over its experts needs them all."""
+    """The blocks that hold a token's slots: a sum over its experts needs them all.
+
+    Args:
+        ids: int32 [tokens, top_k].
+    """
     top_k = ids.shape[1]
     return [block for block in blocks if (block.slots // top_k == token).any()]
 
@@ -132,7 +137,7 @@ class Operands:
         self.w_scale = ((rng.random((self.layer.experts, n)) + 0.5) / (4.6 * k**0.5)).astype(np.float32)
 
     def row_of(self, slots: Array) -> Array:
-        """The rows of `a` that slots read."""
+        """The rows of `a` that slots read, an integer a slot."""
         return slots // self.layer.top_k if self.stage is Stage.STAGE1 else slots
 
     def packed(self, expert: int) -> Array:

@@ -69,8 +69,15 @@ class EngineCalls(Protocol):
     ) -> None:
         """One GEMM.
 
-        `a` is INT8 or float8 with its scales, or bfloat16 without: where the kernel takes quantised
-        activations, the engine then quantises it first.
+        Args:
+            a: [tokens, model_dim] at stage 1, [tokens * top_k, inter_dim] at stage 2; INT8 or float8 with its
+                scales, or bfloat16 without: where the kernel takes quantised activations, the engine then
+                quantises it first.
+            w, w_scale: as the engine has them.
+            out: bfloat16 [tokens, top_k, N].
+            router: float32 [tokens, top_k].
+            ids: int32 [tokens, top_k].
+            top_k: experts that a token visits.
 
         Raises:
             UserError: the engine serves so few tokens by another kernel on this GPU.
@@ -80,14 +87,25 @@ class EngineCalls(Protocol):
         """Whether the engine runs this kernel at so many tokens on this GPU."""
 
     def activate(self, gate_up: "torch.Tensor", out: "torch.Tensor") -> None:
-        """SiLU(gate) * up."""
+        """SiLU(gate) * up: bfloat16 [tokens * top_k, 2 * inter_dim] into [tokens * top_k, inter_dim]."""
 
     def sum(self, contributions: "torch.Tensor", out: "torch.Tensor", ids: "torch.Tensor") -> None:
-        """Sum over each token's slots: of all, or of this GPU's, where the others' were never written."""
+        """Sum over each token's slots: of all, or of this GPU's, where the others' were never written.
+
+        Args:
+            contributions: bfloat16 [tokens * top_k, model_dim].
+            out: bfloat16 [tokens, model_dim].
+            ids: int32 [tokens, top_k].
+        """
 
 
 def make_order(calls: EngineCalls, layer: Layer, ids: "torch.Tensor", block: int) -> Sorted:
-    """A routing's order as the engine would make it."""
+    """A routing's order as the engine would make it.
+
+    Args:
+        ids: int32 [tokens, top_k].
+        block: rows of a block.
+    """
     import torch
 
     size = calls.slots_size(layer, len(ids), block)

@@ -60,7 +60,7 @@ def stage1_reference(
 
 
 def silu(gate: torch.Tensor) -> torch.Tensor:
-    """gate * sigmoid(gate)."""
+    """gate * sigmoid(gate), element by element; of gate's shape and dtype."""
     return gate / (1.0 + torch.exp(-gate))
 
 

@@ -61,7 +61,7 @@ def bound(path: Path, simulated: float) -> float:
 
 
 def to_bf16(x: "torch.Tensor", *, toward_zero: bool) -> "torch.Tensor":
-    """float32 values that bfloat16 has: the nearest, or the next towards zero."""
+    """float32 values that bfloat16 has: the nearest, or the next towards zero; of any shape."""
     import torch
 
     if toward_zero:

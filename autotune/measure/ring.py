@@ -128,7 +128,11 @@ def _lay(
 
 
 def hot(ids: "NDArray[np.int32]", steps: int) -> Ring:
-    """Every step with the first routing on copy 0: what a benchmark that does not care measures."""
+    """Every step with the first routing on copy 0: what a benchmark that does not care measures.
+
+    Args:
+        ids: [steps, tokens, top_k].
+    """
     laid = np.broadcast_to(ids[:1], (steps, *ids.shape[1:])).copy()
     return Ring(laid, np.zeros(steps, np.int32), 1, 1, 0)
 
@@ -138,6 +142,10 @@ def least_reuse(ids: "NDArray[np.int32]", copies: "NDArray[np.int32]", expert_by
 
     Counts whole steps that lie strictly between the two uses, since programs within a step run in any order.
     Knows nothing of how the ring was planned: this is what the plan is checked with.
+
+    Args:
+        ids: [steps, tokens, top_k].
+        copies: [steps].
 
     Returns:
         None: no slot is used at all.

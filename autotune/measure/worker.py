@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autotune.machine.fingerprint import Fingerprint
 from autotune.measure.contention import Watch
@@ -376,14 +376,11 @@ class Worker:
 
     def _forget(self) -> None:
         self._close_replays()
-        self._cases.clear()
-        self._last_steps.clear()
-        self._digests.clear()
-        self._passed.clear()
-        self._passed_at.clear()
-        self._fastest.clear()
-        self._fastest_layer.clear()
-        self._usual.clear()
+        kept: dict[Any, Any]
+        for kept in (self._cases, self._last_steps, self._digests, self._passed, self._passed_at):
+            kept.clear()
+        for kept in (self._fastest, self._fastest_layer, self._usual):
+            kept.clear()
         self._watch.close()
 
 

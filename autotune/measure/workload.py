@@ -166,7 +166,12 @@ def without_ties(x: "torch.Tensor", form: Format = Format.INT8) -> "torch.Tensor
 def make_steps(
     ids: "NDArray[np.int32]", copies: "NDArray[np.int32]", device: str, seed: int
 ) -> tuple[Step, ...]:
-    """Routings on the device, with random router weights that sum to one a token."""
+    """Routings on the device, with random router weights that sum to one a token.
+
+    Args:
+        ids: [steps, tokens, top_k].
+        copies: [steps], the copy of the weights that each step reads.
+    """
     import torch
 
     generator = torch.Generator(device).manual_seed(seed)

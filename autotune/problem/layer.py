@@ -124,7 +124,7 @@ class Layer:
         return f"{self.model}/tp{self.tp}{spread}/{dims}"
 
     def seen(self, ids: "NDArray[np.int32]") -> "NDArray[np.int32]":
-        """Ids of all experts as the first of the GPUs has them: an expert e of another one is -1 - e."""
+        """Ids of all experts, of any shape, as the first of the GPUs has them: e of another one is -1 - e."""
         import numpy as np
 
         return np.where(ids < self.experts, ids, -1 - ids)

@@ -81,7 +81,7 @@ class AiterMainRuntime(HoldsCopies[LogicalWeights]):
 
     @abstractmethod
     def run_layer(self, config: LayerConfig, inputs: Activations, step: Step, out: "torch.Tensor") -> None:
-        """The layer from `inputs.hidden` into `out`."""
+        """The layer from `inputs.hidden` into `out`, bfloat16 [tokens, model_dim]."""
 
     def refuse(self, what: What) -> None:
         """Refuses what cannot run on this device.
