@@ -100,7 +100,7 @@ def find_torch(host: Host) -> HostTorch | None:
     if folder is None:
         return None
     try:
-        text = (folder / "version.py").read_text()
+        text = (folder / "version.py").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     values = dict(re.findall(r"^(__version__|cuda|hip)\b[^=\n]*=\s*'([^']+)'", text, re.MULTILINE))

@@ -49,6 +49,8 @@ def tree(tmp_path: Path) -> EngineSource:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests/test_m.py").write_text('import os\nos.environ.get("TESTED")\n')
     (tmp_path / "pkg/broken.py").write_text('os.environ.get("BROKEN"')
+    (tmp_path / "pkg/damaged.py").write_bytes(b'os.environ.get("DAMAGED")\0')
+    (tmp_path / "pkg/bytes.py").write_bytes(b'os.environ.get("\xff\xfe")')
     return EngineSource("", tmp_path)
 
 
@@ -74,7 +76,8 @@ def test_native_code_reads_too(tree: EngineSource) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["DOCUMENTED", "QUOTED", "COMMENTED", "WRITTEN", "PRINTED", "TESTED", "BROKEN", "READ_STAGE"]
+    "name",
+    ["DOCUMENTED", "QUOTED", "COMMENTED", "WRITTEN", "PRINTED", "TESTED", "BROKEN", "DAMAGED", "READ_STAGE"],
 )
 def test_a_mention_is_no_read(tree: EngineSource, name: str) -> None:
     assert reads_of(tree, [name])[name] == []

@@ -128,7 +128,7 @@ def check_flydsl(root: Path, *, gates: bool) -> list[str]:
 def _parsed(path: Path) -> ast.Module | None:
     try:
         return ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError):
+    except (OSError, SyntaxError, ValueError):  # the last of null bytes, too
         return None
 
 
@@ -206,8 +206,12 @@ def _tables(configs: Path) -> Iterable[str]:
     for table in sorted(configs.rglob("*tuned_fmoe*.csv")):
         if "untuned" in table.name:
             continue
-        with table.open() as file:
-            columns = next(csv.reader(file), [])
+        with table.open(encoding="utf-8", errors="replace", newline="") as file:
+            try:
+                columns = next(csv.reader(file), [])
+            except csv.Error as error:
+                yield f"{table.name} is not a table ({error})"
+                continue
         missing = [name for name in (*KEY_COLUMNS, "kernelName1", "kernelName2") if name not in columns]
         if missing:
             yield f"{table.name} has no column {', '.join(missing)}"

@@ -84,7 +84,7 @@ def rounds_to_zero(source: Path) -> bool | None:
     """
     try:
         tree = ast.parse(source.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, SyntaxError):
+    except (OSError, SyntaxError, ValueError):  # the last of null bytes
         return None
     defaults = []
     for node in ast.walk(tree):

@@ -120,7 +120,7 @@ def _python_reads(text: str) -> Iterator[tuple[str | re.Pattern[str], int]]:
     """Names, or patterns of names made by f-strings, with their lines."""
     try:
         tree = ast.parse(text)
-    except SyntaxError:
+    except (SyntaxError, ValueError):  # the latter of null bytes
         return
     yield from _declared(tree)
     helpers = _helpers(tree)

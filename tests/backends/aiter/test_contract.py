@@ -40,6 +40,12 @@ def test_a_tree_of_the_other_generation_does_not_fit(tree: Path, gates: bool) ->
     assert check_flydsl(tree, gates=gates)
 
 
+def test_a_module_that_is_no_text_is_a_misfit(tmp_path: Path) -> None:
+    for content in (b"\0", b"\xff", b"("):
+        (tmp_path / "fused_moe.py").write_bytes(content)
+        assert check_aiter(tmp_path, AiterGeneration.PUBLISHED) == ["fused_moe.py is missing or no Python"]
+
+
 def test_every_misfit_is_one_sentence_of_a_list(tmp_path: Path) -> None:
     (tmp_path / "fused_moe.py").write_text(
         "import os\n"
@@ -51,6 +57,8 @@ def test_every_misfit_is_one_sentence_of_a_list(tmp_path: Path) -> None:
     configs = tmp_path / "configs"
     configs.mkdir()
     (configs / "tuned_fmoe.csv").write_text("token,model_dim\n")
+    (configs / "a_tuned_fmoe.csv").write_bytes(b"\xff\0\n")
+    (configs / "b_tuned_fmoe.csv").write_text("a" * 200_000)
     found = check_aiter(tmp_path, AiterGeneration.PUBLISHED)
     for words in (
         "moe_sorting begins with (topk_ids, weights)",
@@ -60,6 +68,8 @@ def test_every_misfit_is_one_sentence_of_a_list(tmp_path: Path) -> None:
         "does not read AITER_W4A8_USE_INT8",
         "begins with tile_n = 128, not 64",
         "tuned_fmoe.csv has no column cu_num",
+        "a_tuned_fmoe.csv has no column",
+        "b_tuned_fmoe.csv is not a table",
     ):
         assert any(words in misfit for misfit in found), (words, found)
 
