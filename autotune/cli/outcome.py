@@ -1,4 +1,4 @@
-"""What `autotune run` prints when it is done."""
+"""Prints what `autotune run` found, and what to do next."""
 
 from collections.abc import Sequence
 from typing import Any

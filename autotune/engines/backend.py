@@ -1,4 +1,4 @@
-"""What the backends for SGLang's and vLLM's Triton fused MoE share: spaces, defaults, seeds, compiling."""
+"""The backends of SGLang's and vLLM's Triton fused MoE: spaces, defaults, seeds and compiling."""
 
 import time
 from collections.abc import Iterable, Mapping

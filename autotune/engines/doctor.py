@@ -1,4 +1,4 @@
-"""What an engine's Triton kernels need of a machine."""
+"""Tells whether a machine can run an engine's Triton kernels."""
 
 from autotune.engines.rows import Engine
 from autotune.engines.source import source_variable

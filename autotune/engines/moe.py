@@ -1,4 +1,4 @@
-"""What SGLang's and vLLM's Triton fused MoE have in common: quantisations and the config's names.
+"""Translates between our configs and those of SGLang's and vLLM's Triton fused MoE, and names quantisations.
 
 Our spaces call a tile's sides `tile_m`, `tile_n`, `tile_k`, as all spaces do; the engines' kernels and files
 call them `BLOCK_SIZE_M` and so on. This module is the one place that translates.

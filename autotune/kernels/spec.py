@@ -1,4 +1,4 @@
-"""What must be compiled for a config, and how it is launched.
+"""Specifies all that must be compiled for a config, compiles it, and launches it.
 
 A `KernelSpec` holds everything that `triton.compile` is given, so a binary that a worker compiled, one that
 was cross-compiled without a GPU, and the one that is launched are the same. Use:

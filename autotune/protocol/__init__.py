@@ -1,4 +1,4 @@
-"""What a backend hands over, typed."""
+"""Types by which the tool and the families of kernels speak to each other."""
 
 from typing import Final
 

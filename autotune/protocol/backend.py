@@ -1,4 +1,4 @@
-"""What the search needs of a family of kernels."""
+"""The interface between a family of kernels and the search."""
 
 import builtins
 import errno

@@ -1,4 +1,4 @@
-"""What a machine has and what a backend can do on it: what `autotune doctor` lists."""
+"""Types of a diagnosis: a machine's findings and each backend's abilities, as `autotune doctor` lists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

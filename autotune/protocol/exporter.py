@@ -1,4 +1,4 @@
-"""What a backend hands over for export. `autotune export` asks an `Exporter` and writes what it says.
+"""Types of an export: `autotune export` asks a backend's `Exporter`, and writes what it says.
 
 A registration names its exporter, a class, and the knobs of the process where there are some:
 

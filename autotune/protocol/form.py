@@ -1,4 +1,4 @@
-"""What JSON that somebody may have edited has to look like before it is gone by."""
+"""Checks the form of JSON that somebody may have edited, before it is gone by."""
 
 import json
 import re

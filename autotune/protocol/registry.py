@@ -1,4 +1,4 @@
-"""What each backend brings, registered once: by its package under `autotune.backends`, or by an entry point.
+"""Registers each backend's parts, once: by its package under `autotune.backends`, or by an entry point.
 
 Another distribution registers with an entry point of the group `autotune.backends`, whose name is the
 backend's and which leads to a `Registration`:

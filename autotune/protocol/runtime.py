@@ -1,4 +1,4 @@
-"""What a backend implements on the device: launches for the gate and the timer, and the machine under it.
+"""The interface to kernels on a device: launches for the gate and the timer, and the machine under it.
 
 Everything here runs in a measure worker. The driver imports this module for its names alone: torch is
 only named in annotations.

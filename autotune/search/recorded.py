@@ -1,4 +1,4 @@
-"""What recorded tables of other layers say of a space: `search_spaces/BACKEND/recorded.json`.
+"""Reads the times of other layers' recorded tables: `search_spaces/BACKEND/recorded.json`.
 
 `scripts/recorded.py` makes the file: of each table first the configs that lead at a token count, then the
 others in random order, so that the first few hundred tell of both; each with its time over the fastest's.

@@ -1,4 +1,4 @@
-"""What a driver stores of its candidates: a record each, made of what is known of it."""
+"""Makes the records that a driver stores of its candidates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

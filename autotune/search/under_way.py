@@ -1,4 +1,4 @@
-"""What a search has under way: compiles, evaluations, and for how long it waits for the last compiles."""
+"""Keeps a search's compiles and evaluations under way, and how long it waits for the last compiles."""
 
 from collections.abc import Collection
 from concurrent.futures import Future

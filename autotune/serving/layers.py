@@ -1,4 +1,4 @@
-"""What the engines' plugins share of a layer: its parameters and their end, its refusals, the log."""
+"""Parts of the engines' plugins that are alike: a layer's parameters and their end, refusals, the log."""
 
 import logging
 import os

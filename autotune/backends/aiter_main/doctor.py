@@ -1,4 +1,4 @@
-"""What the two kinds of kernels of AITER's main need of a machine; what AITER is there, `aiter` tells."""
+"""Tells whether a machine can run AITER main's two kinds of kernels; `aiter` tells which AITER is there."""
 
 from autotune.backends.aiter.doctor import find_aiter
 from autotune.backends.aiter.source import AiterGeneration

@@ -1,4 +1,4 @@
-"""What a compile worker is asked: one kernel's parameters, hints and gates."""
+"""A request to a compile worker: one kernel's parameters, hints and gates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

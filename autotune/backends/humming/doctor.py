@@ -1,4 +1,4 @@
-"""What humming's kernels need of a machine."""
+"""Tells whether a machine can run humming's kernels."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What vLLM would hand to humming's launch with a bundle, for `processes.lookup`.
+"""Looks up what vLLM would hand to humming's launch with a bundle, for `processes.lookup`.
 
 Run are vLLM's own `vllm/utils/humming.py` and `fused_humming_moe.py`, our plugin as vLLM loads it, and the
 installed humming, which is told that the bundle's GPU is here; the rest of vLLM is stood in for.

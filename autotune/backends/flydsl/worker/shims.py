@@ -1,4 +1,4 @@
-"""What an older tree expects of FlyDSL and wheel 0.1.5 does differently.
+"""Puts back what an older tree expects of FlyDSL and wheel 0.1.5 does differently.
 
 The published tree (FlyDSL a1d8312) was made for a FlyDSL built from itself. On the next wheel that PyPI has,
 0.1.5, two things must be put back. A wheel as old as the tree has nothing to put back.
