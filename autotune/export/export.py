@@ -124,7 +124,7 @@ def plan(
         UserError: there is nothing that may be exported, or it fits no file.
     """
     exporter = load_exporter(selection.backend)
-    own = select(store, selection)
+    own, newest = _select(store, selection)
     backend = load_backend(selection.backend)
     require_computed(backend, selection.backend, selection.served(own[0].problem.layer))
     knobs = process_knobs(selection.backend, own[0].environment.kernel_source)
@@ -164,7 +164,7 @@ def plan(
             if winner.config == before.config
         },
     )
-    notes = (*content.notes, *_left_out(store, selection, own))
+    notes = (*content.notes, *_left_out(newest, selection, own))
     return Plan(winners, {**files, MANIFEST: manifest}, content.previews, notes, decision)
 
 
@@ -233,10 +233,20 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
         UserError: none is there, all are estimates and those are not allowed, or one's machine code was found
             wrong.
     """
-    newest = _newest(store, selection, Kind.MEASURED)
-    if newest is None and selection.allow_estimates:
-        newest = _newest(store, selection, Kind.ESTIMATE)
-    if newest is None:
+    return _select(store, selection)[0]
+
+
+def _select(store: Store, selection: Selection) -> tuple[list[WinnerRecord], Sequence[WinnerRecord]]:
+    """See `select`; and the newest winners of that kind, taken or not."""
+    for kind in (Kind.MEASURED, Kind.ESTIMATE) if selection.allow_estimates else (Kind.MEASURED,):
+        latest = store.winners(backend=selection.backend, kind=kind, newest=_LOOK_AT)
+        newest = next(filter(selection.takes, reversed(latest)), None)
+        if newest is None and len(latest) == _LOOK_AT:
+            every = store.winners(backend=selection.backend, kind=kind)
+            newest = next(filter(selection.takes, reversed(every)), None)
+        if newest is not None:
+            break
+    else:
         raise _nothing(store, selection)
     alike = store.winners(backend=selection.backend, kind=newest.kind, environment_key=newest.environment.key)
     chosen = {
@@ -249,27 +259,21 @@ def select(store: Store, selection: Selection) -> list[WinnerRecord]:
                     f"the {winner.kind} winner of {winner.problem.shape} is wrong, its {stage} machine code"
                     f" was executed ({verdict.text}): run again, it will not be chosen"
                 )
-    return [chosen[tokens] for tokens in sorted(chosen)]
+    return [chosen[tokens] for tokens in sorted(chosen)], latest
 
 
 _LOOK_AT: Final = 100
 """So many of the newest winners are looked at before all are read: mostly the first will do."""
 
 
-def _newest(store: Store, selection: Selection, kind: Kind) -> WinnerRecord | None:
-    for newest in (_LOOK_AT, None):
-        for winner in reversed(store.winners(backend=selection.backend, kind=kind, newest=newest)):
-            if selection.takes(winner):
-                return winner
-    return None
-
-
-def _left_out(store: Store, selection: Selection, chosen: Sequence[WinnerRecord]) -> list[str]:
+def _left_out(
+    newest: Sequence[WinnerRecord], selection: Selection, chosen: Sequence[WinnerRecord]
+) -> list[str]:
     """What the selection takes besides, where that is of another layer, GPU or stack; a sentence, or none."""
     layer, stack = chosen[0].problem.layer, chosen[0].environment
     covered = {winner.problem.tokens for winner in chosen}
     shapes: dict[str, dict[str, None]] = {}
-    for winner in store.winners(backend=selection.backend, kind=chosen[0].kind, newest=_LOOK_AT):
+    for winner in newest:
         other, on = winner.problem, winner.environment
         alike = other.layer == layer and on.device == stack.device
         if selection.takes(winner) and not (alike and (on.key == stack.key or other.tokens in covered)):

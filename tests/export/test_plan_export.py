@@ -48,7 +48,7 @@ class World:
         stand_ins = {
             "load_exporter": lambda name: self.asked.append(("exporter", name)) or self.exporter,
             "load_backend": lambda name: f"backend {name}",
-            "select": lambda store, selection: self.own,
+            "_select": lambda store, selection: (self.own, self.own),
             "require_computed": lambda *of: self.asked.append(("computed", *of)),
             "process_knobs": lambda *of: self.asked.append(("knobs", *of)) or self.knobs,
             "decide_setting": lambda *of: self.asked.append(("decide", *of)) or self.decision,
@@ -60,9 +60,6 @@ class World:
         self.recorded: list[Any] = []
 
     location = "/the/database"
-
-    def winners(self, **only: Any) -> list[Any]:
-        return self.own
 
     def verdicts_of(self, record: Any) -> dict[Stage, Any]:
         return {Stage.STAGE1: SimpleNamespace(status="passed", error=0.0, reason=str(record.problem.tokens))}
