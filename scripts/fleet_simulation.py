@@ -6,8 +6,8 @@ Compiles and measurements cost what was recorded; the driver costs what it costs
 its one thread. What no recording tells is stated: see `bench.fleet.Costs` and the options. Two questions:
 
 run   one run over all token counts of a table shares its candidates among N GPUs: one driver for all.
-plan  64 problems, each an entry of its own on one GPU: a driver each. The tables' problems are repeated with
-      other seeds until there are 64.
+plan  64 problems, each an entry of its own on one GPU: a driver a GPU, which starts once. The tables'
+      problems are repeated with other seeds until there are 64.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entries = []
         for number, (table, problem) in enumerate(islice(cycle(named), options.problems)):
             done = simulate(table, [problem], 1, options.trials, number // len(named), costs)
-            entries.append((done, costs.start_s + done.search_s + costs.final_s))
+            entries.append((done, costs.entry_s + done.search_s + costs.final_s))
         seconds = [whole for _, whole in entries]
         driver = sum(done.driver_s for done, _ in entries) / sum(seconds)
         print(
@@ -71,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f" {max(seconds):.0f} s each, driver {driver:.0%} of that"
         )
         print(" GPUs  wall s  efficiency")
+        alone = makespan(seconds, 1, costs.start_s)
         for gpus in GPUS:
-            wall = makespan(seconds, gpus)
-            efficiency = sum(seconds) / (gpus * wall)
+            wall = makespan(seconds, gpus, costs.start_s)
+            efficiency = alone / (gpus * wall)
             results["plan"].append({"gpus": gpus, "wall_s": wall, "efficiency": efficiency})
             print(f"{gpus:5} {wall:7.0f} {efficiency:11.0%}")
     if options.json:

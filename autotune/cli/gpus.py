@@ -54,9 +54,20 @@ def start_workers_ahead(indices: Sequence[int] | None) -> None:
     Args:
         indices: see `asked_gpus`.
     """
-    from autotune.machine.probe import answered, gpu_nodes
+    from autotune.machine.probe import answered
     from autotune.processes.spawning import start_ahead
 
-    if (nodes := gpu_nodes()) > 0 and not answered():
-        count = 1 if indices is None else len(indices) or nodes
+    if (count := may_be_used(indices)) > 0 and not answered():
         start_ahead(count, ("torch", "triton", "autotune.measure.requests"))
+
+
+def may_be_used(indices: Sequence[int] | None) -> int:
+    """How many GPUs will be used, by what is known before they are asked.
+
+    Args:
+        indices: see `asked_gpus`.
+    """
+    from autotune.machine.probe import gpu_nodes
+
+    nodes = gpu_nodes()
+    return 0 if not nodes else 1 if indices is None else len(indices) or nodes

@@ -2,16 +2,15 @@
 
 import ctypes
 import json
-import os
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -20,12 +19,12 @@ from typing import Any, ClassVar
 import typer
 
 from autotune.cli.output import print_json
-from autotune.cli.place import Answer
+from autotune.cli.place import Answer, Request
 from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.probe import probe
 from autotune.machine.targets import Kind, Target, offline_fingerprint
-from autotune.machine.visible import environment_of
+from autotune.machine.visible import environment_of, known_of
 from autotune.processes import interrupt
 from autotune.protocol.registry import load_backend
 from autotune.store.database import MissingDatabase
@@ -48,6 +47,7 @@ class PlanRun:
         cores: compile processes of all entries together.
         db: as `--db` takes it.
         out: folder of the bundles and the report.
+        ahead: processes that were started before it was known what they will do.
     """
 
     entries: Sequence[Entry]
@@ -57,7 +57,8 @@ class PlanRun:
     db: str | None
     out: Path
     say: Callable[[str], None]
-    _workers: "list[_Worker]" = field(default_factory=list)
+    ahead: "list[PlaceProcess]" = field(default_factory=list)
+    _workers: "list[PlaceProcess]" = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ended: bool = False
 
@@ -114,6 +115,8 @@ class PlanRun:
         Raises:
             KeyboardInterrupt: the user stopped it; the entries' own processes have stored what they had.
         """
+        while len(self.ahead) > len(self.places):
+            self.ahead.pop().kill()
         done = self.done()
         for entry in done:
             self.say(f"{entry.name}: done before")
@@ -168,7 +171,7 @@ class PlanRun:
 
     def _serve(self, place: Sequence[int], waiting: "SimpleQueue[Entry]", failed: dict[str, str]) -> None:
         """A thread: gives its GPUs one entry after the other, and with them the process that has them."""
-        worker: _Worker | None = None
+        worker: PlaceProcess | None = None
         try:
             while not self._ended:
                 try:
@@ -187,17 +190,18 @@ class PlanRun:
             if worker is not None:
                 worker.end()
 
-    def _start(self, place: Sequence[int]) -> "_Worker | None":
+    def _start(self, place: Sequence[int]) -> "PlaceProcess | None":
         """A process for a place, from the thread that ends with it; None: the plan was stopped."""
         with self._lock:
             if self._ended:
                 return None
-            self._workers.append(_Worker(environment_of(*place) if place else {}))
+            self._workers.append(self.ahead.pop() if self.ahead else PlaceProcess())
             return self._workers[-1]
 
-    def _one(self, entry: Entry, place: Sequence[int], worker: "_Worker") -> str | None:
+    def _one(self, entry: Entry, place: Sequence[int], worker: "PlaceProcess") -> str | None:
         """Why an entry failed; None: it did not."""
-        answer = worker.run(self.arguments(entry, place))
+        shown = (environment_of(*place), known_of(place)) if place else ()
+        answer = worker.run(Request(self.arguments(entry, place), *shown))
         if isinstance(answer, str):
             return answer
         if answer.code:
@@ -216,16 +220,12 @@ class PlanRun:
             worker.end()
 
 
-class _Worker:
-    """A process that runs entries, and keeps what starts slowly: see `autotune.cli.place`.
-
-    Args:
-        environment: variables that show it its GPUs.
-    """
+class PlaceProcess:
+    """A process that runs entries, and keeps what starts slowly: see `autotune.cli.place`."""
 
     command: ClassVar = [sys.executable, "-m", "autotune.cli.place"]
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
         self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 its own
         self._process = subprocess.Popen(
             self.command,
@@ -234,7 +234,6 @@ class _Worker:
             stderr=self._said,
             text=True,
             encoding="utf-8",
-            env={**os.environ, **environment},
             start_new_session=True,  # Ctrl-C comes here, and is passed on
             preexec_fn=_die_with_parent,
         )
@@ -243,13 +242,13 @@ class _Worker:
     def lives(self) -> bool:
         return self._process.poll() is None
 
-    def run(self, arguments: Sequence[str]) -> Answer | str:
+    def run(self, request: Request) -> Answer | str:
         """What became of an entry; why there is no answer, where the process ended."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(BrokenPipeError):
-            process.stdin.write(f"{json.dumps(list(arguments))}\n")
+            process.stdin.write(f"{json.dumps(asdict(request))}\n")
             process.stdin.flush()
         line = process.stdout.readline()
         if line:
@@ -268,6 +267,9 @@ class _Worker:
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGINT)
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def end(self) -> None:
         """Ends the process, which is given time to store what it has."""
         assert self._process.stdin is not None
@@ -277,6 +279,16 @@ class _Worker:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+
+@contextmanager
+def ended(ahead: "list[PlaceProcess]") -> Iterator[None]:
+    """Ends those that nobody has taken when the block ends."""
+    try:
+        yield
+    finally:
+        for process in ahead:
+            process.kill()
 
 
 def print_plan(plan: PlanRun, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.gpus import asked_gpus, seen_gpus, start_workers_ahead
+from autotune.cli.gpus import asked_gpus, may_be_used, seen_gpus, start_workers_ahead
 from autotune.cli.groups import FlydslOptions, LayerOptions, make_problems
 from autotune.cli.options import (
     BackendName,
@@ -308,7 +308,8 @@ def _run_plan(
     as_json: bool,
 ) -> None:
     from autotune.cli.asked import asked_by_entry
-    from autotune.cli.many import PlanRun, print_plan, run_plan
+    from autotune.cli.many import PlaceProcess, PlanRun, ended, print_plan, run_plan
+    from autotune.machine.probe import answers_kept
     from autotune.replay.files import read_table
     from autotune.tuning.plan import read_plan
     from autotune.tuning.targets import resolve_target
@@ -318,31 +319,34 @@ def _run_plan(
     if dry_run:
         refuse(context, "--dry-run writes nothing", "out")
     indices = asked_gpus(context, devices)
-    with ThreadPoolExecutor(1) as asking:
+    # While the GPUs are asked, a process for each of them imports what it will need.
+    begins = not dry_run and target in (None, "live")
+    ahead = [PlaceProcess() for _ in range(may_be_used(indices) if begins else 0)]
+    with answers_kept(), ended(ahead), ThreadPoolExecutor(1) as asking:
         seen = asking.submit(seen_gpus, indices, devices or "") if indices is not None else None
         chosen = resolve_target(target, described=dry_run)
         if not chosen.live:
             refuse(context, f"{chosen.name} measures on no GPU", "devices")
         gpus = (seen.result() if seen is not None else (0,)) if chosen.live else ()
-    table = None if chosen.table is None else read_table(chosen.table)
-    entries = read_plan(path, lambda options: asked_by_entry(options, chosen, table), target)
-    processes, capped = at_most_cores(workers)
-    for line in capped:
-        typer.echo(line, err=True)
+        table = None if chosen.table is None else read_table(chosen.table)
+        entries = read_plan(path, lambda options: asked_by_entry(options, chosen, table), target)
+        processes, capped = at_most_cores(workers)
+        for line in capped:
+            typer.echo(line, err=True)
 
-    def say(line: str) -> None:
-        if not quiet:
-            typer.echo(line, err=as_json)
+        def say(line: str) -> None:
+            if not quiet:
+                typer.echo(line, err=as_json)
 
-    plan = PlanRun(entries, chosen, gpus, processes, db, out, say)
-    if dry_run:
-        print_plan(plan, as_json=as_json)
-        return
-    try:
-        run_plan(plan, as_json=as_json, quiet=quiet)
-    except KeyboardInterrupt:
-        typer.echo("\nStopped. Every finished trial is stored; the same command goes on.", err=True)
-        raise typer.Exit(interrupt.exit_code()) from None
+        plan = PlanRun(entries, chosen, gpus, processes, db, out, say, ahead)
+        if dry_run:
+            print_plan(plan, as_json=as_json)
+            return
+        try:
+            run_plan(plan, as_json=as_json, quiet=quiet)
+        except KeyboardInterrupt:
+            typer.echo("\nStopped. Every finished trial is stored; the same command goes on.", err=True)
+            raise typer.Exit(interrupt.exit_code()) from None
 
 
 def _trials(*, estimated: bool, problems: int) -> int:

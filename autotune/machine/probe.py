@@ -6,7 +6,7 @@ The process is `python -m autotune.machine.probe module:function`, which prints 
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -17,7 +17,8 @@ from autotune.errors import UserError
 from autotune.machine.devices import DEFAULT_OFFLINE, MIB, Device, known_device
 
 _NODES: Final = ("/dev/kfd", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
-_DEVICE: Final = "autotune.machine.probe:live_device"
+DEVICE: Final = "autotune.machine.probe:live_device"
+"""The first visible GPU, a `Device`."""
 
 
 _answers: dict[str, dict[str, Any]] | None = None
@@ -34,7 +35,13 @@ def answers_kept() -> Iterator[None]:
         _answers = None
 
 
-def answered(question: str = _DEVICE) -> bool:
+def know(answers: Mapping[str, dict[str, Any]]) -> None:
+    """Where answers are kept: keeps these, by their questions."""
+    if _answers is not None:
+        _answers.update(answers)
+
+
+def answered(question: str = DEVICE) -> bool:
     """Whether asking takes no time, as the answer is kept."""
     return _answers is not None and question in _answers
 
@@ -58,7 +65,7 @@ def gpu_here() -> Device | None:
         return None
 
 
-def probe(question: str = _DEVICE) -> dict[str, Any]:
+def probe(question: str = DEVICE) -> dict[str, Any]:
     """The fields of the dataclass that a function returns in a process of its own.
 
     Args:
@@ -90,16 +97,16 @@ def probe(question: str = _DEVICE) -> dict[str, Any]:
     return answer
 
 
-def live_device() -> Device:
-    """The first visible GPU; what torch does not tell comes from the table of known devices.
+def live_device(index: int = 0) -> Device:
+    """A visible GPU; what torch does not tell comes from the table of known devices.
 
     Raises:
         RuntimeError: torch sees no GPU.
     """
     import torch
 
-    properties = torch.cuda.get_device_properties(0)
-    name = torch.cuda.get_device_name(0) or getattr(properties, "gcnArchName", "")
+    properties = torch.cuda.get_device_properties(index)
+    name = torch.cuda.get_device_name(index) or getattr(properties, "gcnArchName", "")
     hip = torch.version.hip is not None
     known = known_device(name)
     if hip:

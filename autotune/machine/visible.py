@@ -8,26 +8,31 @@ it is: the indices of the others count what it leaves.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from autotune.errors import UserError
-from autotune.machine.probe import probe
+from autotune.machine.devices import Device
+from autotune.machine.probe import DEVICE, answered, live_device, probe
 
 VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
+SEEN: Final = "autotune.machine.visible:seen"
+"""The visible GPUs, a `Seen`."""
+
+
 @dataclass(frozen=True)
-class Count:
-    """How many GPUs torch sees."""
+class Seen:
+    """The GPUs that torch sees, in its order."""
 
-    gpus: int
+    devices: tuple[Device, ...]
 
 
-def count() -> Count:
+def seen() -> Seen:
     """For a process of its own: see `autotune.machine.probe`."""
     import torch
 
-    return Count(torch.cuda.device_count())
+    return Seen(tuple(live_device(index) for index in range(torch.cuda.device_count())))
 
 
 def count_visible() -> int:
@@ -36,7 +41,15 @@ def count_visible() -> int:
     Raises:
         UserError: there is no torch that sees one.
     """
-    return int(probe("autotune.machine.visible:count")["gpus"])
+    return len(probe(SEEN)["devices"])
+
+
+def known_of(place: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """What a process that sees some of the GPUs need not ask, as far as it is known; see `probe.know`."""
+    if not answered(SEEN):
+        return {DEVICE: probe()} if tuple(place) == (0,) and answered() else {}
+    devices = [probe(SEEN)["devices"][index] for index in place]
+    return {DEVICE: devices[0], SEEN: {"devices": devices}}
 
 
 def parse_devices(text: str) -> tuple[int, ...] | None:

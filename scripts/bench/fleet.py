@@ -24,6 +24,7 @@ class Costs:
 
     Attributes:
         start_s: from the command to the first measurement: imports, workers, weights; on all GPUs at once.
+        entry_s: of each of a plan's entries: the layer's weights, its searches.
         network_s: there and back between the driver and a GPU of another node, for each candidate.
         final_s: races and final of one problem on one GPU.
         cores_a_gpu: that compile.
@@ -31,6 +32,7 @@ class Costs:
     """
 
     start_s: float = 15.0
+    entry_s: float = 2.0
     network_s: float = 0.002
     final_s: float = 6.0
     cores_a_gpu: int = 16
@@ -157,9 +159,13 @@ def simulate(
     return Simulated(machine.now(), machine.driver_s, machine.device_s, evaluations)
 
 
-def makespan(seconds: Sequence[float], gpus: int) -> float:
-    """When the last of some entries ends, each begun in turn on the GPU that is free first."""
-    ends = [0.0] * gpus
+def makespan(seconds: Sequence[float], gpus: int, start_s: float = 0.0) -> float:
+    """When the last of some entries ends, each begun in turn on the GPU that is free first.
+
+    Args:
+        start_s: before the first on each GPU.
+    """
+    ends = [start_s] * gpus
     for each in seconds:
         heapq.heapreplace(ends, ends[0] + each)
     return max(ends)

@@ -1,11 +1,22 @@
 """GPUs by their index among the visible ones."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import UserError
-from autotune.machine.visible import VARIABLES, environment_of, parse_devices, show_only
+from autotune.machine.probe import DEVICE, answers_kept, know
+from autotune.machine.visible import (
+    SEEN,
+    VARIABLES,
+    count_visible,
+    environment_of,
+    known_of,
+    parse_devices,
+    show_only,
+)
 
 
 def test_an_index_counts_what_each_variable_shows() -> None:
@@ -39,3 +50,15 @@ def test_every_list_of_unlike_indices_is_read(indices: list[int]) -> None:
 
 def test_all_is_every_gpu() -> None:
     assert parse_devices("all") is None
+
+
+def test_what_is_known_of_all_gpus_need_not_be_asked_of_some() -> None:
+    devices: list[dict[str, Any]] = [{"name": name} for name in "abc"]
+    with answers_kept():
+        assert known_of((0,)) == {}
+        know({DEVICE: devices[0]})
+        assert known_of((0,)) == {DEVICE: devices[0]}
+        assert known_of((1,)) == {}
+        know({SEEN: {"devices": devices}})
+        assert known_of((2, 0)) == {DEVICE: devices[2], SEEN: {"devices": [devices[2], devices[0]]}}
+        assert count_visible() == 3

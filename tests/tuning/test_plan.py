@@ -212,6 +212,8 @@ def test_fewer_entries_than_gpus_have_several_each() -> None:
 _PLACE = """
 import json, os, signal, sys
 for number, line in enumerate(sys.stdin):
+    request = json.loads(line)
+    os.environ.update(request["environment"])
     if "m1" in line:
         os.kill(os.getpid(), signal.SIGKILL)
     if "m2" in line:
@@ -229,11 +231,13 @@ def test_an_entry_says_how_it_ended_and_the_next_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the process that is there, unless that has ended."""
-    monkeypatch.setattr(many._Worker, "command", [sys.executable, "-c", _PLACE])
+    monkeypatch.setattr(many.PlaceProcess, "command", [sys.executable, "-c", _PLACE])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     said: list[str] = []
     entries = [replace(ENTRY, name=f"m{n}", options={"shape": f"m{n}"}) for n in range(1, 6)]
-    plan = PlanRun(entries, LIVE, [1], 1, str(tmp_path / "a.db"), tmp_path / "out", said.append)
+    ahead = [many.PlaceProcess() for _ in range(2)]
+    taken, other = ahead
+    plan = PlanRun(entries, LIVE, [1], 1, str(tmp_path / "a.db"), tmp_path / "out", said.append, ahead)
     assert plan.work() == {
         "m1": "SIGKILL ended it: the same command goes on",
         "m2": "no memory is left",
@@ -242,6 +246,8 @@ def test_an_entry_says_how_it_ended_and_the_next_goes_on(
     }
     assert said[-1] == "m5: 0 winners, run 7"  # where its GPU alone is visible
     assert len(plan._workers) == 4
+    assert plan._workers[0] is taken  # which was there
+    other._process.wait(10)  # there is one place
 
 
 def test_a_plan_has_no_earlier_runs_where_there_is_no_database_or_an_empty_one(
