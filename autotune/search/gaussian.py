@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from autotune.search.features import Features, Matrix
 
-_LENGTH_PRIOR = (0.5, 1.0)  # of an aspect's log length: mean, deviation; a column spans [0, 1]
+_LENGTHS = (0.5, 1.0)  # of an aspect's log length: mean, deviation; a column spans [0, 1]
 _NUGGET_PRIOR = (log(1e-2), 1.5)
 _LENGTH_BOUNDS = (-2.5, 3.0)
 _NUGGET_BOUNDS = (log(1e-5), log(0.3))
@@ -28,12 +28,14 @@ class GaussianProcess:
 
     Args:
         features: of all points; each aspect has its own length.
+        lengths: mean and deviation that an aspect's log length is expected to have.
     """
 
-    def __init__(self, features: Features) -> None:
+    def __init__(self, features: Features, lengths: tuple[float, float] = _LENGTHS) -> None:
         self.points = features.points
         self._aspects = features.aspects
-        self._log_lengths = np.full(int(self._aspects.max(initial=-1)) + 1, _LENGTH_PRIOR[0])
+        self._lengths = lengths
+        self._log_lengths = np.full(int(self._aspects.max(initial=-1)) + 1, lengths[0])
         self._log_nugget = _NUGGET_PRIOR[0]
         self.rows: list[int] = []
         self._factor = np.zeros((0, 0))
@@ -84,7 +86,8 @@ class GaussianProcess:
             spread = rest[np.linspace(0, len(rest) - 1, _FITTED - _FITTED // 2).astype(np.intp)]
             known = np.concatenate([ranked[: _FITTED // 2], spread])
         apart = _apart(self.points[np.array(self.rows)[known]], self._aspects)
-        lengths, nugget = _fitted(apart, values[known], self._log_lengths, self._log_nugget, steps)
+        start = self._log_lengths, self._log_nugget
+        lengths, nugget = _fitted(apart, values[known], *start, self._lengths, steps)
         self._log_lengths, self._log_nugget = lengths, nugget
         self._factor_anew()
 
@@ -200,12 +203,13 @@ def _fitted(
     values: Matrix,
     log_lengths: NDArray[np.float64],
     log_nugget: float,
+    expected: tuple[float, float],
     steps: int,
 ) -> tuple[NDArray[np.float64], float]:
     """The best lengths and nugget met on a walk down the negative log posterior (Adam)."""
     at = np.append(log_lengths, log_nugget)
-    means = np.append(np.full(len(log_lengths), _LENGTH_PRIOR[0]), _NUGGET_PRIOR[0])
-    deviations = np.append(np.full(len(log_lengths), _LENGTH_PRIOR[1]), _NUGGET_PRIOR[1])
+    means = np.append(np.full(len(log_lengths), expected[0]), _NUGGET_PRIOR[0])
+    deviations = np.append(np.full(len(log_lengths), expected[1]), _NUGGET_PRIOR[1])
     low = np.append(np.full(len(log_lengths), _LENGTH_BOUNDS[0]), _NUGGET_BOUNDS[0])
     high = np.append(np.full(len(log_lengths), _LENGTH_BOUNDS[1]), _NUGGET_BOUNDS[1])
     momentum, energy = np.zeros_like(at), np.zeros_like(at)

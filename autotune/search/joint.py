@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from autotune.processes import interrupt
 from autotune.search.features import Encoder, Matrix
 from autotune.search.gaussian import GaussianProcess, improvement
-from autotune.search.prior import BEYOND, NEAR, Prior, bent, cover, mixture
+from autotune.search.prior import BEYOND, NEAR, Prior, bent, cover, mixture, shares
 from autotune.search.recorded import Recorded
 from autotune.space.config import Config
 from autotune.space.space import BoundSpace
@@ -29,7 +29,9 @@ _WIDE = 256
 _FIRST = 10  # configs spread over the space before the model has a say
 _REFIT = 1.25  # the kernel is fitted anew when there are so many times more results
 _SPREAD = 300  # configs that a spread-out one is picked from
+_LENGTHS = 0.1, 0.3  # of an aspect: results are few, outputs nearly copies, and fits without a hold overfit
 _TURNS = 3  # of a search's proposals: a neighbour, the least expected time, the most expected improvement
+_NEAREST = 0.05  # ratio's logarithm up to which token counts are as good as one
 _FAR_BEHIND = -4.0  # deviations: less than 1e-5 of one is expected to be gained
 _INCUMBENTS, _APART = 4, 3  # so many good configs, so many knobs apart, whose neighbours are tried
 
@@ -63,6 +65,7 @@ class JointModel:
     def __init__(self, seed: int, tables: Sequence[Recorded] = ()) -> None:
         self._tables = tables
         self._means = np.zeros((0, 0, 0))
+        self._shares = np.zeros(0)
         self._rng = random.Random(seed)
         self._spaces: list[BoundSpace] = []
         self._tokens: list[int] = []
@@ -111,10 +114,10 @@ class JointModel:
     def propose(self, output: int, known: Callable[[Config], bool]) -> Config | None:
         """The config to try next for `output`; None: the pool has nothing untried.
 
-        In turn the most promising neighbour of a good one there: what one knob less or more does is what the
-        model knows the least of, and what is within 1 % of the best is often one knob away. Then what is
-        expected to be the fastest, since deviations are often taken for too small. Then that of the most
-        expected improvement there, and at the other outputs on average.
+        In turn the most promising neighbour of a good one: what one knob less or more does is what the model
+        knows the least of, and what is within 1 % of the best is often one knob away. Then what is expected
+        to be the fastest, since deviations are often taken for too small. Both at the output whose turn it
+        is: see `_due`. Then that of the most expected improvement at `output`, and at the others on average.
 
         Args:
             known: whether the search has had a config already.
@@ -133,17 +136,30 @@ class JointModel:
             self._next_fit = int(finished * _REFIT) + 1
         # Counted by search: with one count for all, the neighbours would fall to the same searches each time.
         self._proposals[output] += 1
-        turn, kind = divmod(self._proposals[output], _TURNS)
+        kind = self._proposals[output] % _TURNS
         posterior = mean, _ = self._posterior(process, values)
         if kind == 0:
+            target, turn = self._due(kind)
             for whose in (turn, 1):  # those of the best where the other's are all known
-                near = self._first_free(self._neighbours(mean, values, output, whose), output, known)
+                near = self._first_free(self._neighbours(mean, values, target, whose), output, known)
                 if near is not None:
                     return near
         best, self._improvements[output] = self._most_gain(posterior, values, output, known)
         if kind == 1:
-            return self._first_free(np.argsort(mean[:, output]), output, known)
+            target, _ = self._due(kind)
+            return self._first_free(np.argsort(mean[:, target]), output, known)
         return best
+
+    def _due(self, kind: int) -> tuple[int, int]:
+        """The output that the next proposal of a kind is for, and how many it then had.
+
+        By ratios of token counts: 7 and 8 tokens want nearly the same, so that with equal turns most
+        proposals would be for what is known, and few for 1, where other configs are good.
+        """
+        served = self._served[kind]
+        target = int(np.argmin((served + 1) / self._spacing))
+        served[target] += 1
+        return target, int(served[target])
 
     def expected_improvement(self, output: int) -> float | None:
         """What the last proposal for `output` by expected improvement promised; None: there was none yet.
@@ -212,8 +228,11 @@ class JointModel:
             self._pool, self._encoder = basis.pool, basis.encoder
             self._prior, self._means = basis.prior, basis.means
             self._index = {config: row for row, config in enumerate(self._pool)}
-            self._process = GaussianProcess(self._encoder.spanned)
-            self._leading = cover(self._means, _FIRST)
+            self._process = GaussianProcess(self._encoder.spanned, _LENGTHS)
+            self._shares = shares(self._means)
+            self._leading = cover(self._means, self._shares, _FIRST)
+            self._spacing = _spacing(self._tokens)
+            self._served = np.zeros((_TURNS, len(self._tokens)))
         new = [config for config in self._started if config not in self._index]
         if new:
             self._extend(self._process, new)
@@ -346,7 +365,7 @@ class JointModel:
         if not self._prior:
             return np.zeros((len(self._pool), values.shape[1]))
         scales = np.array([self._scale.get(output, 1.0) for output in range(values.shape[1])])
-        return mixture(process, values, self._means / scales)
+        return mixture(process, values, self._means / scales, self._shares)
 
     def _gains(self, mean: Matrix, deviation: Matrix, values: Matrix, output: int) -> Matrix:
         """Expected improvements [pool, outputs], as fractions of the best's time.
@@ -361,6 +380,18 @@ class JointModel:
             rows = np.flatnonzero(z > (-np.inf if at == output else _FAR_BEHIND))
             gains[rows, at] = deviation[rows, at] * improvement(z[rows]) * self._scale.get(at, 1.0)
         return gains
+
+
+def _spacing(tokens: Sequence[int]) -> NDArray[np.float64]:
+    """How far each count is from its neighbours, by the logarithm of the ratio; of one alone 1."""
+    if len(tokens) < 2:
+        return np.ones(len(tokens))
+    logs = np.log(tokens)
+    order = np.argsort(logs, kind="stable")
+    gaps = np.diff(logs[order])
+    apart = np.empty(len(tokens))
+    apart[order] = (np.append(gaps[0], gaps) + np.append(gaps, gaps[-1])) / 2
+    return np.maximum(apart, _NEAREST)
 
 
 def _knobs_apart(a: Config, b: Config) -> int:

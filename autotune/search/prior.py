@@ -3,8 +3,9 @@
 Layers of unlike sizes agree on much: on how slow a pair of knobs is, and on peculiarities of single configs
 that no model of the knobs explains. So each recorded table has a Gaussian process of its own, which gives a
 time to every config of the space, and where a config was recorded itself, nearly that time; a search's own
-process then learns only how far times are from a mixture of these means. The mixture's weights come from the
-results: a table that says nothing of this layer loses its part.
+process then learns only how far times are from a mixture of these means. Before there are results, a table's
+share in it is how far it agrees with the others; then the weights come from the results: a table that says
+nothing of this layer loses its part.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ _STEPS = 40  # of fitting a table's kernel
 _USELESS = log(1.15)  # from which a config is of no use
 _TRUST = 0.5  # deviation of the mixture's weight, all tables together, from one
 _MOST = 1.5  # weight of a table
+_LEAST_AGREEMENT = 0.02  # of a table with the others: against them all it is heard by its evidence alone
 _LEVEL = 1e-2  # precision of a level, in units of the values: there need not be a result
 
 
@@ -61,14 +63,37 @@ class Prior:
         return np.array(means).reshape(len(means), len(points), self._outputs)
 
 
-def mixture(process: GaussianProcess, values: Matrix, means: NDArray[np.float64]) -> Matrix:
+def shares(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each table counts for before there are results, [tables]: its correlation with the others.
+
+    Of two nobody knows which is wrong.
+
+    Args:
+        means: see `Prior.means`.
+    """
+    if len(means) < 3:
+        return np.full(len(means), 1 / max(1, len(means)))
+    flat = means - means.mean(axis=1, keepdims=True)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
+    rest = flat.sum(axis=0) - flat
+    alike = (flat * rest).sum(axis=1) / np.maximum(np.linalg.norm(rest, axis=1), 1e-9)
+    agreement = np.maximum(alike.mean(axis=1), _LEAST_AGREEMENT)
+    share: NDArray[np.float64] = agreement / agreement.sum()
+    return share
+
+
+def mixture(
+    process: GaussianProcess, values: Matrix, means: NDArray[np.float64], share: NDArray[np.float64]
+) -> Matrix:
     """The trend of a process, [points, outputs]: the tables' means by weights, and a level an output.
 
-    By generalised least squares under the process' kernel, with the even mixture as prior.
+    By generalised least squares under the process' kernel, with the mixture by shares as prior; the less a
+    share, the surer it is.
 
     Args:
         values: see `GaussianProcess.posterior`.
         means: see `Prior.means`, of all points of the process, in units of the values.
+        share: see `shares`.
     """
     tables, _, outputs = means.shape
     rows = process.rows[: len(values)]
@@ -84,25 +109,27 @@ def mixture(process: GaussianProcess, values: Matrix, means: NDArray[np.float64]
     noise = np.maximum((own_flat**2).mean(axis=0), 1e-3) * outputs
     among = np.einsum("rto,rso,o->ts", said_flat, said_flat, 1 / noise)
     towards = np.einsum("rto,ro,o->t", said_flat, own_flat, 1 / noise)
-    doubt = tables / _TRUST**2
-    weights = np.linalg.solve(among + doubt * np.eye(tables), towards + doubt / tables)
+    sureness = 1 / (share * _TRUST**2)
+    weights = np.linalg.solve(among + np.diag(sureness), towards + sureness * share)
     weights = np.clip(weights, 0.0, _MOST)
     levels = level @ (own - np.tensordot(said, weights, (1, 0))) / weight
     trend: Matrix = np.tensordot(weights, means, 1) + levels
     return trend
 
 
-def cover(means: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+def cover(means: NDArray[np.float64], share: NDArray[np.float64], count: int) -> NDArray[np.intp]:
     """Places of configs that between them serve every table at every token count, chosen greedily.
 
     Args:
         means: see `Prior.means`.
+        share: see `shares`.
     """
+    weights = np.repeat(share, means.shape[2])
     worth = np.minimum(means.transpose(1, 0, 2).reshape(means.shape[1], -1), _USELESS)
     best = np.full(worth.shape[1], _USELESS)
     chosen: list[int] = []
     while len(chosen) < min(count, len(worth)):
-        gains = (best - np.minimum(best, worth)).sum(axis=1)
+        gains = (best - np.minimum(best, worth)) @ weights
         gains[chosen] = -1.0
         pick = int(np.argmax(gains))
         if gains[pick] <= 0:

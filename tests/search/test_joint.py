@@ -108,10 +108,13 @@ def test_what_is_tried_from_outside_of_its_pool_is_learned_as_well(tmp_path: Pat
     assert one.space.is_legal(ask.config)
 
 
-def test_every_third_proposal_of_each_search_is_one_knob_from_its_best_or_a_good_one_far_from_it(
-    tmp_path: Path,
+def test_every_third_proposal_of_each_search_is_one_knob_from_the_best_where_it_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted over all searches, the neighbours went to the same few of eight that are asked in turn."""
+    due: list[int] = []
+    whole = JointModel._due
+    monkeypatch.setattr(JointModel, "_due", lambda *given: (due.append(whole(*given)[0]), (due[-1], 1))[1])
     model, space = JointModel(0), toy_space(tmp_path)
     times: list[dict[Config, float]] = [{} for _ in range(8)]
     for tokens in range(1, 9):
@@ -124,12 +127,45 @@ def test_every_third_proposal_of_each_search_is_one_knob_from_its_best_or_a_good
             assert config is not None
             proposals[output] += model.expected_improvement(output) is not None
             if has_say and proposals[output] % 3 == 0:
-                best = min(known, key=lambda had, times=known: times[had])  # type: ignore[misc]
-                far = [had for had in known if sum(had[k] != best[k] for k in best) >= 3]
-                near[output] += any(config in space.neighbours(base) for base in (best, *far))
+                near[output] += config in space.neighbours(
+                    min(times[due[-1]], key=times[due[-1]].__getitem__)
+                )
             known[config] = us_of(config) * (1 + chance(config.key, output) / 100)
             model.tell(output, config, known[config])
     assert min(near) >= 2
+
+
+def test_neighbours_are_of_the_best_and_of_good_configs_far_from_every_better_one(tmp_path: Path) -> None:
+    model, space = JointModel(0), toy_space(tmp_path)
+    output = model.join(space, 4)
+    for config in space:
+        model.tell(output, config, us_of(config))
+    model._ready()
+    best, *others = model._incumbents(model._values(), output)
+    assert us_of(best) == min(map(us_of, space))
+    assert others
+    for place, config in enumerate(others, 1):
+        apart = [sum(config[k] != better[k] for k in config) for better in (best, *others[: place - 1])]
+        assert min(apart) >= 3
+
+
+def test_token_counts_have_their_turns_by_how_far_apart_they_are(tmp_path: Path) -> None:
+    """7 and 8 tokens want nearly the same configs, 1 token others."""
+
+    def turns(tokens: list[int]) -> list[int]:
+        model, space = JointModel(0), toy_space(tmp_path)
+        for count in tokens:
+            model.join(space, count)
+        model._ready()
+        outputs = [model._due(0)[0] for _ in range(120)]
+        return [outputs.count(output) for output in range(len(tokens))]
+
+    assert turns([1, 2, 4, 8]) == [30] * 4
+    one, two, *_, seven, eight = turns(list(range(1, 9)))
+    assert one > two > 2 * seven >= 2 * eight > 0
+    assert turns([8, 1, 2])[0] == max(turns([8, 1, 2])), "in any order"
+    assert turns([4]) == [120]
+    assert min(turns([4, 4])) == 60
 
 
 def test_the_fastest_by_expectation_and_what_promises_most_at_all_token_counts_come_in_turn(

@@ -11,7 +11,7 @@ from autotune.search import prior
 from autotune.search.features import Encoder, Features, Matrix
 from autotune.search.gaussian import GaussianProcess
 from autotune.search.joint import JointModel
-from autotune.search.prior import Prior, bent, cover, mixture
+from autotune.search.prior import Prior, bent, cover, mixture, shares
 from autotune.search.recorded import Recorded
 from autotune.search.study import StageSearch
 from autotune.space.config import Config
@@ -164,27 +164,62 @@ def test_the_mixture_is_of_the_tables_that_are_right() -> None:
         process.add(row)
     values = 5 + said[1, :40] + 0.05 * rng.standard_normal((40, 2))
     values[7] = np.nan  # under way
-    trend = mixture(process, values, said)
+    trend = mixture(process, values, said, shares(said))
     assert trend[40:] == pytest.approx(5 + said[1, 40:], abs=0.8)
     # Against all that it says, a table has no weight at all, not a negative one.
-    against = mixture(process, -said[0, :40], said[:1])
+    against = mixture(process, -said[0, :40], said[:1], np.ones(1))
     assert against.std(axis=0) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_without_results_the_mixture_is_even() -> None:
+def test_without_results_the_mixture_is_by_shares() -> None:
     process = GaussianProcess(Features(np.random.default_rng(0).random((9, 3)), np.arange(3)))
     said = np.random.default_rng(1).standard_normal((2, 9, 1))
     process.add(4)
-    assert mixture(process, np.full((1, 1), np.nan), said) == pytest.approx(said.mean(axis=0))
+    trend = mixture(process, np.full((1, 1), np.nan), said, shares(said))
+    assert trend == pytest.approx(said.mean(axis=0))
+    uneven = mixture(process, np.full((1, 1), np.nan), said, np.array([0.9, 0.1]))
+    assert uneven == pytest.approx(0.9 * said[0] + 0.1 * said[1])
 
 
 def test_the_few_that_between_them_serve_all_tables_come_first() -> None:
     # Three tables with one token count each: the first is good at all, two are the best of one.
     ratios = np.array([[1.03, 1.0, 1.3, 1.3], [1.03, 1.3, 1.01, 1.3], [1.03, 1.3, 1.3, 1.3]])
     logs = np.log(ratios)[:, :, None]
-    assert cover(logs, 4).tolist() == [0, 1, 2]
-    assert cover(logs, 1).tolist() == [0]
-    assert cover(np.zeros((0, 3, 1)), 3).tolist() == []
+    even = np.full(3, 1 / 3)
+    assert cover(logs, even, 4).tolist() == [0, 1, 2]
+    assert cover(logs, even, 1).tolist() == [0]
+    assert cover(logs, np.array([0.01, 0.98, 0.01]), 1).tolist() == [2], "the second table counts most"
+    assert cover(np.zeros((0, 3, 1)), np.zeros(0), 3).tolist() == []
+
+
+def test_a_table_that_agrees_with_no_other_has_no_share() -> None:
+    """Of three that are alike, one permuted and one upside down, the search begins with the three."""
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((200, 2))
+    alike = [truth + 0.5 * rng.standard_normal(truth.shape) for _ in range(3)]
+    share = shares(np.array([*alike, rng.permutation(alike[0]), -alike[1]]))
+    assert share.sum() == pytest.approx(1.0)
+    assert share[:3].min() > 0.25
+    assert share[3:].max() < 0.1
+    assert shares(np.array([truth, -truth])).tolist() == [0.5, 0.5], "of two nobody knows which is wrong"
+    assert shares(np.zeros((3, 9, 1))) == pytest.approx(np.full(3, 1 / 3)), "what says nothing"
+    assert shares(np.zeros((0, 9, 1))).tolist() == []
+
+
+def test_a_wrong_table_among_right_ones_is_hardly_followed(tmp_path: Path) -> None:
+    """The first proposals are as good as without it."""
+    space = toy_space(tmp_path)
+    right = [table(space, us_of, Layer(f"of {n}", 7168, 256, 384, 8, 8)) for n in range(3)]
+    wrong = Recorded(KIMI, TOKENS, right[0].knobs, right[0].configs, right[0].ratios[::-1])
+
+    def first(tables: list[Recorded]) -> float:
+        model = JointModel(0, tables)
+        output = model.join(space, 4)
+        config = model.propose(output, lambda _: False)
+        assert config is not None
+        return us_of(config)
+
+    assert first([*right, wrong]) == first(right)
 
 
 def test_what_is_expected_of_a_config_follows_the_table(tmp_path: Path) -> None:
