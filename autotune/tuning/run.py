@@ -163,6 +163,15 @@ def _spec(request: RunRequest) -> dict[str, Any]:
     }
 
 
+def stopped_early(current: Tuning) -> list[str]:
+    """Why searches ended before their budget, those of one stage and reason in one line."""
+    shapes: dict[tuple[Stage, str], list[str]] = {}
+    for (problem, stage), search in current.searches.items():
+        if search.stopped is not None:
+            shapes.setdefault((stage, search.stopped), []).append(problem.shape)
+    return [f"{', '.join(which)} {stage}: {reason}" for (stage, reason), which in shapes.items()]
+
+
 def _result(current: Tuning, complete: bool, conclusion: Conclusion) -> RunResult:
     searches = current.searches.items()
     return RunResult(
@@ -170,7 +179,7 @@ def _result(current: Tuning, complete: bool, conclusion: Conclusion) -> RunResul
         current.environment,
         complete,
         conclusion.winners,
-        stopped=[f"{p.shape} {stage}: {s.stopped}" for (p, stage), s in searches if s.stopped],
+        stopped=stopped_early(current),
         checks=current.checks,
         defaults={(problem.shape, str(stage)): s.space.default for (problem, stage), s in searches},
         settings=conclusion.settings,

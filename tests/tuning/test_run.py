@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -20,7 +22,7 @@ from autotune.results import LayerConfig, LayerMeasurement, Status
 from autotune.space.config import Config
 from autotune.store.records import RunState
 from autotune.store.store import Store
-from autotune.tuning.run import RunRequest, RunResult, run
+from autotune.tuning.run import RunRequest, RunResult, run, stopped_early
 from tests.live_stand_in import (
     TARGET,
     TINY,
@@ -202,3 +204,13 @@ def test_hot_times_decide_nothing(store: Store) -> None:
     assert not hot.best
     (kept,) = store.winners()
     assert kept.id == cold.id
+
+
+def test_why_searches_ended_early_is_told_once_for_all_shapes_that_ended_so() -> None:
+    reasons = {(1, Stage.STAGE1): "slow", (2, Stage.STAGE1): "slow", (1, Stage.STAGE2): None}
+    searches = {
+        (Problem(TINY, tokens), stage): SimpleNamespace(stopped=reason)
+        for (tokens, stage), reason in reasons.items()
+    }
+    current: Any = SimpleNamespace(searches=searches)
+    assert stopped_early(current) == ["m1, m2 stage1: slow"]
