@@ -8,6 +8,8 @@ import pytest
 from autotune.problem.layer import Stage
 from autotune.replay.table import Table
 from autotune.search import joint
+from autotune.search.features import Encoder
+from autotune.search.gaussian import GaussianProcess
 from autotune.search.joint import JointModel
 from autotune.search.study import StageSearch
 from autotune.space.config import Config
@@ -147,6 +149,23 @@ def test_neighbours_are_of_the_best_and_of_good_configs_far_from_every_better_on
     for place, config in enumerate(others, 1):
         apart = [sum(config[k] != better[k] for k in config) for better in (best, *others[: place - 1])]
         assert min(apart) >= 3
+
+
+def test_the_kernels_lengths_are_held_by_more_than_copies_of_few_results(tmp_path: Path) -> None:
+    """Eight token counts that agree are no eight times as many results."""
+    model, space = JointModel(0), toy_space(tmp_path)
+    for tokens in range(1, 9):
+        model.join(space, tokens)
+    for config in list(space)[::3]:
+        for output in range(8):
+            model.tell(output, config, us_of(config))
+    free = GaussianProcess(Encoder(space, list(space)).spanned)
+    held = model._ready()
+    free.rows = list(held.rows)
+    for process in (free, held):
+        process.fit(model._values(), 40)
+    spread = [float(np.ptp(process._log_lengths)) for process in (free, held)]
+    assert spread[1] < spread[0] / 2
 
 
 def test_token_counts_have_their_turns_by_how_far_apart_they_are(tmp_path: Path) -> None:

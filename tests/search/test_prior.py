@@ -206,22 +206,6 @@ def test_a_table_that_agrees_with_no_other_has_no_share() -> None:
     assert shares(np.zeros((0, 9, 1))).tolist() == []
 
 
-def test_a_wrong_table_among_right_ones_is_hardly_followed(tmp_path: Path) -> None:
-    """The first proposals are as good as without it."""
-    space = toy_space(tmp_path)
-    right = [table(space, us_of, Layer(f"of {n}", 7168, 256, 384, 8, 8)) for n in range(3)]
-    wrong = Recorded(KIMI, TOKENS, right[0].knobs, right[0].configs, right[0].ratios[::-1])
-
-    def first(tables: list[Recorded]) -> float:
-        model = JointModel(0, tables)
-        output = model.join(space, 4)
-        config = model.propose(output, lambda _: False)
-        assert config is not None
-        return us_of(config)
-
-    assert first([*right, wrong]) == first(right)
-
-
 def test_what_is_expected_of_a_config_follows_the_table(tmp_path: Path) -> None:
     space = toy_space(tmp_path)
     model = JointModel(0, [table(space, us_of)])
