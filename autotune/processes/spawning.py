@@ -73,6 +73,7 @@ class Child:
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
         self.stopped = self.interrupted = False
+        self._starting = threading.Lock()
 
     @property
     def started(self) -> bool:
@@ -139,12 +140,17 @@ class Child:
     def stop(self) -> None:
         """Kills the process for good, from any thread; a request under way finds that it died."""
         self.stopped = True
-        if process := self._process:
+        with self._starting:  # its log may lie in a folder that goes next
+            process = self._process
+        if process:
             process.kill()
             process.join(_END_S)  # what it held, a GPU's memory say, is free when it is gone, not before
 
     def _start(self) -> Connection:
-        self._process, mine = self._adopted() or _spawned(self._log, self._limit)
+        with self._starting:
+            if self.stopped:
+                raise ChildDied("was never started", from_outside=True)
+            self._process, mine = self._adopted() or _spawned(self._log, self._limit)
         self._connection = mine
         with contextlib.suppress(OSError):  # of one that is gone: its first request finds out
             mine.send((_begin, ({**os.environ, **self._environment}, str(self._log))))

@@ -112,7 +112,9 @@ def act():
 
 def wait():
     print("ready", flush=True)
-    time.sleep(60 if sys.argv[1] != "ignored" else 0.3)
+    # Not in one: a signal that comes just before a sleep is seen after it.
+    for _ in range(600 if sys.argv[1] != "ignored" else 3):
+        time.sleep(0.1)
 
 autotune.cli.invoke.run = act
 program.main()
