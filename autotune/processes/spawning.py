@@ -109,7 +109,9 @@ class Child:
             returned, answer = connection.recv()
         except (EOFError, OSError) as error:  # its end of the pipe closed with it
             code = self.kill()
-            said = self._log.read_bytes()[printed:] if self._log.exists() else b""
+            said = b""
+            with contextlib.suppress(FileNotFoundError):  # the log goes with whoever stopped it
+                said = self._log.read_bytes()[printed:]
             raise ChildDied(_death(code, said), from_outside=code in _FROM_OUTSIDE) from error
         if not returned:
             raise answer
