@@ -1,25 +1,22 @@
 """`autotune run --plan`: works through many problems, a process a GPU, on the GPUs that are free."""
 
-import ctypes
 import json
 import shlex
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, ClassVar
+from typing import Any
 
 import typer
 
 from autotune.cli.output import print_json
-from autotune.cli.place import Answer, Request
+from autotune.cli.place import PlaceProcess, Request, last_line
 from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.probe import probe
@@ -34,7 +31,6 @@ from autotune.text import counted, duration, why
 from autotune.tuning.plan import Entry, expected_seconds
 
 _LOOK_S = 0.3
-_END_S = 30.0
 
 
 @dataclass
@@ -57,8 +53,8 @@ class PlanRun:
     db: str | None
     out: Path
     say: Callable[[str], None]
-    ahead: "list[PlaceProcess]" = field(default_factory=list)
-    _workers: "list[PlaceProcess]" = field(default_factory=list)
+    ahead: list[PlaceProcess] = field(default_factory=list)
+    _workers: list[PlaceProcess] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ended: bool = False
 
@@ -163,7 +159,7 @@ class PlanRun:
         command = [sys.executable, "-m", "autotune", *arguments, "--out", str(place), *self._db()]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         if ran.returncode:
-            return f"{place} was not written: {_last_line(ran.stderr)}"
+            return f"{place} was not written: {last_line(ran.stderr)}"
         return f"wrote {place}"
 
     def _db(self) -> list[str]:
@@ -190,7 +186,7 @@ class PlanRun:
             if worker is not None:
                 worker.end()
 
-    def _start(self, place: Sequence[int]) -> "PlaceProcess | None":
+    def _start(self, place: Sequence[int]) -> PlaceProcess | None:
         """A process for a place, from the thread that ends with it; None: the plan was stopped."""
         with self._lock:
             if self._ended:
@@ -198,14 +194,14 @@ class PlanRun:
             self._workers.append(self.ahead.pop() if self.ahead else PlaceProcess())
             return self._workers[-1]
 
-    def _one(self, entry: Entry, place: Sequence[int], worker: "PlaceProcess") -> str | None:
+    def _one(self, entry: Entry, place: Sequence[int], worker: PlaceProcess) -> str | None:
         """Why an entry failed; None: it did not."""
         shown = (environment_of(*place), known_of(place)) if place else ()
         answer = worker.run(Request(self.arguments(entry, place), *shown))
         if isinstance(answer, str):
             return answer
         if answer.code:
-            return _last_line(answer.errors)
+            return last_line(answer.errors)
         result: dict[str, Any] = json.loads(answer.output)
         winners = counted(len(result["winners"]), "winner")
         self.say(f"{entry.name}: {winners}, run {result['run']}")
@@ -218,77 +214,6 @@ class PlanRun:
             worker.interrupt()
         for worker in self._workers:
             worker.end()
-
-
-class PlaceProcess:
-    """A process that runs entries, and keeps what starts slowly: see `autotune.cli.place`."""
-
-    command: ClassVar = [sys.executable, "-m", "autotune.cli.place"]
-
-    def __init__(self) -> None:
-        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 its own
-        self._process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,  # Ctrl-C comes here, and is passed on
-            preexec_fn=_die_with_parent,
-        )
-
-    @property
-    def lives(self) -> bool:
-        return self._process.poll() is None
-
-    def run(self, request: Request) -> Answer | str:
-        """What became of an entry; why there is no answer, where the process ended."""
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with suppress(BrokenPipeError):
-            process.stdin.write(f"{json.dumps(asdict(request))}\n")
-            process.stdin.flush()
-        line = process.stdout.readline()
-        if line:
-            answer = Answer(**json.loads(line))
-            if answer.code is None:  # by a mistake of ours: the next entry has another process
-                process.wait()
-                return _last_line(answer.errors)
-            return answer
-        code = process.wait()
-        if code < 0:
-            return f"{signal.Signals(-code).name} ended it: the same command goes on"
-        self._said.seek(0)
-        return _last_line(self._said.read())
-
-    def interrupt(self) -> None:
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGINT)
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def end(self) -> None:
-        """Ends the process, which is given time to store what it has."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError, ValueError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-
-
-@contextmanager
-def ended(ahead: "list[PlaceProcess]") -> Iterator[None]:
-    """Ends those that nobody has taken when the block ends."""
-    try:
-        yield
-    finally:
-        for process in ahead:
-            process.kill()
 
 
 def print_plan(plan: PlanRun, *, as_json: bool) -> None:
@@ -364,18 +289,8 @@ def _today(target: Target) -> dict[str, Any]:
     return {f.name: stack[f.name] for f in fields(Fingerprint) if f.name in stack and f.name not in others}
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].removeprefix("autotune: ").removeprefix("error: ") if lines else "it said nothing"
-
-
 def _file_name(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in text)
-
-
-def _die_with_parent() -> None:
-    with suppress(OSError, AttributeError):  # Linux only: PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def run_plan(plan: PlanRun, *, as_json: bool, quiet: bool) -> None:

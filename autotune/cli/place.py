@@ -8,16 +8,23 @@ import meanwhile.
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
+import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 from autotune.cli.gpus import start_workers_ahead
 from autotune.cli.invoke import run
 from autotune.processes import interrupt
+from autotune.processes.spawning import die_with_parent
+
+_END_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,83 @@ def _run(arguments: Sequence[str]) -> Answer:
         except Exception:  # noqa: BLE001  whoever asked is told
             traceback.print_exc()
     return Answer(code, output.getvalue(), errors.getvalue())
+
+
+class PlaceProcess:
+    """Such a process, as the plan sees it."""
+
+    command: ClassVar = [sys.executable, "-m", "autotune.cli.place"]
+
+    def __init__(self) -> None:
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 its own
+        self._process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C comes here, and is passed on
+            preexec_fn=partial(die_with_parent, signal.SIGTERM),
+        )
+
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    def run(self, request: Request) -> Answer | str:
+        """What became of an entry; why there is no answer, where the process ended."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):
+            process.stdin.write(f"{json.dumps(asdict(request))}\n")
+            process.stdin.flush()
+        line = process.stdout.readline()
+        if line:
+            answer = Answer(**json.loads(line))
+            if answer.code is None:  # by a mistake of ours: the next entry has another process
+                process.wait()
+                return last_line(answer.errors)
+            return answer
+        code = process.wait()
+        if code < 0:
+            return f"{signal.Signals(-code).name} ended it: the same command goes on"
+        self._said.seek(0)
+        return last_line(self._said.read())
+
+    def interrupt(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> None:
+        """Ends the process, which is given time to store what it has."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError, ValueError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+@contextmanager
+def ended(ahead: list[PlaceProcess]) -> Iterator[None]:
+    """Ends those that nobody has taken when the block ends."""
+    try:
+        yield
+    finally:
+        for process in ahead:
+            process.kill()
+
+
+def last_line(text: str) -> str:
+    """The last line that a process said, which tells why it ended."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("autotune: ").removeprefix("error: ") if lines else "it said nothing"
 
 
 if __name__ == "__main__":

@@ -308,7 +308,8 @@ def _run_plan(
     as_json: bool,
 ) -> None:
     from autotune.cli.asked import asked_by_entry
-    from autotune.cli.many import PlaceProcess, PlanRun, ended, print_plan, run_plan
+    from autotune.cli.many import PlanRun, print_plan, run_plan
+    from autotune.cli.place import PlaceProcess, ended
     from autotune.machine.probe import answers_kept
     from autotune.replay.files import read_table
     from autotune.tuning.plan import read_plan

@@ -156,7 +156,7 @@ class Child:
         self._connection = mine
         with contextlib.suppress(OSError):  # of one that is gone: its first request finds out
             mine.send((_begin, ({**os.environ, **self._environment}, str(self._log))))
-        if self.stopped or self.interrupted:  # by another thread, which saw no process yet
+        if self.interrupted:  # by another thread, which saw no process yet
             self._process.kill()
         return mine
 
@@ -192,6 +192,12 @@ def end_ahead() -> None:
         connection.close()
 
 
+def die_with_parent(signum: int) -> None:
+    """In a child: the signal comes when the thread that started it ends. Linux only."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signum)  # PR_SET_PDEATHSIG
+
+
 def _spawned(log: Path, memory_limit: int | None = None) -> tuple[SpawnProcess, Connection]:
     # Spawned, not forked: a forked child would inherit threads' locks, and could not open the device.
     context = SpawnContext()
@@ -224,8 +230,7 @@ _UNANSWERED = (_begin, _import)
 def _serve(requests: Connection, driver: int, memory_limit: int | None) -> None:
     """The process: answers requests until the driver closes its end of the pipe."""
     interrupt.spare()
-    with contextlib.suppress(OSError, AttributeError):  # Linux only: PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    die_with_parent(signal.SIGKILL)
     if os.getppid() != driver:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

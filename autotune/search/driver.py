@@ -27,7 +27,7 @@ from autotune.search.records import Records
 from autotune.search.records import Task as Task
 from autotune.search.sharing import Others
 from autotune.search.study import Ask, StageSearch
-from autotune.search.under_way import Candidate, Evaluation, Patience, Twin
+from autotune.search.under_way import NOT_WAITED_FOR, Candidate, Evaluation, Patience, Twin
 from autotune.space.config import Config
 from autotune.store.records import TrialRecord
 
@@ -180,9 +180,7 @@ class Driver:
         """Ends without what is being compiled; nothing is stored of it, so the next run tries it."""
         for candidate in chain.from_iterable(self._compiling.values()):
             for task in candidate.tasks:
-                self._searches[
-                    task
-                ].stopped = "a compile that takes far longer than others was not waited for"
+                self._searches[task].stopped = NOT_WAITED_FOR
         self._compiling.clear()
         if self._layering:
             self._layering.give_up()

@@ -12,6 +12,7 @@ from autotune.store.records import TrialRecord
 
 _SLOW = 8  # times the mean compile,
 _SLOW_S = 10.0  # and seconds, beyond which one is slow
+NOT_WAITED_FOR = "a compile that takes far longer than others was not waited for"
 
 
 @dataclass

@@ -79,6 +79,8 @@ def open_site(request: RunRequest, listener: Listener) -> Iterator[Site]:
         UserError: the backend is not installed, or does not compute the layer.
     """
     backend = load_backend(request.backend)
+    if not request.target.live:
+        end_ahead()
     if request.target.table is not None:
         yield _replayed(request, backend)
         return
@@ -90,7 +92,6 @@ def open_site(request: RunRequest, listener: Listener) -> Iterator[Site]:
         return
     with compile_pool(request, backend) as pool:
         if not request.target.live:
-            end_ahead()
             yield Offline(request, backend, pool, Estimator(backend, request.target.device))
             return
         # While the measure worker starts, what is tried first is compiled and the searches are made: each
