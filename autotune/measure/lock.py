@@ -31,6 +31,46 @@ _held: dict[str, _Held] = {}
 _lock = threading.Lock()
 
 
+class InOrder:
+    """Lets one run take its GPUs in the order of their names, as every run does.
+
+    Two runs that each held a GPU and waited for the other's would wait for ever.
+
+    Args:
+        gpus: how many the run takes, each in a thread of its own.
+
+    Attributes:
+        waited: another autotune had one of them first.
+    """
+
+    def __init__(self, gpus: int) -> None:
+        self._awaited = gpus
+        self._waiting: set[str] = set()
+        self._changed = threading.Condition()
+        self.waited = False
+
+    def tell(self, gpu: str | None) -> None:
+        """One of the run's GPUs has this name; None: it has none, or is not there."""
+        with self._changed:
+            self._awaited -= 1
+            if gpu is not None:
+                self._waiting.add(gpu)
+            self._changed.notify_all()
+
+    def wait(self, gpu: str, given_up: threading.Event) -> None:
+        """Until the GPUs with lesser names are taken; `tell` comes first, `taken` after it."""
+        with self._changed:
+            while not given_up.is_set() and (self._awaited > 0 or gpu != min(self._waiting | {gpu})):
+                self._changed.wait(_AGAIN_S)
+
+    def taken(self, gpu: str, waited: bool) -> None:
+        """It was taken, or is given up."""
+        with self._changed:
+            self.waited |= waited
+            self._waiting.discard(gpu)
+            self._changed.notify_all()
+
+
 def path_of(gpu: str) -> Path:
     """The lock file of a GPU, which is named by its UUID or PCI address."""
     name = "".join(letter if letter.isalnum() else "-" for letter in gpu)

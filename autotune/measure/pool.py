@@ -17,6 +17,7 @@ from autotune.machine.fingerprint import Fingerprint
 from autotune.measure import confirm as confirming
 from autotune.measure import requests
 from autotune.measure.confirm import Comparison
+from autotune.measure.lock import InOrder
 from autotune.measure.process import WorkerProcess
 from autotune.measure.quiet import Quiet
 from autotune.measure.settings import MeasureSettings
@@ -62,6 +63,7 @@ class Measurer:
         problems: all that will be measured: memory is planned for them.
         say: told, from another thread, in a sentence each, whom it waits for.
         visible: variables that show its workers one GPU of several.
+        order: in which the run takes its GPUs, where it has several.
 
     Example:
         with Measurer("triton", problems) as measurer:
@@ -75,6 +77,7 @@ class Measurer:
         settings: MeasureSettings | None = None,
         say: Callable[[str], None] | None = None,
         visible: Mapping[str, str] | None = None,
+        order: InOrder | None = None,
     ) -> None:
         if not problems:
             raise ValueError("a measurer is made for at least one problem")
@@ -86,7 +89,7 @@ class Measurer:
         self._workers: dict[tuple[tuple[str, str], ...], WorkerProcess] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._quiet = Quiet(self.settings, say or log.warning)
+        self._quiet = Quiet(self.settings, say or log.warning, order)
 
     @property
     def workload_key(self) -> str:

@@ -27,8 +27,11 @@ class Quiet:
         who: disturbed the last of them, in words.
     """
 
-    def __init__(self, settings: MeasureSettings, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: MeasureSettings, say: Callable[[str], None], order: lock.InOrder | None = None
+    ) -> None:
         self._settings, self._say = settings, say
+        self._order = order
         self._given_up = threading.Event()
         self._entered = False
         self.gpu: str | None = None
@@ -48,16 +51,24 @@ class Quiet:
         if self._entered:
             return
         insists = self._settings.shared_gpu
-        look = worker.look()
+        order, self._order = self._order or lock.InOrder(1), None
+        name: str | None = None
+        try:
+            look = worker.look()
+            name = None if isinstance(look, Failure) else look.gpu
+        finally:
+            order.tell(name)
         if isinstance(look, Failure):
             return
         self._entered = True
         self.gpu = look.gpu
-        start = time.monotonic()
-        if look.gpu is not None and lock.acquire(look.gpu, self._say, self._given_up, wait=not insists):
-            self._locked = look.gpu
-        waited = time.monotonic() - start > _AGAIN_S
-        if look.neighbours is None and not waited:
+        if look.gpu is not None:
+            order.wait(look.gpu, self._given_up)
+            start = time.monotonic()
+            if lock.acquire(look.gpu, self._say, self._given_up, wait=not insists):
+                self._locked = look.gpu
+            order.taken(look.gpu, waited=time.monotonic() - start > _AGAIN_S)
+        if look.neighbours is None and not order.waited:
             return
         if insists:
             self._say(f"measuring beside {look.neighbours}: times are marked as those of a shared GPU")

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import Kind
+from autotune.measure.lock import InOrder
 from autotune.measure.pool import Measurer
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
@@ -39,7 +40,7 @@ class LiveJudge:
     Its worker starts on entry, in the background; `fingerprint` waits for it.
 
     Args:
-        visible: see `Measurer`.
+        visible, order: see `Measurer`.
     """
 
     kind = Kind.MEASURED
@@ -51,9 +52,10 @@ class LiveJudge:
         settings: MeasureSettings,
         say: Callable[[str], None] | None = None,
         visible: Mapping[str, str] | None = None,
+        order: InOrder | None = None,
     ) -> None:
         self._backend = backend
-        self._measurer = Measurer(backend.runtime, problems, settings, say, visible)
+        self._measurer = Measurer(backend.runtime, problems, settings, say, visible, order)
 
     def __enter__(self) -> "LiveJudge":
         self._measurer.__enter__()

@@ -9,6 +9,7 @@ from autotune.compile.pool import CompilePool
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.targets import offline_fingerprint
 from autotune.machine.visible import environment_of
+from autotune.measure.lock import InOrder
 from autotune.problem.layer import Stage
 from autotune.processes.spawning import end_ahead
 from autotune.protocol.backend import Backend
@@ -139,8 +140,9 @@ def _judge(
     def named(index: int) -> Callable[[str], None]:
         return lambda sentence: listener.on_wait(f"GPU {index}: {sentence}")
 
+    order = InOrder(len(request.devices))
     judges = [
-        LiveJudge(backend, problems, request.measuring, named(index), environment_of(index))
+        LiveJudge(backend, problems, request.measuring, named(index), environment_of(index), order)
         for index in request.devices
     ]
     return Fleet(judges, [str(index) for index in request.devices], listener.on_wait)

@@ -21,11 +21,10 @@ from typing import Any
 
 import pytest
 
-from autotune import __main__
 from autotune import results as result
 from autotune.check import judged
 from autotune.check.judged import Judged
-from autotune.cli import logfile
+from autotune.cli import invoke, logfile
 from autotune.compile import listing as listing_module
 from autotune.export.export import Selection, export
 from autotune.machine.devices import DEVICES
@@ -362,7 +361,7 @@ def outcome(
             patch.setattr(sys, "stdout", sys.stdout)
             patch.setattr(sys, "stderr", sys.stderr)
             environment = dict(os.environ)
-            code = __main__._run()
+            code = invoke.run()
             os.environ.clear()
             os.environ.update(environment)
         said = capsys.readouterr()

@@ -58,6 +58,39 @@ def test_the_second_waits_for_the_first_and_says_whom(
     assert said[0].startswith(f"waiting for the GPU: process {holder.pid} (autotune run --shape m4) measures")
 
 
+def test_a_run_takes_its_gpus_in_the_order_of_their_names(holder: "subprocess.Popen[str]") -> None:
+    """Whichever is asked first: two runs never hold what the other waits for."""
+    said: list[str] = []
+    order = lock.InOrder(2)
+    with (
+        Measurer(FAKE, [PROBLEM], QUICK, visible={"FAKE_GPU": "GPU-2"}, order=order) as later,
+        Measurer(FAKE, [PROBLEM], QUICK, said.append, {"FAKE_GPU": "GPU-1"}, order) as first,
+    ):
+        starting = [measurer.start() for measurer in (later, first)]
+        while not said:
+            time.sleep(0.05)
+        time.sleep(1.1)
+        assert _free("GPU-2")
+        assert not any(each.done() for each in starting)
+        holder.kill()
+        for each in starting:
+            each.result(timeout=60)
+        assert not _free("GPU-1")
+        assert not _free("GPU-2")
+        assert order.waited
+    assert _free("GPU-2")
+
+
+def test_a_gpu_that_cannot_be_asked_holds_no_other_up() -> None:
+    order, never = lock.InOrder(3), threading.Event()
+    for gpu in ("GPU-2", None, "GPU-1"):
+        order.tell(gpu)
+    order.wait("GPU-1", never)
+    order.taken("GPU-1", waited=False)
+    order.wait("GPU-2", never)
+    assert not order.waited
+
+
 def test_closing_ends_the_waiting(holder: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_GPU", "GPU-1")
     said: list[str] = []

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from autotune.errors import UserError
+from autotune.measure import lock
 from autotune.measure.settings import MeasureSettings
 from autotune.results import Status
 from autotune.space.config import Config
@@ -83,7 +84,7 @@ class TwoNodes:
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[TwoNodes]:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     """Started once: that takes longer than a run."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
@@ -92,6 +93,7 @@ def nodes() -> Iterator[TwoNodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         patch.setenv("AUTOTUNE_TEST_CLUSTER", mark)
+        patch.setenv(lock.FOLDER_VARIABLE, str(tmp_path_factory.mktemp("locks")))
         patch.setenv("CUDA_VISIBLE_DEVICES", "0")
         cluster = Cluster(initialize_head=True, head_node_args={**each, "include_dashboard": False})
         patch.setenv("CUDA_VISIBLE_DEVICES", "1")  # two GPUs, each with a lock of its own

@@ -20,6 +20,7 @@ import pytest
 from autotune.cli.progress import Progress
 from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
+from autotune.measure import lock
 from autotune.measure.calibration import calibration_of
 from autotune.measure.settings import MeasureSettings
 from autotune.problem.layer import Problem, Stage
@@ -49,6 +50,12 @@ class Heard(Progress):
 
     def on_gpus(self, sentence: str) -> None:
         self.said.append(sentence)
+
+
+@pytest.fixture(autouse=True)
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test beside this one has GPUs of the same names."""
+    monkeypatch.setenv(lock.FOLDER_VARIABLE, str(tmp_path))
 
 
 @pytest.fixture
