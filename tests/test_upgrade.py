@@ -53,6 +53,7 @@ def resumed(database: Path, options: tuple[str, ...]) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("tries_nothing")
+@pytest.mark.slow
 def test_the_same_command_tries_nothing_again(tmp_path: Path) -> None:
     """On a recorded table, which has its own space. The offline trials are of kernels that changed since."""
     database = unpacked("replay.db", tmp_path)

@@ -97,6 +97,7 @@ def test_every_searcher_evaluates_recorded_configs_once(table: Table) -> None:
     assert len(runs["random"].order) == len(runs["exhaustive"].order) == len(made.rows)
 
 
+@pytest.mark.slow
 def test_our_joint_search_arrives_everywhere_with_few_candidates(table: Table) -> None:
     problems = recordings(table, "small")
     runs = [searchers.ours_jointly(table, problems, seed, 60) for seed in range(3)]
@@ -105,6 +106,7 @@ def test_our_joint_search_arrives_everywhere_with_few_candidates(table: Table) -
     assert made.compiled_to_1pct_p50 < made.size / 3
 
 
+@pytest.mark.slow
 def test_the_script_writes_records_and_says_what_it_left_out(
     table_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

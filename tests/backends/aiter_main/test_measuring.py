@@ -44,6 +44,7 @@ def instance(stage: Stage, tile_m: int) -> str:
     return str(names[0])
 
 
+@pytest.mark.slow
 def test_kernels_by_name_are_launched_and_their_numbers_are_right(launches: Launches) -> None:
     named = [
         (stage, config(CK_BACKEND, stage, tile_m=64, kernel=instance(stage, 64)))

@@ -47,6 +47,7 @@ def test_a_folder_that_the_user_names_is_kept(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "kernel").exists()
 
 
+@pytest.mark.slow
 def test_humming_may_compile_the_variants_of_a_kernel_side_by_side() -> None:
     """Its import starts no build of its own, but the variable that keeps it from that is gone afterwards."""
     read = (
