@@ -66,7 +66,8 @@ class GpuMachine:
             power_cap_w=card.power_cap_w,
             driver=card.driver,
             runtime=f"rocm {torch.version.hip}" if self._hip else f"cuda {torch.version.cuda}",
-            torch=torch.__version__,
+            # It is of a class of torch's: whoever was sent that would import torch, which takes seconds.
+            torch=str(torch.__version__),
             triton=package_version(*TRITON_DISTRIBUTIONS),
             backend=backend,
             kernel_source=kernel_source,

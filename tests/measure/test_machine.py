@@ -1,7 +1,9 @@
 """A GPU through torch, against a stand-in of torch.cuda that writes down what is asked of it, in order."""
 
 import contextlib
+import pickle
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -185,6 +187,12 @@ def test_the_stack_of_an_nvidia_gpu(cuda: Cuda) -> None:
     )
     stack = this_stack()
     assert (stack.backend, stack.kernel_source, stack.driver) == ("", "", "570.86.15")
+
+
+def test_who_is_sent_a_stack_need_not_import_torch(cuda: Cuda) -> None:
+    stack = pickle.dumps(GpuMachine().fingerprint("triton", "abc"))
+    asked = "import pickle, sys; pickle.load(sys.stdin.buffer); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], input=stack, check=False).returncode == 0
 
 
 def test_the_stack_of_an_amd_gpu_has_its_arch_without_features(

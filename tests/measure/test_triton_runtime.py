@@ -160,6 +160,28 @@ def test_the_defaults_are_right_and_repeat_on_the_gpu(live: Any) -> None:
 
 
 @pytest.mark.gpu
+def test_the_driver_needs_no_torch_for_what_its_worker_measures(live: Any) -> None:
+    script = f"""
+        import sys
+        from autotune.machine.devices import Device
+        from autotune.measure.pool import Measurer
+        from autotune.problem.layer import Layer, Problem, Stage
+        from autotune.protocol.registry import load_backend
+        if __name__ == "__main__":
+            problem = Problem({KIMI!r}, 4)
+            default = load_backend("triton").space(problem.layer, 4, Stage.STAGE1, {live!r}).default
+            with Measurer("triton", [problem]) as measurer:
+                measurer.fingerprint()
+                print(measurer.submit(problem, Stage.STAGE1, default).result())
+            sys.exit("torch" in sys.modules)
+    """
+    asked = [sys.executable, "-c", textwrap.dedent(script)]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "Measurement" in told.stdout
+
+
+@pytest.mark.gpu
 def test_cold_is_slower_than_hot_on_the_gpu(live: Any) -> None:
     problem, default = Problem(KIMI, 1), space(Stage.STAGE1, live, 1).default
     times = []
