@@ -11,7 +11,8 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,18 +58,20 @@ class InOrder:
                 self._waiting.add(gpu)
             self._changed.notify_all()
 
-    def wait(self, gpu: str, given_up: threading.Event) -> None:
-        """Until the GPUs with lesser names are taken; `tell` comes first, `taken` after it."""
+    @contextmanager
+    def turn(self, gpu: str, given_up: threading.Event) -> Iterator[None]:
+        """Begins when the GPUs with lesser names are taken, after `tell`; within it this one is."""
         with self._changed:
             while not given_up.is_set() and (self._awaited > 0 or gpu != min(self._waiting | {gpu})):
                 self._changed.wait(_AGAIN_S)
-
-    def taken(self, gpu: str, waited: bool) -> None:
-        """It was taken, or is given up."""
-        with self._changed:
-            self.waited |= waited
-            self._waiting.discard(gpu)
-            self._changed.notify_all()
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.waited |= time.monotonic() - start > _AGAIN_S
+                self._waiting.discard(gpu)
+                self._changed.notify_all()
 
 
 def path_of(gpu: str) -> Path:

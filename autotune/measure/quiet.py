@@ -63,11 +63,9 @@ class Quiet:
         self._entered = True
         self.gpu = look.gpu
         if look.gpu is not None:
-            order.wait(look.gpu, self._given_up)
-            start = time.monotonic()
-            if lock.acquire(look.gpu, self._say, self._given_up, wait=not insists):
-                self._locked = look.gpu
-            order.taken(look.gpu, waited=time.monotonic() - start > _AGAIN_S)
+            with order.turn(look.gpu, self._given_up):
+                if lock.acquire(look.gpu, self._say, self._given_up, wait=not insists):
+                    self._locked = look.gpu
         if look.neighbours is None and not order.waited:
             return
         if insists:
