@@ -9,6 +9,7 @@ nothing of this layer loses its part.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import log
 
@@ -32,6 +33,7 @@ _USELESS = log(1.15)  # from which a config is of no use
 _TRUST = 0.5  # deviation of the mixture's weight, all tables together, from one
 _MOST = 1.5  # weight of a table
 _LEAST_AGREEMENT = 0.02  # of a table with the others: against them all it is heard by its evidence alone
+_THREADS = 4  # more want more memory than they save time: some 100 MB each
 _LEVEL = 1e-2  # precision of a level, in units of the values: there need not be a result
 
 
@@ -46,7 +48,9 @@ class Prior:
 
     def __init__(self, tables: Sequence[Recorded], spaces: Sequence[BoundSpace], encoder: Encoder) -> None:
         fitting = [_fitting(table, spaces[0]) for table in tables]
-        means = [_TableMean(table, spaces, encoder) for table in fitting if len(table.configs) >= _FEWEST]
+        enough = [table for table in fitting if len(table.configs) >= _FEWEST]
+        with ThreadPoolExecutor(_THREADS) as threads:  # numpy, which does most of the work, lets others run
+            means = list(threads.map(lambda table: _TableMean(table, spaces, encoder), enough))
         self._tables = [mean for mean in means if mean.says.any()]
         self._outputs = len(spaces)
 
@@ -59,7 +63,8 @@ class Prior:
         Args:
             points: the configs as the encoder makes them.
         """
-        means = [table.mean(configs, points) for table in self._tables]
+        with ThreadPoolExecutor(_THREADS) as threads:
+            means = list(threads.map(lambda table: table.mean(configs, points), self._tables))
         return np.array(means).reshape(len(means), len(points), self._outputs)
 
 
@@ -198,11 +203,12 @@ def bent(logs: NDArray[np.float64], best: float | NDArray[np.float64] = 0.0) -> 
 
 def _fitting(table: Recorded, space: BoundSpace) -> Recorded:
     """The part of a table whose configs have values that the space offers."""
-    params = {param.name: param for param in space.params}
+    # True == 1 in Python, but they are two values with two keys here.
+    offered = {param.name: {(type(value), value) for value in param.values} for param in space.params}
     rows = [
         row
         for row, config in enumerate(table.configs)
-        if all(params[knob].offers(value) for knob, value in config.items() if knob in params)
+        if all((type(value), value) in offered[knob] for knob, value in config.items() if knob in offered)
         and not np.isnan(table.ratios[row]).all()
     ]
     occurring = {
