@@ -6,8 +6,9 @@
 Runs `autotune run --shape all` once a seed, each with a database of its own, then puts the winners of all
 seeds and the default side by side, in paired rounds on routings that no run has seen. `--sweep` adds, at some
 shapes, what a plain sweep finds: every pair of the winners' stages and their neighbours is timed as a layer,
-and the best eight run in the same rounds, since the least of many is too good to be true. Prints a line a
-shape; OUT/agree.json has every figure. A run that is there already is not run again.
+the best eight race, and the first of them runs in the same rounds as the winners, since the least of many is
+too good to be true. Prints a line a shape; OUT/agree.json has every figure. A run that is there already is
+not run again.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from autotune.tuning.targets import resolve_target
 
 SWEPT_BEST = 8
 ROUTINGS = 777_000  # of the comparison, beyond those of the races
+ROUTINGS_OF_THE_SWEEP = 888_000
 SETTINGS = MeasureSettings()
 
 
@@ -128,7 +130,8 @@ def _side_by_side(
     rounds: int,
 ) -> dict[str, object]:
     default = default_of(backend, problem.layer, problem.tokens, device)
-    configs = list(dict.fromkeys([default, *winners, *swept]))
+    best = _first(measurer, problem, list(dict.fromkeys([default, *swept])), rounds) if swept else None
+    configs = list(dict.fromkeys([default, *winners, *([best] if best else [])]))
     taken = measurer.race(problem, configs, rounds, ROUTINGS)
     place = {config: n for n, config in enumerate(configs)}
 
@@ -136,17 +139,26 @@ def _side_by_side(
         return ratio_of(taken, place[a], place[b], what, SETTINGS)
 
     apart = [abs(1 - ratio(a, b).value) for a, b in combinations(winners, 2)]
-    best = min((ratio(config, default).value for config in swept), default=None)
     ours = [ratio(winner, default) for winner in winners]
+    behind = [ratio(winner, best) for winner in winners] if best else []
+    worst = max(behind, key=lambda r: r.value, default=None)
     return {
         "gain": [[1 - r.value, 1 - r.high, 1 - r.low] for r in ours],
         "gain_us": [_us(taken, 0) - _us(taken, place[winner]) for winner in winners],
         "gain_spaced": [1 - ratio(winner, default, "spaced").value for winner in winners],
         "apart": max(apart, default=0.0),
-        "swept": None if best is None else 1 - best,
-        "behind_sweep": None if best is None else max(r.value for r in ours) / best - 1,
+        "swept": best and best.key,
+        "gain_swept": best and 1 - ratio(best, default).value,
+        "behind_sweep": worst and [worst.value - 1, worst.low - 1, worst.high - 1],
         "winners": [winner.key for winner in winners],
     }
+
+
+def _first(measurer: Measurer, problem: Problem, configs: Sequence[LayerConfig], rounds: int) -> LayerConfig:
+    """The fastest of a race on routings of its own; of the configs the default comes first."""
+    taken = measurer.race(problem, configs, rounds, ROUTINGS_OF_THE_SWEEP)
+    ratios = [1.0, *(ratio_of(taken, n, 0, "layer", SETTINGS).value for n in range(1, len(configs)))]
+    return configs[ratios.index(min(ratios))]
 
 
 def _us(taken: Sequence[Round], index: int) -> float:
@@ -162,7 +174,9 @@ def _line(problem: Problem, told: dict[str, object]) -> str:
     spaced = ", ".join(percent(value) for value in told["gain_spaced"])  # type: ignore[attr-defined]
     line = f"{problem.shape}: {gains}; µs {us}; spaced {spaced}; seeds apart {percent(told['apart'])}"  # type: ignore[arg-type]
     if told["swept"] is not None:
-        line += f"; sweep {percent(told['swept'])}, worst seed behind it {percent(told['behind_sweep'])}"  # type: ignore[arg-type]
+        value, low, high = told["behind_sweep"]  # type: ignore[misc]
+        line += f"; sweep {percent(told['gain_swept'])}, worst seed behind it"  # type: ignore[arg-type]
+        line += f" {percent(value)} ({percent(low)} to {percent(high)})"
     return line
 
 
