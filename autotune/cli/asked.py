@@ -1,7 +1,7 @@
 """From options to a backend and its problems: alike for a run and for an entry of a plan."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,11 +101,13 @@ def asked_by_entry(
         problem["routing"] = target.routing
     replayed = table is not None
     told = of_options(LayerOptions(**layer), lambda: target.device, **problem, replayed=replayed)
-    backend = load_backend(told.backend)
+    backend, problems = load_backend(told.backend), told.problems
     if table is not None:
         backend = ReplayBackend(backend, table)
-    for each in told.problems:
+        if not options.keys() & set(LAYER_KEYS):
+            problems = [replace(each, layer=table.layer) for each in problems]
+    for each in problems:
         for stage in Stage:
             space = backend.space(each.layer, each.tokens, stage, target.device)
             require_default(backend, each.layer, space)
-    return told.backend, told.problems
+    return told.backend, problems

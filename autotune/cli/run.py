@@ -196,6 +196,7 @@ def run(
         return
     refuse(context, "it is a plan's: give --plan", "out")
     from autotune.cli.asked import of_options
+    from autotune.tuning.plan import LAYER_KEYS
     from autotune.tuning.targets import resolve_target
 
     processes, capped = at_most_cores(workers)
@@ -241,6 +242,8 @@ def run(
             chosen, processes = cluster_target(ray or "")
         used = gpus.result() if gpus is not None and chosen.live else ()
     _refuse_what_has_no_effect(context, chosen, backend)
+    if chosen.layer is not None and not given(context, *LAYER_KEYS):
+        layer = chosen.layer
     if chosen.routing is not None:
         problems = make_problems(layer, shape, concurrency, chosen.routing)
     request = RunRequest(

@@ -11,6 +11,7 @@ from autotune.errors import UserError
 from autotune.machine.devices import DEFAULT_OFFLINE, DEVICES, Device
 from autotune.machine.fingerprint import Fingerprint
 from autotune.machine.probe import has_gpu, probe
+from autotune.problem.layer import Layer
 
 # ROCm and CUDA builds of torch bring Triton under other names than PyPI's.
 TRITON_DISTRIBUTIONS = ("triton", "triton-rocm", "pytorch-triton-rocm", "pytorch-triton")
@@ -34,6 +35,7 @@ class Target:
         why: how the target was chosen, as one sentence for the user.
         table: the recorded table that answers instead of a device; None: none does.
         routing: that the table was recorded with.
+        layer: that the table was recorded of.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Target:
     why: str
     table: Path | None = None
     routing: str | None = None
+    layer: Layer | None = None
 
     @property
     def kind(self) -> Kind:

@@ -54,7 +54,8 @@ class ReplayBackend:
     def space(self, layer: Layer, tokens: int, stage: Stage, device: Device) -> BoundSpace:
         if layer != self._table.layer:
             raise UserError(
-                f"the table is of {self._table.layer.key}, not of {layer.key}: name its model and degree"
+                f"the table is of {self._table.layer.key}, not of {layer.key}: name its model and degree,"
+                " or none"
             )
         return self._table.space(tokens, stage)
 

@@ -22,4 +22,6 @@ def resolve_target(name: str | None, *, described: bool = False) -> Target:
     table = read_table(path)
     recorded = table.fingerprint.device
     why = f"Replaying a recording from {recorded} ({path.name}); replayed times cannot be exported."
-    return Target(name, table.device, live=False, why=why, table=path, routing=table.routing.key)
+    return Target(
+        name, table.device, live=False, why=why, table=path, routing=table.routing.key, layer=table.layer
+    )

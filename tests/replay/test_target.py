@@ -14,6 +14,7 @@ from autotune.export.export import Selection, select
 from autotune.machine.targets import Kind
 from autotune.protocol.backend import one_config
 from autotune.protocol.registry import load_backend
+from autotune.replay.files import write_table
 from autotune.replay.table import Table
 from autotune.replay.target import ReplayBackend
 from autotune.report.content import Scope, gather
@@ -118,6 +119,23 @@ def test_the_command_line_says_that_times_are_replayed(table_path: Path) -> None
     )
     assert "(replayed)" in result.output
     assert "export --out" not in result.output
+
+
+def test_a_table_of_a_layer_that_no_preset_has_is_searched_without_naming_it(
+    table: Table, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.table.json.gz"
+    write_table(replace(table, layer=replace(table.layer, model="own")), path)
+    asked = ["run", "--target", f"replay:{path}", "--shape", "m4", "--trials", "4"]
+    said = CliRunner().invoke(app, asked)
+    assert said.exit_code == 0, said.output
+    assert f"own/tp8/{table.layer.key.partition('tp8/')[2]}, backend triton" in said.output
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[[problems]]\nshape = "m4"\n')
+    planned = ["run", "--plan", str(plan), "--target", f"replay:{path}", "--dry-run"]
+    assert CliRunner().invoke(app, planned).exit_code == 0
+    named = CliRunner().invoke(app, [*asked, "--model", "kimi-k2.5-w4a8"])
+    assert str(named.exception).startswith("the table is of own/tp8/")
 
 
 def test_nothing_claims_that_a_replay_ran_a_final(table: Table, table_path: Path, own_database: Path) -> None:
