@@ -203,7 +203,7 @@ def export(
                     "written": exported is not None,
                     "folder": str(exported.folder if exported else out),
                     "files": list(planned.files),
-                    "winners": [winner_json(summarise(store, winner)) for winner in planned.winners],
+                    "winners": [winner_json(each) for each in summarise(store, planned.winners)],
                     "previews": [asdict(each) for each in planned.previews],
                     "decision": decision_json(planned.decision) if planned.decision else None,
                     "notes": list(planned.notes),

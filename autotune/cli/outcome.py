@@ -32,7 +32,7 @@ def print_outcome(
     Raises:
         typer.Exit: with 1, where the default itself failed.
     """
-    summaries = [summarise(store, winner) for winner in result.best]
+    summaries = summarise(store, result.best)
     if as_json:
         print_json(_content(store, result, progress, target, summaries))
     else:

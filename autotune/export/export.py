@@ -159,8 +159,8 @@ def plan(
         requantised=selection.requantised,
         # What was executed is the winner's own code, which a setting for all shapes may not be.
         checks={
-            winner.id: store.verdicts_of(winner)
-            for winner, before in zip(winners, own, strict=True)
+            winner.id: verdicts
+            for winner, before, verdicts in zip(winners, own, store.verdicts_of(winners), strict=True)
             if winner.config == before.config
         },
     )
@@ -252,14 +252,15 @@ def _select(store: Store, selection: Selection) -> tuple[list[WinnerRecord], Seq
     chosen = {
         winner.problem.tokens: winner for winner in alike if winner.problem.layer == newest.problem.layer
     }
-    for winner in chosen.values():
-        for stage, verdict in store.verdicts_of(winner).items():
+    winners = [chosen[tokens] for tokens in sorted(chosen)]
+    for winner, verdicts in zip(winners, store.verdicts_of(winners), strict=True):
+        for stage, verdict in verdicts.items():
             if verdict.wrong:
                 raise UserError(
                     f"the {winner.kind} winner of {winner.problem.shape} is wrong, its {stage} machine code"
                     f" was executed ({verdict.text}): run again, it will not be chosen"
                 )
-    return [chosen[tokens] for tokens in sorted(chosen)], latest
+    return winners, latest
 
 
 _LOOK_AT: Final = 100

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
+from typing import Any
 
 from autotune.measure.confirm import ratios_of, times_of
 from autotune.measure.settings import MeasureSettings
@@ -87,17 +88,27 @@ class WinnerFinal:
 
 def final_of(store: Store, winner: WinnerRecord) -> WinnerFinal:
     """The final, or the short list, that a winner is of."""
-    if winner.confirmation is None:
-        return WinnerFinal(_estimated(store, winner))
-    stored = store.confirmation(winner.confirmation)
-    # The rounds that decided and no others: those that chose the challenger favour it.
-    planned = judge_rounds(store, stored)
-    return WinnerFinal(of_confirmation(stored, planned), stored, planned)
+    return finals_of(store, [winner])[0]
 
 
-def judge_rounds(store: Store, stored: StoredConfirmation) -> int | None:
+def finals_of(store: Store, winners: Sequence[WinnerRecord]) -> list[WinnerFinal]:
+    """The same of each, what confirmed ones need asked for at once."""
+    confirmed = store.confirmations({w.confirmation for w in winners if w.confirmation is not None})
+    specs = {run.id: run.spec for run in store.runs({stored.run for stored in confirmed.values()})}
+    finals = []
+    for winner in winners:
+        if winner.confirmation is None:
+            finals.append(WinnerFinal(_estimated(store, winner)))
+            continue
+        stored = confirmed[winner.confirmation]
+        # The rounds that decided and no others: those that chose the challenger favour it.
+        planned = _judge_rounds(specs[stored.run])
+        finals.append(WinnerFinal(of_confirmation(stored, planned), stored, planned))
+    return finals
+
+
+def _judge_rounds(spec: Mapping[str, Any]) -> int | None:
     """How many rounds were to decide, as the run's record says; None: it does not."""
-    spec = store.run(stored.run).spec
     settings = spec.get("measuring") or spec.get("settings") or {}
     rounds = settings.get("judge_rounds")
     return rounds if isinstance(rounds, int) else None

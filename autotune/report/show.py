@@ -41,7 +41,7 @@ def winners_at_a_glance(
     """
     winners = store.winners(device=device, newest=newest)
     winners.sort(key=lambda w: (w.backend, w.environment.device, w.kind, w.problem.tokens, w.created_at))
-    return [summarise(store, winner) for winner in winners]
+    return summarise(store, winners)
 
 
 def winner_lines(summaries: Sequence[WinnerSummary], width: int | None = None) -> list[str]:

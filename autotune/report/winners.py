@@ -8,7 +8,7 @@ from autotune.compile.estimate import PROMISED
 from autotune.machine.targets import Kind
 from autotune.problem.layer import Stage
 from autotune.report.configs import changes
-from autotune.report.finals import WinnerFinal, final_of
+from autotune.report.finals import WinnerFinal, finals_of
 from autotune.report.query import conditions_of_winner
 from autotune.report.wording import AS_COMPILED, AS_EXECUTED, ESTIMATES, tie_text, ties_text, wording
 from autotune.results import LayerConfig, StaticFacts
@@ -49,11 +49,21 @@ class WinnerSummary:
         return confirmation.confirmation.notes if confirmation else ()
 
 
-def summarise(store: Store, winner: WinnerRecord) -> WinnerSummary:
-    """Looks up the times behind a winner: its confirmation's medians, or the estimates of its trials."""
-    facts = {str(stage): _facts(store, winner, stage) for stage in Stage}
-    final = final_of(store, winner)
+def summarise(store: Store, winners: Sequence[WinnerRecord]) -> list[WinnerSummary]:
+    """Looks up the times behind each winner: its confirmation's medians, or the estimates of its trials.
 
+    What many have in common is asked for once.
+    """
+    known = zip(winners, finals_of(store, winners), store.facts_of(winners), strict=True)
+    return [
+        _summary(store, winner, final, {str(stage): each for stage, each in facts.items()})
+        for winner, final, facts in known
+    ]
+
+
+def _summary(
+    store: Store, winner: WinnerRecord, final: WinnerFinal, facts: dict[str, StaticFacts]
+) -> WinnerSummary:
     def times(config: LayerConfig) -> dict[str, float]:
         # The default is an entry of a short list, unless its machine code was found wrong.
         return dict(next((each.median_us for each in final.contenders if each.config == config), {}))
@@ -81,19 +91,6 @@ def _as_compiled(store: Store, winner: WinnerRecord, config: LayerConfig) -> dic
         if times:
             us[str(stage)] = times[-1]
     return {"layer": sum(us.values()), **us} if len(us) == len(Stage) else us
-
-
-def _facts(store: Store, winner: WinnerRecord, stage: Stage) -> StaticFacts:
-    """Static facts of a winner's stage, from its newest trial on the same stack."""
-    trials = store.trials(
-        config=winner.config.of(stage),
-        workload=None,
-        problem=winner.problem,
-        stage=stage,
-        backend=winner.backend,
-        environment_key=winner.environment.key,
-    )
-    return trials[-1].facts if trials else StaticFacts()
 
 
 def as_json(summary: WinnerSummary) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Confirmations: paired rounds on fresh routings, the only source of a reported gain."""
 
 from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import select
@@ -12,6 +13,7 @@ from autotune.results import SETTING, Confirmation, Finalist, Round
 from autotune.store.records import StoredConfirmation
 from autotune.store.rows import (
     Reader,
+    chunks,
     environment_id,
     existing,
     gpu_columns,
@@ -52,7 +54,19 @@ class Confirmations(Sessions):
             LookupError: there is none.
         """
         with self.reading() as session:
-            return _record(session, Reader.of(session), existing(session, ConfirmationRow, confirmation))
+            return _records(session, [existing(session, ConfirmationRow, confirmation)])[0]
+
+    def confirmations(self, ids: Collection[int]) -> dict[int, StoredConfirmation]:
+        """Those of these ids that there are, each table asked for all of them at once."""
+        with self.reading() as session:
+            return {
+                stored.id: stored
+                for chunk in chunks(ids)
+                for stored in _records(
+                    session,
+                    session.scalars(select(ConfirmationRow).where(ConfirmationRow.id.in_(chunk))).all(),
+                )
+            }
 
     def tables(self, run: int) -> list[StoredConfirmation]:
         """What a run timed to choose one setting of the process for all shapes, in its order."""
@@ -67,8 +81,7 @@ class Confirmations(Sessions):
             .order_by(ConfirmationRow.number)
         )
         with self.reading() as session:
-            reader = Reader.of(session)
-            return [_record(session, reader, row) for row in session.scalars(filled)]
+            return _records(session, session.scalars(filled).all())
 
 
 def _add(
@@ -124,16 +137,31 @@ def _add(
     return row.id
 
 
-def _record(session: Session, reader: Reader, row: ConfirmationRow) -> StoredConfirmation:
-    finalists = session.scalars(
-        select(FinalistRow).where(FinalistRow.confirmation_id == row.id).order_by(FinalistRow.position)
-    ).all()
+def _records(session: Session, rows: Sequence[ConfirmationRow]) -> list[StoredConfirmation]:
+    reader, ids = Reader.of(session), [row.id for row in rows]
+    finalists: defaultdict[int, list[FinalistRow]] = defaultdict(list)
+    put_to_test = select(FinalistRow).where(FinalistRow.confirmation_id.in_(ids))
+    for finalist in session.scalars(put_to_test.order_by(FinalistRow.position)):
+        finalists[finalist.confirmation_id].append(finalist)
     # Columns rather than objects: a final has hundreds.
-    columns = (RoundRow.number, RoundRow.position, RoundRow.part, RoundRow.us)
-    times = session.execute(select(*columns).where(RoundRow.confirmation_id == row.id))
-    rounds: defaultdict[int, list[dict[str, float]]] = defaultdict(lambda: [{} for _ in finalists])
-    for number, position, part, us in times:
+    columns = (RoundRow.confirmation_id, RoundRow.number, RoundRow.position, RoundRow.part, RoundRow.us)
+    timed: defaultdict[int, dict[int, list[dict[str, float]]]] = defaultdict(dict)
+    for final, number, position, part, us in session.execute(
+        select(*columns).where(RoundRow.confirmation_id.in_(ids))
+    ):
+        rounds = timed[final]
+        if number not in rounds:
+            rounds[number] = [{} for _ in finalists[final]]
         rounds[number][position][part] = us
+    return [_record(reader, row, finalists[row.id], timed[row.id]) for row in rows]
+
+
+def _record(
+    reader: Reader,
+    row: ConfirmationRow,
+    finalists: Sequence[FinalistRow],
+    rounds: Mapping[int, Sequence[dict[str, float]]],
+) -> StoredConfirmation:
     confirmation = Confirmation(
         problem=reader.problem(row.problem_id),
         finalists=tuple(

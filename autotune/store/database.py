@@ -306,8 +306,8 @@ def _bring_to_version(engine: Engine, location: Location, read_only: bool, warni
     """Checks the version and runs what is missing; returns the one that was found."""
     known = migrations.revisions()
     with engine.connect() as connection:
-        version = migrations.version(connection)
         tables = inspect(connection).get_table_names()
+        version = migrations.version(connection) if migrations.TABLE in tables else None
     if tables and (version is None or "trials" not in tables):
         raise UserError(
             f"{location} is another program's database: name another place with --db or {VARIABLE}"

@@ -10,10 +10,9 @@ from sqlalchemy import select
 
 from autotune import __version__
 from autotune.store.records import ExportRecord
-from autotune.store.rows import existing
-from autotune.store.schema import Export, ExportedWinner, Winner
+from autotune.store.schema import Export, ExportedWinner
 from autotune.store.sessions import Sessions
-from autotune.store.verdicts import wrong_binary
+from autotune.store.verdicts import stored_winners, wrong_binaries
 
 
 class Exports(Sessions):
@@ -51,15 +50,15 @@ class Exports(Sessions):
             )
             session.add(row)
             session.flush()
-            for winner in exported:
-                reason = wrong_binary(session, existing(session, Winner, winner))
+            winners = stored_winners(session, exported)
+            for winner, reason in zip(winners, wrong_binaries(session, winners), strict=True):
                 if reason is not None:
-                    raise ValueError(f"winner {winner} cannot be exported: {reason}")
+                    raise ValueError(f"winner {winner.id} cannot be exported: {reason}")
                 session.add(
                     ExportedWinner(
                         export_id=row.id,
-                        winner_id=winner,
-                        kind=existing(session, Winner, winner).kind,
+                        winner_id=winner.id,
+                        kind=winner.kind,
                         unmeasured_allowed=unmeasured_allowed,
                     )
                 )

@@ -4,14 +4,17 @@ Alembic is imported only when there is something to do: opening an up-to-date da
 """
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, text
 
 from autotune.resources import data_dir
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+TABLE: Final = "alembic_version"
+"""Alembic's, in which the version of a database stands."""
 
 
 @cache
@@ -23,10 +26,8 @@ def revisions() -> tuple[str, ...]:
 
 
 def version(connection: Connection) -> str | None:
-    """The version of an open database; None: it has none."""
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    number = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    """The version of an open database that has the table; None: the table is empty."""
+    number = connection.execute(text(f"SELECT version_num FROM {TABLE}")).scalar()
     return None if number is None else str(number)
 
 

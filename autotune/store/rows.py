@@ -106,7 +106,7 @@ def layer_config(stage1: str, stage2: str) -> LayerConfig:
     return LayerConfig(Config.from_key(stage1), Config.from_key(stage2))
 
 
-def _chunks(ids: Collection[int]) -> Iterator[list[int]]:
+def chunks(ids: Collection[int]) -> Iterator[list[int]]:
     """Some hundreds at a time: a statement takes only so many values."""
     left = iter(sorted(ids))
     while chunk := list(islice(left, 500)):
@@ -132,15 +132,15 @@ class Reader:
 
     def look_ahead(self, winners: Sequence[Winner]) -> None:
         """Reads at once what many winners need of other tables."""
-        for chunk in _chunks({row.run_id for row in winners}):
+        for chunk in chunks({row.run_id for row in winners}):
             versions = select(Run.id, Run.tool_version).where(Run.id.in_(chunk))
             self._versions |= dict(self._session.execute(versions).all())
-        for chunk in _chunks({row.problem_id for row in winners} - self._problems.keys()):
+        for chunk in chunks({row.problem_id for row in winners} - self._problems.keys()):
             # Kept, as a session forgets what nobody holds.
             self._rows += self._session.scalars(select(ProblemRow).where(ProblemRow.id.in_(chunk)))
-        for chunk in _chunks({row.environment_id for row in winners}):
+        for chunk in chunks({row.environment_id for row in winners}):
             self._rows += self._session.scalars(select(Environment).where(Environment.id.in_(chunk)))
-        for chunk in _chunks({row.confirmation_id for row in winners if row.confirmation_id is not None}):
+        for chunk in chunks({row.confirmation_id for row in winners if row.confirmation_id is not None}):
             workloads = select(ConfirmationRow.id, ConfirmationRow.workload)
             rows = self._session.execute(workloads.where(ConfirmationRow.id.in_(chunk)))
             self._workloads |= dict(rows.all())

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
 from autotune.processes.process import Process
 from autotune.store.records import RunRecord, RunState
-from autotune.store.rows import Reader, environment_id, existing
+from autotune.store.rows import Reader, chunks, environment_id, existing
 from autotune.store.schema import ConfirmationRow, Run, Trial, Winner
 from autotune.store.sessions import Sessions
 
@@ -89,11 +89,13 @@ class Runs(Sessions):
         with self.reading() as session:
             return _record(session, Reader.of(session), existing(session, Run, run))
 
-    def runs(self) -> list[RunRecord]:
-        """All runs, oldest first."""
+    def runs(self, among: Collection[int] | None = None) -> list[RunRecord]:
+        """The runs of these ids, oldest first; None: all."""
+        query = select(Run).order_by(Run.id)
+        queries = [query] if among is None else [query.where(Run.id.in_(chunk)) for chunk in chunks(among)]
         with self.reading() as session:
             reader = Reader.of(session)
-            return [_record(session, reader, row) for row in session.scalars(select(Run).order_by(Run.id))]
+            return [_record(session, reader, row) for each in queries for row in session.scalars(each)]
 
 
 def _interrupt_dead(session: Session) -> None:

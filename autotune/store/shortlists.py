@@ -13,7 +13,7 @@ from autotune.store.records import ShortListed, WinnerRecord
 from autotune.store.rows import Reader, environment_id, next_number, problem_id
 from autotune.store.schema import Environment, ProblemRow, Winner
 from autotune.store.sessions import Sessions
-from autotune.store.verdicts import wrong_binary
+from autotune.store.verdicts import wrong_binaries
 from autotune.store.winners import decided_at, statuses_of, winner_record
 
 
@@ -114,7 +114,7 @@ def _add(
         if trials[stage] is None and (statuses or config != default.of(stage)):
             raise ValueError(f"{stage} {config} has no trial that is ok: it cannot be short-listed")
     row.stage1_trial_id, row.stage2_trial_id = trials[Stage.STAGE1], trials[Stage.STAGE2]
-    wrong = wrong_binary(session, row)
+    (wrong,) = wrong_binaries(session, [row])
     if wrong is not None:
         raise ValueError(wrong)
     session.add(row)

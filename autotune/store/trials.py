@@ -1,8 +1,9 @@
 """Trials and their raw samples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from typing import Final
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
@@ -11,7 +12,7 @@ from autotune.problem.layer import Problem, Stage
 from autotune.results import Sample, StaticFacts, Status
 from autotune.space.config import Config
 from autotune.store.base import Base
-from autotune.store.records import StoredTrial, TrialRecord
+from autotune.store.records import StoredTrial, TrialRecord, WinnerRecord
 from autotune.store.rows import (
     Reader,
     environment_id,
@@ -25,6 +26,8 @@ from autotune.store.schema import Environment, ProblemRow, SampleRow, Trial
 from autotune.store.sessions import Sessions
 
 _FACTS = frozenset(field.name for field in fields(StaticFacts))
+_AT_ONCE: Final = 200
+"""Winners whose facts one statement asks for: it takes only so many values."""
 # Tables rather than classes: a trial takes half the time.
 _INSERT_TRIAL = insert(Base.metadata.tables[Trial.__tablename__])
 _INSERT_SAMPLES = insert(Base.metadata.tables[SampleRow.__tablename__])
@@ -88,6 +91,31 @@ class Trials(Sessions):
             reader = Reader.of(session)
             return [trial_record(reader, row) for row in session.scalars(query)]
 
+    def facts_of(self, winners: Sequence[WinnerRecord]) -> list[dict[Stage, StaticFacts]]:
+        """Static facts of each winner's stages, from its config's newest trial on the same stack.
+
+        Asked for once a stack and backend, however many winners it has.
+        """
+        stacks: dict[tuple[str, str], list[WinnerRecord]] = {}
+        for winner in winners:
+            stacks.setdefault((winner.environment.key, winner.backend), []).append(winner)
+        facts: dict[tuple[str, ...], StaticFacts] = {}
+        with self.reading() as session:
+            for stack, alike in stacks.items():
+                for first in range(0, len(alike), _AT_ONCE):
+                    rows = _facts(session, *stack, alike[first : first + _AT_ONCE])
+                    facts |= {(*stack, *row[:3]): _static_facts(row[3]) for row in rows}
+        return [
+            {
+                stage: facts.get(
+                    (w.environment.key, w.backend, w.problem.key, stage, w.config.of(stage).key),
+                    StaticFacts(),
+                )
+                for stage in Stage
+            }
+            for w in winners
+        ]
+
     def trials_of(self, run: int, *, contended: bool = False) -> list[StoredTrial]:
         """A run's trials in order.
 
@@ -126,6 +154,30 @@ class Trials(Sessions):
         query = select(Trial.status, func.count()).where(*mine).group_by(Trial.status)
         with self.reading() as session:
             return {row[0]: row[1] for row in session.execute(query)}
+
+
+def _facts(
+    session: Session, environment_key: str, backend: str, winners: Sequence[WinnerRecord]
+) -> Iterable[tuple[str, Stage, str, dict[str, int]]]:
+    """Problem, stage, config and facts of trials, oldest first, among them those of the winners' configs."""
+    return session.execute(
+        select(ProblemRow.key, Trial.stage, Trial.config, Trial.facts)
+        .join(ProblemRow, ProblemRow.id == Trial.problem_id)
+        .join(Environment, Environment.id == Trial.environment_id)
+        .where(
+            ProblemRow.key.in_({winner.problem.key for winner in winners}),
+            Environment.key == environment_key,
+            Trial.stage.in_(list(Stage)),
+            Trial.backend == backend,
+            Trial.contended.is_(None),
+            Trial.config.in_({winner.config.of(stage).key for winner in winners for stage in Stage}),
+        )
+        .order_by(Trial.created_at, Trial.id)
+    )
+
+
+def _static_facts(stored: Mapping[str, int]) -> StaticFacts:
+    return StaticFacts(**{name: fact for name, fact in stored.items() if name in _FACTS})
 
 
 def _add(
@@ -197,7 +249,7 @@ def trial_record(reader: Reader, row: Trial) -> StoredTrial:
         time_us=row.time_us,
         gate_error=row.gate_error,
         reason=row.reason,
-        facts=StaticFacts(**{name: fact for name, fact in row.facts.items() if name in _FACTS}),
+        facts=_static_facts(row.facts),
         binary_hash=row.binary_hash,
         compile_s=row.compile_s,
         measure_s=row.measure_s,

@@ -1,6 +1,8 @@
 """Verdicts: what executing a binary's machine code on the CPU has shown, and what it forbids."""
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -9,7 +11,7 @@ from autotune.problem.layer import Stage
 from autotune.results import WRONG, CheckVerdict, CompilerVersion
 from autotune.store.base import Base
 from autotune.store.records import WinnerRecord
-from autotune.store.rows import existing, storable_error, upsert
+from autotune.store.rows import storable_error, upsert
 from autotune.store.schema import Trial, VerdictRow, Winner
 from autotune.store.sessions import Sessions
 
@@ -64,36 +66,92 @@ class Verdicts(Sessions):
             )
             return None if row is None else _verdict(row)
 
-    def verdicts_of(self, winner: WinnerRecord) -> dict[Stage, CheckVerdict]:
-        """The verdicts on a winner's binaries, as far as they were checked; wrong ones before others."""
+    def verdicts_of(self, winners: Sequence[WinnerRecord]) -> list[dict[Stage, CheckVerdict]]:
+        """The verdicts on each winner's binaries, as far as they were checked; wrong ones before others.
+
+        Raises:
+            LookupError: there is no such winner.
+        """
         with self.reading() as session:
-            row = existing(session, Winner, winner.id)
-            verdicts = {stage: _verdicts(session, row, stage) for stage in Stage}
-            return {stage: _verdict(rows[0]) for stage, rows in verdicts.items() if rows}
+            rows = stored_winners(session, [winner.id for winner in winners])
+            return [
+                {stage: _verdict(verdicts[0]) for stage, verdicts in each.items()}
+                for each in _verdicts(session, rows)
+            ]
 
 
-def wrong_binary(session: Session, winner: Winner) -> str | None:
-    """Why a winner must not be used, as a sentence; None: no check has found its binaries wrong."""
-    for stage in Stage:
-        rows = _verdicts(session, winner, stage)
-        if rows and rows[0].status in WRONG:
-            config = winner.stage1_config if stage is Stage.STAGE1 else winner.stage2_config
-            return f"{stage} {config} is wrong, its machine code was executed: {_verdict(rows[0]).text}"
-    return None
+def stored_winners(session: Session, ids: Sequence[int]) -> list[Winner]:
+    """The rows of these ids, asked for at once.
+
+    Raises:
+        LookupError: there is no row of one.
+    """
+    rows = {row.id: row for row in session.scalars(select(Winner).where(Winner.id.in_(ids)))}
+    for id_ in ids:
+        if id_ not in rows:
+            raise LookupError(f"{Winner.__tablename__} has no row {id_}")
+    return [rows[id_] for id_ in ids]
 
 
-def _verdicts(session: Session, winner: Winner, stage: Stage) -> list[VerdictRow]:
-    """Verdicts on the binaries that a winner's trials of a stage had, wrong ones first, then the newest."""
-    config = winner.stage1_config if stage is Stage.STAGE1 else winner.stage2_config
-    binaries = select(Trial.binary_hash).where(
-        Trial.problem_id == winner.problem_id,
-        Trial.environment_id == winner.environment_id,
-        Trial.backend == winner.backend,
-        Trial.stage == stage,
-        Trial.config == config,
+def wrong_binaries(session: Session, winners: Sequence[Winner]) -> list[str | None]:
+    """Why each winner must not be used, as a sentence; None: no check has found its binaries wrong."""
+    return [
+        next(
+            (
+                f"{stage} {_config(winner, stage)} is wrong, its machine code was executed:"
+                f" {_verdict(verdicts[0]).text}"
+                for stage, verdicts in each.items()
+                if verdicts[0].status in WRONG
+            ),
+            None,
+        )
+        for winner, each in zip(winners, _verdicts(session, winners), strict=True)
+    ]
+
+
+def _config(winner: Winner, stage: Stage) -> str:
+    return winner.stage1_config if stage is Stage.STAGE1 else winner.stage2_config
+
+
+def _verdicts(session: Session, winners: Sequence[Winner]) -> list[dict[Stage, list[VerdictRow]]]:
+    """Verdicts on the binaries that each winner's trials of a stage had, wrong ones first, then the newest.
+
+    Asked for once a stack and backend, however many winners it has; a stage without one is left out.
+    """
+    stacks: dict[tuple[int, str], list[Winner]] = {}
+    for winner in winners:
+        stacks.setdefault((winner.environment_id, winner.backend), []).append(winner)
+    verdicts: dict[tuple[Any, ...], list[VerdictRow]] = {}
+    for stack, alike in stacks.items():
+        for problem, stage, config, verdict in _executed(session, *stack, alike):
+            verdicts.setdefault((*stack, problem, stage, config), []).append(verdict)
+    for rows in verdicts.values():
+        rows.sort(key=lambda row: (row.status not in WRONG, -row.created_at.timestamp()))
+    return [
+        {
+            stage: verdicts[key]
+            for stage in Stage
+            if (key := (w.environment_id, w.backend, w.problem_id, stage, _config(w, stage))) in verdicts
+        }
+        for w in winners
+    ]
+
+
+def _executed(
+    session: Session, environment: int, backend: str, winners: Sequence[Winner]
+) -> Iterable[tuple[int, Stage, str, VerdictRow]]:
+    """Problem, stage, config and verdict of trials, among them those of the winners' configs."""
+    return session.execute(
+        select(Trial.problem_id, Trial.stage, Trial.config, VerdictRow)
+        .join(VerdictRow, VerdictRow.binary_hash == Trial.binary_hash)
+        .where(
+            Trial.problem_id.in_({winner.problem_id for winner in winners}),
+            Trial.environment_id == environment,
+            Trial.backend == backend,
+            Trial.stage.in_(list(Stage)),
+            Trial.config.in_({_config(winner, stage) for winner in winners for stage in Stage}),
+        )
     )
-    rows = session.scalars(select(VerdictRow).where(VerdictRow.binary_hash.in_(binaries)))
-    return sorted(rows, key=lambda row: (row.status not in WRONG, -row.created_at.timestamp()))
 
 
 def _verdict(row: VerdictRow) -> CheckVerdict:

@@ -14,7 +14,7 @@ from autotune.store.records import WinnerRecord
 from autotune.store.rows import Reader, existing, layer_config, next_number
 from autotune.store.schema import ConfirmationRow, Environment, FinalistRow, ProblemRow, Trial, Winner
 from autotune.store.sessions import Sessions
-from autotune.store.verdicts import wrong_binary
+from autotune.store.verdicts import wrong_binaries
 
 
 def statuses_of(
@@ -193,7 +193,7 @@ def _add(session: Session, run: int, confirmation: int) -> int:
             if status is Status.INCORRECT:
                 reason = session.get_one(Trial, id_).reason
                 raise ValueError(f"{stage} {config} failed the numeric gate in a trial: {reason}")
-    wrong = wrong_binary(session, row)
+    (wrong,) = wrong_binaries(session, [row])
     if wrong is not None:
         raise ValueError(wrong)
     session.add(row)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,8 +62,9 @@ class World:
 
     location = "/the/database"
 
-    def verdicts_of(self, record: Any) -> dict[Stage, Any]:
-        return {Stage.STAGE1: SimpleNamespace(status="passed", error=0.0, reason=str(record.problem.tokens))}
+    def verdicts_of(self, records: Sequence[Any]) -> list[dict[Stage, Any]]:
+        reasons = [str(record.problem.tokens) for record in records]
+        return [{Stage.STAGE1: SimpleNamespace(status="passed", error=0.0, reason=each)} for each in reasons]
 
     def record_export(self, *of: Any, **more: Any) -> None:
         self.recorded.append((of, more))

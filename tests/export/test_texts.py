@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -472,9 +472,11 @@ class Stored:
         ]
         return asked if newest is None else asked[-newest:]
 
-    def verdicts_of(self, winner: WinnerRecord) -> dict[str, Any]:
-        told = self._wrong.get(winner.id)
-        return {"stage1": SimpleNamespace(wrong=bool(told), text=told)} if told is not None else {}
+    def verdicts_of(self, winners: Sequence[WinnerRecord]) -> list[dict[str, Any]]:
+        told = [self._wrong.get(winner.id) for winner in winners]
+        return [
+            {} if each is None else {"stage1": SimpleNamespace(wrong=bool(each), text=each)} for each in told
+        ]
 
 
 def chosen(

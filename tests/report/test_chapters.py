@@ -174,7 +174,7 @@ def test_the_commands_print_both_estimates_too(store: Store, capsys: pytest.Capt
     search(store, run)
     execute(store, run)
     shortlist(store, run)
-    print_winners([summarise(store, winner) for winner in store.winners()])
+    print_winners(summarise(store, store.winners()))
     said = capsys.readouterr().out
     assert re.search(r"stage1 as compiled +20.00 +15.00 +\+25.0%", said)
     assert re.search(r"stage1 as executed +25.00 +14.00 +\+44.0%", said)

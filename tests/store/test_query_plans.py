@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def _asked(store: Store, read: Callable[[], Any]) -> list[tuple[str, Any]]:
         pytest.param(lambda s, r: s.trials_of_others(r, [M4], after=0, **ON), id="other drivers"),
         pytest.param(lambda s, r: s.nearby_winners(M4, "triton"), id="seeds"),
         pytest.param(lambda s, r: winners_at_a_glance(s, newest=20), id="show"),
-        pytest.param(lambda s, r: [summarise(s, w) for w in s.winners(backend="triton")], id="export"),
+        pytest.param(lambda s, r: summarise(s, s.winners(backend="triton")), id="export"),
         pytest.param(lambda s, r: s.record_trial(r, trial(config=config(1))), id="a trial"),
         pytest.param(lambda s, r: win(s, r), id="a winner"),
     ],
@@ -63,21 +64,26 @@ def test_nothing_that_grows_is_scanned(store: Store, run: int, read: Callable[[S
             assert scanned == [], statement
 
 
-def test_what_many_winners_have_in_common_is_asked_for_once(store: Store, run: int) -> None:
-    """However many there are, each with a problem of its own."""
-
-    def shared() -> list[str]:
-        """The SELECTs of tables that winners share, at a glance at all of them."""
-        with store.at_once():
-            asked = _asked(store, lambda: winners_at_a_glance(store))
-        tables = ("environments", "problems")
-        return [statement for statement, _ in asked if statement.partition("FROM ")[2].startswith(tables)]
-
+@pytest.mark.parametrize(
+    ("read", "questions"),
+    [
+        pytest.param(lambda s: winners_at_a_glance(s), 10, id="show"),
+        pytest.param(lambda s: s.verdicts_of(s.winners()), 7, id="export"),
+        pytest.param(
+            lambda s: s.record_export(Path("b"), "0" * 64, [w.id for w in s.winners()]), 7, id="kept"
+        ),
+    ],
+)
+def test_what_many_winners_have_in_common_is_asked_for_once(
+    store: Store, run: int, read: Callable[[Store], Any], questions: int
+) -> None:
+    """However many there are, each with a problem of its own, there are as many questions."""
     counts = []
     for tokens in (1, 2, 3):
         win(store, run, replace(confirmation(), problem=replace(M4, verify_tokens=tokens)))
-        counts.append(len(shared()))
-    assert counts == [2, 2, 2]
+        with store.at_once():
+            counts.append(len(_asked(store, lambda: read(store))))
+    assert counts == [questions] * 3
 
 
 def test_only_what_is_read_at_once_shares_a_transaction(store: Store, run: int) -> None:

@@ -61,7 +61,7 @@ def test_a_winner_whose_binary_is_found_wrong_later_cannot_be_exported(
     store.record_verdict(BINARY, TRITON, "gfx942", verdict)
     with pytest.raises(ValueError, match=r"cannot be exported: stage2 .* is wrong, its machine code was"):
         store.record_export(Path("/deploy"), "00" * 32, [winner], unmeasured_allowed=True)
-    assert store.verdicts_of(store.winners()[0]) == {Stage.STAGE2: verdict}
+    assert store.verdicts_of(store.winners()) == [{Stage.STAGE2: verdict}]
 
 
 def test_a_wrong_binary_cannot_win(store: Store, run: int) -> None:
