@@ -6,7 +6,6 @@ from pathlib import Path
 from autotune.errors import UserError
 from autotune.problem import DEFAULT_MODEL
 from autotune.problem.arithmetic import PLAIN, Needs, Scales, Scheme
-from autotune.problem.model_config import read_layer
 from autotune.problem.model_names import FAMILIES
 
 FUSED_SHARED = "+shared"
@@ -137,4 +136,6 @@ def from_hf_config(path: Path) -> Model:
         UserError: the file cannot be read, is of a dense model, contradicts itself, or has what no layer here
             is.
     """
+    from autotune.problem.model_config import read_layer  # no other model needs it
+
     return Model(**read_layer(path / "config.json" if path.is_dir() else path))
