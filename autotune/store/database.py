@@ -1,6 +1,7 @@
 """Opens the database: pragmas, journal mode, version, and errors as sentences."""
 
 import os
+import shutil
 import sqlite3
 import sys
 import time
@@ -28,6 +29,9 @@ program copies or changes the file."""
 _TELL_EVERY_S = 60.0
 _LOOK_EVERY_MS = 250
 _LAST_S = 5.0  # once a wait was in vain, or the run is being ended
+
+_LARGE_BYTES = 10**9
+"""Of this size on it is told that a file is copied to be read."""
 
 WRITES = {"autotune_writes": True}
 """Execution options of a transaction that writes: it takes SQLite's write lock at its start, since one
@@ -83,8 +87,8 @@ def open_database(location: Location, *, read_only: bool = False, create: bool =
         return _open(location, read_only)
     try:
         return _open(location, read_only)
-    except _CopyNeeded:
-        return _open_copy(path, location)
+    except _CopyNeeded as error:
+        return _open_copy(path, location, str(error))
 
 
 class _CopyNeeded(UserError):
@@ -101,9 +105,14 @@ def _missing(location: Location) -> MissingDatabase:
     )
 
 
-def _open_copy(path: Path, location: Location) -> Database:
+def _open_copy(path: Path, location: Location, why: str) -> Database:
     folder = TemporaryDirectory(prefix="autotune-read-")
+    size, place = path.stat().st_size, Path(folder.name).parent
     try:
+        if size > shutil.disk_usage(place).free:
+            raise UserError(f"{why}; {place} has no room to copy it, {size / 1e9:.1f} GB, to read the copy")
+        if size >= _LARGE_BYTES:
+            _say(f"{why}; until then every command copies it, {size / 1e9:.1f} GB, to {place} to read it")
         copy = Location(Path(folder.name) / "copy.db", None, location.source, shown_as=str(location))
         with user_errors(location):
             snapshot(path, Path(folder.name) / "copy.db")

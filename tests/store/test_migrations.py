@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -15,7 +16,7 @@ from sqlalchemy import Engine, create_engine, inspect, text
 from autotune.errors import UserError
 from autotune.machine.fingerprint import Fingerprint
 from autotune.resources import data_dir
-from autotune.store import migrations
+from autotune.store import database, migrations
 from autotune.store.base import Base
 from autotune.store.schema import Environment
 from autotune.store.store import Store
@@ -170,6 +171,22 @@ def test_an_older_database_is_read_through_an_upgraded_copy(path: Path, next_ver
         with pytest.raises(UserError, match="is read-only"):
             begin(store)
     assert path.read_bytes() == before
+
+
+def test_a_large_file_that_is_copied_to_be_read_is_told_before_and_needs_room(
+    path: Path, next_version: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next_version.write_text(SCRIPT)
+    Store.open(path, read_only=True).close()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(database, "_LARGE_BYTES", 1)
+    Store.open(path, read_only=True).close()
+    told = f"{path} is older than this tool: run `autotune db upgrade` on it first; "
+    assert capsys.readouterr().err.startswith(f"{told}until then every command copies it, 0.0 GB, to ")
+    monkeypatch.setattr(database.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    with pytest.raises(UserError, match="has no room to copy it") as refused:
+        Store.open(path, read_only=True)
+    assert str(refused.value).startswith(told)
 
 
 SECRET = "s3cret of ours"
