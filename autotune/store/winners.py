@@ -128,12 +128,8 @@ class Winners(Sessions):
             only.append(Winner.kind == kind)
         if among is not None:
             only.append(Winner.id.in_(among))
-        query = _latest(*only)
-        if newest is not None:
-            query = query.order_by(None).order_by(Winner.created_at.desc(), Winner.id.desc()).limit(newest)
         with self.reading() as session:
-            records = _records(session, query)
-        return records if newest is None else records[::-1]
+            return _records(session, _latest(*only, newest=newest))
 
     def nearby_winners(
         self, problem: Problem, backend: str, *, within: float = 4.0, limit: int = 8
@@ -205,20 +201,23 @@ def _same(first: FinalistRow, second: FinalistRow) -> bool:
     return (first.stage1_config, first.stage2_config) == (second.stage1_config, second.stage2_config)
 
 
-def _latest(*only: ColumnElement[bool]) -> Select[Winner]:
+def _latest(*only: ColumnElement[bool], newest: int | None = None) -> Select[Winner]:
     """The newest best of each problem, backend, environment and kind: an estimate never hides a winner.
 
     Args:
         only: conditions on these four, which leave whole groups out.
+        newest: so many at most; None: all.
     """
     # By time, not by id: what was merged from another machine may be older than what was here.
     age = func.row_number().over(
         partition_by=(Winner.problem_id, Winner.backend, Winner.environment_id, Winner.kind),
         order_by=(Winner.created_at.desc(), Winner.id.desc()),
     )
-    ages = select(Winner.id, age.label("age")).where(Winner.rank == 0, *only).subquery()
-    newest = select(ages.c.id).where(ages.c.age == 1)
-    return select(Winner).where(Winner.id.in_(newest)).order_by(Winner.created_at, Winner.id)
+    ages = select(Winner.id, Winner.created_at, age.label("age")).where(Winner.rank == 0, *only).subquery()
+    latest = select(ages.c.id).where(ages.c.age == 1)
+    if newest is not None:  # before whole rows are read
+        latest = latest.order_by(ages.c.created_at.desc(), ages.c.id.desc()).limit(newest)
+    return select(Winner).where(Winner.id.in_(latest)).order_by(Winner.created_at, Winner.id)
 
 
 def _near(problem: Problem, backend: str, within: float) -> Select[Winner]:
