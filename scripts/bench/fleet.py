@@ -42,7 +42,8 @@ class Costs:
 class FleetMachine(ReplayMachine):
     """As `ReplayMachine`, with many GPUs that share one queue.
 
-    Evaluations of one binary that come together go to one GPU, as in `autotune.tuning.fleet`.
+    Evaluations of one binary that come together go to one GPU, as in `autotune.tuning.fleet`; that a GPU
+    which would idle takes some of them is left out, as no recording tells what their second gate costs.
 
     Attributes:
         driver_s: seconds that the driver worked, on its own clock.

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -285,16 +285,72 @@ def test_whoever_is_free_takes_the_next_piece_of_work() -> None:
 
 
 def test_what_has_one_binary_goes_to_one_gpu() -> None:
-    """Its numeric gate is paid once."""
+    """Its numeric gate is paid once, while the other GPU has work of its own."""
+    both = threading.Barrier(2)
+
+    def act(judge: Any) -> str:
+        both.wait(10)
+        return str(judge.gpu.uuid)
+
     with _fleet(Stub("a"), Stub("b")) as fleet:
         go, _ = _blocked(fleet, 2)
-        jobs: dict[str, list[Future[str | None]]] = {
-            group: [fleet.run(PROBLEMS[0], lambda judge: judge.gpu.uuid, group=group) for _ in range(20)]
-            for group in "xyz"
-        }
+        jobs: dict[str, list[Any]] = {"x": [], "y": []}
+        for _ in range(10):
+            for group, futures in jobs.items():
+                futures.append(fleet.run(PROBLEMS[0], act, group=group))
+            fleet.run(PROBLEMS[0], lambda _: time.sleep(0.02), group="z")
         go.set()
         for futures in jobs.values():
             assert len({future.result(10) for future in futures}) == 1
+
+
+def _beside(event: threading.Event, timeout: float) -> Any:
+    """Work that is true when other work set the event meanwhile."""
+    return lambda _: event.wait(timeout)
+
+
+def test_a_gpu_that_would_idle_takes_some_of_what_waits_of_one_binary() -> None:
+    there = threading.Event()
+    with _fleet(Stub("a"), Stub("b")) as fleet:
+        go, _ = _blocked(fleet, 2)
+        first = fleet.run(PROBLEMS[0], _beside(there, 5), group="x")
+        rest = [fleet.run(PROBLEMS[0], lambda _: there.set(), group="x") for _ in range(3)]
+        go.set()
+        assert first.result(10)
+        for future in rest:
+            assert future.result(10) is None
+
+
+def test_the_last_that_waits_of_a_binary_is_left_to_the_gpu_that_has_seen_it() -> None:
+    there = threading.Event()
+    with _fleet(Stub("a"), Stub("b")) as fleet:
+        go, _ = _blocked(fleet, 2)
+        first = fleet.run(PROBLEMS[0], _beside(there, 0.2), group="x")
+        last = fleet.run(PROBLEMS[0], lambda _: there.set(), group="x")
+        go.set()
+        assert not first.result(10)
+        last.result(10)
+
+
+def test_a_binary_is_at_work_on_each_of_its_problems_homes_at_once() -> None:
+    """Before GPUs are found to agree, nobody waits for one that may not do its work."""
+    there = threading.Event()
+    with _fleet(Stub("a"), Stub("b")) as fleet:
+        fleet.stay({PROBLEMS[0]: 0, PROBLEMS[1]: 1})
+        first = fleet.run(PROBLEMS[0], _beside(there, 5), group="x")
+        fleet.run(PROBLEMS[1], lambda _: there.set(), group="x")
+        assert first.result(10)
+
+
+def test_a_gpu_hears_when_problems_no_longer_stay_on_another() -> None:
+    there = threading.Event()
+    with _fleet(Stub("a"), Stub("b")) as fleet:
+        fleet.stay({PROBLEMS[0]: 0})
+        first = fleet.run(PROBLEMS[0], _beside(there, 5))
+        fleet.run(PROBLEMS[0], lambda _: there.set())
+        assert not there.wait(0.1)
+        fleet.stay({})
+        assert first.result(10)
 
 
 def test_a_lost_gpus_work_is_done_by_another() -> None:
