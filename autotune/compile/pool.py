@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 
 from autotune.compile.workers import DEFAULT_MEMORY_LIMIT_BYTES, Workers
@@ -63,6 +64,13 @@ class CompilePool:
         else:
             self._workers.close()
 
+    def warm(self, layer: Layer, tokens: int, stage: Stage, count: int) -> None:
+        """Starts some processes, which import what a compile needs while there is nothing to compile yet."""
+        job = (self._backend.name, layer, tokens, stage, self._device)
+        late = Failure(Status.COMPILE_TIMEOUT, "importing took too long", self._time_limit_s)
+        for _ in range(count):
+            self._workers.run(_import, job, time_limit_s=self._time_limit_s, late=late, died=_death)
+
     def submit(self, layer: Layer, tokens: int, stage: Stage, config: Config) -> Future[Outcome]:
         """Compiles a candidate, or gives the compile that is under way or done for the same binary."""
         key = self._backend.artefact_key(layer, tokens, stage, config)
@@ -79,6 +87,12 @@ class CompilePool:
 
 def _death(how: str) -> Failure:
     return Failure(Status.COMPILE_ERROR, f"the compiler {how}")
+
+
+def _import(backend: str, layer: Layer, tokens: int, stage: Stage, device: Device) -> None:
+    """A space asks the installed compiler for its options, and so imports what compiles."""
+    with suppress(Exception):  # whoever compiles will be told
+        load_backend(backend).space(layer, tokens, stage, device)
 
 
 def _compile(

@@ -3,6 +3,7 @@
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ class _Task(Generic[T]):
 class Workers:
     """Worker processes, each with a memory limit (None: none) and a log, started as they are needed.
 
+    Of those that wait the one that has worked last takes the next task: what it needs is imported there, and
+    a process that is never needed is never started.
+
     A worker that takes too long or dies is replaced, and its task's future holds a `Failure`. A task whose
     worker was killed by others is tried once more in a fresh one, and such second tries one after the other:
     what ate the memory may have been its neighbours.
@@ -40,7 +44,9 @@ class Workers:
 
     def __init__(self, count: int, *, memory_limit_bytes: int | None = DEFAULT_MEMORY_LIMIT_BYTES) -> None:
         self._logs = tempfile.TemporaryDirectory(prefix="autotune-workers-")
-        self._tasks: SimpleQueue[_Task[Any] | None] = SimpleQueue()
+        self._tasks: deque[_Task[Any]] = deque()
+        self._idle: list[SimpleQueue[_Task[Any] | None]] = []  # of each thread that waits, the latest last
+        self._handing = threading.Lock()
         self._alone = threading.Lock()
         self._closed = False
         self._batch = 0
@@ -74,7 +80,12 @@ class Workers:
                 one.
         """
         result: Future[T | Failure] = Future()
-        self._tasks.put(_Task(self._batch, result, function, job, time_limit_s, late, died))
+        task = _Task(self._batch, result, function, job, time_limit_s, late, died)
+        with self._handing:
+            if self._idle:
+                self._idle.pop().put(task)
+            else:
+                self._tasks.append(task)
         return result
 
     def drop(self) -> None:
@@ -85,9 +96,10 @@ class Workers:
 
     def close(self) -> None:
         """Ends all workers; what is under way is dropped."""
-        self._closed = True
-        for _ in self._threads:
-            self._tasks.put(None)
+        with self._handing:
+            self._closed = True
+            for idle in self._idle:
+                idle.put(None)
         for child in self._children:
             child.stop()
         end = time.monotonic() + _END_S
@@ -97,7 +109,8 @@ class Workers:
 
     def _work(self, child: Child) -> None:
         """A thread: gives tasks to one process until the pool is closed."""
-        while (task := self._tasks.get()) is not None:
+        mine: SimpleQueue[_Task[Any] | None] = SimpleQueue()
+        while (task := self._next(mine)) is not None:
             child.interrupted = False
             self._busy.add(child)
             if self._dropped(task):
@@ -106,6 +119,15 @@ class Workers:
                 self._do(child, task)
             self._busy.discard(child)
         child.kill()
+
+    def _next(self, mine: "SimpleQueue[_Task[Any] | None]") -> _Task[Any] | None:
+        with self._handing:
+            if self._tasks:
+                return self._tasks.popleft()
+            if self._closed:
+                return None
+            self._idle.append(mine)
+        return mine.get()
 
     def _dropped(self, task: _Task[Any]) -> bool:
         return self._closed or task.batch < self._batch

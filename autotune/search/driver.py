@@ -35,7 +35,7 @@ _CLAIM_AGAIN_S = 5.0  # after which it is asked whether another driver still doe
 _IN_FLIGHT = 4  # on the device's queue where layers and stages share it: it never waits, and turns are near
 _LAYERS_AHEAD = 0.15  # of the layers' budget, which may be spent before as much of the stages' is
 _AHEAD = 1.5  # compiles' worth of work that waits for the device
-_UNHEARD = 4  # candidates under way for each GPU, of which nobody has heard yet what they teach,
+UNHEARD = 4  # candidates under way for each GPU, of which nobody has heard yet what they teach,
 _UNHEARD_SHARE = 1 / 8  # and so many more for each one that has been heard of
 
 
@@ -238,7 +238,7 @@ class Driver:
         next proposal too much to ask for many at once.
         """
         under_way = len(self._compiling)
-        unheard = _UNHEARD * self._settings.gpus + _UNHEARD_SHARE * self._compiles.count
+        unheard = UNHEARD * self._settings.gpus + _UNHEARD_SHARE * self._compiles.count
         if under_way >= self._settings.compile_ahead or (self._evaluations.mean and under_way >= unheard):
             return False
         coming = sum(len(candidate.tasks) for waiting in self._compiling.values() for candidate in waiting)

@@ -19,6 +19,7 @@ from autotune.replay.files import read_table
 from autotune.replay.machine import ReplayMachine
 from autotune.replay.target import ReplayBackend, ReplayJudge
 from autotune.results import LayerConfig
+from autotune.search.driver import UNHEARD
 from autotune.search.evaluate import Clock, Compiler, Estimator, Evaluator, LayerEvaluator, WallClock
 from autotune.search.live import LiveJudge
 from autotune.tuning.calibration import Calibrating, homes
@@ -99,6 +100,8 @@ def open_site(request: RunRequest, listener: Listener) -> Iterator[Site]:
         # takes several seconds.
         with _judge(request, backend, listener) as judge:
             _compile_defaults(request, backend, pool)
+            first, gpus = request.problems[0], max(1, len(request.devices))
+            pool.warm(first.layer, first.tokens, Stage.STAGE1, min(request.workers, UNHEARD * gpus))
             yield Live(backend, pool, judge)
 
 

@@ -117,6 +117,22 @@ def test_a_hang_leaves_the_other_worker_at_work(pool: CompilePool) -> None:
     assert isinstance(hung.result(timeout=30), Failure)
 
 
+def test_what_can_be_done_by_a_process_that_is_there_starts_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first compile in a process takes three times as long: it imports the compiler."""
+    monkeypatch.setenv("FAULTY_SPACES", str(tmp_path))
+    lent = Workers(4)
+    with CompilePool(NAME, MI325X, workers=lent) as pool:
+        pool.warm(KIMI, 4, Stage.STAGE1, 2)
+        for width in range(1, 9):
+            while len(lent._idle) < 4 or not any(child.started for child in lent._children):
+                time.sleep(0.01)
+            assert isinstance(_outcome(pool, "none", width), Compiled)
+        assert sum(child.started for child in lent._children) == 2
+    lent.close()
+
+
 def test_processes_outlive_a_pool_that_they_are_lent_to_and_drop_what_it_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
