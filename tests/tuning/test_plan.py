@@ -126,8 +126,10 @@ def test_an_entry_that_a_recording_has_not_is_refused(tmp_path: Path) -> None:
 
     (entry,) = read('model = "qwen3-235b-a22b"\ntp = 4\nshape = "m2"')
     assert entry.problems[0].routing.key == "zipf:1"  # the recording's
+    (unnamed,) = read("")
+    assert unnamed.problems[0].layer == layer
     with pytest.raises(UserError, match="entry 1: the table is of qwen3-235b"):
-        read("")
+        read("tp = 4")
 
 
 @given(st.text(alphabet=string.printable, max_size=60))
