@@ -294,14 +294,21 @@ def test_what_has_one_binary_goes_to_one_gpu() -> None:
 
     with _fleet(Stub("a"), Stub("b")) as fleet:
         go, _ = _blocked(fleet, 2)
-        jobs: dict[str, list[Any]] = {"x": [], "y": []}
-        for _ in range(10):
-            for group, futures in jobs.items():
-                futures.append(fleet.run(PROBLEMS[0], act, group=group))
-            fleet.run(PROBLEMS[0], lambda _: time.sleep(0.02), group="z")
+        jobs = {group: [fleet.run(PROBLEMS[0], act, group=group) for _ in range(10)] for group in "xy"}
         go.set()
         for futures in jobs.values():
             assert len({future.result(10) for future in futures}) == 1
+
+
+def test_a_gpu_goes_on_with_the_binary_that_it_is_at() -> None:
+    order: list[str] = []
+    with _fleet(Stub("a")) as fleet:
+        go, _ = _blocked(fleet, 1)
+        futures = [fleet.run(PROBLEMS[0], lambda _, g=g: order.append(g), group=g) for g in "xyxyx"]
+        go.set()
+        for future in futures:
+            future.result(10)
+    assert order == ["x", "x", "x", "y", "y"]
 
 
 def _beside(event: threading.Event, timeout: float) -> Any:
