@@ -33,7 +33,6 @@ from autotune.store.records import TrialRecord
 
 _CLAIM_AGAIN_S = 5.0  # after which it is asked whether another driver still does what it claimed
 _IN_FLIGHT = 4  # on the device's queue where layers and stages share it: it never waits, and turns are near
-_LAYERS_AHEAD = 0.15  # of the layers' budget, which may be spent before as much of the stages' is
 _AHEAD = 1.5  # compiles' worth of work that waits for the device
 UNHEARD = 4  # candidates under way for each GPU, of which nobody has heard yet what they teach,
 _UNHEARD_SHARE = 1 / 8  # and so many more for each one that has been heard of
@@ -205,18 +204,12 @@ class Driver:
             # Half of the time is each's; a GPU with nothing to do does not wait for a layer to be thought of.
             idle = here < self._settings.gpus
             turn = self._ready and (layering is None or idle or layering.seconds > self._evaluations.total)
-            if turn or layering is None or self._too_soon(layering) or not layering.start():
+            under_way = bool(self._ready or self._evaluating or self._compiling)
+            if turn or layering is None or not layering.start(paced=under_way):
                 if not self._ready:
                     return
                 of = self._ready.popleft()
                 self._evaluating[self._evaluator.evaluate(*of.task, of.ask.config, of.compiled)] = of
-
-    def _too_soon(self, layering: Layering) -> bool:
-        """Whether layers go through their budget before the stages have shown their best."""
-        searches = self._searches.values()
-        spent = sum(search.asked for search in searches) / max(1, sum(search.budget for search in searches))
-        under_way = bool(self._ready or self._evaluating or self._compiling)
-        return under_way and layering.progress > _LAYERS_AHEAD + spent
 
     def _take(self, done: Iterable[Future[Any]]) -> None:
         """Goes on with what has finished."""

@@ -68,12 +68,6 @@ class Layering:
         return not self.waiting() and not self._compiled and all(s.done for s in self.searches.values())
 
     @property
-    def progress(self) -> float:
-        """Which part of the budgets is spent."""
-        budget = sum(search.budget for search in self.searches.values())
-        return sum(search.tried for search in self.searches.values()) / max(1, budget)
-
-    @property
     def timing(self) -> int:
         """Layers that are on the device or wait for it."""
         return len(self._timing)
@@ -85,10 +79,14 @@ class Layering:
         ]
         return [*compiles, *self._timing]
 
-    def start(self) -> bool:
-        """Puts a layer on the device's queue; False: none is ready. Asks for more compiles on the way."""
+    def start(self, *, paced: bool = False) -> bool:
+        """Puts a layer on the device's queue; False: none is ready. Asks for more compiles on the way.
+
+        Args:
+            paced: a search does not go through its budget before its stages have shown their best.
+        """
         self._sort_out()
-        while not self._compiled and len(self._compiling) < self._ahead and self._ask():
+        while not self._compiled and len(self._compiling) < self._ahead and self._ask(paced):
             self._sort_out()
         if not self._compiled:
             return False
@@ -108,9 +106,10 @@ class Layering:
         self._compiled.clear()
         self._timing = {future: of for future, of in self._timing.items() if not future.cancel()}
 
-    def _ask(self) -> bool:
+    def _ask(self, paced: bool) -> bool:
         """One more layer of the next search in turn, or of the one that promises most."""
-        problems = [problem for problem, search in self.searches.items() if not search.done]
+        searches = self.searches.items()
+        problems = [p for p, search in searches if not search.done and not (paced and search.ahead)]
         if not problems:
             return False
         self._turn += 1

@@ -37,6 +37,7 @@ _NOISE = 0.003  # of one measurement's
 _FEWEST = 40  # results before the search may end for want of promise
 _PROMISE = 0.001  # less expected improvement than this is none
 _QUIET = 3  # looks in a row that promise nothing
+_AHEAD = 0.15  # of the budget, which may be spent before as much of the stages' is
 _MOST_FAILURES = 12  # before anything has a time
 
 
@@ -125,6 +126,13 @@ class LayerSearch:
             )
             or (len(self._known) >= _MOST_FAILURES and not any(self._known.values()))
         )
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it goes through its budget before its stages have shown their best."""
+        stages = self._stages.values()
+        spent = sum(search.asked for search in stages) / max(1, sum(search.budget for search in stages))
+        return self.tried > self.budget * (_AHEAD + spent) and not all(search.done for search in stages)
 
     @property
     def _told(self) -> int:

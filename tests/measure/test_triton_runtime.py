@@ -183,14 +183,15 @@ def test_the_driver_needs_no_torch_for_what_its_worker_measures(live: Any) -> No
 
 @pytest.mark.gpu
 def test_cold_is_slower_than_hot_on_the_gpu(live: Any) -> None:
-    problem, default = Problem(KIMI, 1), space(Stage.STAGE1, live, 1).default
+    # 28 MiB of weights, which an H200 reads in half of the kernel's time and each GPU's cache holds.
+    problem, default = Problem(KIMI, 2), space(Stage.STAGE1, live, 2).default
     times = []
     for cold in (2.0, 0.0):
         with Measurer("triton", [problem], MeasureSettings(cold=cold)) as measurer:
             result = measurer.submit(problem, Stage.STAGE1, default).result()
             assert isinstance(result, Measurement), result
             times.append(result.us)
-    assert times[0] > 1.05 * times[1]
+    assert times[0] > 1.02 * times[1]
 
 
 @pytest.mark.gpu

@@ -274,10 +274,10 @@ def test_a_gpu_with_nothing_to_do_does_not_wait_for_a_layer_to_be_thought_of(tmp
     events: list[str] = []
 
     class Layers:
-        seconds = progress = 0.0
+        seconds = 0.0
         timing, left = 0, 3
 
-        def start(self) -> bool:
+        def start(self, *, paced: bool) -> bool:
             self.left -= 1
             events.extend(["layer"] * (self.left >= 0))
             return self.left >= 0

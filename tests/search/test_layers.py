@@ -247,6 +247,24 @@ def drive(trying: Layering) -> None:
         trying.take(trying.waiting())
 
 
+def test_layers_do_not_go_through_their_budget_before_the_stages_have_shown_their_best(table: Table) -> None:
+    """Else what a stage finds late is never tried as a layer."""
+    search = layer_search(table, part=5, budget=40)
+    device = Device(table, lambda pair: LayerMeasurement((9.0,), (10.0,), 6e-3, 0.01))
+    trying = layering(table, {table.problems[0]: search}, device, [])
+    asked = sum(stage.asked for stage in search._stages.values())
+    budget = sum(stage.budget for stage in search._stages.values())
+    while trying.start(paced=True):
+        trying.take(trying.waiting())
+    assert search.tried == int(40 * (0.15 + asked / budget)) + 1
+    assert trying.start()  # where no stage has anything under way
+    for stage in search._stages.values():
+        stage.stopped = "enough"
+    while trying.start(paced=True):
+        trying.take(trying.waiting())
+    assert search.done
+
+
 def test_what_was_timed_is_stored_before_the_search_is_told_and_passed_on_to_near_shapes(
     table: Table,
 ) -> None:
