@@ -99,8 +99,10 @@ def test_every_searcher_evaluates_recorded_configs_once(table: Table) -> None:
 
 @pytest.mark.slow
 def test_our_joint_search_arrives_everywhere_with_few_candidates(table: Table) -> None:
+    """With a third at most, though recorded tables are of GPUs, and this one is nothing like a GPU."""
     problems = recordings(table, "small")
-    runs = [searchers.ours_jointly(table, problems, seed, 60) for seed in range(3)]
+    a_third = max(len(part.rows) for part in table.stages.values()) // 3
+    runs = [searchers.ours_jointly(table, problems, seed, a_third) for seed in range(3)]
     made = score_joint("small/all", problems, "autotune", runs, held_back=False)
     assert made.reached >= 0.6
     assert made.compiled_to_1pct_p50 < made.size / 3
