@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for gpus in GPUS:
             done = simulate(table, table.problems, gpus, options.trials, 0, costs)
             finals = makespan([costs.final_s] * len(table.problems), gpus)
-            whole = costs.start_s + done.search_s + finals
+            whole = costs.start_s + costs.entry_s + done.search_s + finals
             one = one or whole
             row = _row(gpus, done, whole, one)
             results["run"].append(row)

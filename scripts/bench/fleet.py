@@ -23,16 +23,17 @@ class Costs:
     """What the recording does not tell.
 
     Attributes:
-        start_s: from the command to the first measurement: imports, workers, weights; on all GPUs at once.
-        entry_s: of each of a plan's entries: the layer's weights, its searches.
+        start_s: from the command to a plan's first entry: imports, workers; on all GPUs at once.
+        entry_s: from there, or the entry before, to an entry's first measurement: weights, searches. A run
+            has one. Both as measured on four H200, see docs/fleet.md.
         network_s: there and back between the driver and a GPU of another node, for each candidate.
         final_s: races and final of one problem on one GPU.
         cores_a_gpu: that compile.
         gpus_a_node: those beyond the first node's are reached over the network.
     """
 
-    start_s: float = 15.0
-    entry_s: float = 2.0
+    start_s: float = 6.5
+    entry_s: float = 3.5
     network_s: float = 0.002
     final_s: float = 6.0
     cores_a_gpu: int = 16
