@@ -33,6 +33,7 @@ _USELESS = log(1.15)  # from which a config is of no use
 _TRUST = 0.5  # deviation of the mixture's weight, all tables together, from one
 _MOST = 1.5  # weight of a table
 _LEAST_AGREEMENT = 0.02  # of a table with the others: against them all it is heard by its evidence alone
+_MANY = 1000  # configs whose means take longer than starting threads
 _THREADS = 4  # more want more memory than they save time: some 100 MB each
 _LEVEL = 1e-2  # precision of a level, in units of the values: there need not be a result
 
@@ -63,8 +64,11 @@ class Prior:
         Args:
             points: the configs as the encoder makes them.
         """
-        with ThreadPoolExecutor(_THREADS) as threads:
-            means = list(threads.map(lambda table: table.mean(configs, points), self._tables))
+        if len(configs) < _MANY:
+            means = [table.mean(configs, points) for table in self._tables]
+        else:
+            with ThreadPoolExecutor(_THREADS) as threads:
+                means = list(threads.map(lambda table: table.mean(configs, points), self._tables))
         return np.array(means).reshape(len(means), len(points), self._outputs)
 
 
