@@ -20,6 +20,7 @@ from pathlib import Path
 FOLDER_VARIABLE = "AUTOTUNE_LOCKS"
 _FOLDER = "/tmp"
 _AGAIN_S = 0.5
+_WAITED_S = 1.0  # more than taking a free GPU needs
 
 
 @dataclass
@@ -69,7 +70,7 @@ class InOrder:
             yield
         finally:
             with self._changed:
-                self.waited |= time.monotonic() - start > _AGAIN_S
+                self.waited |= time.monotonic() - start > _WAITED_S
                 self._waiting.discard(gpu)
                 self._changed.notify_all()
 

@@ -153,7 +153,7 @@ def test_after_another_autotunes_end_it_is_looked_again(
 
     monkeypatch.setattr(quiets.lock, "acquire", acquire)
     monkeypatch.setattr(quiets.lock, "time", time)
-    for seconds, did in ((0.75, ["look", "end", "look"]), (0.5, ["look"])):
+    for seconds, did in ((1.5, ["look", "end", "look"]), (1.0, ["look"])):
         waits = [seconds]
         worker = Workers(Look("GPU-1", None), Look("GPU-1", None))
         quiet().enter(worker)
